@@ -1,0 +1,96 @@
+"""Endless needle clips for training the demo's VideoLLM, from easy to hard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from datamodules.needles import ask, draw_needles, render
+from datamodules.video_qa import with_options
+from flexselect.families.base import VideoFamily
+
+STAGES = ((1, 1), (1, 2), (1, 3), (2, 3), (4, 4), (8, 4))  # temporal patches, needles in them
+
+
+class NeedleCurriculum(LightningDataModule):
+    """Renders clips of up to 8 temporal patches with one question each; harder ones once the metric allows.
+
+    A stage is left when the trainer's `train_accuracy` of the last epoch is at least `advance_at`; the dataloader is
+    made anew each epoch (`reload_dataloaders_every_n_epochs: 1`), so the same seed gives the same training.
+
+    Args:
+        family: whose prompter makes the prompts.
+        batch_size: clips a step.
+        steps_per_epoch: steps between two looks at the metric.
+        advance_at: accuracy at which the next stage begins.
+        seed: of all clips.
+    """
+
+    def __init__(
+        self,
+        family: VideoFamily,
+        batch_size: int = 64,
+        steps_per_epoch: int = 25,
+        advance_at: float = 0.92,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.advance_at = advance_at
+        self.seed = seed
+        self.stage = 0
+
+    def train_dataloader(self) -> DataLoader:
+        """One epoch of the current stage."""
+        epoch = self.trainer.current_epoch
+        if self.trainer.callback_metrics.get("train_accuracy", 0.0) >= self.advance_at:
+            self.stage = min(self.stage + 1, len(STAGES) - 1)
+        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, self.stage, [self.seed, epoch])
+        return DataLoader(clips, batch_size=None, num_workers=1, persistent_workers=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stage, for a resumed training."""
+        return {"stage": self.stage}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the stage that was reached."""
+        self.stage = state["stage"]
+
+
+class _Clips(IterableDataset):
+    def __init__(self, family: VideoFamily, batch_size: int, steps: int, stage: int, seed: list[int]) -> None:
+        self.family, self.batch_size, self.steps, self.stage, self.seed = family, batch_size, steps, stage, seed
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
+        for _ in range(self.steps):
+            patches, count = STAGES[self.stage]
+            frames, queries, answers = [], [], []
+            for _ in range(self.batch_size):
+                needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
+                asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, rng.random() < 0.35)
+                frames.append(np.concatenate(list(render(rng, needles, 2 * patches))))
+                queries.append(prompter.query_ids(with_options(asked.question, asked.options)))
+                answers.append(prompter.answer_ids(asked.answer))
+            clip = prompter.clip(torch.from_numpy(np.concatenate(frames)))
+            yield {
+                "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, one after another
+                "grid": (patches, *clip.grid[1:]),
+                "prefix": prompter.prefix_ids,
+                "queries": queries,
+                "answers": answers,
+                "seconds_per_unit": _spacing(rng, patches, self.batch_size),
+            }
+
+
+def _spacing(rng: np.random.Generator, patches: int, count: int) -> Tensor:
+    """Seconds between units, so that clips span up to ten minutes: Qwen2.5-VL, too, is trained on varied frame rates."""
+    return torch.from_numpy(np.exp(rng.uniform(np.log(0.5), np.log(600 / patches), count)))

@@ -1,0 +1,169 @@
+"""Rendered needle videos: a noisy, moving scene in which a few coloured shapes are each seen for a moment.
+
+The demo's and the tests' data: real H.264 files with questions whose answers are known, at any length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+COLOURS = {
+    "red": (225, 30, 30),
+    "orange": (250, 140, 10),
+    "yellow": (245, 235, 50),
+    "green": (30, 175, 50),
+    "cyan": (50, 220, 230),
+    "blue": (45, 65, 235),
+    "purple": (150, 40, 190),
+    "white": (250, 250, 250),
+}
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
+LETTERS = "ABCD"
+CELL = 28  # pixels: the side of one visual token of Qwen2.5-VL
+MOMENT = 3  # frames that a shape is seen for: at least one whole temporal patch, wherever it starts
+CHUNK = 64  # frames rendered at a time
+
+
+@dataclass(frozen=True)
+class Needle:
+    """One shape, seen in frames [start, start + MOMENT) in one cell of the scene."""
+
+    shape: str
+    colour: str
+    start: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a needle; with options, the answer is a letter."""
+
+    question: str
+    answer: str
+    options: list[str] | None
+    needle: int  # which needle it asks about
+
+
+def draw_needles(rng: np.random.Generator, count: int, num_frames: int, cells: int = 3) -> list[Needle]:
+    """Draw needles that differ in shape, in colour and in cell-and-moment, `count` <= 6."""
+    shapes = rng.permutation(len(SHAPES))[:count]
+    colours = rng.permutation(len(COLOURS))[:count]
+    places = rng.permutation(cells * cells)[:count]  # no two share a cell, so none hides another
+    starts = rng.integers(0, max(1, num_frames - MOMENT + 1), count)
+    names = list(COLOURS)
+    return [
+        Needle(SHAPES[shape], names[colour], int(start), int(place) // cells, int(place) % cells)
+        for shape, colour, start, place in zip(shapes, colours, starts, places)
+    ]
+
+
+def render(rng: np.random.Generator, needles: list[Needle], num_frames: int, cells: int = 3) -> Iterator[np.ndarray]:
+    """Yield the video in chunks of at most 64 frames, uint8 [t, cells*28, cells*28, 3]."""
+    side = cells * CELL
+    texture = _texture(rng, 2 * side)
+    turn, phase = rng.uniform(0.02, 0.12, 2), rng.uniform(0, 2 * np.pi, 2)
+    masks = [_mask(needle.shape, *rng.uniform(-2, 2, 2)) for needle in needles]
+    for first in range(0, num_frames, CHUNK):
+        time = np.arange(first, min(first + CHUNK, num_frames))
+        corner = ((1 + np.sin(time[:, None] * turn + phase)) * side / 2).astype(int)
+        frames = np.stack([texture[y : y + side, x : x + side] for y, x in corner]).astype(np.int16)
+        for needle, mask in zip(needles, masks):
+            for i in range(max(needle.start - first, 0), min(needle.start + MOMENT - first, len(time))):
+                y, x = needle.row * CELL, needle.column * CELL
+                frames[i, y : y + CELL, x : x + CELL][mask] = COLOURS[needle.colour]
+        frames += rng.integers(-14, 15, (*frames.shape[:3], 1), dtype=np.int8)
+        yield np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A smooth, dull random picture, uint8 [side, side, 3]."""
+    coarse = rng.integers(30, 150, (9, 9, 3)).astype(np.float32)
+    coarse = 0.6 * coarse.mean(-1, keepdims=True) + 0.4 * coarse  # dull: needles alone are vivid
+    at = np.linspace(0, 8, side, endpoint=False)
+    low, part = at.astype(int), (at % 1)[:, None, None]
+    rows = coarse[low] * (1 - part) + coarse[low + 1] * part  # [side, 9, 3]
+    part = part.transpose(1, 0, 2)
+    return (rows[:, low] * (1 - part) + rows[:, low + 1] * part).astype(np.uint8)
+
+
+def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
+    """The pixels that a shape covers in its cell, bool [28, 28]."""
+    y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
+    y, x, radius = y - dy, x - dx, CELL * 0.4
+    away = np.hypot(y, x)
+    inside = {
+        "circle": away < radius,
+        "square": np.maximum(abs(y), abs(x)) < radius * 0.85,
+        "triangle": (abs(x) < (y + radius) * 0.55) & (y < radius * 0.8),
+        "cross": (np.minimum(abs(y), abs(x)) < radius * 0.28) & (np.maximum(abs(y), abs(x)) < radius),
+        "ring": (away < radius) & (away > radius * 0.6),
+        "diamond": abs(y) + abs(x) < radius,
+    }
+    return inside[shape]
+
+
+def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: bool, choice: bool) -> Question:
+    """Ask for the colour of needle `index` by its shape, or for its shape by its colour; in words or A-D."""
+    needle = needles[index]
+    question = f"What colour is the {needle.shape}?" if by_shape else f"Which shape is {needle.colour}?"
+    answer, words = (needle.colour, list(COLOURS)) if by_shape else (needle.shape, list(SHAPES))
+    if not choice:
+        return Question(question, answer, None, index)
+    others = [word for word in words if word != answer]
+    options = [answer, *(others[i] for i in rng.permutation(len(others))[:3])]
+    options = [options[i] for i in rng.permutation(4)]
+    return Question(question, LETTERS[options.index(answer)], options, index)
+
+
+def write_video(path: Path, chunks: Iterator[np.ndarray], fps: int) -> None:
+    """Write frames, chunks uint8 [t, h, w, 3] with even h and w, as H.264 mp4."""
+    import av  # only who renders needs an encoder
+
+    with av.open(str(path), "w") as container:
+        stream = None
+        for chunk in chunks:
+            for frame in chunk:
+                if stream is None:
+                    stream = container.add_stream("libx264", rate=fps)
+                    stream.height, stream.width = frame.shape[:2]
+                    stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "preset": "veryfast"}
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_needle_videos(
+    folder: str | Path, videos: int = 4, patches: int = 256, needles: int = 4, questions: int = 8, seed: int = 0
+) -> Path:
+    """Write mp4 files and `annotations.jsonl`; the same arguments always give the same videos and questions.
+
+    Args:
+        folder: where to; created when missing.
+        videos: how many clips.
+        patches: length of each in temporal patches: a patch is 2 frames, one second.
+        needles: shapes in each clip, at most 6.
+        questions: questions on each clip; every fourth is multiple choice.
+        seed: of everything.
+
+    Returns:
+        The annotation file. Each row also says, under `needle`, where the answer is to be seen.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for v in range(videos):
+        rng = np.random.default_rng([seed, v])
+        shown = draw_needles(rng, needles, 2 * patches)
+        write_video(folder / f"needles_{v:03d}.mp4", render(rng, shown, 2 * patches), fps=2)
+        for q in range(questions):
+            asked = ask(rng, shown, q % needles, by_shape=q // needles % 2 == 0, choice=q % 4 == 3)
+            row = {"id": f"{v:03d}-{q}", "video": f"needles_{v:03d}.mp4", **asdict(asked)}
+            rows.append({**row, "needle": asdict(shown[asked.needle])})
+    annotations = folder / "annotations.jsonl"
+    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return annotations

@@ -1,0 +1,149 @@
+"""The probe: how strongly the query rows attend to the visual tokens at one layer (FlexSelect, section 3.1).
+
+The decoder runs unmodified up to the reference layer. There its attention function gets q and k after RoPE, reduces
+them to one score per visual token, and leaves the forward pass: nothing after the reference layer is computed.
+
+The score of visual token j is the max (or mean) over heads and query rows of softmax(q k^T / sqrt(d))[row, j], the
+softmax taken over all keys: prefix, visual and earlier text. It is computed in float32 from a log-sum-exp over chunks of
+keys, so no [H, Q, N] tensor ever exists. (The released code forms that tensor in bfloat16.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+REDUCTIONS = {
+    "max": "max",
+    "mean": "mean",
+    # Names of the released code, with what its functions really do; `token_selection` is documented there as a mean.
+    "token_selection": "max",
+    "token_selection_qwen": "max",
+    "token_selection_mean": "mean",
+    "token_selection_qwen_mean": "mean",
+    "token_selection_argmax": "max",  # named in the released README only; no such function was released
+}
+
+
+def resolve_reduction(name: str) -> str:
+    """Return "max" or "mean" for a reduction's name, the released names included."""
+    if name not in REDUCTIONS:
+        raise ValueError(f"unknown reduction {name!r}; choose one of {', '.join(REDUCTIONS)}")
+    return REDUCTIONS[name]
+
+
+def visual_attention(
+    q: Tensor, k: Tensor, visual: slice, scaling: float, reduction: str = "max", chunk: int = 2048
+) -> Tensor:
+    """Reduce causal attention of the last Q positions to one score per visual token.
+
+    Args:
+        q: [B, H, Q, d], queries of the last Q positions, after RoPE.
+        k: [B, H_kv, N, d], keys of all positions, after RoPE; H is a multiple of H_kv.
+        visual: which of the N keys are visual tokens.
+        scaling: factor on the logits, 1 / sqrt(d).
+        reduction: "max" or "mean", over heads and query rows jointly.
+        chunk: keys per step; changes memory, not the result.
+
+    Returns:
+        float32 [B, V], attention probabilities in 0..1.
+    """
+    heads, rows, kv_heads, keys = q.shape[1], q.shape[2], k.shape[1], k.shape[2]
+    grouped = q.float().unflatten(1, (kv_heads, heads // kv_heads)).flatten(2, 3) * scaling  # [B, H_kv, g*Q, d]
+    last_key = torch.arange(keys - rows, keys, device=q.device).repeat(heads // kv_heads)  # [g*Q]
+
+    def logits(start: int, stop: int) -> Tensor:
+        out = grouped @ k[:, :, start:stop].float().transpose(-1, -2)  # [B, H_kv, g*Q, c]
+        if stop > keys - rows:  # only text attends to text: everything earlier is visible to every query row
+            hidden = torch.arange(start, stop, device=q.device) > last_key[:, None]
+            out.masked_fill_(hidden, float("-inf"))
+        return out
+
+    lse = torch.full(grouped.shape[:-1], float("-inf"), device=q.device)
+    for start in range(0, keys, chunk):
+        lse = torch.logaddexp(lse, logits(start, min(start + chunk, keys)).logsumexp(-1))
+
+    scores = torch.empty(q.shape[0], visual.stop - visual.start, device=q.device)
+    for start in range(visual.start, visual.stop, chunk):
+        stop = min(start + chunk, visual.stop)
+        log_p = logits(start, stop).sub_(lse[..., None])
+        reduced = log_p.amax((1, 2)).exp() if reduction == "max" else log_p.exp_().sum((1, 2)) / (heads * rows)
+        scores[:, start - visual.start : stop - visual.start] = reduced
+    return scores
+
+
+@dataclass
+class Probe:
+    """What to read at the reference layer; travels to the attention function as a keyword of the forward pass."""
+
+    layer: int  # L, 0-based
+    query_rows: int  # Q, the last positions of the sequence
+    visual: slice
+    reduction: str
+    scores: Tensor | None = None  # float32 [B, V], filled when the layer is reached
+
+
+class _LayerReachedError(Exception):
+    """Leaves the forward pass; never seen outside `run_probe`."""
+
+
+def _probed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probe: Probe, **kwargs: Any
+) -> tuple[Tensor, None]:
+    if module.layer_idx != probe.layer:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    rows = query[:, :, -probe.query_rows :]
+    probe.scores = visual_attention(rows, key, probe.visual, kwargs["scaling"], probe.reduction)
+    raise _LayerReachedError
+
+
+# A registered attention function without a registered mask function gets no mask at all, silently.
+AttentionInterface.register("flexselect_probe", _probed_attention)
+AttentionMaskInterface.register("flexselect_probe", sdpa_mask)
+
+
+@contextmanager
+def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
+    """Switch a decoder's attention function, and back again whatever happens."""
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)
+
+
+@torch.inference_mode()
+def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe) -> Tensor:
+    """Run a decoder up to the probe's layer and return the scores.
+
+    Scoring always uses PyTorch's SDPA (a flash kernel where there is one), whatever the model's own implementation.
+
+    Args:
+        decoder: the text model, without its head.
+        embeddings: [B, N, D], no padding: sequences of a batch have one length.
+        position_ids: [B, N], or [3, B, N] for M-RoPE.
+        probe: what to read.
+
+    Returns:
+        float32 [B, V].
+    """
+    ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)  # without it, positions with
+    # gaps are taken for packed sequences, silently
+    with _attention(decoder, "flexselect_probe"):
+        try:
+            decoder(
+                inputs_embeds=embeddings, position_ids=position_ids, attention_mask=ones, use_cache=False, probe=probe
+            )
+        except _LayerReachedError:
+            assert probe.scores is not None
+            return probe.scores
+    raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")

@@ -1,0 +1,245 @@
+"""What a VideoLLM family must say about itself. Abstract or final: what is not abstract here is never overridden."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.utils import cached_file
+
+from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read config.json of a local folder or a hub id.
+
+    Raises:
+        FileNotFoundError: naming the path, when there is no such file or it cannot be fetched.
+    """
+    folder = Path(path)
+    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists()):
+        raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
+    try:
+        found = cached_file(str(path), "config.json")
+    except OSError as error:
+        raise FileNotFoundError(f"no config.json at {path!r}, neither a local folder nor on the hub: {error}") from error
+    return json.loads(Path(found).read_text())
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How weights are placed; the same for every family."""
+
+    dtype: torch.dtype = torch.bfloat16
+    device: torch.device | str = "cpu"
+    device_map: str | dict | None = None  # "auto": spread over all GPUs (accelerate)
+    attn_implementation: str = "sdpa"
+
+
+def load_weights(
+    model_class: type[PreTrainedModel], path: str, config: PreTrainedConfig, options: LoadOptions
+) -> PreTrainedModel:
+    """Load a checkpoint, strictly: a key too many or too few is an error, never a random tensor.
+
+    Raises:
+        ValueError: naming the keys, when the weights do not fit the architecture.
+    """
+    model, report = model_class.from_pretrained(
+        path,
+        config=config,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        device_map=options.device_map,
+        output_loading_info=True,
+    )
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if wrong:
+        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
+        raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
+    if options.device_map is None:
+        model = model.to(options.device)
+    return model.eval()
+
+
+class Prompter(ABC):
+    """The CPU half of a family: frames to clips, questions to ids. Cheap to build and safe to send to workers."""
+
+    prefix_ids: Tensor  # int64 [A], the text before the video
+
+    @abstractmethod
+    def resize(self, frames: Tensor) -> Tensor:
+        """Resize uint8 frames [T, h, w, 3] to the size the tower takes, uint8."""
+
+    @abstractmethod
+    def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
+        """Make a clip of resized uint8 frames [T, h, w, 3], T >= 1, shown at `seconds` [T]."""
+
+    @abstractmethod
+    def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        """The tower's input for units [first, last) of a clip, float32."""
+
+    @abstractmethod
+    def query_ids(self, question: str) -> Tensor:
+        """The text after the video, int64 [Q]: the question and what closes the user's turn."""
+
+    @abstractmethod
+    def answer_ids(self, answer: str) -> Tensor:
+        """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
+
+    @abstractmethod
+    def decode(self, ids: Tensor) -> str:
+        """New tokens [n] to text, special tokens left out."""
+
+
+class VideoFamily(ABC):
+    """Names and numbers of one kind of VideoLLM: light, picklable, no weights."""
+
+    path: str
+    config: dict[str, Any]  # config.json as it is
+    default_budget: int
+    default_positions: str  # "original" or "compact", as the released code has it for this family
+    released_budget_in_units: bool  # whether the released code rounds a budget up to whole units
+
+    @staticmethod
+    @abstractmethod
+    def claims(config: dict[str, Any]) -> bool:
+        """Whether a config.json is of this family."""
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """Decoder layers of the LLM."""
+
+    @property
+    @abstractmethod
+    def default_reference_layer(self) -> int:
+        """The published layer for this size, 0-based."""
+
+    @abstractmethod
+    def sample(self, num_frames: int, fps: float) -> list[int]:
+        """Which of a video's frames are looked at: indices, ascending, at least one."""
+
+    @abstractmethod
+    def prompter(self) -> Prompter:
+        """Build the CPU half."""
+
+    @abstractmethod
+    def load(self, options: LoadOptions) -> VideoLM:
+        """Build the device half with its weights."""
+
+
+    @abstractmethod
+    def wrap(self, model: PreTrainedModel) -> VideoLM:
+        """Make the device half of a model that is already there."""
+
+
+class VideoLM(ABC):
+    """The device half of a family: the weights, and what the method needs of them."""
+
+    model: PreTrainedModel  # the Hugging Face model, unmodified
+    visual_id: int  # the placeholder id of a visual token
+
+    @property
+    @abstractmethod
+    def decoder(self) -> PreTrainedModel:
+        """The text model inside, without its head."""
+
+    @abstractmethod
+    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
+        """Run the tower over a prompt's clip, in chunks of units."""
+
+    @abstractmethod
+    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+        """Positions of prefix, visual tokens and query: int64 [P, N]."""
+
+    @abstractmethod
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Make a prompt of tensors that are already in the model's own input form."""
+
+    # Final from here on.
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.decoder.get_input_embeddings().weight.device
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text ids [n] to embeddings [n, D]."""
+        return self.decoder.get_input_embeddings()(ids.to(self.device))
+
+    def assemble(
+        self, encoded: EncodedVideo, query_ids: Tensor, selection: Selection | None, positions: str
+    ) -> dict[str, Tensor]:
+        """The LLM's input after selection: prefix, kept tokens in the order of the video, query.
+
+        Args:
+            encoded: the video, V tokens.
+            query_ids: [Q].
+            selection: None keeps all V tokens (dense).
+            positions: "original" keeps the kept tokens' positions, gaps and all; "compact" counts 0, 1, 2, ...
+
+        Returns:
+            `input_ids` [1, n] (for logits processors that look at the prompt), `inputs_embeds` [1, n, D],
+            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones.
+        """
+        prefix, query = encoded.prefix_ids.to(self.device), query_ids.to(self.device)
+        where = self.position_ids(len(prefix), encoded.grid, len(query), encoded.seconds_per_unit).to(self.device)
+        kept = torch.arange(encoded.num_tokens) if selection is None else selection.kept
+        kept = kept.to(self.device)
+        before, after = torch.arange(len(prefix)), torch.arange(-len(query), 0) + where.shape[1]
+        where = where[:, torch.cat([before.to(kept), kept + len(prefix), after.to(kept)])]  # [P, n]
+        if positions == "compact":
+            where = torch.arange(where.shape[1], device=self.device).expand(where.shape[0], -1)
+        embeddings = torch.cat([self.embed(prefix), encoded.features[kept], self.embed(query)])
+        ids = torch.cat([prefix, torch.full_like(kept, self.visual_id), query])
+        return {
+            "input_ids": ids[None],
+            "inputs_embeds": embeddings[None],
+            "position_ids": where[:, None] if len(where) > 1 else where,
+            "attention_mask": torch.ones_like(ids)[None],
+        }
+
+    @torch.inference_mode()
+    def next_token_logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits of the first new token: float32 [vocab]."""
+        embedded = {name: value for name, value in inputs.items() if name != "input_ids"}
+        return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+
+    @torch.inference_mode()
+    def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, on_token: Callable[[], None]) -> Tensor:
+        """Greedy decoding; positions go on from the last one.
+
+        Args:
+            inputs: what `assemble` returned.
+            max_new_tokens: at most so many.
+            on_token: called after each token; the first call ends the prefill.
+
+        Returns:
+            int64 [n], the new tokens.
+        """
+        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        out = self.model.generate(
+            **inputs,
+            **greedy,
+            max_new_tokens=max_new_tokens,
+            stopping_criteria=StoppingCriteriaList([_Notify(on_token)]),
+        )
+        return out[0, inputs["input_ids"].shape[1] :]
+
+
+class _Notify(StoppingCriteria):
+    """Never stops; says when a token is there."""
+
+    def __init__(self, on_token: Callable[[], None]) -> None:
+        self.on_token = on_token
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        self.on_token()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

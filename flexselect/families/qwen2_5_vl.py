@@ -1,0 +1,241 @@
+"""Qwen2.5-VL: units are temporal patches of two frames, positions are M-RoPE's time, row and column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
+
+from flexselect.families.base import LoadOptions, Prompter, VideoFamily, VideoLM, load_weights, read_config
+from flexselect.prompt import EncodedVideo, VideoClip, VideoPrompt
+
+PREFIX = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+)
+QUERY = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+
+PATCH = 14  # pixels
+MERGE = 2  # patches merged into a token, each way
+UNIT_FRAMES = 2  # frames in a temporal patch
+FACTOR = PATCH * MERGE
+UNITS_PER_STEP = 32  # units through the tower at a time: bounds memory, changes nothing
+
+REFERENCE_LAYERS = {28: 20, 80: 60}  # published: 7B and 72B
+
+
+class Qwen25VL(VideoFamily):
+    """Qwen2.5-VL checkpoints in Hugging Face layout.
+
+    A checkpoint's config.json may carry a "flexselect" object with its own defaults for the numbers below and for
+    `reference_layer` and `budget`; the published ones are used otherwise.
+
+    Args:
+        path: local folder or hub id.
+        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
+        max_frames: the most frames of a video.
+        min_pixels: frames are enlarged to at least this area.
+        max_pixels: frames are shrunk to at most this area; 308 * 560 gives up to 220 tokens a unit.
+        time_step: "released" tells M-RoPE that units lie 1.0 s apart, as the released evaluation always did; "true"
+            tells it the real spacing, as its training did.
+    """
+
+    default_positions = "original"
+    released_budget_in_units = True
+
+    def __init__(
+        self,
+        path: str,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        time_step: Literal["released", "true"] = "released",
+    ) -> None:
+        self.path = path
+        self.config = read_config(path)
+        if not self.claims(self.config):
+            found = self.config.get("architectures") or self.config.get("model_type")
+            raise ValueError(f"{path} is not a Qwen2.5-VL checkpoint: its config.json says {found}")
+        own = self.config.get("flexselect", {})
+        self.fps = fps or own.get("fps", 2.0)
+        self.max_frames = max_frames or own.get("max_frames", 1024)
+        self.min_pixels = min_pixels or own.get("min_pixels", 128 * FACTOR**2)
+        self.max_pixels = max_pixels or own.get("max_pixels", 308 * 560)
+        self.default_budget = own.get("budget", 7040)
+        self.time_step = time_step
+
+    @staticmethod
+    def claims(config: dict[str, Any]) -> bool:
+        """Qwen2.5-VL names itself in `model_type`."""
+        return config.get("model_type") == "qwen2_5_vl"
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers; the file keeps them at the top level or under text_config, by its age."""
+        return self.config.get("text_config", self.config)["num_hidden_layers"]
+
+    @property
+    def default_reference_layer(self) -> int:
+        """The published layer, or the same relative depth where none was published."""
+        own = self.config.get("flexselect", {})
+        guess = REFERENCE_LAYERS.get(self.num_layers, round(self.num_layers * 20 / 28))
+        return own.get("reference_layer", guess)
+
+    def sample(self, num_frames: int, fps: float) -> list[int]:
+        """About `fps` frames a second, an even number from 4 to `max_frames`, spread over the whole clip.
+
+        A clip shorter than that gives all its frames (the released code fails on it).
+        """
+        most = self.max_frames // UNIT_FRAMES * UNIT_FRAMES
+        wanted = num_frames / fps * self.fps if math.isfinite(self.fps) else math.inf
+        count = round(min(max(wanted, 4), most) / UNIT_FRAMES) * UNIT_FRAMES
+        count = min(count, num_frames)
+        return torch.linspace(0, num_frames - 1, count).round().long().tolist()
+
+    def prompter(self) -> Qwen25VLPrompter:
+        """Build the CPU half."""
+        return Qwen25VLPrompter(self)
+
+    def load(self, options: LoadOptions) -> Qwen25VLM:
+        """Build the device half with its weights."""
+        config = AutoConfig.from_pretrained(self.path)
+        return self.wrap(load_weights(Qwen2_5_VLForConditionalGeneration, self.path, config, options))
+
+    def wrap(self, model: PreTrainedModel) -> Qwen25VLM:
+        """Make the device half of a model that is already there."""
+        return Qwen25VLM(model, self)
+
+
+class Qwen25VLPrompter(Prompter):
+    """Tokenizer, resize rule and prompt of Qwen2.5-VL."""
+
+    def __init__(self, family: Qwen25VL) -> None:
+        self.family = family
+        self.tokenizer = AutoTokenizer.from_pretrained(family.path)
+        self.prefix_ids = self._ids(PREFIX)
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Both sides to multiples of 28 with the area between the family's bounds; bicubic, antialiased, uint8."""
+        size = smart_resize(*frames.shape[1:3], FACTOR, self.family.min_pixels, self.family.max_pixels)
+        if tuple(frames.shape[1:3]) == size:
+            return frames
+        channels_first = frames.permute(0, 3, 1, 2)
+        resized = vision.resize(channels_first, list(size), vision.InterpolationMode.BICUBIC, antialias=True)
+        return resized.permute(0, 2, 3, 1)
+
+    def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
+        """Pair frames into units; an odd last frame is shown twice."""
+        if len(frames) % UNIT_FRAMES:
+            frames = torch.cat([frames, frames[-1:]])
+        height, width = frames.shape[1:3]
+        grid = (len(frames) // UNIT_FRAMES, height // FACTOR, width // FACTOR)
+        step = 1.0
+        if self.family.time_step == "true" and seconds is not None and len(seconds) > 1:
+            step = UNIT_FRAMES * float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
+        return VideoClip(frames, grid, step, seconds)
+
+    @cached_property
+    def _processor(self) -> Qwen2VLVideoProcessor:
+        return Qwen2VLVideoProcessor(do_resize=False, patch_size=PATCH, merge_size=MERGE, cap_pixels_per_frame=False)
+
+    def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        """Normalised patches of units [first, last): float32 [(last - first) * 4hw, 1176]."""
+        frames = clip.pixels[first * UNIT_FRAMES : last * UNIT_FRAMES].permute(0, 3, 1, 2)  # [t, 3, h, w]
+        return self._processor(videos=[frames], return_tensors="pt")["pixel_values_videos"]
+
+    def query_ids(self, question: str) -> Tensor:
+        """`<|vision_end|>`, the question and the chat suffix: int64 [Q]."""
+        return self._ids(QUERY.format(question=question))
+
+    def answer_ids(self, answer: str) -> Tensor:
+        """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
+        return self._ids(answer + "<|im_end|>")
+
+    def decode(self, ids: Tensor) -> str:
+        """New tokens [n] to text."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _ids(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+class Qwen25VLM(VideoLM):
+    """A loaded Qwen2.5-VL."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, family: Qwen25VL) -> None:
+        self.model = model
+        self.family = family
+        self.visual_id = model.config.video_token_id
+
+    @cached_property
+    def prompter(self) -> Qwen25VLPrompter:
+        """The CPU half, built on first use: a folder without a tokenizer still scores and generates."""
+        return self.family.prompter()
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The text model."""
+        return self.model.model.language_model
+
+    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
+        """Units are independent in the tower, so chunks of them give the same features as all at once."""
+        clip, features = prompt.clip, []
+        units, rows, columns = clip.grid
+        for first in range(0, units, UNITS_PER_STEP):
+            last = min(first + UNITS_PER_STEP, units)
+            features.append(self.tower(self._pixel_values(clip, first, last), (last - first, rows, columns)))
+        return EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit)
+
+    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Vision tower and merger: [4V, 1176] to [V, D]."""
+        patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
+        pixel_values = pixel_values.to(self.device, self.model.dtype)
+        return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0]
+
+    def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        if clip.pixels.dtype == torch.uint8:
+            return self.prompter.pixel_values(clip, first, last)
+        per_unit = len(clip.pixels) // clip.num_units
+        return clip.pixels[first * per_unit : last * per_unit]
+
+    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+        """M-RoPE positions as Qwen2.5-VL was trained with them: int64 [3, N].
+
+        Text resumes at the maximum over time, row and column, plus one. (transformers 5.3 and later resume at the
+        maximum over rows and columns only, which moves the question into the middle of a long video.)
+        """
+        units, rows, columns = grid
+        step = torch.arange(units) * seconds_per_unit * self.model.config.vision_config.tokens_per_second
+        time, row, column = torch.meshgrid(step.long(), torch.arange(rows), torch.arange(columns), indexing="ij")
+        video = torch.stack([time.flatten(), row.flatten(), column.flatten()]) + prefix
+        start = int(video.max()) + 1
+        before, after = torch.arange(prefix), torch.arange(start, start + query)
+        return torch.cat([before.expand(3, -1), video, after.expand(3, -1)], dim=1)
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Split a prepared prompt at its run of video placeholders.
+
+        Args:
+            input_ids: int64 [1, N] or [N].
+            pixel_values_videos: float [4V, 1176].
+            video_grid_thw: int64 [1, 3], in patches.
+            second_per_grid_ts: seconds between units, one number or [1]; 1.0 when not given.
+        """
+        ids, grid = tensors["input_ids"].flatten(), tensors["video_grid_thw"].flatten().tolist()
+        visual = (ids == self.visual_id).nonzero().flatten()
+        grid = (grid[0], grid[1] // MERGE, grid[2] // MERGE)
+        if len(visual) != math.prod(grid) or int(visual[-1] - visual[0]) + 1 != len(visual):
+            raise ValueError(
+                f"the prompt has {len(visual)} video placeholders (id {self.visual_id}) "
+                f"but the grid {grid} needs one run of {math.prod(grid)}"
+            )
+        step = float(torch.as_tensor(tensors.get("second_per_grid_ts", 1.0)).flatten()[0])
+        clip = VideoClip(tensors["pixel_values_videos"], grid, step)
+        return VideoPrompt(clip, ids[: visual[0]], ids[visual[-1] + 1 :])

@@ -1,0 +1,292 @@
+"""FlexSelect, read top to bottom: open a video once, then score, select and answer for each question."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexselect.families import family_of
+from flexselect.families.base import LoadOptions, VideoFamily, VideoLM
+from flexselect.partition import frame_sets, split_budget, split_budget_released
+from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.scorers import RandomScorer, ReferenceLayerScorer, Scorer, UniformScorer
+from flexselect.selection import select
+
+VideoReader = Callable[
+    [str, Callable[[int, float], Sequence[int]], Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]
+]  # (path, family.sample, prompter.resize) -> resized frames uint8 [T, h, w, 3], seconds float64 [T]
+
+
+class FlexSelect:
+    """A VideoLLM that is shown only the visual tokens a question needs (FlexSelect, arXiv 2506.00993).
+
+    Args:
+        lm: the loaded VideoLLM.
+        family: its names and numbers.
+        scorer: ranks the visual tokens; None shows all of them (dense).
+        budget: K, how many are kept; None: the family's default.
+        units_per_set: the most units scored together.
+        budget_split: "exact": the sets' budgets sum to min(K, V); "released": int(K / S) each, as the released code.
+        positions: of kept tokens, "original" or "compact"; None: the family's.
+    """
+
+    def __init__(
+        self,
+        lm: VideoLM,
+        family: VideoFamily,
+        scorer: Scorer | None = None,
+        budget: int | None = None,
+        units_per_set: int = 64,
+        budget_split: str = "exact",
+        positions: str | None = None,
+    ) -> None:
+        self.lm = lm
+        self.family = family
+        self.scorer = scorer
+        self.budget = family.default_budget if budget is None else budget
+        self.units_per_set = units_per_set
+        self.budget_split = budget_split
+        self.positions = positions or family.default_positions
+        if self.budget < 1:
+            raise ValueError(f"budget must be at least 1 visual token, got {budget}")
+        _check_choice("budget_split", budget_split, ("exact", "released"))
+        _check_choice("positions", self.positions, ("original", "compact"))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | VideoFamily,
+        selector: str | None = None,
+        reference_layer: int | None = None,
+        budget: int | None = None,
+        units_per_set: int = 64,
+        reduction: str | None = None,
+        budget_split: str = "exact",
+        positions: str | None = None,
+        dtype: str = "bfloat16",
+        device: str | torch.device | None = None,
+        attn_implementation: str = "sdpa",
+        device_map: str | dict | None = None,
+        **family_options: Any,
+    ) -> FlexSelect:
+        """Load a VideoLLM; the family is found from its config.json.
+
+        Args:
+            path: local folder or hub id; or a family, where its numbers are set by hand.
+            selector: None: dense; "self": training-free; "uniform" or "random": controls.
+            reference_layer: 0-based; None: the family's default for that size.
+            budget: see the class.
+            units_per_set: see the class.
+            reduction: "max" or "mean" over heads and query rows; None: "max", as every released script.
+            budget_split: see the class.
+            positions: see the class.
+            dtype: of the weights: "bfloat16", "float16" or "float32".
+            device: None: the first GPU if there is one, else the CPU.
+            attn_implementation: for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
+            device_map: "auto" spreads a large model over all GPUs.
+            family_options: numbers of the family, such as `fps` and `max_frames` (see `flexselect.families`).
+
+        Raises:
+            FileNotFoundError: no checkpoint at `path`.
+            ValueError: a foreign checkpoint, weights that do not fit, or an option out of range.
+        """
+        family = path if isinstance(path, VideoFamily) else family_of(path, **family_options)
+        layer = family.default_reference_layer if reference_layer is None else reference_layer
+        _check_options(family, selector, layer, budget, units_per_set, dtype)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        lm = family.load(LoadOptions(getattr(torch, dtype), device, device_map, attn_implementation))
+        scorer: Scorer | None = None
+        if selector == "self":
+            scorer = ReferenceLayerScorer(lm, layer, reduction or "max", units_per_set)
+        elif selector in CONTROLS:
+            scorer = CONTROLS[selector]()
+        return cls(lm, family, scorer, budget, units_per_set, budget_split, positions)
+
+    # -- a video from a file or from memory
+
+    def open(self, video: str | Path | Tensor, seconds: Tensor | None = None) -> VideoSession:
+        """Do once what does not depend on the question: sample, decode, resize and encode.
+
+        Args:
+            video: a video file; or frames uint8 [T, h, w, 3], taken as they are.
+            seconds: when each frame is shown, float [T]; only with frames.
+
+        Raises:
+            ValueError, OSError: what the reader says of a file it cannot read.
+        """
+        clock = Clock(self.lm.device)
+        prompter = self.lm.prompter
+        with clock("decode"):
+            if isinstance(video, Tensor):
+                frames = prompter.resize(video)
+            else:
+                frames, seconds = _video_reader()(str(video), self.family.sample, prompter.resize)
+            clip = prompter.clip(frames, seconds)
+        return self.open_clip(clip, clock.timings)
+
+    def open_clip(self, clip: VideoClip, timings: dict[str, float] | None = None) -> VideoSession:
+        """Encode a clip that was decoded elsewhere, in a worker for one.
+
+        Args:
+            clip: sampled and resized.
+            timings: seconds already spent on it, by stage.
+        """
+        clock = Clock(self.lm.device, timings)
+        with clock("encode"):
+            encoded = self.encode(VideoPrompt(clip, self.lm.prompter.prefix_ids, torch.empty(0, dtype=torch.long)))
+        return VideoSession(self, encoded, clock.timings)
+
+    # -- prepared tensors
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Make a prompt of the model's own input tensors; see the family's `prompt_from_tensors` for their names."""
+        return self.lm.prompt_from_tensors(**tensors)
+
+    def select(self, prompt: VideoPrompt) -> Selection:
+        """Score the visual tokens of a prompt and keep the budget's worth."""
+        return self.select_encoded(self.encode(prompt), prompt.query_ids)
+
+    def next_token_logits(self, prompt: VideoPrompt, selection: Selection | None = None) -> Tensor:
+        """Logits after the prompt, float32 [vocab]; dense without a selection."""
+        inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
+        return self.lm.next_token_logits(inputs)
+
+    def generate(self, prompt: VideoPrompt, selection: Selection | None = None, max_new_tokens: int = 64) -> Tensor:
+        """Greedy answer, int64 [n], new tokens only; dense without a selection."""
+        inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
+        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)
+
+    # -- the method
+
+    @torch.inference_mode()
+    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
+        """Vision tower and projection; does not look at the question."""
+        return self.lm.encode(prompt)
+
+    def select_encoded(self, encoded: EncodedVideo, query_ids: Tensor) -> Selection:
+        """Score, then keep the best of each frame set.
+
+        Raises:
+            ValueError: without a scorer (dense): there is nothing to select by.
+        """
+        if self.scorer is None:
+            raise ValueError('nothing to select by: load with selector="self", "uniform" or "random"')
+        scores = self.scorer.score(encoded, query_ids)
+        sets = frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set)
+        sizes = [len(tokens) for tokens in sets]
+        if self.budget_split == "exact":
+            return select(scores, sets, split_budget(self.budget, sizes))
+        multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
+        return select(scores, sets, split_budget_released(self.budget, sizes, multiple))
+
+
+class VideoSession:
+    """A video that is ready for questions: its frames are decoded and encoded once."""
+
+    def __init__(self, flexselect: FlexSelect, encoded: EncodedVideo, timings: dict[str, float]) -> None:
+        self.flexselect = flexselect
+        self.encoded = encoded
+        self.timings = timings  # seconds spent on the video, under decode and encode
+
+    def ask(self, question: str, max_new_tokens: int = 64) -> Answer:
+        """Answer one question.
+
+        Returns:
+            The answer; its timings hold this question's own `score`, `prefill` and `generate`, and the video's shared
+            `decode` and `encode`.
+
+        Raises:
+            ValueError: for an empty question.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty")
+        fs, encoded = self.flexselect, self.encoded
+        clock = Clock(fs.lm.device, self.timings)
+        query_ids = fs.lm.prompter.query_ids(question)
+        selection = None
+        with clock("score"):
+            if fs.scorer is not None:
+                selection = fs.select_encoded(encoded, query_ids)
+        with clock("prefill"):
+            inputs = fs.lm.assemble(encoded, query_ids, selection, fs.positions)
+        clock.start("prefill")
+        ids = fs.lm.generate(inputs, max_new_tokens, on_token=lambda: clock.start("generate"))
+        clock.stop()
+        kept = encoded.num_tokens if selection is None else len(selection.kept)
+        return Answer(fs.lm.prompter.decode(ids), selection, encoded.num_tokens, kept, clock.timings)
+
+
+CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_options(
+    family: VideoFamily, selector: str | None, layer: int, budget: int | None, units_per_set: int, dtype: str
+) -> None:
+    """Refuse what cannot work before minutes are spent on loading weights."""
+    _check_choice("dtype", dtype, ("bfloat16", "float16", "float32"))
+    if selector is not None:
+        _check_choice("selector", selector, ("self", *CONTROLS))
+    if selector == "self" and not 0 <= layer < family.num_layers:
+        raise ValueError(f"reference_layer must be between 0 and {family.num_layers - 1} for this model, got {layer}")
+    if budget is not None and budget < 1:
+        raise ValueError(f"budget must be at least 1 visual token, got {budget}")
+    if units_per_set < 1:
+        raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
+
+
+def _video_reader() -> VideoReader:
+    """The decoder, found by entry point so that this package depends on none.
+
+    Raises:
+        RuntimeError: if none is installed.
+    """
+    readers = entry_points(group="flexselect.video_readers")
+    for reader in readers:
+        return reader.load()
+    raise RuntimeError("no video reader is installed: run `pip install -e .`, or pass frames to open(frames, seconds)")
+
+
+class Clock:
+    """Adds up seconds by stage; waits for the GPU, so that a stage's time is its own."""
+
+    def __init__(self, device: torch.device, timings: dict[str, float] | None = None) -> None:
+        self.device = device
+        self.timings = dict(timings or {})
+        self._stage: str | None = None
+        self._since = 0.0
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        self.start(stage)
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def start(self, stage: str) -> None:
+        """End the running stage, if any, and begin another; a stage may be begun again."""
+        if stage != self._stage:
+            self.stop()
+            self._stage, self._since = stage, time.perf_counter()
+
+    def stop(self) -> None:
+        """End the running stage."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self._stage is not None:
+            spent = time.perf_counter() - self._since
+            self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent
+        self._stage = None

@@ -1,0 +1,105 @@
+"""What travels between the rooms: clips, prompts, selections, answers.
+
+Notation, used in every shape comment of the project:
+
+    T decoded frames    U units (a unit is one time step as the LLM sees it)    V visual tokens
+    N prompt tokens     Q query rows (text after the last visual token)         K budget
+    S frame sets        L reference layer (0-based)    H heads    D width       P position axes (3 for M-RoPE, else 1)
+
+All classes are frozen; `.to(device)` returns a copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Self = TypeVar("Self", bound="_Movable")
+
+
+@dataclass(frozen=True)
+class _Movable:
+    """A frozen dataclass whose tensors move to a device together."""
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        """Return a copy whose tensors, nested ones too, lie on `device`."""
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = self.__dict__[f.name]
+            if isinstance(value, (Tensor, _Movable)):
+                moved[f.name] = value.to(device)
+            elif isinstance(value, list):
+                moved[f.name] = [item.to(device) for item in value]
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class VideoClip(_Movable):
+    """The pixels of one clip, sampled and resized: all that does not depend on the question."""
+
+    pixels: Tensor  # uint8 [T, h, w, 3] frames, normalised when they are encoded; or float pixel values as the tower takes
+    grid: tuple[int, int, int]  # units U, and the token rows and columns of a unit
+    seconds_per_unit: float = 1.0  # what the positions are told; see `time_step` of the family
+    seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
+
+    @property
+    def num_units(self) -> int:
+        """U."""
+        return self.grid[0]
+
+
+@dataclass(frozen=True)
+class VideoPrompt(_Movable):
+    """A clip between the text before it and the text after it."""
+
+    clip: VideoClip
+    prefix_ids: Tensor  # int64 [A], text before the first visual token
+    query_ids: Tensor  # int64 [Q], text after the last visual token
+
+
+@dataclass(frozen=True)
+class EncodedVideo(_Movable):
+    """A clip in the LLM's embedding space, with the text before it: ready for any question."""
+
+    prefix_ids: Tensor  # int64 [A]
+    features: Tensor  # [V, D]
+    grid: tuple[int, int, int]
+    seconds_per_unit: float = 1.0
+
+    @property
+    def num_units(self) -> int:
+        """U."""
+        return self.grid[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """V, the number of visual tokens."""
+        return self.features.shape[0]
+
+    @property
+    def tokens_per_unit(self) -> int:
+        """V / U."""
+        return self.num_tokens // self.num_units
+
+
+@dataclass(frozen=True)
+class Selection(_Movable):
+    """Which visual tokens are kept, and why."""
+
+    scores: Tensor  # float32 [V], larger is more relevant to the question
+    kept: Tensor  # int64 [K], strictly ascending
+    sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, from which tokens, and where the time went."""
+
+    text: str
+    selection: Selection | None  # None: dense, every visual token was shown
+    num_visual_tokens: int  # V
+    num_kept_tokens: int  # K
+    timings: dict[str, float] = field(default_factory=dict)  # seconds under decode, encode, score, prefill, generate

@@ -1,0 +1,98 @@
+"""Trains a small VideoLLM from scratch: how the demo's model was made."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from flexselect.families.base import VideoFamily
+
+IGNORED = -100
+
+
+class VideoLLMTraining(LightningModule):
+    """Cross-entropy on the answer's tokens; writes the weights beside the configuration when it ends.
+
+    Args:
+        family: names the folder with config.json and tokenizer.
+        lr: of AdamW, after warm-up and before the cosine.
+        warmup_steps: linear.
+        output_dir: where `model.safetensors` goes at the end; None: the family's folder.
+    """
+
+    def __init__(
+        self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, output_dir: str | None = None
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="family")
+        self.family = family
+        config = AutoConfig.from_pretrained(family.path)
+        self.model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        self.lm = family.wrap(self.model)
+
+    def training_step(self, batch: dict[str, Any]) -> Tensor:
+        """One batch of clips of one length; logs `train_loss` and `train_accuracy` (whole answers right)."""
+        embeddings, positions, labels = self._assemble(batch)
+        ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)  # right padding is never seen
+        hidden = self.lm.decoder(
+            inputs_embeds=embeddings, position_ids=positions, attention_mask=ones, use_cache=False
+        ).last_hidden_state
+        told = labels[:, 1:] != IGNORED
+        logits, target = self.model.lm_head(hidden[:, :-1][told]), labels[:, 1:][told]
+        loss = functional.cross_entropy(logits, target)
+        wrong = torch.zeros_like(labels[:, 1:])
+        wrong[told] = (logits.argmax(-1) != target).long()
+        accuracy = (wrong.sum(1) == 0).float().mean()
+        size = len(labels)
+        self.log("train_loss", loss, prog_bar=True, batch_size=size)
+        self.log("train_accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
+        stage = float(self.trainer.datamodule.stage) if self.trainer.datamodule else 0.0
+        self.log("stage", stage, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def _assemble(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [B, N, D], positions [3, B, N] and labels [B, N], padded on the right."""
+        grid, prefix = batch["grid"], batch["prefix"]
+        clips = len(batch["queries"])
+        tokens = self.lm.tower(batch["pixel_values"], (clips * grid[0], *grid[1:])).view(clips, math.prod(grid), -1)
+        embeddings, positions, labels = [], [], []
+        for i, (query, answer) in enumerate(zip(batch["queries"], batch["answers"])):
+            text = torch.cat([query, answer])
+            embeddings.append(torch.cat([self.lm.embed(prefix), tokens[i], self.lm.embed(text)]))
+            where = self.lm.position_ids(len(prefix), grid, len(text), float(batch["seconds_per_unit"][i]))
+            positions.append(where.T)
+            ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
+            labels.append(torch.cat([ignored, answer.cpu()]))
+        padded = pad_sequence(embeddings, batch_first=True), pad_sequence(positions, batch_first=True)
+        return (
+            padded[0],
+            padded[1].permute(2, 0, 1).to(self.device),
+            pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(self.device),
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, linear warm-up, cosine to a hundredth."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, weight_decay=0.01, betas=(0.9, 0.98))
+        steps, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup_steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        """Save in Hugging Face layout."""
+        if self.trainer.is_global_zero:
+            folder = Path(self.hparams.output_dir or self.family.path)
+            self.model.save_pretrained(folder)
