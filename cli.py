@@ -1,0 +1,92 @@
+"""The command line: `python cli.py fit | validate | predict --config FILE ...`; joins the rooms, names no family."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from flexselect.families.base import VideoFamily
+from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar, UsageError
+
+ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
+
+
+class FlexSelectCLI(LightningCLI):
+    """LightningCLI with a family, which module and data share, and a folder for what is written."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs; the values are arguments that Lightning fills in itself."""
+        return {verb: {"model", "dataloaders", "datamodule"} for verb in ("validate", "predict")} | {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `family`, `output_dir` and `writer`."""
+        parser.add_subclass_arguments(VideoFamily, "family")
+        parser.add_argument("--output_dir", type=str | None, default=None, help="folder for everything written")
+        parser.add_lightning_class_args(PredictionWriter, "writer")
+        parser.link_arguments("output_dir", "writer.output_dir")
+        parser.link_arguments("output_dir", "trainer.default_root_dir")
+        for half in ("model", "data"):
+            parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is a matter of usage."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError) as error:
+            raise UsageError(str(error)) from error
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lightning_modules").setLevel(logging.INFO)
+    try:
+        cli = FlexSelectCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults={
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the data modules share out whole videos
+                "callbacks": [QuestionProgressBar()],
+            },
+            seed_everything_default=0,
+            args=None if args is None else list(args),
+        )
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return BAD_USAGE
+    except (ValueError, OSError, RuntimeError, torch.OutOfMemoryError) as error:
+        sys.stderr.write(f"could not go on: {error}\n")
+        logging.getLogger(__name__).debug("where", exc_info=True)
+        return COULD_NOT_GO_ON
+    writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
+    if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
+        for row in writer.rows.values():
+            sys.stdout.write(f"{row['question']}\n{row['answer'] or row['error']}\n")
+    return SOME_FAILED if any(row["error"] for row in writer.rows.values()) else ALL_ANSWERED
+
+
+def run() -> None:
+    """The installed program."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""Where frames and questions come from. The only package that opens a video or a data set."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.needles import ask, draw_needles, render
-from datamodules.video_qa import with_options
 from flexselect.families.base import VideoFamily
+from flexselect.questions import VideoQuestion
 
 STAGES = ((1, 1), (1, 2), (1, 3), (2, 3), (4, 4), (8, 4))  # temporal patches, needles in them
 
@@ -78,7 +78,8 @@ class _Clips(IterableDataset):
                 needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
                 asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, rng.random() < 0.35)
                 frames.append(np.concatenate(list(render(rng, needles, 2 * patches))))
-                queries.append(prompter.query_ids(with_options(asked.question, asked.options)))
+                question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
+                queries.append(prompter.query_ids(question.text))
                 answers.append(prompter.answer_ids(asked.answer))
             clip = prompter.clip(torch.from_numpy(np.concatenate(frames)))
             yield {

@@ -1,4 +1,169 @@
-def with_options(question, options):
-    if not options: return question
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options))
-    return f"{question}\n{listed}\nAnswer with the option's letter from the given choices directly."
+"""Videos with questions, from annotation files, hub data sets or the command line; grouped by video."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datasets import load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from datasets.utils import logging as datasets_logging
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.video import VideoError, read_video
+from flexselect.families.base import VideoFamily
+from flexselect.questions import QuestionItem, VideoQuestion
+
+READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+class VideoQADataModule(LightningDataModule):
+    """Questions for validate and predict.
+
+    Give either `annotations`, or `video` with `question`. Questions about one video come one after another; its frames
+    are decoded once, in a worker, while the video before it is being answered.
+
+    Args:
+        family: samples and resizes the frames.
+        annotations: JSON, JSONL, CSV or Parquet with `id`, `video`, `question`, optional `options` and `answer`; or a
+            hub data set, "owner/name" or "owner/name:split".
+        video_root: folder that `video` is relative to; None: the annotation file's folder.
+        video: one video file.
+        question: one question about `video`, or several as a list.
+        num_workers: processes that decode ahead; 0 decodes in the main process.
+    """
+
+    def __init__(
+        self,
+        family: VideoFamily,
+        annotations: str | None = None,
+        video_root: str | None = None,
+        video: str | None = None,
+        question: str | list[str] | None = None,
+        num_workers: int = 1,
+    ) -> None:
+        super().__init__()
+        if (annotations is None) == (video is None):
+            raise ValueError("give either --data.annotations FILE, or --data.video FILE with --data.question TEXT")
+        if (video is None) != (question is None):
+            raise ValueError("--data.video and --data.question go together")
+        self.family = family
+        self.video_root = video_root
+        self.num_workers = num_workers
+        if annotations is not None:
+            self.questions = group_by_video(read_annotations(annotations))
+            self.video_root = video_root or str(Path(annotations).parent)
+        else:
+            asked = [question] if isinstance(question, str) else list(question or [])
+            self.questions = [_checked({"id": str(i), "video": video, "question": q}) for i, q in enumerate(asked)]
+            self.video_root = video_root or "."
+        self.remaining = self.questions
+
+    def skip(self, answered: Iterable[tuple[str, str, str]]) -> None:
+        """Leave out questions that an earlier run has answered.
+
+        Args:
+            answered: their keys (`VideoQuestion.key`).
+        """
+        done = set(answered)
+        self.remaining = [question for question in self.questions if question.key not in done]
+
+    def predict_dataloader(self) -> DataLoader:
+        """One `QuestionItem` a step, in the order of the videos."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        items = _Items(self.family, share(self.remaining, rank, world), Path(self.video_root or "."))
+        return DataLoader(items, batch_size=None, num_workers=self.num_workers)
+
+    val_dataloader = predict_dataloader
+
+
+class _Items(Dataset):
+    """Decodes where a new video begins."""
+
+    def __init__(self, family: VideoFamily, questions: list[VideoQuestion], root: Path) -> None:
+        self.family, self.questions, self.root = family, questions, root
+        self.prompter = None  # built in the worker
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> QuestionItem:
+        question = self.questions[index]
+        new_video = index == 0 or self.questions[index - 1].video != question.video
+        usable = [other for other in self.questions if other.video == question.video and other.error is None]
+        if not new_video or not usable:
+            return QuestionItem(question, new_video)
+        began = time.perf_counter()
+        try:
+            self.prompter = self.prompter or self.family.prompter()
+            frames, seconds = read_video(self.root / question.video, self.family.sample, self.prompter.resize)
+            clip = self.prompter.clip(frames, seconds)
+        except VideoError as error:
+            return QuestionItem(question, new_video, error=str(error))
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
+            return QuestionItem(question, new_video, error=f"{question.video}: {type(error).__name__}: {error}")
+        return QuestionItem(question, new_video, clip, decode_seconds=time.perf_counter() - began)
+
+
+def read_annotations(source: str) -> list[VideoQuestion]:
+    """Read rows; one with a missing field is kept, with its `error` set.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be parsed at all, or holds no rows.
+    """
+    kind = READERS.get(Path(source).suffix.lower())
+    datasets_logging.disable_progress_bar()
+    if kind is None and Path(source).exists():
+        raise ValueError(f"{source}: cannot read this kind of file; give one of {', '.join(READERS)}")
+    if kind is not None and not Path(source).is_file():
+        raise FileNotFoundError(f"{source}: no such annotation file")
+    try:
+        if kind is not None:
+            rows = load_dataset(kind, data_files=source, split="train")
+        else:
+            name, _, split = source.partition(":")
+            rows = load_dataset(name, split=split or "test")
+    except DatasetNotFoundError as error:
+        raise FileNotFoundError(f"{source}: neither a file nor a data set on the hub ({error})") from error
+    except Exception as error:  # datasets wraps whatever its readers raise; the cause says what is wrong
+        raise ValueError(f"{source}: cannot be read as annotations: {error.__cause__ or error}") from error
+    if not len(rows):
+        raise ValueError(f"{source}: holds no rows")
+    return [_checked(row, number) for number, row in enumerate(rows)]
+
+
+def _checked(row: dict[str, Any], number: int = 0) -> VideoQuestion:
+    """A row as a question; what is missing is said in `error`."""
+    missing = [name for name in ("id", "video", "question") if row.get(name) is None]
+    error = f"row {number + 1} of the annotations has no {' and no '.join(missing)}" if missing else None
+    if error is None and not str(row["question"]).strip():
+        error = "the question is empty"
+    options, answer = row.get("options") or (), row.get("answer")
+    if isinstance(options, str):  # CSV has no lists
+        options = json.loads(options) if options.startswith("[") else options.split("|")
+    return VideoQuestion(
+        id=str(row.get("id") if row.get("id") is not None else f"row-{number + 1}"),
+        video=str(row.get("video") or ""),
+        question=str(row.get("question") or ""),
+        options=tuple(map(str, options)),
+        answer=None if answer is None else str(answer),
+        error=error,
+    )
+
+
+def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
+    """Bring questions about one video together, videos in the order of their first question."""
+    order = {video: i for i, video in enumerate(dict.fromkeys(question.video for question in questions))}
+    return sorted(questions, key=lambda question: order[question.video])
+
+
+def share(questions: list[VideoQuestion], rank: int, world: int) -> list[VideoQuestion]:
+    """One process's videos: every `world`-th, so that no video is decoded twice and no question doubled."""
+    videos = list(dict.fromkeys(question.video for question in questions))[rank::world]
+    mine = set(videos)
+    return [question for question in questions if question.video in mine]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexselect.attention import resolve_reduction
 from flexselect.families import family_of
 from flexselect.families.base import LoadOptions, VideoFamily, VideoLM
 from flexselect.partition import frame_sets, split_budget, split_budget_released
@@ -98,8 +99,8 @@ class FlexSelect:
             ValueError: a foreign checkpoint, weights that do not fit, or an option out of range.
         """
         family = path if isinstance(path, VideoFamily) else family_of(path, **family_options)
+        check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         layer = family.default_reference_layer if reference_layer is None else reference_layer
-        _check_options(family, selector, layer, budget, units_per_set, dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         lm = family.load(LoadOptions(getattr(torch, dtype), device, device_map, attn_implementation))
         scorer: Scorer | None = None
@@ -231,19 +232,31 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _check_options(
-    family: VideoFamily, selector: str | None, layer: int, budget: int | None, units_per_set: int, dtype: str
+def check_options(
+    family: VideoFamily,
+    selector: str | None,
+    reference_layer: int | None,
+    budget: int | None,
+    units_per_set: int,
+    reduction: str | None,
+    dtype: str,
 ) -> None:
-    """Refuse what cannot work before minutes are spent on loading weights."""
+    """Refuse what cannot work before minutes are spent on loading weights.
+
+    Raises:
+        ValueError: naming the option, what it was and what it may be.
+    """
     _check_choice("dtype", dtype, ("bfloat16", "float16", "float32"))
     if selector is not None:
         _check_choice("selector", selector, ("self", *CONTROLS))
-    if selector == "self" and not 0 <= layer < family.num_layers:
-        raise ValueError(f"reference_layer must be between 0 and {family.num_layers - 1} for this model, got {layer}")
+    if reference_layer is not None and not 0 <= reference_layer < family.num_layers:
+        most = family.num_layers - 1
+        raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {reference_layer}")
     if budget is not None and budget < 1:
         raise ValueError(f"budget must be at least 1 visual token, got {budget}")
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
+    resolve_reduction(reduction or "max")
 
 
 def _video_reader() -> VideoReader:

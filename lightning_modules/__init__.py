@@ -1,0 +1,1 @@
+"""What happens in a step, what is logged, what is written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,23 @@ IGNORED = -100
 
 
 class VideoLLMTraining(LightningModule):
-    """Cross-entropy on the answer's tokens; writes the weights beside the configuration when it ends.
+    """Cross-entropy on the answer's tokens; writes a whole checkpoint into `output_dir` when it ends.
 
     Args:
         family: names the folder with config.json and tokenizer.
         lr: of AdamW, after warm-up and before the cosine.
         warmup_steps: linear.
-        output_dir: where `model.safetensors` goes at the end; None: the family's folder.
     """
 
-    def __init__(
-        self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, output_dir: str | None = None
-    ) -> None:
+    def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="family")
         self.family = family
         config = AutoConfig.from_pretrained(family.path)
         self.model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        for weight in self.model.parameters():
+            if weight.ndim > 1:  # a narrow model hardly learns from the usual 0.02, which suits widths in the thousands
+                torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
         self.lm = family.wrap(self.model)
 
     def training_step(self, batch: dict[str, Any]) -> Tensor:
@@ -92,7 +93,8 @@ class VideoLLMTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_end(self) -> None:
-        """Save in Hugging Face layout."""
+        """Save in Hugging Face layout, with the tokenizer and the rest of the family's files."""
         if self.trainer.is_global_zero:
-            folder = Path(self.hparams.output_dir or self.family.path)
+            folder = Path(self.trainer.default_root_dir)
+            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
             self.model.save_pretrained(folder)

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from datamodules.needles import COLOURS, LETTERS, SHAPES
-from datamodules.video_qa import with_options
 from flexselect.families.qwen2_5_vl import PREFIX, QUERY
+from flexselect.questions import VideoQuestion
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
 SIDE = 84  # pixels: three tokens of 28
@@ -84,8 +84,9 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 def _corpus() -> list[str]:
     questions = [f"What colour is the {shape}?" for shape in SHAPES] + [f"Which shape is {c}?" for c in COLOURS]
     words = [*COLOURS, *SHAPES, *LETTERS]
-    choices = [with_options("", options) for options in itertools.permutations([*COLOURS, *SHAPES][::2], 4)]
-    choices += [with_options("", options) for options in itertools.permutations([*COLOURS, *SHAPES][1::2], 4)]
+    both = [*COLOURS, *SHAPES]
+    fours = [*itertools.permutations(both[::2], 4), *itertools.permutations(both[1::2], 4)]
+    choices = [VideoQuestion("", "", "", options).text for options in fours]
     return [*[PREFIX] * 50, *(QUERY.format(question=q) for q in questions), *words * 20, *choices]
 
 

@@ -107,6 +107,11 @@ class VideoFamily(ABC):
     default_positions: str  # "original" or "compact", as the released code has it for this family
     released_budget_in_units: bool  # whether the released code rounds a budget up to whole units
 
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The numbers that decide what the model sees, for the record of a run."""
+
     @staticmethod
     @abstractmethod
     def claims(config: dict[str, Any]) -> bool:

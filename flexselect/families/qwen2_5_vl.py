@@ -71,6 +71,12 @@ class Qwen25VL(VideoFamily):
         self.default_budget = own.get("budget", 7040)
         self.time_step = time_step
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Path and sampling."""
+        names = ("path", "fps", "max_frames", "min_pixels", "max_pixels", "time_step")
+        return {"class": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
         """Qwen2.5-VL names itself in `model_type`."""

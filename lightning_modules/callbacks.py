@@ -1,0 +1,201 @@
+"""What is written and shown while questions are answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from tqdm import tqdm
+
+from flexselect.questions import QuestionItem
+
+log = logging.getLogger(__name__)
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; nothing was begun."""
+
+
+class PredictionWriter(Callback):
+    """Writes each answer as it comes, and lets a stopped run go on where it stopped.
+
+    `predictions.jsonl` gets one line a question; `validate` also writes `results.json`. Questions answered by an
+    earlier run with the same settings are skipped; those that failed are asked again. With several processes each
+    writes a file of its own, merged at the end.
+
+    Args:
+        output_dir: where to; None: a folder under outputs/ named after the settings, so that two settings never mix.
+    """
+
+    def __init__(self, output_dir: str | None = None) -> None:
+        self.output_dir = output_dir
+        self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}  # of this run's questions, earlier answers included
+
+    # -- begin
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read what an earlier run has answered, and leave it out."""
+        if stage not in ("predict", "validate"):
+            return
+        folder = self.folder(pl_module)
+        folder.mkdir(parents=True, exist_ok=True)
+        _match_settings(folder / "settings.json", pl_module.settings)
+        asked = {question.key: question for question in trainer.datamodule.questions}
+        kept = [row for row in read_rows(folder) if row["error"] is None]
+        trainer.strategy.barrier("predictions are read")
+        if trainer.is_global_zero:
+            _merge(folder, kept)
+        self.rows = {_key(row): row for row in kept if _key(row) in asked}
+        trainer.datamodule.skip(self.rows)
+        if self.rows:
+            log.info("%d of %d questions were answered by an earlier run", len(self.rows), len(asked))
+        trainer.strategy.barrier("predictions are merged")
+        self._file = folder / ("predictions.jsonl" if trainer.world_size == 1 else f"part-{trainer.global_rank}.jsonl")
+
+    def folder(self, pl_module: LightningModule) -> Path:
+        """Where this run writes."""
+        if self.output_dir is not None:
+            return Path(self.output_dir)
+        settings = json.dumps(pl_module.settings, sort_keys=True)
+        name = f"{pl_module.hparams.selector or 'dense'}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        return Path("outputs") / name
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Earlier answers count too."""
+        if trainer.is_global_zero:
+            for question in trainer.datamodule.questions:
+                if question.key in self.rows:
+                    row = self.rows[question.key]
+                    row.update(expected=question.answer, correct=pl_module.count(question, row))
+
+    # -- one answer
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], *_: Any, **__: Any
+    ) -> None:
+        """Write one line, at once."""
+        self.rows[_key(outputs)] = outputs
+        with self._file.open("a") as file:
+            file.write(json.dumps(outputs, ensure_ascii=False) + "\n")
+        if outputs["error"]:
+            log.warning("%s: %s", outputs["id"], outputs["error"])
+
+    on_validation_batch_end = on_predict_batch_end
+
+    # -- end
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge the processes' files; say what was done."""
+        folder = self.folder(pl_module)
+        trainer.strategy.barrier("all answers are written")
+        if trainer.is_global_zero:
+            rows = read_rows(folder)
+            _merge(folder, rows)
+            asked = {question.key for question in trainer.datamodule.questions}
+            self.rows = {_key(row): row for row in rows if _key(row) in asked}
+            failed = sum(row["error"] is not None for row in self.rows.values())
+            log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
+        trainer.strategy.barrier("predictions are merged")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As predict, and the results in one file."""
+        if trainer.sanity_checking or trainer.state.fn != "validate":
+            return
+        self.on_predict_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            results = {
+                "accuracy": float(trainer.callback_metrics["accuracy"]),
+                "questions": len(self.rows),
+                "errors": sum(row["error"] is not None for row in self.rows.values()),
+                "settings": pl_module.settings,
+            }
+            _write(self.folder(pl_module) / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
+
+
+class QuestionProgressBar(TQDMProgressBar):
+    """The bar counts questions, and says how many videos are done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._videos = self._errors = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count what lies ahead."""
+        super().on_predict_start(trainer, pl_module)
+        self._total = len({question.video for question in trainer.datamodule.remaining})
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count what lies ahead."""
+        super().on_validation_start(trainer, pl_module)
+        self._total = len({question.video for question in trainer.datamodule.remaining})
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: QuestionItem, *args: Any
+    ) -> None:
+        """One question more."""
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, *args)
+        self._show(self.predict_progress_bar, outputs, batch)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: QuestionItem, *args: Any
+    ) -> None:
+        """One question more."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, *args)
+        self._show(self.val_progress_bar, outputs, batch)
+
+    def _show(self, bar: tqdm, row: dict[str, Any], item: QuestionItem) -> None:
+        self._videos += item.new_video
+        self._errors += row["error"] is not None
+        bar.set_postfix_str(f"videos {self._videos}/{self._total}, errors {self._errors}")
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """All predictions in a folder, the last one of each question; a line cut short by a kill is left out."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for file in [folder / "predictions.jsonl", *sorted(folder.glob("part-*.jsonl"))]:
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                log.warning("%s: a line that was cut short is left out; its question is asked again", file)
+                continue
+            rows[_key(row)] = row
+    return list(rows.values())
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["id"], row["video"], row["question"]
+
+
+def _merge(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Make predictions.jsonl hold just these rows, in one step: a kill leaves the old file or the new one."""
+    _write(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    for part in folder.glob("part-*.jsonl"):
+        part.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _match_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse to mix answers of different settings in one folder."""
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        _write(path, json.dumps(settings, indent=2))
+        return
+    before = json.loads(path.read_text())
+    different = [f"{k} was {before.get(k)}, is {settings.get(k)}" for k in settings if before.get(k) != settings.get(k)]
+    if different:
+        raise UsageError(
+            f"{path.parent} holds answers of a run with other settings ({'; '.join(different)}). "
+            "Give another --output_dir, or delete the folder"
+        )

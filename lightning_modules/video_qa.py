@@ -1,0 +1,131 @@
+"""Answers questions about videos: predict writes answers, validate also counts how many are right."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torchmetrics import MeanMetric
+
+from flexselect.families.base import VideoFamily
+from flexselect.pipeline import FlexSelect, VideoSession, check_options
+from flexselect.questions import QuestionItem, VideoQuestion
+
+
+class VideoQA(LightningModule):
+    """The large VideoLLM on selected tokens, one question a step; see `FlexSelect.from_pretrained` for the options.
+
+    The model is loaded when a run begins, not when this is built, so a mistyped option costs no loading time. It is no
+    submodule: a model spread over GPUs must not be moved, and frozen weights belong in no training checkpoint.
+    """
+
+    def __init__(
+        self,
+        family: VideoFamily,
+        selector: str | None = None,
+        reference_layer: int | None = None,
+        budget: int | None = None,
+        units_per_set: int = 64,
+        reduction: str | None = None,
+        budget_split: Literal["exact", "released"] = "exact",
+        positions: Literal["original", "compact"] | None = None,
+        dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        device_map: str | None = None,
+        attn_implementation: str = "sdpa",
+        max_new_tokens: int = 64,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="family")
+        check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
+        self.family = family
+        self.accuracy = MeanMetric()
+        self.flexselect: FlexSelect | None = None
+        self._session: VideoSession | None = None
+        self._video_error: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides an answer: what two runs must share for their answers to belong together."""
+        options = {name: value for name, value in self.hparams.items() if name != "device_map"}
+        layer, budget = self.family.default_reference_layer, self.family.default_budget
+        if self.hparams.selector == "self" and self.hparams.reference_layer is None:
+            options["reference_layer"] = layer
+        if self.hparams.selector is not None and self.hparams.budget is None:
+            options["budget"] = budget
+        return {"family": self.family.settings, **options}
+
+    def configure_model(self) -> None:
+        """Load the weights onto this process's device, once."""
+        if self.flexselect is None:
+            self.flexselect = FlexSelect.from_pretrained(
+                self.family, **{k: v for k, v in self.hparams.items() if k != "max_new_tokens"}, device=self.device
+            )
+
+    def predict_step(self, item: QuestionItem) -> dict[str, Any]:
+        """Answer one question; never raises for a bad video or question.
+
+        Returns:
+            The prediction: one row of predictions.jsonl.
+        """
+        if item.new_video:
+            self._open(item)
+        question, error, answer = item.question, item.question.error or self._video_error, None
+        if error is None:
+            try:
+                assert self._session is not None
+                answer = self._session.ask(question.text, self.hparams.max_new_tokens)
+            except (ValueError, RuntimeError) as problem:  # an empty question, NaN scores, out of memory
+                error = describe(problem)
+        return {
+            "id": question.id,
+            "video": question.video,
+            "question": question.question,
+            "answer": answer.text if answer else None,
+            "num_visual_tokens": answer.num_visual_tokens if answer else 0,
+            "num_kept_tokens": answer.num_kept_tokens if answer else 0,
+            "timings": {stage: round(spent, 6) for stage, spent in answer.timings.items()} if answer else {},
+            "error": error,
+        }
+
+    def validation_step(self, item: QuestionItem) -> dict[str, Any]:
+        """As predict, with the expected answer and whether it was met."""
+        row = self.predict_step(item)
+        if row["error"] is None and item.question.answer is None:
+            row["error"] = "the annotations have no answer to compare with"
+        row["expected"] = item.question.answer
+        row["correct"] = self.count(item.question, row)
+        return row
+
+    def count(self, question: VideoQuestion, row: dict[str, Any]) -> bool:
+        """Add a prediction to the accuracy; a question that failed counts as wrong."""
+        right = question.is_right(row["answer"])
+        self.accuracy.update(float(right))
+        return right
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy over all processes."""
+        self.log("accuracy", self.accuracy, prog_bar=True)
+
+    def _open(self, item: QuestionItem) -> None:
+        self._session, self._video_error = None, item.error
+        if item.clip is None:
+            self._video_error = item.error or "the video was not opened"
+            return
+        assert self.flexselect is not None
+        try:
+            self._session = self.flexselect.open_clip(item.clip, {"decode": item.decode_seconds})
+        except (ValueError, RuntimeError) as problem:
+            self._video_error = f"{item.question.video}: {describe(problem)}"
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave frames where they are: the tower takes them chunk by chunk."""
+        return batch
+
+
+def describe(problem: Exception) -> str:
+    """A problem in words, with what to do where that is known."""
+    if isinstance(problem, torch.OutOfMemoryError):
+        advice = "lower family.max_frames or model.units_per_set, or spread the model with --model.device_map auto"
+        return f"out of GPU memory: {advice}"
+    return str(problem) or type(problem).__name__
