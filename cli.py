@@ -36,6 +36,11 @@ class FlexSelectCLI(LightningCLI):
         for half in ("model", "data"):
             parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        """Show questions and videos done, unless no bar is wanted."""
+        if self.subcommand != "fit" and self.config[self.subcommand].trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"] = [QuestionProgressBar()]
+
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses is a matter of usage."""
         try:
@@ -64,7 +69,6 @@ def main(args: Sequence[str] | None = None) -> int:
                 "enable_checkpointing": False,
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,  # the data modules share out whole videos
-                "callbacks": [QuestionProgressBar()],
             },
             seed_everything_default=0,
             args=None if args is None else list(args),

@@ -15,13 +15,14 @@ from datamodules.needles import ask, draw_needles, render
 from flexselect.families.base import VideoFamily
 from flexselect.questions import VideoQuestion
 
+CHOICE_SHARE = 0.25  # of batches that are multiple choice
 STAGES = ((1, 1), (1, 2), (1, 3), (2, 3), (4, 4), (8, 4))  # temporal patches, needles in them
 
 
 class NeedleCurriculum(LightningDataModule):
     """Renders clips of up to 8 temporal patches with one question each; harder ones once the metric allows.
 
-    A stage is left when the trainer's `train_accuracy` of the last epoch is at least `advance_at`; the dataloader is
+    A stage is left when the trainer's `words_accuracy` of the last epoch is at least `advance_at`; the dataloader is
     made anew each epoch (`reload_dataloaders_every_n_epochs: 1`), so the same seed gives the same training.
 
     Args:
@@ -51,7 +52,7 @@ class NeedleCurriculum(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """One epoch of the current stage."""
         epoch = self.trainer.current_epoch
-        if self.trainer.callback_metrics.get("train_accuracy", 0.0) >= self.advance_at:
+        if self.trainer.callback_metrics.get("words_accuracy", 0.0) >= self.advance_at:
             self.stage = min(self.stage + 1, len(STAGES) - 1)
         clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, self.stage, [self.seed, epoch])
         return DataLoader(clips, batch_size=None, num_workers=1, persistent_workers=False)
@@ -69,14 +70,18 @@ class _Clips(IterableDataset):
     def __init__(self, family: VideoFamily, batch_size: int, steps: int, stage: int, seed: list[int]) -> None:
         self.family, self.batch_size, self.steps, self.stage, self.seed = family, batch_size, steps, stage, seed
 
+    def __len__(self) -> int:
+        return self.steps  # the learning rate's schedule asks for it
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
         for _ in range(self.steps):
             patches, count = STAGES[self.stage]
             frames, queries, answers = [], [], []
+            choice = bool(rng.random() < CHOICE_SHARE)  # a batch is of one form: less padding
             for _ in range(self.batch_size):
                 needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
-                asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, rng.random() < 0.35)
+                asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, choice)
                 frames.append(np.concatenate(list(render(rng, needles, 2 * patches))))
                 question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
                 queries.append(prompter.query_ids(question.text))
@@ -84,6 +89,7 @@ class _Clips(IterableDataset):
             clip = prompter.clip(torch.from_numpy(np.concatenate(frames)))
             yield {
                 "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, one after another
+                "form": "choice" if choice else "words",
                 "grid": (patches, *clip.grid[1:]),
                 "prefix": prompter.prefix_ids,
                 "queries": queries,
@@ -93,5 +99,5 @@ class _Clips(IterableDataset):
 
 
 def _spacing(rng: np.random.Generator, patches: int, count: int) -> Tensor:
-    """Seconds between units, so that clips span up to ten minutes: Qwen2.5-VL, too, is trained on varied frame rates."""
+    """Seconds between units: clips span up to ten minutes, as Qwen2.5-VL, too, is trained on varied frame rates."""
     return torch.from_numpy(np.exp(rng.uniform(np.log(0.5), np.log(600 / patches), count)))

@@ -132,7 +132,10 @@ def write_video(path: Path, chunks: Iterator[np.ndarray], fps: int) -> None:
                 if stream is None:
                     stream = container.add_stream("libx264", rate=fps)
                     stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "preset": "veryfast"}
+                    stream.pix_fmt, stream.options = (
+                        "yuv420p",
+                        {"crf": "18", "preset": "veryfast", "x264-params": "cpu-independent=1"},
+                    )  # the same file everywhere
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
@@ -161,7 +164,7 @@ def write_needle_videos(
         shown = draw_needles(rng, needles, 2 * patches)
         write_video(folder / f"needles_{v:03d}.mp4", render(rng, shown, 2 * patches), fps=2)
         for q in range(questions):
-            asked = ask(rng, shown, q % needles, by_shape=q // needles % 2 == 0, choice=q % 4 == 3)
+            asked = ask(rng, shown, q % needles, by_shape=q // needles % 2 == 0, choice=(q + q // needles) % 4 == 3)
             row = {"id": f"{v:03d}-{q}", "video": f"needles_{v:03d}.mp4", **asdict(asked)}
             rows.append({**row, "needle": asdict(shown[asked.needle])})
     annotations = folder / "annotations.jsonl"

@@ -119,9 +119,7 @@ def _probe(path: str | Path, reader: decord.VideoReader) -> VideoInfo:
     return VideoInfo(num_frames, fps, height, width)
 
 
-def _decode(
-    path: str | Path, reader: decord.VideoReader, indices: Sequence[int], per_chunk: int
-) -> Iterator[Tensor]:
+def _decode(path: str | Path, reader: decord.VideoReader, indices: Sequence[int], per_chunk: int) -> Iterator[Tensor]:
     for first in range(0, len(indices), per_chunk):
         wanted = list(indices[first : first + per_chunk])
         try:

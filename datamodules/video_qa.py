@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from datasets.utils import logging as datasets_logging
@@ -61,52 +62,58 @@ class VideoQADataModule(LightningDataModule):
             asked = [question] if isinstance(question, str) else list(question or [])
             self.questions = [_checked({"id": str(i), "video": video, "question": q}) for i, q in enumerate(asked)]
             self.video_root = video_root or "."
-        self.remaining = self.questions
+        self.answered: set[tuple[str, str, str]] = set()
 
     def skip(self, answered: Iterable[tuple[str, str, str]]) -> None:
-        """Leave out questions that an earlier run has answered.
+        """Decode no video for questions that an earlier run has answered; they pass through without a clip.
 
         Args:
             answered: their keys (`VideoQuestion.key`).
         """
-        done = set(answered)
-        self.remaining = [question for question in self.questions if question.key not in done]
+        self.answered = set(answered)
 
     def predict_dataloader(self) -> DataLoader:
         """One `QuestionItem` a step, in the order of the videos."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        items = _Items(self.family, share(self.remaining, rank, world), Path(self.video_root or "."))
+        mine = share(self.questions, rank, world)
+        items = _Items(self.family, mine, self.answered, Path(self.video_root or "."))
         return DataLoader(items, batch_size=None, num_workers=self.num_workers)
 
     val_dataloader = predict_dataloader
 
+    def transfer_batch_to_device(self, batch: QuestionItem, device: torch.device, dataloader_idx: int) -> QuestionItem:
+        """Leave frames where they are: the tower takes them chunk by chunk."""
+        return batch
+
 
 class _Items(Dataset):
-    """Decodes where a new video begins."""
+    """Decodes a video at its first question that is still to be answered."""
 
-    def __init__(self, family: VideoFamily, questions: list[VideoQuestion], root: Path) -> None:
+    def __init__(
+        self, family: VideoFamily, questions: list[VideoQuestion], answered: set[tuple[str, str, str]], root: Path
+    ) -> None:
         self.family, self.questions, self.root = family, questions, root
         self.prompter = None  # built in the worker
+        to_ask = {i: q.video for i, q in enumerate(questions) if q.key not in answered and q.error is None}
+        self.openers = set({video: i for i, video in reversed(to_ask.items())}.values())
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def __getitem__(self, index: int) -> QuestionItem:
         question = self.questions[index]
-        new_video = index == 0 or self.questions[index - 1].video != question.video
-        usable = [other for other in self.questions if other.video == question.video and other.error is None]
-        if not new_video or not usable:
-            return QuestionItem(question, new_video)
+        if index not in self.openers:
+            return QuestionItem(question)
         began = time.perf_counter()
         try:
             self.prompter = self.prompter or self.family.prompter()
             frames, seconds = read_video(self.root / question.video, self.family.sample, self.prompter.resize)
             clip = self.prompter.clip(frames, seconds)
         except VideoError as error:
-            return QuestionItem(question, new_video, error=str(error))
+            return QuestionItem(question, opens=True, error=str(error))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
-            return QuestionItem(question, new_video, error=f"{question.video}: {type(error).__name__}: {error}")
-        return QuestionItem(question, new_video, clip, decode_seconds=time.perf_counter() - began)
+            return QuestionItem(question, opens=True, error=f"{question.video}: {type(error).__name__}: {error}")
+        return QuestionItem(question, True, clip, decode_seconds=time.perf_counter() - began)
 
 
 def read_annotations(source: str) -> list[VideoQuestion]:

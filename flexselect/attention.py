@@ -4,8 +4,8 @@ The decoder runs unmodified up to the reference layer. There its attention funct
 them to one score per visual token, and leaves the forward pass: nothing after the reference layer is computed.
 
 The score of visual token j is the max (or mean) over heads and query rows of softmax(q k^T / sqrt(d))[row, j], the
-softmax taken over all keys: prefix, visual and earlier text. It is computed in float32 from a log-sum-exp over chunks of
-keys, so no [H, Q, N] tensor ever exists. (The released code forms that tensor in bfloat16.)
+softmax taken over all keys: prefix, visual and earlier text. It is computed in float32 from a log-sum-exp over chunks
+of keys, so no [H, Q, N] tensor ever exists. (The released code forms that tensor in bfloat16.)
 """
 
 from __future__ import annotations

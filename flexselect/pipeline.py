@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flexselect.attention import resolve_reduction
+from flexselect.clock import Clock
 from flexselect.families import family_of
 from flexselect.families.base import LoadOptions, VideoFamily, VideoLM
 from flexselect.partition import frame_sets, split_budget, split_budget_released
@@ -269,37 +268,3 @@ def _video_reader() -> VideoReader:
     for reader in readers:
         return reader.load()
     raise RuntimeError("no video reader is installed: run `pip install -e .`, or pass frames to open(frames, seconds)")
-
-
-class Clock:
-    """Adds up seconds by stage; waits for the GPU, so that a stage's time is its own."""
-
-    def __init__(self, device: torch.device, timings: dict[str, float] | None = None) -> None:
-        self.device = device
-        self.timings = dict(timings or {})
-        self._stage: str | None = None
-        self._since = 0.0
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a block."""
-        self.start(stage)
-        try:
-            yield
-        finally:
-            self.stop()
-
-    def start(self, stage: str) -> None:
-        """End the running stage, if any, and begin another; a stage may be begun again."""
-        if stage != self._stage:
-            self.stop()
-            self._stage, self._since = stage, time.perf_counter()
-
-    def stop(self) -> None:
-        """End the running stage."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        if self._stage is not None:
-            spent = time.perf_counter() - self._since
-            self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent
-        self._stage = None

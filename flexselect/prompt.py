@@ -40,7 +40,9 @@ class _Movable:
 class VideoClip(_Movable):
     """The pixels of one clip, sampled and resized: all that does not depend on the question."""
 
-    pixels: Tensor  # uint8 [T, h, w, 3] frames, normalised when they are encoded; or float pixel values as the tower takes
+    pixels: (
+        Tensor  # uint8 [T, h, w, 3] frames, normalised when they are encoded; or float pixel values as the tower takes
+    )
     grid: tuple[int, int, int]  # units U, and the token rows and columns of a unit
     seconds_per_unit: float = 1.0  # what the positions are told; see `time_step` of the family
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown

@@ -63,11 +63,12 @@ class VideoQuestion:
 class QuestionItem:
     """What the data side hands over for one question.
 
-    The clip comes with the first question of each video; the questions after it are about the same clip.
+    The clip comes with the first question of each video that is still to be answered; the ones after it are about the
+    same clip.
     """
 
     question: VideoQuestion
-    new_video: bool
+    opens: bool = False  # whether a clip, or the reason why there is none, comes with it
     clip: VideoClip | None = None
     error: str | None = None  # why there is no clip
     decode_seconds: float = 0.0

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
-
-from flexselect.questions import QuestionItem
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +42,17 @@ class PredictionWriter(Callback):
             return
         folder = self.folder(pl_module)
         folder.mkdir(parents=True, exist_ok=True)
-        _match_settings(folder / "settings.json", pl_module.settings)
-        asked = {question.key: question for question in trainer.datamodule.questions}
+        if trainer.is_global_zero:
+            _match_settings(folder / "settings.json", pl_module.settings)
+        asked = {question.key for question in trainer.datamodule.questions}
         kept = [row for row in read_rows(folder) if row["error"] is None]
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
             _merge(folder, kept)
-        self.rows = {_key(row): row for row in kept if _key(row) in asked}
-        trainer.datamodule.skip(self.rows)
-        if self.rows:
-            log.info("%d of %d questions were answered by an earlier run", len(self.rows), len(asked))
+        pl_module.answered = {_key(row): row for row in kept if _key(row) in asked}
+        trainer.datamodule.skip(pl_module.answered)
+        if pl_module.answered:
+            log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(asked))
         trainer.strategy.barrier("predictions are merged")
         self._file = folder / ("predictions.jsonl" if trainer.world_size == 1 else f"part-{trainer.global_rank}.jsonl")
 
@@ -66,27 +64,24 @@ class PredictionWriter(Callback):
         name = f"{pl_module.hparams.selector or 'dense'}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         return Path("outputs") / name
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Earlier answers count too."""
-        if trainer.is_global_zero:
-            for question in trainer.datamodule.questions:
-                if question.key in self.rows:
-                    row = self.rows[question.key]
-                    row.update(expected=question.answer, correct=pl_module.count(question, row))
-
     # -- one answer
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], *_: Any, **__: Any
     ) -> None:
-        """Write one line, at once."""
+        """Write each answer at once: a kill loses the one at work."""
         self.rows[_key(outputs)] = outputs
-        with self._file.open("a") as file:
-            file.write(json.dumps(outputs, ensure_ascii=False) + "\n")
-        if outputs["error"]:
-            log.warning("%s: %s", outputs["id"], outputs["error"])
+        if _key(outputs) not in pl_module.answered:
+            self.write(outputs)
 
     on_validation_batch_end = on_predict_batch_end
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one line."""
+        with self._file.open("a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if row["error"]:
+            log.warning("%s: %s", row["id"], row["error"])
 
     # -- end
 
@@ -123,36 +118,24 @@ class QuestionProgressBar(TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._videos = self._errors = 0
+        self._videos: set[str] = set()
+        self._errors = 0
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what lies ahead."""
-        super().on_predict_start(trainer, pl_module)
-        self._total = len({question.video for question in trainer.datamodule.remaining})
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what lies ahead."""
-        super().on_validation_start(trainer, pl_module)
-        self._total = len({question.video for question in trainer.datamodule.remaining})
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: QuestionItem, *args: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """One question more."""
-        super().on_predict_batch_end(trainer, pl_module, outputs, batch, *args)
-        self._show(self.predict_progress_bar, outputs, batch)
+        super().on_predict_batch_end(trainer, pl_module, *step)
+        self._show(self.predict_progress_bar, trainer, step[0])
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: QuestionItem, *args: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """One question more."""
-        super().on_validation_batch_end(trainer, pl_module, outputs, batch, *args)
-        self._show(self.val_progress_bar, outputs, batch)
+        super().on_validation_batch_end(trainer, pl_module, *step)
+        self._show(self.val_progress_bar, trainer, step[0])
 
-    def _show(self, bar: tqdm, row: dict[str, Any], item: QuestionItem) -> None:
-        self._videos += item.new_video
+    def _show(self, bar: tqdm, trainer: Trainer, row: dict[str, Any]) -> None:
+        self._videos.add(row["video"])
         self._errors += row["error"] is not None
-        bar.set_postfix_str(f"videos {self._videos}/{self._total}, errors {self._errors}")
+        total = len({question.video for question in trainer.datamodule.questions})
+        bar.set_postfix_str(f"videos {len(self._videos)}/{total}, errors {self._errors}")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -183,7 +166,7 @@ def _merge(folder: Path, rows: list[dict[str, Any]]) -> None:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _match_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ IGNORED = -100
 
 
 class VideoLLMTraining(LightningModule):
-    """Cross-entropy on the answer's tokens; writes a whole checkpoint into `output_dir` when it ends.
+    """Cross-entropy on the answer's tokens; writes a whole checkpoint into `output_dir` after each epoch.
 
     Args:
         family: names the folder with config.json and tokenizer.
@@ -40,7 +40,7 @@ class VideoLLMTraining(LightningModule):
         self.lm = family.wrap(self.model)
 
     def training_step(self, batch: dict[str, Any]) -> Tensor:
-        """One batch of clips of one length; logs `train_loss` and `train_accuracy` (whole answers right)."""
+        """One batch of clips of one length; logs `train_loss`, and `words_accuracy` or `choice_accuracy` of answers."""
         embeddings, positions, labels = self._assemble(batch)
         ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)  # right padding is never seen
         hidden = self.lm.decoder(
@@ -54,7 +54,7 @@ class VideoLLMTraining(LightningModule):
         accuracy = (wrong.sum(1) == 0).float().mean()
         size = len(labels)
         self.log("train_loss", loss, prog_bar=True, batch_size=size)
-        self.log("train_accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
+        self.log(f"{batch['form']}_accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
         stage = float(self.trainer.datamodule.stage) if self.trainer.datamodule else 0.0
         self.log("stage", stage, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
         return loss
@@ -83,6 +83,8 @@ class VideoLLMTraining(LightningModule):
         """AdamW, linear warm-up, cosine to a hundredth."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, weight_decay=0.01, betas=(0.9, 0.98))
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup_steps
+        if not warmup < steps < math.inf:
+            raise ValueError(f"the training must have a known length of more than {warmup} steps, got {steps}")
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -92,9 +94,11 @@ class VideoLLMTraining(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_end(self) -> None:
-        """Save in Hugging Face layout, with the tokenizer and the rest of the family's files."""
+    def on_train_epoch_end(self) -> None:
+        """Save in Hugging Face layout, with the tokenizer and the rest of the family's files; a stop loses an epoch."""
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
-            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+            shutil.copytree(
+                self.family.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors")
+            )
             self.model.save_pretrained(folder)

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 
 from flexselect.families.base import VideoFamily
 from flexselect.pipeline import FlexSelect, VideoSession, check_options
-from flexselect.questions import QuestionItem, VideoQuestion
+from flexselect.questions import QuestionItem
 
 
 class VideoQA(LightningModule):
@@ -40,6 +40,7 @@ class VideoQA(LightningModule):
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         self.family = family
         self.accuracy = MeanMetric()
+        self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
         self.flexselect: FlexSelect | None = None
         self._session: VideoSession | None = None
         self._video_error: str | None = None
@@ -68,7 +69,9 @@ class VideoQA(LightningModule):
         Returns:
             The prediction: one row of predictions.jsonl.
         """
-        if item.new_video:
+        if item.question.key in self.answered:
+            return self.answered[item.question.key]
+        if item.opens:
             self._open(item)
         question, error, answer = item.question, item.question.error or self._video_error, None
         if error is None:
@@ -91,17 +94,11 @@ class VideoQA(LightningModule):
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """As predict, with the expected answer and whether it was met."""
         row = self.predict_step(item)
+        right = item.question.is_right(row["answer"])
+        self.accuracy.update(float(right))  # a question that failed counts as wrong
         if row["error"] is None and item.question.answer is None:
             row["error"] = "the annotations have no answer to compare with"
-        row["expected"] = item.question.answer
-        row["correct"] = self.count(item.question, row)
-        return row
-
-    def count(self, question: VideoQuestion, row: dict[str, Any]) -> bool:
-        """Add a prediction to the accuracy; a question that failed counts as wrong."""
-        right = question.is_right(row["answer"])
-        self.accuracy.update(float(right))
-        return right
+        return {**row, "expected": item.question.answer, "correct": right}
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy over all processes."""
@@ -117,10 +114,6 @@ class VideoQA(LightningModule):
             self._session = self.flexselect.open_clip(item.clip, {"decode": item.decode_seconds})
         except (ValueError, RuntimeError) as problem:
             self._video_error = f"{item.question.video}: {describe(problem)}"
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave frames where they are: the tower takes them chunk by chunk."""
-        return batch
 
 
 def describe(problem: Exception) -> str:

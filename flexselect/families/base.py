@@ -29,8 +29,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         found = cached_file(str(path), "config.json")
     except OSError as error:
-        raise FileNotFoundError(f"no config.json at {path!r}, neither a local folder nor on the hub: {error}") from error
-    return json.loads(Path(found).read_text())
+        raise FileNotFoundError(
+            f"no config.json at {path!r}, neither a local folder nor on the hub: {error}"
+        ) from error
+    return json.loads(Path(str(found)).read_text())
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def load_weights(
     Raises:
         ValueError: naming the keys, when the weights do not fit the architecture.
     """
-    model, report = model_class.from_pretrained(
+    loaded: Any = model_class.from_pretrained(
         path,
         config=config,
         dtype=options.dtype,
@@ -59,6 +61,7 @@ def load_weights(
         device_map=options.device_map,
         output_loading_info=True,
     )
+    model, report = loaded
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if wrong:
         listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
@@ -139,7 +142,6 @@ class VideoFamily(ABC):
     def load(self, options: LoadOptions) -> VideoLM:
         """Build the device half with its weights."""
 
-
     @abstractmethod
     def wrap(self, model: PreTrainedModel) -> VideoLM:
         """Make the device half of a model that is already there."""
@@ -148,12 +150,17 @@ class VideoFamily(ABC):
 class VideoLM(ABC):
     """The device half of a family: the weights, and what the method needs of them."""
 
-    model: PreTrainedModel  # the Hugging Face model, unmodified
+    model: Any  # the Hugging Face model, unmodified
     visual_id: int  # the placeholder id of a visual token
 
     @property
     @abstractmethod
-    def decoder(self) -> PreTrainedModel:
+    def prompter(self) -> Prompter:
+        """The CPU half, built on first use: a folder without a tokenizer still scores and generates."""
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Any:
         """The text model inside, without its head."""
 
     @abstractmethod

@@ -16,9 +16,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 from flexselect.families.base import LoadOptions, Prompter, VideoFamily, VideoLM, load_weights, read_config
 from flexselect.prompt import EncodedVideo, VideoClip, VideoPrompt
 
-PREFIX = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-)
+PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 QUERY = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
 
 PATCH = 14  # pixels
@@ -125,11 +123,19 @@ class Qwen25VLPrompter(Prompter):
     def __init__(self, family: Qwen25VL) -> None:
         self.family = family
         self.tokenizer = AutoTokenizer.from_pretrained(family.path)
+        expected = family.config.get("vision_end_token_id")
+        found = self.tokenizer("<|vision_end|>", add_special_tokens=False).input_ids
+        if found != [expected]:  # transformers gives an empty tokenizer for a folder without one, silently
+            raise ValueError(
+                f"the tokenizer at {family.path} is missing or does not belong to the model: "
+                f"it reads <|vision_end|> as {found}, config.json says {expected}"
+            )
         self.prefix_ids = self._ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:
         """Both sides to multiples of 28 with the area between the family's bounds; bicubic, antialiased, uint8."""
-        size = smart_resize(*frames.shape[1:3], FACTOR, self.family.min_pixels, self.family.max_pixels)
+        height, width = frames.shape[1:3]
+        size = smart_resize(height, width, FACTOR, self.family.min_pixels, self.family.max_pixels)
         if tuple(frames.shape[1:3]) == size:
             return frames
         channels_first = frames.permute(0, 3, 1, 2)
@@ -166,7 +172,7 @@ class Qwen25VLPrompter(Prompter):
 
     def decode(self, ids: Tensor) -> str:
         """New tokens [n] to text."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -175,18 +181,18 @@ class Qwen25VLPrompter(Prompter):
 class Qwen25VLM(VideoLM):
     """A loaded Qwen2.5-VL."""
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, family: Qwen25VL) -> None:
+    def __init__(self, model: PreTrainedModel, family: Qwen25VL) -> None:
         self.model = model
         self.family = family
-        self.visual_id = model.config.video_token_id
+        self.visual_id = self.model.config.video_token_id
 
     @cached_property
     def prompter(self) -> Qwen25VLPrompter:
-        """The CPU half, built on first use: a folder without a tokenizer still scores and generates."""
+        """The CPU half."""
         return self.family.prompter()
 
     @property
-    def decoder(self) -> torch.nn.Module:
+    def decoder(self) -> Any:
         """The text model."""
         return self.model.model.language_model
 
@@ -229,14 +235,13 @@ class Qwen25VLM(VideoLM):
         """Split a prepared prompt at its run of video placeholders.
 
         Args:
-            input_ids: int64 [1, N] or [N].
-            pixel_values_videos: float [4V, 1176].
-            video_grid_thw: int64 [1, 3], in patches.
-            second_per_grid_ts: seconds between units, one number or [1]; 1.0 when not given.
+            tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1176]; `video_grid_thw` int64
+                [1, 3], in patches; `second_per_grid_ts`, seconds between units, one number or [1], 1.0 when not given.
         """
-        ids, grid = tensors["input_ids"].flatten(), tensors["video_grid_thw"].flatten().tolist()
+        ids = tensors["input_ids"].flatten()
+        units, height, width = tensors["video_grid_thw"].flatten().tolist()
+        grid = (units, height // MERGE, width // MERGE)
         visual = (ids == self.visual_id).nonzero().flatten()
-        grid = (grid[0], grid[1] // MERGE, grid[2] // MERGE)
         if len(visual) != math.prod(grid) or int(visual[-1] - visual[0]) + 1 != len(visual):
             raise ValueError(
                 f"the prompt has {len(visual)} video placeholders (id {self.visual_id}) "

@@ -1,0 +1,39 @@
+# Every target works alone on a fresh clone with python3 and make: the environment is made when it is missing or old.
+PYTHON ?= python3
+BIN := .venv/bin
+ENV := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench train-demo clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(ENV): pyproject.toml
+	@echo "Installing into .venv (about 6 GB, a few minutes) ..."
+	@$(PYTHON) -c 'import sys; sys.exit("flexselect needs Python 3.10 or newer, this is %d.%d; set PYTHON=" % sys.version_info[:2]) if sys.version_info < (3, 10) else None'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q -e ".[test]"
+	@touch $@
+
+demo: $(ENV) ## Render long videos, answer 208 questions in four modes, print the table, draw a picture (CPU, minutes)
+	@$(BIN)/python -m bench.demo
+
+test: $(ENV) ## Run the tests (CPU, offline, minutes)
+	@$(BIN)/python -m pytest
+
+test-slow: $(ENV) ## Run the tests that train a model
+	@$(BIN)/python -m pytest -m slow
+
+check: $(ENV) ## Lint, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(ENV) ## Measure the probe: time and memory beside a whole score tensor
+	@$(BIN)/python -m bench.probe
+
+train-demo: $(ENV) ## Train the demo's VideoLLM from scratch into outputs/demo_video_llm (CPU, about an hour)
+	@$(BIN)/python checkpoints/demo/build.py outputs/demo_video_llm
+	@$(BIN)/python cli.py fit --config configs/demo/train_video_llm.yaml --output_dir outputs/demo_video_llm
+
+clean: ## Delete the environment and everything written
+	@rm -rf .venv outputs

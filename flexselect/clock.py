@@ -1,0 +1,43 @@
+"""Where the time of an answer goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Clock:
+    """Adds up seconds by stage; waits for the GPU, so that a stage's time is its own."""
+
+    def __init__(self, device: torch.device, timings: dict[str, float] | None = None) -> None:
+        self.device = device
+        self.timings = dict(timings or {})
+        self._stage: str | None = None
+        self._since = 0.0
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        self.start(stage)
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def start(self, stage: str) -> None:
+        """End the running stage, if any, and begin another; a stage may be begun again."""
+        if stage != self._stage:
+            self.stop()
+            self._stage, self._since = stage, time.perf_counter()
+
+    def stop(self) -> None:
+        """End the running stage."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self._stage is not None:
+            spent = time.perf_counter() - self._since
+            self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent
+        self._stage = None

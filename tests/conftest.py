@@ -1,0 +1,63 @@
+"""Offline, small and seeded."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexselect import FlexSelect
+from tests import tiny
+
+BESIDE = Path(__file__).parents[2]  # the folder that the checkout lies in
+GOLDEN = next(BESIDE.glob("*/golden/A"), None)  # what the released code computes on tiny models
+CLIPS = next(BESIDE.glob("*/videos/corrupted.mp4"), None)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A random Qwen2.5-VL with a tokenizer, in Hugging Face layout."""
+    return tiny.qwen2_5_vl(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """Two short needle clips with four questions each."""
+    from datamodules.needles import write_needle_videos
+
+    folder = tmp_path_factory.mktemp("videos")
+    write_needle_videos(folder, videos=2, patches=6, needles=3, questions=4, seed=1)
+    return folder
+
+
+@pytest.fixture
+def load(checkpoint):
+    """`load(selector="self", ...)` in float32 on the CPU."""
+
+    def load(**options) -> FlexSelect:
+        return FlexSelect.from_pretrained(str(checkpoint), dtype="float32", device="cpu", **options)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    if GOLDEN is None:
+        pytest.skip("NOT CHECKED against the released code: no golden files here")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    if CLIPS is None:
+        pytest.skip("NOT CHECKED on real clips: none here")
+    return CLIPS.parent

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+from datasets import Dataset
+
+from datamodules.video_qa import VideoQADataModule, group_by_video, read_annotations, share
+from flexselect.families import Qwen25VL
+
+ROWS = [
+    {"id": "1", "video": "a.mp4", "question": "Q1?", "options": ["x", "y"], "answer": "A"},
+    {"id": "2", "video": "b.mp4", "question": "Q2?", "options": None, "answer": "red"},
+    {"id": "3", "video": "a.mp4", "question": "Q3?", "options": None, "answer": None},
+]
+
+
+def written(folder, kind):
+    path = folder / f"rows.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps(ROWS))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif kind == "parquet":
+        Dataset.from_list(ROWS).to_parquet(str(path))
+    else:
+        path.write_text("id,video,question,options,answer\n1,a.mp4,Q1?,x|y,A\n2,b.mp4,Q2?,,red\n3,a.mp4,Q3?,,\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
+def test_every_format_reads_the_same(tmp_path, kind):
+    questions = read_annotations(str(written(tmp_path, kind)))
+    assert [(q.id, q.video, q.question, q.options, q.answer, q.error) for q in questions] == [
+        ("1", "a.mp4", "Q1?", ("x", "y"), "A", None),
+        ("2", "b.mp4", "Q2?", (), "red", None),
+        ("3", "a.mp4", "Q3?", (), None, None),
+    ]
+
+
+def test_rows_with_missing_fields_are_kept_with_their_reason(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"id": "1", "video": "a.mp4", "question": "Q?"}\n{"id": "2", "question": "Q?"}\n{"video": "a.mp4"}\n'
+        '{"id": "4", "video": "a.mp4", "question": "  "}\n'
+    )
+    errors = [question.error for question in read_annotations(str(path))]
+    assert errors == [
+        None,
+        "row 2 of the annotations has no video",
+        "row 3 of the annotations has no id and no question",
+        "the question is empty",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", "{not json", "rows.json: cannot be read as annotations"),
+        ("rows.txt", "hello", "cannot read this kind of file"),
+        ("rows.jsonl", "", "rows.jsonl"),
+    ],
+)
+def test_unreadable_annotations_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_annotations(str(tmp_path / name))
+
+
+def test_missing_annotations_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such annotation file"):
+        read_annotations(str(tmp_path / "none.jsonl"))
+
+
+def test_grouping_and_sharing():
+    questions = read_annotations_from(ROWS)
+    grouped = group_by_video(questions)
+    assert [q.id for q in grouped] == ["1", "3", "2"]
+    parts = [share(grouped, rank, 2) for rank in range(2)]
+    assert [[q.id for q in part] for part in parts] == [["1", "3"], ["2"]]
+    assert share(grouped, 2, 3) == []
+
+
+def read_annotations_from(rows):
+    from datamodules.video_qa import _checked
+
+    return [_checked(row, i) for i, row in enumerate(rows)]
+
+
+def test_one_clip_a_video(checkpoint, videos):
+    data = VideoQADataModule(Qwen25VL(str(checkpoint)), annotations=str(videos / "annotations.jsonl"), num_workers=0)
+    items = list(data.predict_dataloader())
+    assert [item.opens for item in items] == [True, False, False, False] * 2
+    assert [item.clip is not None for item in items] == [True, False, False, False] * 2
+    assert items[0].clip.grid[0] == 6 and items[0].decode_seconds > 0
+
+
+def test_no_video_is_decoded_for_answered_questions(checkpoint, videos):
+    data = VideoQADataModule(Qwen25VL(str(checkpoint)), annotations=str(videos / "annotations.jsonl"), num_workers=0)
+    data.skip([question.key for question in data.questions[:6]])
+    items = list(data.predict_dataloader())
+    assert [item.clip is not None for item in items] == [False] * 6 + [True, False]
+    assert [item.opens for item in items] == [False] * 6 + [True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give either"),
+        ({"annotations": "a.jsonl", "video": "b.mp4", "question": "Q?"}, "give either"),
+        ({"video": "b.mp4"}, "go together"),
+    ],
+)
+def test_sources_that_do_not_go_together(checkpoint, options, message):
+    with pytest.raises(ValueError, match=message):
+        VideoQADataModule(Qwen25VL(str(checkpoint)), **options)

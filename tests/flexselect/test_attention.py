@@ -1,0 +1,97 @@
+"""The probe against the model's own attention matrices, and its memory."""
+
+import pytest
+import torch
+
+from bench.probe import alone, whole_tensor
+from flexselect.attention import Probe, resolve_reduction, run_probe, visual_attention
+from flexselect.scorers import ReferenceLayerScorer
+from tests import tiny
+
+
+def inputs(fs, batch: int = 1):
+    prompt = tiny.prompt(fs)
+    encoded = fs.encode(prompt)
+    assembled = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
+    visual = slice(len(prompt.prefix_ids), len(prompt.prefix_ids) + encoded.num_tokens)
+    return assembled, visual, len(prompt.query_ids)
+
+
+@pytest.mark.parametrize("layer", [0, 2, 3])
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_equals_eager_attention(load, layer, reduction):
+    fs = load()
+    assembled, visual, rows = inputs(fs)
+    scores = run_probe(
+        fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], Probe(layer, rows, visual, reduction)
+    )
+    fs.lm.decoder.set_attn_implementation("eager")
+    del assembled["input_ids"]
+    weights = fs.lm.decoder(**assembled, output_attentions=True).attentions[layer][:, :, -rows:, visual]
+    expected = weights.amax((1, 2)) if reduction == "max" else weights.mean((1, 2))
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5)
+    other = weights.mean((1, 2)) if reduction == "max" else weights.amax((1, 2))
+    assert not torch.allclose(scores, other, atol=1e-3), "canary: the two reductions must be told apart"
+
+
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_chunk_size_does_not_matter(reduction):
+    q, k = torch.randn(2, 6, 5, 8), torch.randn(2, 2, 40, 8)
+    whole = visual_attention(q, k, slice(3, 35), 0.35, reduction, chunk=1000)
+    for chunk in (1, 7, 40):
+        torch.testing.assert_close(visual_attention(q, k, slice(3, 35), 0.35, reduction, chunk=chunk), whole)
+    assert whole.std() > 1e-3, "canary: scores must differ between tokens"
+
+
+def test_is_causal_among_query_rows():
+    q, k = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 20, 8)
+    later = k.clone()
+    later[:, :, -1] += 5  # the last key is seen by the last row only
+    first, second = (visual_attention(q[:, :, :3], x[:, :, :19], slice(0, 16), 1.0) for x in (k, later))
+    assert torch.equal(first, second)
+    assert not torch.equal(visual_attention(q, k, slice(0, 16), 1.0), visual_attention(q, later, slice(0, 16), 1.0))
+
+
+def test_nothing_after_the_layer_is_computed_and_nothing_stays_behind(load):
+    fs = load()
+    assembled, visual, rows = inputs(fs)
+    reached = []
+    for i, layer in enumerate(fs.lm.decoder.layers):
+        layer.mlp.register_forward_hook(lambda *_, i=i: reached.append(i))
+    probe = Probe(2, rows, visual, "max")
+    run_probe(fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], probe)
+    assert reached == [0, 1]
+    assert fs.lm.decoder.config._attn_implementation == "sdpa"
+
+
+def test_attention_is_put_back_after_an_error(load):
+    fs = load()
+    assembled, visual, rows = inputs(fs)
+    with pytest.raises(Exception):
+        run_probe(
+            fs.lm.decoder, assembled["inputs_embeds"][..., :5], assembled["position_ids"], Probe(2, rows, visual, "max")
+        )
+    assert fs.lm.decoder.config._attn_implementation == "sdpa"
+
+
+def test_a_layer_that_does_not_exist_is_refused(load):
+    fs = load()
+    assembled, visual, rows = inputs(fs)
+    with pytest.raises(ValueError, match="reference layer 9 was never reached"):
+        run_probe(fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], Probe(9, rows, visual, "max"))
+    with pytest.raises(ValueError, match="between 0 and 3 for this model, got -1"):
+        ReferenceLayerScorer(fs.lm, -1)
+
+
+def test_released_names_of_reductions():
+    assert resolve_reduction("token_selection") == "max"  # named a mean in its README, a max in its code
+    assert resolve_reduction("token_selection_mean") == "mean"
+    with pytest.raises(ValueError, match="unknown reduction 'median'"):
+        resolve_reduction("median")
+
+
+def test_extra_memory_stays_under_200_mb():
+    probe_mb, _, scores = alone(visual_attention, 65536)
+    whole_mb, _, expected = alone(whole_tensor, 65536)
+    assert probe_mb < 200 < 1500 < whole_mb, "canary: the straightforward version must be seen to be large"
+    assert abs(scores - expected).max() < 1e-6

@@ -1,0 +1,216 @@
+"""Equalities that the method must keep, each with a canary."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flexselect import FlexSelect, Selection
+from flexselect.scorers import RandomScorer, ReferenceLayerScorer, UniformScorer
+from tests import tiny
+
+
+def keep(tokens, total):
+    return Selection(torch.zeros(total), torch.tensor(tokens), [torch.arange(total)])
+
+
+def test_keeping_all_is_plain_generation(load):
+    """Against a greedy loop over the bare decoder, without a cache and without `generate`."""
+    fs = load()
+    prompt = tiny.prompt(fs)
+    encoded = fs.encode(prompt)
+    everything = keep(list(range(encoded.num_tokens)), encoded.num_tokens)
+    generated = fs.generate(prompt, everything, max_new_tokens=6)
+    assert torch.equal(generated, fs.generate(prompt, max_new_tokens=6))
+    inputs = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
+    embeddings, where, tokens = inputs["inputs_embeds"], inputs["position_ids"], []
+    for _ in range(len(generated)):
+        ones = torch.ones(embeddings.shape[:2], dtype=torch.long)
+        hidden = fs.lm.decoder(inputs_embeds=embeddings, position_ids=where, attention_mask=ones, use_cache=False)
+        tokens.append(int(fs.lm.model.lm_head(hidden.last_hidden_state[0, -1]).argmax()))
+        embeddings = torch.cat([embeddings, fs.lm.embed(torch.tensor(tokens[-1:]))[None]], dim=1)
+        where = torch.cat([where, where[..., -1:] + 1], dim=-1)
+    assert generated.tolist() == tokens
+    other = fs.next_token_logits(tiny.prompt(fs, seed=1))
+    assert not torch.allclose(other, fs.next_token_logits(prompt), atol=1e-2), "canary: the frames must matter"
+
+
+def test_pruned_logits_equal_dense_ones_with_the_dropped_columns_masked(load):
+    fs = load()
+    prompt = tiny.prompt(fs)
+    encoded = fs.encode(prompt)
+    kept = [0, 3, 4, 11, 30, 31, 40]
+    pruned = fs.next_token_logits(prompt, keep(kept, encoded.num_tokens))
+    inputs = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
+    size, first = inputs["inputs_embeds"].shape[1], len(prompt.prefix_ids)
+    allowed = torch.ones(size, size, dtype=torch.bool).tril()
+    allowed[:, first : first + encoded.num_tokens] = False
+    allowed[:, [first + token for token in kept]] = torch.ones(size, size, dtype=torch.bool).tril()[
+        :, [first + token for token in kept]
+    ]
+    allowed |= torch.eye(size, dtype=torch.bool)  # a dropped row still needs something to look at
+    mask = torch.zeros(size, size).masked_fill(~allowed, float("-inf"))[None, None]
+    hidden = fs.lm.decoder(
+        inputs_embeds=inputs["inputs_embeds"],
+        position_ids=inputs["position_ids"],
+        attention_mask={"full_attention": mask},
+    ).last_hidden_state
+    torch.testing.assert_close(pruned, fs.lm.model.lm_head(hidden[0, -1]), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(pruned, fs.next_token_logits(prompt), atol=1e-2), "canary: dropping must change something"
+
+
+def test_one_set_is_no_partition(load):
+    fs = load(selector="self", units_per_set=7)
+    prompt = tiny.prompt(fs, count=14)  # 7 units
+    one = fs.select(prompt)
+    assert len(one.sets) == 1
+    torch.testing.assert_close(one.scores, load(selector="self", units_per_set=1000).select(prompt).scores)
+    two = load(selector="self", units_per_set=4).select(prompt).scores
+    assert not torch.allclose(one.scores, two, atol=1e-3), "canary: sets must matter"
+
+
+def test_sets_batched_equal_sets_one_by_one(load):
+    fs = load(selector="self", units_per_set=3, budget=9)
+    prompt = tiny.prompt(fs, count=28)  # 14 units: 5 sets of 3 and 2 units
+    batched = fs.select(prompt)
+    assert {len(tokens) for tokens in batched.sets} == {18, 12}
+    fs.scorer = ReferenceLayerScorer(fs.lm, 2, "max", units_per_set=3, tokens_per_batch=1)
+    torch.testing.assert_close(batched.scores, fs.select(prompt).scores, atol=1e-6, rtol=1e-5)
+    assert len(batched.scores.unique()) > 80, "canary: scores must differ"
+
+
+def test_encoding_in_chunks_equals_the_whole(load, monkeypatch):
+    fs = load()
+    prompt = tiny.prompt(fs, count=10)
+    whole = fs.encode(prompt).features
+    monkeypatch.setattr("flexselect.families.qwen2_5_vl.UNITS_PER_STEP", 2)
+    torch.testing.assert_close(fs.encode(prompt).features, whole)
+    assert whole.std() > 0.01, "canary"
+
+
+def test_second_question_on_a_session_equals_from_scratch(load):
+    fs = load(selector="self")
+    frames = tiny.frames()
+    session = fs.open(frames)
+    session.ask("Which shape is red?")
+    second, fresh = (s.ask("What colour is the ring?", max_new_tokens=6) for s in (session, fs.open(frames)))
+    assert second.text == fresh.text
+    assert torch.equal(second.selection.kept, fresh.selection.kept)
+    assert torch.equal(second.selection.scores, fresh.selection.scores)
+    first = session.ask("Which shape is red?")
+    assert not torch.equal(first.selection.scores, second.selection.scores), "canary: the question must matter"
+
+
+def test_answer_reports_tokens_and_stages(load):
+    answer = load(selector="self", budget=5).open(tiny.frames()).ask("What colour is the ring?", max_new_tokens=3)
+    assert (answer.num_visual_tokens, answer.num_kept_tokens) == (7 * 6, 5)
+    assert set(answer.timings) >= {"decode", "encode", "score", "prefill"}
+    assert all(seconds >= 0 for seconds in answer.timings.values())
+
+
+@pytest.mark.parametrize("selector", ["self", "uniform", "random"])
+@pytest.mark.parametrize("units_per_set", [2, 64])
+def test_selection_contract(load, selector, units_per_set):
+    fs = load(selector=selector, budget=20, units_per_set=units_per_set)
+    prompt = tiny.prompt(fs)
+    selection = fs.select(prompt)
+    assert selection.scores.shape == (42,) and len(selection.kept) == 20
+    assert bool((selection.kept.diff() > 0).all())
+    assert torch.equal(selection.kept, fs.select(prompt).kept), "the same question gives the same selection"
+    text = fs.lm.assemble(fs.encode(prompt), prompt.query_ids, selection, "original")["input_ids"][0]
+    assert torch.equal(text[: len(prompt.prefix_ids)], prompt.prefix_ids)
+    assert torch.equal(text[-len(prompt.query_ids) :], prompt.query_ids), "text is never dropped"
+
+
+def test_uniform_keeps_evenly_spread_tokens(load):
+    encoded = dataclasses.replace(load().encode(tiny.prompt(load())), features=torch.zeros(2000, 1), grid=(2000, 1, 1))
+    gaps = UniformScorer().score(encoded, torch.tensor([0])).topk(100).indices.sort().values.diff()
+    assert int(gaps.min()) >= 10 and int(gaps.max()) <= 35
+    random_gaps = RandomScorer().score(encoded, torch.tensor([0])).topk(100).indices.sort().values.diff()
+    assert int(random_gaps.max()) > 50, "canary: random tokens are not evenly spread"
+
+
+def test_positions_original_or_compact(load):
+    fs = load()
+    prompt = tiny.prompt(fs)
+    encoded, selection = fs.encode(prompt), keep([0, 30, 41], 42)
+    full = fs.lm.assemble(encoded, prompt.query_ids, None, "original")["position_ids"]
+    original = fs.lm.assemble(encoded, prompt.query_ids, selection, "original")["position_ids"]
+    compact = fs.lm.assemble(encoded, prompt.query_ids, selection, "compact")["position_ids"]
+    first = len(prompt.prefix_ids)
+    assert torch.equal(original[..., first + 1], full[..., first + 30])
+    assert torch.equal(original[..., -1], full[..., -1])
+    assert compact[0, 0].tolist() == list(range(compact.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "budget must be at least 1 visual token, got 0"),
+        ({"budget": -3}, "budget must be at least 1 visual token, got -3"),
+        ({"selector": "self", "reference_layer": 4}, "reference_layer must be between 0 and 3 for this model, got 4"),
+        ({"selector": "self", "reference_layer": -1}, "reference_layer must be between 0 and 3"),
+        ({"selector": "best"}, "selector must be one of self, uniform, random, got 'best'"),
+        ({"units_per_set": 0}, "units_per_set must be at least 1"),
+        ({"reduction": "median"}, "unknown reduction 'median'"),
+        ({"positions": "middle"}, "positions must be one of original, compact"),
+        ({"budget_split": "fair"}, "budget_split must be one of exact, released"),
+    ],
+)
+def test_impossible_options_are_refused(load, options, message):
+    with pytest.raises(ValueError, match=message):
+        load(**options)
+
+
+def test_an_empty_question_is_refused(load):
+    with pytest.raises(ValueError, match="the question is empty"):
+        load().open(tiny.frames()).ask("  ")
+
+
+def test_dense_has_nothing_to_select(load):
+    with pytest.raises(ValueError, match="nothing to select by"):
+        load().select(tiny.prompt(load()))
+
+
+def test_one_and_two_frames(load):
+    for count in (1, 2):
+        answer = load(selector="self").open(tiny.frames(count)).ask("Which shape is red?", max_new_tokens=2)
+        assert answer.num_visual_tokens == 6
+
+
+@pytest.mark.parametrize("extra", [True, False])
+def test_weights_that_do_not_fit_are_refused(checkpoint, tmp_path, extra):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    if extra:
+        weights["model.layers.9.mlp.up_proj.weight"] = torch.zeros(2, 2)
+    else:
+        del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit.*mlp\.up_proj\.weight"):
+        FlexSelect.from_pretrained(str(folder), dtype="float32", device="cpu")
+
+
+def test_a_folder_without_tokenizer_still_scores_and_generates(checkpoint, tmp_path, load):
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        shutil.copy(checkpoint / name, tmp_path / name)
+    bare = FlexSelect.from_pretrained(str(tmp_path), selector="self", dtype="float32", device="cpu")
+    fs = load(selector="self")
+    prompt = tiny.prompt(fs)
+    pixels = fs.lm.prompter.pixel_values(prompt.clip, 0, prompt.clip.num_units)
+    prompt = dataclasses.replace(prompt, clip=dataclasses.replace(prompt.clip, pixels=pixels))
+    assert torch.equal(bare.select(prompt).kept, fs.select(prompt).kept)
+    assert torch.equal(bare.generate(prompt, max_new_tokens=2), fs.generate(prompt, max_new_tokens=2))
+    with pytest.raises(ValueError, match=r"tokenizer at .* is missing or does not belong"):
+        bare.open(tiny.frames())
+
+
+def test_prompt_from_tensors_names_a_mismatch(load):
+    fs = load()
+    ids = torch.tensor([1, fs.lm.visual_id, fs.lm.visual_id, 2])
+    with pytest.raises(ValueError, match=r"2 video placeholders \(id 5\) but the grid \(1, 2, 2\) needs one run of 4"):
+        fs.prompt_from_tensors(
+            input_ids=ids, pixel_values_videos=torch.zeros(16, 1176), video_grid_thw=torch.tensor([[1, 4, 4]])
+        )

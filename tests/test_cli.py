@@ -1,0 +1,225 @@
+"""Through the front door, with the YAMLs that ship."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cli
+from datamodules.needles import write_needle_videos
+from tests.datamodules.test_video import BAD, bad_file, write
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path):
+    """`run("predict", ...)` on the tiny random model; returns the exit status."""
+
+    def run(verb: str, *args: str, config: str = "configs/demo/self.yaml", out: str = "out") -> int:
+        always = ["--family.path", str(checkpoint), "--output_dir", str(tmp_path / out), "--data.num_workers", "0"]
+        return cli.main([verb, "--config", config, *always, *map(str, args)])
+
+    return run
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_yaml_parses_and_says_how_to_run_it(file, checkpoint):
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("# python cli.py ") and f"--config {file.relative_to(ROOT)}" in lines[0]
+    verb = lines[0].split()[3]
+    data = ["--data.video", "v.mp4", "--data.question", "Q?"] if verb == "predict" else []
+    code = f"import sys, cli; sys.exit(cli.main({[verb, '--config', str(file), *data, '--print_config']!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["family"]["class_path"].startswith("flexselect.families.")
+
+
+@pytest.mark.parametrize("mode", ["dense", "uniform", "random", "self"])
+def test_predict(run, videos, tmp_path, mode):
+    status = run("predict", "--data.annotations", videos / "annotations.jsonl", config=f"configs/demo/{mode}.yaml")
+    assert status == 0
+    found = rows(tmp_path / "out")
+    assert [row["id"] for row in found] == [f"00{v}-{q}" for v in range(2) for q in range(4)]
+    keys = {"id", "video", "question", "answer", "num_visual_tokens", "num_kept_tokens", "timings", "error"}
+    assert all(set(row) == keys and row["error"] is None for row in found)
+    assert {row["num_visual_tokens"] for row in found} == {54}
+    assert {row["num_kept_tokens"] for row in found} == {54 if mode == "dense" else 9}
+    assert all({"decode", "encode", "prefill"} <= set(row["timings"]) for row in found)
+
+
+def test_validate_counts_right_answers(run, videos, tmp_path, monkeypatch):
+    from flexselect.questions import VideoQuestion
+
+    monkeypatch.setattr(VideoQuestion, "is_right", lambda self, answer: self.id.endswith("-1"))
+    assert run("validate", "--data.annotations", videos / "annotations.jsonl") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["accuracy"], results["questions"], results["errors"]) == (0.25, 8, 0)
+    assert results["settings"]["selector"] == "self" and results["settings"]["reference_layer"] == 2
+    assert [row["correct"] for row in rows(tmp_path / "out")] == [False, True, False, False] * 2
+
+
+def test_one_question_from_the_command_line(run, videos, capsys, tmp_path):
+    question = "Which shape is red?"
+    assert run("predict", "--data.video", videos / "needles_000.mp4", "--data.question", question) == 0
+    (row,) = rows(tmp_path / "out")
+    assert capsys.readouterr().out.splitlines()[-2:] == [question, row["answer"]]
+
+
+def test_bad_rows_are_recorded_and_the_rest_is_answered(run, videos, tmp_path, checkpoint):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for kind in BAD:
+        bad_file(folder, kind)
+    for count in (1, 2):
+        write(folder / f"short{count}.mp4", count)
+    lines = [
+        {"id": kind, "video": f"{kind}.mp4", "question": "Which shape is red?"} for kind in (*BAD, "short1", "short2")
+    ]
+    lines += [{"id": "empty question", "video": "short2.mp4", "question": " "}]
+    lines += [{"id": "no question", "video": "short2.mp4"}, {"id": "no video", "question": "Why?"}]
+    lines += [{"id": "last", "video": "short1.mp4", "question": "Which shape is blue?"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("predict", "--data.annotations", folder / "rows.jsonl") == 3
+    found = {row["id"]: row for row in rows(tmp_path / "out")}
+    assert len(found) == len(lines)
+    for kind, reason in BAD.items():
+        assert found[kind]["answer"] is None
+        assert reason in found[kind]["error"] and f"{kind}.mp4" in found[kind]["error"]
+    assert "the question is empty" in found["empty question"]["error"]
+    assert "has no question" in found["no question"]["error"]
+    assert "has no video" in found["no video"]["error"]
+    assert all(
+        found[name]["error"] is None and found[name]["answer"] is not None for name in ("short1", "short2", "last")
+    )
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(run, videos, tmp_path, monkeypatch):
+    annotations = videos / "annotations.jsonl"
+    assert run("predict", "--data.annotations", annotations, out="whole") == 0
+    whole = rows(tmp_path / "whole")
+    assert run("predict", "--data.annotations", annotations) == 0
+    file = tmp_path / "out" / "predictions.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    failed = json.dumps({**json.loads(lines[4]), "answer": None, "error": "a broken disk"}) + "\n"
+    file.write_text("".join(lines[:2]) + failed + lines[3][: len(lines[3]) // 2])  # killed in the middle of a line
+    asked = count_questions(monkeypatch)
+    assert run("predict", "--data.annotations", annotations) == 0
+    assert len(asked) == 6, "two were answered; the failed and the cut one are asked again"
+    without_times = [{k: v for k, v in row.items() if k != "timings"} for row in rows(tmp_path / "out")]
+    expected = [{k: v for k, v in row.items() if k != "timings"} for row in whole]
+    assert sorted(without_times, key=lambda r: r["id"]) == expected
+    assert run("validate", "--data.annotations", annotations) == 0
+    assert len(asked) == 6, "validate counts answers that are there"
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["questions"] == 8
+
+
+def count_questions(monkeypatch) -> list[str]:
+    from flexselect import VideoSession
+
+    asked, ask = [], VideoSession.ask
+    monkeypatch.setattr(VideoSession, "ask", lambda self, q, *a, **k: asked.append(q) or ask(self, q, *a, **k))
+    return asked
+
+
+def test_a_killed_process_loses_nothing_that_was_answered(checkpoint, tmp_path):
+    write_needle_videos(tmp_path, videos=6, patches=60, needles=2, questions=6, seed=0)
+    out = tmp_path / "out"
+    command = [sys.executable, "cli.py", "predict", "--config", "configs/demo/self.yaml", "--family.path", checkpoint]
+    command += ["--data.annotations", tmp_path / "annotations.jsonl", "--output_dir", out]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE)
+    while not (out / "predictions.jsonl").exists() or len((out / "predictions.jsonl").read_text().splitlines()) < 3:
+        assert process.poll() is None, process.stderr.read().decode()
+    process.kill()
+    process.wait()
+    before = (out / "predictions.jsonl").read_text().splitlines()
+    assert subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True).returncode == 0
+    after = (out / "predictions.jsonl").read_text().splitlines()
+    assert 3 <= len(before) < 36 and len(after) == len({json.loads(line)["id"] for line in after}) == 36
+    assert after[: len(before) - 1] == before[:-1]
+
+
+def test_other_settings_do_not_mix(run, videos, capsys):
+    arguments = ("predict", "--data.annotations", videos / "annotations.jsonl")
+    assert run(*arguments) == 0
+    assert run(*arguments, "--model.budget", "5") == 2
+    assert "budget was 9, is 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.budget", "0"], "budget must be at least 1 visual token, got 0"),
+        (["--model.budget", "-4"], "budget must be at least 1"),
+        (["--model.reference_layer", "17"], "reference_layer must be between 0 and 3"),
+        (["--model.selector", "best"], "selector must be one of"),
+        (["--model.reduction", "median"], "unknown reduction"),
+        (["--data.annotations", "nowhere.jsonl"], "nowhere.jsonl: no such annotation file"),
+        (["--family.path", "/nowhere"], "/nowhere is not a folder with a checkpoint"),
+    ],
+)
+def test_impossible_options_end_with_status_2(run, videos, capsys, arguments, message):
+    data = [] if "--data.annotations" in arguments else ["--data.annotations", videos / "annotations.jsonl"]
+    assert run("predict", *data, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--model.budgt", "5"], ["--config", "nowhere.yaml"]])
+def test_unreadable_keys_and_files_end_with_status_2(run, videos, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run("predict", "--data.annotations", videos / "annotations.jsonl", *arguments)
+    assert caught.value.code == 2
+    assert arguments[-1 if "--config" in arguments else 0].strip("-").split(".")[-1] in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(run, videos, tmp_path, monkeypatch, capsys):
+    from lightning_modules.callbacks import PredictionWriter
+
+    write_row, written = PredictionWriter.write, []
+
+    def fill_up(self, row):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(row)
+        write_row(self, row)
+
+    monkeypatch.setattr(PredictionWriter, "write", fill_up)
+    assert run("predict", "--data.annotations", videos / "annotations.jsonl") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert len(rows(tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize("verb", ["predict", "validate"])
+def test_two_processes_equal_one(run, videos, tmp_path, verb):
+    arguments = (verb, "--data.annotations", videos / "annotations.jsonl")
+    assert run(*arguments, out="one") == 0
+    command = [sys.executable, "cli.py", verb, "--config", "configs/demo/self.yaml", "--data.num_workers", "0"]
+    command += ["--family.path", json.loads((tmp_path / "one/settings.json").read_text())["family"]["path"]]
+    command += ["--data.annotations", videos / "annotations.jsonl", "--output_dir", tmp_path / "two"]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    drop = {"timings"}
+    one, two = (
+        sorted(({k: v for k, v in r.items() if k not in drop} for r in rows(tmp_path / n)), key=lambda r: r["id"])
+        for n in ("one", "two")
+    )
+    assert one == two and len(one) == 8
+    assert not list((tmp_path / "two").glob("part-*"))
+    if verb == "validate":
+        first, second = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
+        assert first == second
