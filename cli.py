@@ -28,7 +28,7 @@ class FlexSelectCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `family`, `output_dir` and `writer`."""
-        parser.add_subclass_arguments(VideoFamily, "family")
+        parser.add_subclass_arguments(VideoFamily, "family", required=True)
         parser.add_argument("--output_dir", type=str | None, default=None, help="folder for everything written")
         parser.add_lightning_class_args(PredictionWriter, "writer")
         parser.link_arguments("output_dir", "writer.output_dir")
@@ -46,7 +46,9 @@ class FlexSelectCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, OSError) as error:
-            raise UsageError(str(error)) from error
+            wrapped = str(error).startswith("Does not validate")  # jsonargparse's words around the reason
+            cause = error.__cause__ or error.__context__ or error
+            raise UsageError(str(cause if wrapped else error)) from error
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,7 +112,7 @@ class FlexSelect:
 
     # -- a video from a file or from memory
 
-    def open(self, video: str | Path | Tensor, seconds: Tensor | None = None) -> VideoSession:
+    def open(self, video: str | Path | Tensor | np.ndarray, seconds: Tensor | None = None) -> VideoSession:
         """Do once what does not depend on the question: sample, decode, resize and encode.
 
         Args:
@@ -119,15 +120,15 @@ class FlexSelect:
             seconds: when each frame is shown, float [T]; only with frames.
 
         Raises:
-            ValueError, OSError: what the reader says of a file it cannot read.
+            ValueError: what the reader says of a file it cannot read, or frames of another form.
         """
         clock = Clock(self.lm.device)
         prompter = self.lm.prompter
         with clock("decode"):
-            if isinstance(video, Tensor):
-                frames = prompter.resize(video)
-            else:
+            if isinstance(video, (str, Path)):
                 frames, seconds = _video_reader()(str(video), self.family.sample, prompter.resize)
+            else:
+                frames = prompter.resize(_checked_frames(video))
             clip = prompter.clip(frames, seconds)
         return self.open_clip(clip, clock.timings)
 
@@ -141,7 +142,7 @@ class FlexSelect:
         clock = Clock(self.lm.device, timings)
         with clock("encode"):
             encoded = self.encode(VideoPrompt(clip, self.lm.prompter.prefix_ids, torch.empty(0, dtype=torch.long)))
-        return VideoSession(self, encoded, clock.timings)
+        return VideoSession(self, clip, encoded, clock.timings)
 
     # -- prepared tensors
 
@@ -190,8 +191,11 @@ class FlexSelect:
 class VideoSession:
     """A video that is ready for questions: its frames are decoded and encoded once."""
 
-    def __init__(self, flexselect: FlexSelect, encoded: EncodedVideo, timings: dict[str, float]) -> None:
+    def __init__(
+        self, flexselect: FlexSelect, clip: VideoClip, encoded: EncodedVideo, timings: dict[str, float]
+    ) -> None:
         self.flexselect = flexselect
+        self.clip = clip  # the frames, on the CPU, for pictures
         self.encoded = encoded
         self.timings = timings  # seconds spent on the video, under decode and encode
 
@@ -256,6 +260,13 @@ def check_options(
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
     resolve_reduction(reduction or "max")
+
+
+def _checked_frames(video: Tensor | np.ndarray) -> Tensor:
+    frames = torch.as_tensor(video)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
+        raise ValueError(f"frames must be uint8 [T, h, w, 3], T >= 1; got {frames.dtype} {list(frames.shape)}")
+    return frames
 
 
 def _video_reader() -> VideoReader:

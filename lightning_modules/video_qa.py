@@ -59,9 +59,9 @@ class VideoQA(LightningModule):
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
-            self.flexselect = FlexSelect.from_pretrained(
-                self.family, **{k: v for k, v in self.hparams.items() if k != "max_new_tokens"}, device=self.device
-            )
+            options = {name: value for name, value in self.hparams.items() if name != "max_new_tokens"}
+            device = self.trainer.strategy.root_device  # self.device is still the CPU here
+            self.flexselect = FlexSelect.from_pretrained(self.family, **options, device=device)
 
     def predict_step(self, item: QuestionItem) -> dict[str, Any]:
         """Answer one question; never raises for a bad video or question.

@@ -21,7 +21,7 @@ from flexselect.questions import VideoQuestion
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
 SIDE = 84  # pixels: three tokens of 28
-VOCABULARY = 400
+VOCABULARY = 448
 
 
 def main(folder: Path) -> None:
@@ -87,7 +87,7 @@ def _corpus() -> list[str]:
     both = [*COLOURS, *SHAPES]
     fours = [*itertools.permutations(both[::2], 4), *itertools.permutations(both[1::2], 4)]
     choices = [VideoQuestion("", "", "", options).text for options in fours]
-    return [*[PREFIX] * 50, *(QUERY.format(question=q) for q in questions), *words * 20, *choices]
+    return [*[PREFIX] * 50, *[QUERY.format(question=q) for q in questions] * 20, *words * 20, *choices]
 
 
 if __name__ == "__main__":

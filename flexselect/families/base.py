@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
@@ -231,27 +231,32 @@ class VideoLM(ABC):
         Args:
             inputs: what `assemble` returned.
             max_new_tokens: at most so many.
-            on_token: called after each token; the first call ends the prefill.
+            on_token: called when a token's logits are there; the first call ends the prefill.
 
         Returns:
             int64 [n], the new tokens.
+
+        Raises:
+            ValueError: if the logits are NaN: no token would mean anything.
         """
         greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         out = self.model.generate(
             **inputs,
             **greedy,
             max_new_tokens=max_new_tokens,
-            stopping_criteria=StoppingCriteriaList([_Notify(on_token)]),
+            logits_processor=LogitsProcessorList([_Watch(on_token)]),
         )
         return out[0, inputs["input_ids"].shape[1] :]
 
 
-class _Notify(StoppingCriteria):
-    """Never stops; says when a token is there."""
+class _Watch(LogitsProcessor):
+    """Changes nothing; says when logits are there, and refuses NaN."""
 
     def __init__(self, on_token: Callable[[], None]) -> None:
         self.on_token = on_token
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.on_token()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        if torch.isnan(scores).any():
+            raise ValueError("the model's logits are NaN: load it in bfloat16 or float32, and check its weights")
+        return scores

@@ -209,7 +209,7 @@ class Qwen25VLM(VideoLM):
         """Vision tower and merger: [4V, 1176] to [V, D]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         pixel_values = pixel_values.to(self.device, self.model.dtype)
-        return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0]
+        return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0].to(self.device)
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         if clip.pixels.dtype == torch.uint8:

@@ -174,6 +174,37 @@ def test_dense_has_nothing_to_select(load):
         load().select(tiny.prompt(load()))
 
 
+def test_frames_of_another_form_are_refused(load):
+    for wrong in (torch.zeros(4, 3, 8, 8), torch.zeros(0, 8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, 3)):
+        with pytest.raises(ValueError, match=r"frames must be uint8 \[T, h, w, 3\]"):
+            load().open(wrong)
+    assert load().open(tiny.frames(2).numpy()).encoded.num_units == 1
+
+
+@pytest.mark.parametrize("selector", [None, "self"])
+def test_a_model_that_gives_nan_is_an_error_not_an_answer(load, selector):
+    fs = load(selector=selector)
+    fs.lm.decoder.layers[0].mlp.up_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"are NaN"):
+        fs.open(tiny.frames(2)).ask("Which shape is red?")
+
+
+def test_bfloat16_keeps_mostly_the_same_tokens(load, checkpoint):
+    half = FlexSelect.from_pretrained(str(checkpoint), selector="self", device="cpu")
+    assert half.lm.model.dtype == torch.bfloat16
+    fs = load(selector="self")
+    kept, expected = (set(f.select(tiny.prompt(fs)).kept.tolist()) for f in (half, fs))
+    assert len(kept & expected) >= 7 and len(kept) == len(expected) == 9
+
+
+def test_a_device_map_gives_the_same_answer(load):
+    fs, spread = load(selector="self"), load(selector="self", device_map="auto")
+    assert torch.equal(fs.select(tiny.prompt(fs)).kept, spread.select(tiny.prompt(fs)).kept)
+    assert torch.equal(
+        fs.generate(tiny.prompt(fs), max_new_tokens=3), spread.generate(tiny.prompt(fs), max_new_tokens=3)
+    )
+
+
 def test_one_and_two_frames(load):
     for count in (1, 2):
         answer = load(selector="self").open(tiny.frames(count)).ask("Which shape is red?", max_new_tokens=2)

@@ -1,0 +1,51 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from datamodules.needle_curriculum import STAGES, NeedleCurriculum
+from flexselect.families import Qwen25VL
+
+
+@pytest.fixture
+def data(checkpoint):
+    data = NeedleCurriculum(Qwen25VL(str(checkpoint)), batch_size=3, steps_per_epoch=2, advance_at=0.9)
+    data.trainer = SimpleNamespace(current_epoch=0, callback_metrics={})
+    return data
+
+
+def test_batches_are_of_one_length_and_form(data):
+    data.stage = len(STAGES) - 1
+    batches = list(data.train_dataloader())
+    assert len(batches) == 2
+    for batch in batches:
+        patches = STAGES[-1][0]
+        assert batch["grid"][0] == patches
+        assert len(batch["queries"]) == len(batch["answers"]) == len(batch["seconds_per_unit"]) == 3
+        assert batch["pixel_values"].shape == (3 * patches * 4 * batch["grid"][1] * batch["grid"][2], 1176)
+        letters = [len(query) > 30 for query in batch["queries"]]
+        assert set(letters) == {batch["form"] == "choice"}
+
+
+def test_the_same_epoch_gives_the_same_clips_and_another_one_others(data):
+    first, again = (next(iter(data.train_dataloader()))["pixel_values"] for _ in range(2))
+    data.trainer.current_epoch = 1
+    assert torch.equal(first, again)
+    assert not torch.equal(first, next(iter(data.train_dataloader()))["pixel_values"])
+
+
+def test_stages_advance_with_the_metric_and_survive_a_restart(data):
+    data.train_dataloader()
+    assert data.stage == 0
+    data.trainer.callback_metrics = {"words_accuracy": torch.tensor(0.89)}
+    data.train_dataloader()
+    assert data.stage == 0
+    data.trainer.callback_metrics["words_accuracy"] = torch.tensor(0.95)
+    data.train_dataloader()
+    assert data.stage == 1
+    data.stage = next(i for i, stage in enumerate(STAGES) if stage[2])
+    data.train_dataloader()
+    assert STAGES[data.stage][2], "a stage with letters waits for the letters too"
+    restarted = NeedleCurriculum(data.family)
+    restarted.load_state_dict(data.state_dict())
+    assert restarted.stage == data.stage

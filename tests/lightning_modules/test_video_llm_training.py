@@ -1,0 +1,68 @@
+"""The demo's model: its recipe runs, learns, and what it made shows the effect."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import cli
+from datamodules.needles import write_needle_videos
+from flexselect import FlexSelect
+from flexselect.families import Qwen25VL
+from lightning_modules.video_llm_training import VideoLLMTraining
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ["fit", "--config", "configs/demo/train_video_llm.yaml", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_fit_writes_a_checkpoint_that_answers(checkpoint, tmp_path, videos):
+    short = ["--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--data.batch_size", "2"]
+    short += ["--model.warmup_steps", "1", "--family.path", str(checkpoint)]
+    assert cli.main([*RECIPE, *short, "--output_dir", str(tmp_path)]) == 0
+    fs = FlexSelect.from_pretrained(str(tmp_path), selector="self", dtype="float32", device="cpu")
+    assert fs.open(videos / "needles_000.mp4").ask("Which shape is red?", max_new_tokens=2).num_kept_tokens == 9
+
+
+def test_a_training_of_unknown_length_is_refused(checkpoint):
+    """Its cosine would end after warm-up, silently."""
+    module = VideoLLMTraining(Qwen25VL(str(checkpoint)), warmup_steps=50)
+    module._trainer = type("Trainer", (), {"estimated_stepping_batches": -1})()
+    with pytest.raises(ValueError, match="known length of more than 50 steps, got -1"):
+        module.configure_optimizers()
+
+
+def validated(mode: str, annotations: Path, out: Path) -> float:
+    arguments = ["validate", "--config", f"configs/demo/{mode}.yaml", "--data.annotations", str(annotations)]
+    assert cli.main([*arguments, "--output_dir", str(out), "--data.num_workers", "0"]) == 0
+    return json.loads((out / "results.json").read_text())["accuracy"]
+
+
+def test_the_shipped_model_shows_the_effect(tmp_path):
+    """On long videos, 5 % of the tokens chosen by the model's own attention answer better than all of them."""
+    annotations = write_needle_videos(tmp_path, videos=5, patches=256, seed=77)
+    accuracy = {mode: validated(mode, annotations, tmp_path / mode) for mode in ("dense", "self", "uniform", "random")}
+    assert accuracy["self"] >= 0.9
+    assert accuracy["self"] - accuracy["dense"] >= 0.15
+    assert max(accuracy["uniform"], accuracy["random"]) <= accuracy["self"] - 0.3
+
+
+@pytest.mark.slow
+def test_the_recipe_learns(tmp_path):
+    """A fifth of the recipe: the first stages are passed and one object is named right."""
+    torch.set_num_threads(2)
+    assert cli.main([*RECIPE, "--trainer.max_epochs", "20", "--output_dir", str(tmp_path)]) == 0
+    annotations = write_needle_videos(tmp_path / "videos", videos=20, patches=1, needles=1, questions=2, seed=1)
+    assert validated_at(tmp_path, annotations) >= 0.6
+
+
+def validated_at(model: Path, annotations: Path) -> float:
+    out = model / "validated"
+    arguments = ["validate", "--config", "configs/demo/dense.yaml", "--family.path", str(model)]
+    assert cli.main([*arguments, "--data.annotations", str(annotations), "--output_dir", str(out)]) == 0
+    return json.loads((out / "results.json").read_text())["accuracy"]
