@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -59,6 +60,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
     try:
         cli = FlexSelectCLI(
             LightningModule,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,17 @@ def read_annotations(source: str) -> list[VideoQuestion]:
         raise ValueError(f"{source}: cannot be read as annotations: {error.__cause__ or error}") from error
     if not len(rows):
         raise ValueError(f"{source}: holds no rows")
-    return [_checked(row, number) for number, row in enumerate(rows)]
+    return _told_apart([_checked(row, number) for number, row in enumerate(rows)])
+
+
+def _told_apart(questions: list[VideoQuestion]) -> list[VideoQuestion]:
+    """A row that repeats another one is not asked twice: it gets an id of its own, and an error."""
+    first: dict[tuple[str, str, str], int] = {}
+    for i, question in enumerate(questions):
+        if first.setdefault(question.key, i) != i:
+            error = f"row {i + 1} of the annotations repeats id, video and question of row {first[question.key] + 1}"
+            questions[i] = replace(question, id=f"{question.id}#row-{i + 1}", error=error)
+    return questions
 
 
 def _checked(row: dict[str, Any], number: int = 0) -> VideoQuestion:

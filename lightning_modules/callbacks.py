@@ -33,6 +33,7 @@ class PredictionWriter(Callback):
     def __init__(self, output_dir: str | None = None) -> None:
         self.output_dir = output_dir
         self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}  # of this run's questions, earlier answers included
+        self._file: Path | None = None  # set where questions are answered
 
     # -- begin
 
@@ -40,6 +41,10 @@ class PredictionWriter(Callback):
         """Read what an earlier run has answered, and leave it out."""
         if stage not in ("predict", "validate"):
             return
+        videos = {question.video for question in trainer.datamodule.questions}
+        if len(videos) < trainer.world_size:
+            few = f"{trainer.world_size} processes cannot share {len(videos)} videos"
+            raise UsageError(f"{few}: give --trainer.devices {len(videos)}")
         folder = self.folder(pl_module)
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
@@ -70,14 +75,17 @@ class PredictionWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], *_: Any, **__: Any
     ) -> None:
         """Write each answer at once: a kill loses the one at work."""
+        if self._file is None:
+            return
         self.rows[_key(outputs)] = outputs
-        if _key(outputs) not in pl_module.answered:
+        if outputs != pl_module.answered.get(_key(outputs)):
             self.write(outputs)
 
     on_validation_batch_end = on_predict_batch_end
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one line."""
+        assert self._file is not None
         with self._file.open("a") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if row["error"]:
@@ -100,7 +108,7 @@ class PredictionWriter(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As predict, and the results in one file."""
-        if trainer.sanity_checking or trainer.state.fn != "validate":
+        if self._file is None:
             return
         self.on_predict_end(trainer, pl_module)
         if trainer.is_global_zero:

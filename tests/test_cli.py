@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import cli
 from datamodules.needles import write_needle_videos
+from flexselect import VideoSession
+from flexselect.questions import VideoQuestion
+from lightning_modules.callbacks import PredictionWriter, UsageError
 from tests.datamodules.test_video import BAD, bad_file, write
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +68,6 @@ def test_predict(run, videos, tmp_path, mode):
 
 
 def test_validate_counts_right_answers(run, videos, tmp_path, monkeypatch):
-    from flexselect.questions import VideoQuestion
-
     monkeypatch.setattr(VideoQuestion, "is_right", lambda self, answer: self.id.endswith("-1"))
     assert run("validate", "--data.annotations", videos / "annotations.jsonl") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -126,12 +128,11 @@ def test_a_stopped_run_goes_on_where_it_stopped(run, videos, tmp_path, monkeypat
     assert sorted(without_times, key=lambda r: r["id"]) == expected
     assert run("validate", "--data.annotations", annotations) == 0
     assert len(asked) == 6, "validate counts answers that are there"
+    assert all("correct" in row for row in rows(tmp_path / "out")) and len(rows(tmp_path / "out")) == 8
     assert json.loads((tmp_path / "out" / "results.json").read_text())["questions"] == 8
 
 
 def count_questions(monkeypatch) -> list[str]:
-    from flexselect import VideoSession
-
     asked, ask = [], VideoSession.ask
     monkeypatch.setattr(VideoSession, "ask", lambda self, q, *a, **k: asked.append(q) or ask(self, q, *a, **k))
     return asked
@@ -188,8 +189,6 @@ def test_unreadable_keys_and_files_end_with_status_2(run, videos, capsys, argume
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(run, videos, tmp_path, monkeypatch, capsys):
-    from lightning_modules.callbacks import PredictionWriter
-
     write_row, written = PredictionWriter.write, []
 
     def fill_up(self, row):
@@ -202,6 +201,13 @@ def test_a_full_disk_is_said_and_nothing_is_lost(run, videos, tmp_path, monkeypa
     assert run("predict", "--data.annotations", videos / "annotations.jsonl") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert len(rows(tmp_path / "out")) == 3
+
+
+def test_more_processes_than_videos_are_refused():
+    question = VideoQuestion("1", "v.mp4", "Why?")
+    trainer = SimpleNamespace(world_size=2, datamodule=SimpleNamespace(questions=[question]))
+    with pytest.raises(UsageError, match=r"2 processes cannot share 1 videos: give --trainer\.devices 1"):
+        PredictionWriter().setup(trainer, None, "predict")
 
 
 @pytest.mark.parametrize("verb", ["predict", "validate"])

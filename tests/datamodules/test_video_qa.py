@@ -40,7 +40,7 @@ def test_rows_with_missing_fields_are_kept_with_their_reason(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(
         '{"id": "1", "video": "a.mp4", "question": "Q?"}\n{"id": "2", "question": "Q?"}\n{"video": "a.mp4"}\n'
-        '{"id": "4", "video": "a.mp4", "question": "  "}\n'
+        '{"id": "4", "video": "a.mp4", "question": "  "}\n{"id": "1", "video": "a.mp4", "question": "Q?"}\n'
     )
     errors = [question.error for question in read_annotations(str(path))]
     assert errors == [
@@ -48,6 +48,7 @@ def test_rows_with_missing_fields_are_kept_with_their_reason(tmp_path):
         "row 2 of the annotations has no video",
         "row 3 of the annotations has no id and no question",
         "the question is empty",
+        "row 5 of the annotations repeats id, video and question of row 1",
     ]
 
 
