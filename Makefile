@@ -33,7 +33,8 @@ bench: $(ENV) ## Measure the probe: time and memory beside a whole score tensor
 
 train-demo: $(ENV) ## Train the demo's VideoLLM from scratch into outputs/demo_video_llm (CPU, about an hour)
 	@$(BIN)/python checkpoints/demo/build.py outputs/demo_video_llm
-	@$(BIN)/python cli.py fit --config configs/demo/train_video_llm.yaml --output_dir outputs/demo_video_llm
+	@$(BIN)/python cli.py fit --config configs/demo/train_video_llm.yaml \
+		--family.path outputs/demo_video_llm --output_dir outputs/demo_video_llm
 
 clean: ## Delete the environment and everything written
 	@rm -rf .venv outputs

@@ -96,9 +96,10 @@ class VideoLLMTraining(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Save in Hugging Face layout, with the tokenizer and the rest of the family's files; a stop loses an epoch."""
-        if self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            shutil.copytree(
-                self.family.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors")
-            )
-            self.model.save_pretrained(folder)
+        if not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        if folder.resolve() != Path(self.family.path).resolve():
+            weights = shutil.ignore_patterns("*.safetensors")
+            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=weights)
+        self.model.save_pretrained(folder)

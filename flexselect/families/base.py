@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -51,16 +52,19 @@ def load_weights(
     """Load a checkpoint, strictly: a key too many or too few is an error, never a random tensor.
 
     Raises:
-        ValueError: naming the keys, when the weights do not fit the architecture.
+        ValueError: when the weights cannot be read, or do not fit the architecture; naming the keys.
     """
-    loaded: Any = model_class.from_pretrained(
-        path,
-        config=config,
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        device_map=options.device_map,
-        output_loading_info=True,
-    )
+    try:
+        loaded: Any = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=options.dtype,
+            attn_implementation=options.attn_implementation,
+            device_map=options.device_map,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the weights at {path} are missing, cut short or not weights: {error}") from error
     model, report = loaded
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if wrong:
@@ -186,6 +190,7 @@ class VideoLM(ABC):
         """Text ids [n] to embeddings [n, D]."""
         return self.decoder.get_input_embeddings()(ids.to(self.device))
 
+    @torch.inference_mode()
     def assemble(
         self, encoded: EncodedVideo, query_ids: Tensor, selection: Selection | None, positions: str
     ) -> dict[str, Tensor]:

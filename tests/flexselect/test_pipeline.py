@@ -224,6 +224,17 @@ def test_weights_that_do_not_fit_are_refused(checkpoint, tmp_path, extra):
         FlexSelect.from_pretrained(str(folder), dtype="float32", device="cpu")
 
 
+@pytest.mark.parametrize("kind", ["missing", "cut short"])
+def test_weights_that_cannot_be_read_are_named(checkpoint, tmp_path, kind):
+    folder = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    if kind == "missing":
+        weights.unlink()
+    with pytest.raises(ValueError, match=r"the weights at .*broken are missing, cut short or not weights"):
+        FlexSelect.from_pretrained(str(folder), dtype="float32", device="cpu")
+
+
 def test_a_folder_without_tokenizer_still_scores_and_generates(checkpoint, tmp_path, load):
     for name in ("config.json", "model.safetensors", "generation_config.json"):
         shutil.copy(checkpoint / name, tmp_path / name)
