@@ -166,7 +166,6 @@ class FlexSelect:
 
     # -- the method
 
-    @torch.inference_mode()
     def encode(self, prompt: VideoPrompt) -> EncodedVideo:
         """Vision tower and projection; does not look at the question."""
         return self.lm.encode(prompt)

@@ -16,7 +16,7 @@ COLUMNS = 8
 def kept_tokens(
     path: str | Path, frames: Tensor, grid: tuple[int, int, int], selection: Selection, title: str = "", units: int = 16
 ) -> None:
-    """Draw the units that keep most tokens, kept tokens lit and dropped ones dim, above a timeline of all units.
+    """Draw the units with the best scores, kept tokens lit and dropped ones dim, above a timeline of all units.
 
     Args:
         path: PNG to write.
@@ -34,14 +34,14 @@ def kept_tokens(
     lit = lit_tokens(grid, selection)  # [U, rows, columns]
     per_unit = lit.sum((1, 2))
     best = selection.scores.view(grid[0], -1).amax(1).cpu().numpy()
-    shown = np.sort(np.lexsort((-best, -per_unit))[:units])
+    shown = np.sort(np.argsort(-best, kind="stable")[:units])
     lines = -(-len(shown) // COLUMNS)
     figure = plt.figure(figsize=(COLUMNS * 1.5, lines * 1.7 + 2.6), layout="constrained")
     cells = figure.add_gridspec(lines + 1, COLUMNS, height_ratios=[1.2] * lines + [1.4])
     for i, unit in enumerate(shown):
         axis = figure.add_subplot(cells[i // COLUMNS, i % COLUMNS])
         axis.imshow(light(frames[unit * len(frames) // grid[0]].cpu().numpy(), lit[unit]))
-        axis.set_title(f"unit {unit}: {per_unit[unit]} kept", fontsize=7)
+        axis.set_title(f"unit {unit}: score {best[unit]:.2f}", fontsize=7)
         axis.axis("off")
     axis = figure.add_subplot(cells[lines, :])
     axis.bar(range(grid[0]), per_unit, width=1.0, color="0.25")

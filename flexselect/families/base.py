@@ -156,6 +156,7 @@ class VideoLM(ABC):
 
     model: Any  # the Hugging Face model, unmodified
     visual_id: int  # the placeholder id of a visual token
+    units_per_step: int  # units through the tower at a time: bounds memory, changes nothing
 
     @property
     @abstractmethod
@@ -168,8 +169,8 @@ class VideoLM(ABC):
         """The text model inside, without its head."""
 
     @abstractmethod
-    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
-        """Run the tower over a prompt's clip, in chunks of units."""
+    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Pixel values of some units, `grid` of them, to their visual tokens in the LLM's space: [v, D]."""
 
     @abstractmethod
     def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
@@ -189,6 +190,21 @@ class VideoLM(ABC):
     def embed(self, ids: Tensor) -> Tensor:
         """Text ids [n] to embeddings [n, D]."""
         return self.decoder.get_input_embeddings()(ids.to(self.device))
+
+    @torch.inference_mode()
+    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
+        """Run the tower over a prompt's clip: units are independent in it, so chunks give what the whole would."""
+        clip, features = prompt.clip, []
+        for first in range(0, clip.num_units, self.units_per_step):
+            last = min(first + self.units_per_step, clip.num_units)
+            features.append(self.tower(self._pixel_values(clip, first, last), (last - first, *clip.grid[1:])))
+        return EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit)
+
+    def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        if clip.pixels.dtype == torch.uint8:
+            return self.prompter.pixel_values(clip, first, last)
+        per_unit = len(clip.pixels) // clip.num_units
+        return clip.pixels[first * per_unit : last * per_unit]
 
     @torch.inference_mode()
     def assemble(

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLF
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
 
 from flexselect.families.base import LoadOptions, Prompter, VideoFamily, VideoLM, load_weights, read_config
-from flexselect.prompt import EncodedVideo, VideoClip, VideoPrompt
+from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 QUERY = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -23,7 +23,6 @@ PATCH = 14  # pixels
 MERGE = 2  # patches merged into a token, each way
 UNIT_FRAMES = 2  # frames in a temporal patch
 FACTOR = PATCH * MERGE
-UNITS_PER_STEP = 32  # units through the tower at a time: bounds memory, changes nothing
 
 REFERENCE_LAYERS = {28: 20, 80: 60}  # published: 7B and 72B
 
@@ -181,6 +180,8 @@ class Qwen25VLPrompter(Prompter):
 class Qwen25VLM(VideoLM):
     """A loaded Qwen2.5-VL."""
 
+    units_per_step = 32
+
     def __init__(self, model: PreTrainedModel, family: Qwen25VL) -> None:
         self.model = model
         self.family = family
@@ -196,26 +197,11 @@ class Qwen25VLM(VideoLM):
         """The text model."""
         return self.model.model.language_model
 
-    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
-        """Units are independent in the tower, so chunks of them give the same features as all at once."""
-        clip, features = prompt.clip, []
-        units, rows, columns = clip.grid
-        for first in range(0, units, UNITS_PER_STEP):
-            last = min(first + UNITS_PER_STEP, units)
-            features.append(self.tower(self._pixel_values(clip, first, last), (last - first, rows, columns)))
-        return EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit)
-
     def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Vision tower and merger: [4V, 1176] to [V, D]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0].to(self.device)
-
-    def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        if clip.pixels.dtype == torch.uint8:
-            return self.prompter.pixel_values(clip, first, last)
-        per_unit = len(clip.pixels) // clip.num_units
-        return clip.pixels[first * per_unit : last * per_unit]
 
     def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
         """M-RoPE positions as Qwen2.5-VL was trained with them: int64 [3, N].
