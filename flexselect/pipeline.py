@@ -14,7 +14,8 @@ from torch import Tensor
 from flexselect.attention import resolve_reduction
 from flexselect.clock import Clock
 from flexselect.families import family_of
-from flexselect.families.base import LoadOptions, VideoFamily, VideoLM
+from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.loading import LoadOptions
 from flexselect.partition import frame_sets, split_budget, split_budget_released
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
 from flexselect.scorers import RandomScorer, ReferenceLayerScorer, Scorer, UniformScorer

@@ -1,9 +1,12 @@
 """The families that `FlexSelect.from_pretrained` knows; a YAML may name any other class."""
 
-from flexselect.families.base import VideoFamily, read_config
+from flexselect.families.base import VideoFamily
+from flexselect.families.internvl import InternVL
+from flexselect.families.llava_video import LlavaVideo
+from flexselect.families.loading import read_config
 from flexselect.families.qwen2_5_vl import Qwen25VL
 
-FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL,)
+FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL)
 
 
 def family_of(path: str, **options: object) -> VideoFamily:

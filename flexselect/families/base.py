@@ -2,83 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from flexselect.families.loading import LoadOptions
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read config.json of a local folder or a hub id.
-
-    Raises:
-        FileNotFoundError: naming the path, when there is no such file or it cannot be fetched.
-    """
-    folder = Path(path)
-    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists()):
-        raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
-    try:
-        found = cached_file(str(path), "config.json")
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no config.json at {path!r}, neither a local folder nor on the hub: {error}"
-        ) from error
-    return json.loads(Path(str(found)).read_text())
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How weights are placed; the same for every family."""
-
-    dtype: torch.dtype = torch.bfloat16
-    device: torch.device | str = "cpu"
-    device_map: str | dict | None = None  # "auto": spread over all GPUs (accelerate)
-    attn_implementation: str = "sdpa"
-
-
-def load_weights(
-    model_class: type[PreTrainedModel], path: str, config: PreTrainedConfig, options: LoadOptions
-) -> PreTrainedModel:
-    """Load a checkpoint, strictly: a key too many or too few is an error, never a random tensor.
-
-    Raises:
-        ValueError: when the weights cannot be read, or do not fit the architecture; naming the keys.
-    """
-    try:
-        loaded: Any = model_class.from_pretrained(
-            path,
-            config=config,
-            dtype=options.dtype,
-            attn_implementation=options.attn_implementation,
-            device_map=options.device_map,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"the weights at {path} are missing, cut short or not weights: {error}") from error
-    model, report = loaded
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
-    if wrong:
-        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
-        raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
-    if options.device_map is None:
-        model = model.to(options.device)
-    return model.eval()
+def square(frames: Tensor, side: int) -> Tensor:
+    """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], whatever their aspect ratio, by PIL's bicubic filter."""
+    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]
+    return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
 
 
 class Prompter(ABC):
     """The CPU half of a family: frames to clips, questions to ids. Cheap to build and safe to send to workers."""
 
+    tokenizer: Any
     prefix_ids: Tensor  # int64 [A], the text before the video
+    query: str  # the text after it, with {question}; ends where the answer begins
 
     @abstractmethod
     def resize(self, frames: Tensor) -> Tensor:
@@ -92,17 +41,23 @@ class Prompter(ABC):
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         """The tower's input for units [first, last) of a clip, float32."""
 
-    @abstractmethod
+    # Final from here on.
+
     def query_ids(self, question: str) -> Tensor:
         """The text after the video, int64 [Q]: the question and what closes the user's turn."""
+        return self.ids(self.query.format(question=question))
 
-    @abstractmethod
     def answer_ids(self, answer: str) -> Tensor:
         """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
+        return self.ids(answer + "<|im_end|>")
 
-    @abstractmethod
+    def ids(self, text: str) -> Tensor:
+        """Text to ids, int64 [n]; special tokens are read where they are written, none is added."""
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+
     def decode(self, ids: Tensor) -> str:
         """New tokens [n] to text, special tokens left out."""
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
 
 
 class VideoFamily(ABC):

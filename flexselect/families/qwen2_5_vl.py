@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional as vision
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
 
-from flexselect.families.base import LoadOptions, Prompter, VideoFamily, VideoLM, load_weights, read_config
+from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.loading import LoadOptions, load_weights, read_config
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -119,6 +120,8 @@ class Qwen25VL(VideoFamily):
 class Qwen25VLPrompter(Prompter):
     """Tokenizer, resize rule and prompt of Qwen2.5-VL."""
 
+    query = QUERY
+
     def __init__(self, family: Qwen25VL) -> None:
         self.family = family
         self.tokenizer = AutoTokenizer.from_pretrained(family.path)
@@ -129,7 +132,7 @@ class Qwen25VLPrompter(Prompter):
                 f"the tokenizer at {family.path} is missing or does not belong to the model: "
                 f"it reads <|vision_end|> as {found}, config.json says {expected}"
             )
-        self.prefix_ids = self._ids(PREFIX)
+        self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:
         """Both sides to multiples of 28 with the area between the family's bounds; bicubic, antialiased, uint8."""
@@ -160,21 +163,6 @@ class Qwen25VLPrompter(Prompter):
         """Normalised patches of units [first, last): float32 [(last - first) * 4hw, 1176]."""
         frames = clip.pixels[first * UNIT_FRAMES : last * UNIT_FRAMES].permute(0, 3, 1, 2)  # [t, 3, h, w]
         return self._processor(videos=[frames], return_tensors="pt")["pixel_values_videos"]
-
-    def query_ids(self, question: str) -> Tensor:
-        """`<|vision_end|>`, the question and the chat suffix: int64 [Q]."""
-        return self._ids(QUERY.format(question=question))
-
-    def answer_ids(self, answer: str) -> Tensor:
-        """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
-        return self._ids(answer + "<|im_end|>")
-
-    def decode(self, ids: Tensor) -> str:
-        """New tokens [n] to text."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    def _ids(self, text: str) -> Tensor:
-        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
 class Qwen25VLM(VideoLM):

@@ -1,4 +1,4 @@
-"""The released code's own numbers on a tiny Qwen2.5-VL: scores, kept tokens, logits, greedy tokens."""
+"""The released code's own numbers on tiny models, read in their original layouts."""
 
 import json
 
@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from flexselect import FlexSelect
+from flexselect.families.base import square
 
 CASES = (
     "L0_max_1set_short",
@@ -17,13 +18,29 @@ CASES = (
     "Lmid_max_keepall_1set",
     "Lmid_max_keepall_sets",
     "Lmid_max_sets",
-    "Lmid_max_sets_spg",
+    "Lmid_max_sets_spg",  # Qwen2.5-VL only
     "Lmid_mean_sets_indiv",
 )
+FAMILIES = ("qwen2_5_vl", "llava", "internvl2_5")
+EVERY = [(family, case) for family in FAMILIES for case in CASES if case != "Lmid_max_sets_spg" or "qwen" in family]
 
 
-def open_case(golden, name):
-    folder = golden / "qwen2_5_vl"
+def vision_inputs(family, case, inputs):
+    """The tower's input as the released preprocessing leaves it."""
+    if family == "qwen2_5_vl":
+        grid = torch.tensor(case["grid_thw"])
+        seconds = torch.tensor(case["second_per_grid_ts"])
+        pixels = inputs["pixel_values_videos"][: grid.prod()]
+        return {"pixel_values_videos": pixels, "video_grid_thw": grid, "second_per_grid_ts": seconds}
+    pixels = inputs["pixels_u8"][: case["num_frames"]].float()
+    if family == "llava":
+        return {"pixel_values": (pixels * (1 / 255) - 0.5) / 0.5}
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    return {"pixel_values": (pixels / 255 - mean) / std}
+
+
+def open_case(golden, family, name):
+    folder = golden / family
     case = json.loads((folder / f"case_self_{name}.json").read_text())
     fs = FlexSelect.from_pretrained(
         str(folder / "model"),
@@ -37,19 +54,13 @@ def open_case(golden, name):
         device="cpu",
     )
     tensors = load_file(folder / f"case_self_{name}.safetensors")
-    grid = torch.tensor(case["grid_thw"])
-    prompt = fs.prompt_from_tensors(
-        input_ids=tensors["input_ids"],
-        pixel_values_videos=load_file(folder / "inputs.safetensors")["pixel_values_videos"][: grid.prod()],
-        video_grid_thw=grid,
-        second_per_grid_ts=torch.tensor(case["second_per_grid_ts"]),
-    )
-    return fs, prompt, case, tensors
+    vision = vision_inputs(family, case, load_file(folder / "inputs.safetensors"))
+    return fs, fs.prompt_from_tensors(input_ids=tensors["input_ids"], **vision), case, tensors
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_training_free_case(golden, name):
-    fs, prompt, _, expected = open_case(golden, name)
+@pytest.mark.parametrize(("family", "name"), EVERY)
+def test_training_free_case(golden, family, name):
+    fs, prompt, _, expected = open_case(golden, family, name)
     selection = fs.select(prompt)
     for g, tokens in enumerate(selection.sets):
         if f"set{g}_scores" in expected:  # the keep-all cases compute none
@@ -62,22 +73,38 @@ def test_training_free_case(golden, name):
         assert torch.equal(fs.generate(prompt, chosen, max_new_tokens=8), expected[f"greedy_tokens_{kind}"])
 
 
-def test_positions(golden):
-    fs, prompt, _, expected = open_case(golden, "Lmid_max_sets_spg")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_visual_embeddings(golden, family):
+    fs, prompt, _, _ = open_case(golden, family, "Lmid_max_1set")
+    expected = load_file(golden / family / "inputs.safetensors")["vision_embeds_llm"]
+    torch.testing.assert_close(fs.encode(prompt).features, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_positions_of_qwen2_5_vl(golden):
+    fs, prompt, _, expected = open_case(golden, "qwen2_5_vl", "Lmid_max_sets_spg")
     where = fs.lm.position_ids(
         len(prompt.prefix_ids), prompt.clip.grid, len(prompt.query_ids), prompt.clip.seconds_per_unit
     )
     assert torch.equal(where[:, None], expected["position_ids_dense"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["Lmid_max_error_sets", "Lmid_max_error_lastset"])
-def test_where_the_released_code_fails_a_set_keeps_all_it_has(golden, name):
-    fs, prompt, case, _ = open_case(golden, name)
+def test_where_the_released_code_fails_a_set_keeps_all_it_has(golden, family, name):
+    fs, prompt, case, _ = open_case(golden, family, name)
     kept = fs.select(prompt).kept
     assert len(kept) == sum(min(case["budget_per_set"], size) for size in case["set_sizes"])
 
 
-def test_canary_another_layer_gives_other_tokens(golden):
-    fs, prompt, _, expected = open_case(golden, "Lmid_max_1set")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_canary_another_layer_gives_other_tokens(golden, family):
+    fs, prompt, _, expected = open_case(golden, family, "Lmid_max_1set")
     fs.scorer.layer = 1
     assert not torch.equal(fs.select(prompt).kept, expected["kept_global_idx"])
+
+
+@pytest.mark.parametrize(("family", "side"), [("llava", 384), ("internvl2_5", 448)])
+def test_resize_is_the_released_one(golden, family, side):
+    inputs = load_file(golden / family / "inputs.safetensors")
+    resized = square(inputs["frames_u8"], side)
+    assert torch.equal(resized.permute(0, 3, 1, 2), inputs["pixels_u8"])

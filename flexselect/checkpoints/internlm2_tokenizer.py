@@ -1,0 +1,67 @@
+"""InternLM2's tokenizer from its `tokenizer.model`: on the hub it is a slow one that needs remote code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+
+class InternLM2Tokenizer:
+    """Text to ids and back: special tokens by name, the text between them by SentencePiece.
+
+    Args:
+        model: `tokenizer.model`.
+        special: content to id of the special tokens.
+    """
+
+    bos_token_id = 1
+
+    def __init__(self, model: Path, special: dict[str, int]) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.pieces = SentencePieceProcessor(model_file=str(model))
+        self.special = special
+        self.split = re.compile(
+            "(" + "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) + ")"
+        )
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> SimpleNamespace:
+        """Ids of a text, under `input_ids` as with transformers' tokenizers; a first <s> with `add_special_tokens`."""
+        ids = [self.bos_token_id] if add_special_tokens else []
+        for part in self.split.split(text):
+            if part:
+                ids += [self.special[part]] if part in self.special else self.pieces.encode(part)
+        return SimpleNamespace(input_ids=ids)
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Text of ids; special tokens are left out, or written by name."""
+        names = {number: token for token, number in self.special.items()}
+        text, run = "", []
+        for number in [*ids, None]:
+            if number is not None and number not in names and number < self.pieces.get_piece_size():
+                run.append(number)
+                continue
+            text += self.pieces.decode(run)
+            run = []
+            if not skip_special_tokens and number in names:
+                text += names[number]
+        return text
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of an InternVL checkpoint: InternLM2's from `tokenizer.model`, any other through AutoTokenizer."""
+    files = {
+        name: cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    }
+    if files["tokenizer.json"] is not None or files["tokenizer.model"] is None:
+        return AutoTokenizer.from_pretrained(path)
+    added = json.loads(Path(str(files["tokenizer_config.json"])).read_text())["added_tokens_decoder"]
+    special = {token["content"]: int(number) for number, token in added.items()}
+    return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special)

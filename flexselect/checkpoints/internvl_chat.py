@@ -1,0 +1,147 @@
+"""InternVL2.5's own layout (InternVLChatModel): its keys and configuration, for transformers' InternVL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig, Qwen2Config
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
+from transformers.models.internvl import InternVLVisionConfig
+
+
+class InternVLChatForConditionalGeneration(InternVLForConditionalGeneration):
+    """InternVL's class under a name of its own, so that these conversions touch no other model."""
+
+
+class SplitPackedHeads(ConversionOps):
+    """InternLM2's `wqkv`: for each key head, its g query heads, the key and the value, d rows each."""
+
+    @torch.no_grad()
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        """One packed tensor [(g + 2) * kv_heads * d, ...] to query, key and value."""
+        (packed,) = input_dict.values()
+        packed = packed[0] if isinstance(packed, list) else packed
+        text = kwargs["config"].get_text_config()
+        groups = text.num_attention_heads // text.num_key_value_heads
+        heads = packed.unflatten(0, (text.num_key_value_heads, groups + 2, -1))  # [kv_heads, g + 2, d, ...]
+        parts = heads[:, :groups], heads[:, groups : groups + 1], heads[:, groups + 1 :]
+        return {name: part.flatten(0, 2).contiguous() for name, part in zip(target_patterns, parts)}
+
+
+RENAMINGS = (
+    (r"^vision_model\.", "model.vision_tower."),
+    (r"encoder\.layers\.", "encoder.layer."),
+    (r"embeddings\.class_embedding", "embeddings.cls_token"),
+    (r"embeddings\.position_embedding$", "embeddings.position_embeddings"),
+    (r"embeddings\.patch_embedding\.", "embeddings.patch_embeddings.projection."),
+    (r"\.ls1$", ".lambda_1"),
+    (r"\.ls2$", ".lambda_2"),
+    (r"\.attn\.proj\.", ".attention.projection_layer."),
+    (r"\.attn\.q_norm\.", ".attention.q_norm."),
+    (r"\.attn\.k_norm\.", ".attention.k_norm."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"^mlp1\.0\.", "model.multi_modal_projector.layer_norm."),
+    (r"^mlp1\.1\.", "model.multi_modal_projector.linear_1."),
+    (r"^mlp1\.3\.", "model.multi_modal_projector.linear_2."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.output\.", "lm_head."),
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"\.tok_embeddings\.", ".embed_tokens."),
+    (r"\.attention\.wo\.", ".self_attn.o_proj."),
+    (r"\.feed_forward\.w1\.", ".mlp.gate_proj."),
+    (r"\.feed_forward\.w2\.", ".mlp.down_proj."),
+    (r"\.feed_forward\.w3\.", ".mlp.up_proj."),
+    (r"\.attention_norm\.", ".input_layernorm."),
+    (r"\.ffn_norm\.", ".post_attention_layernorm."),
+)
+
+
+def _thirds(packed: str, attention: str, how: ConversionOps) -> list[WeightConverter]:
+    targets = [[f"{attention}.{part}_proj.{kind}" for part in "qkv"] for kind in ("weight", "bias")]
+    sources = [f"{packed}.{kind}" for kind in ("weight", "bias")]
+    return [WeightConverter(s, t, operations=[how]) for s, t in zip(sources, targets)]
+
+
+register_checkpoint_conversion_mapping(
+    "InternVLChatForConditionalGeneration",
+    [
+        *(WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS),
+        *_thirds("attn.qkv", "attention", Chunk(dim=0)),
+        *_thirds("attention.wqkv", "self_attn", SplitPackedHeads()),
+    ],
+    overwrite=True,  # on a second import
+)
+
+
+def is_internvl_chat(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of this layout."""
+    return config.get("model_type") == "internvl_chat"
+
+
+def internvl_config(path: str, config: dict[str, Any]) -> InternVLConfig:
+    """The configuration for transformers' class.
+
+    Args:
+        path: of the checkpoint, for errors.
+        config: its config.json.
+
+    Raises:
+        ValueError: for a language model or a pixel shuffle that was never released with InternVL2.5.
+    """
+    if config.get("ps_version", "v2") != "v2":
+        raise ValueError(f"{path}: ps_version is {config['ps_version']!r}; only 'v2' is supported")
+    vision, text = config["vision_config"], config["llm_config"]
+    kind = text.get("model_type") or text["architectures"][0]
+    if kind not in ("internlm2", "qwen2"):
+        raise ValueError(f"{path}: the language model is {kind!r}; only 'internlm2' and 'qwen2' are supported")
+    vision_config = InternVLVisionConfig(
+        attention_bias=vision["qkv_bias"],
+        use_qk_norm=vision["qk_normalization"],
+        use_mean_pooling=True,
+        image_size=[vision["image_size"]] * 2,
+        patch_size=[vision["patch_size"]] * 2,
+        **{name: vision[name] for name in VISION_NUMBERS},
+    )
+    tokens = int((vision["image_size"] // vision["patch_size"] * config["downsample_ratio"]) ** 2)
+    return InternVLConfig(
+        vision_config=vision_config,
+        text_config=_internlm2(text) if kind == "internlm2" else Qwen2Config(**_plain(text)),
+        image_token_id=92546 if kind == "internlm2" else 151667,
+        image_seq_length=tokens,
+        downsample_ratio=config["downsample_ratio"],
+        vision_feature_layer=config.get("select_layer", -1),
+        tie_word_embeddings=text.get("tie_word_embeddings", False),
+    )
+
+
+VISION_NUMBERS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "norm_type",
+    "num_channels",
+)
+
+
+def _plain(text: dict[str, Any]) -> dict[str, Any]:
+    foreign = ("architectures", "model_type", "torch_dtype", "auto_map", "attn_implementation", "_name_or_path")
+    return {name: value for name, value in text.items() if name not in foreign}
+
+
+def _internlm2(text: dict[str, Any]) -> LlamaConfig:
+    """InternLM2 is Llama with other names; its "dynamic" RoPE grows beyond `max_position_embeddings`."""
+    numbers = _plain(text)
+    scaling = numbers.pop("rope_scaling", None) or {}
+    rope = {"rope_type": scaling.get("type", "default"), "rope_theta": numbers.pop("rope_theta")}
+    if "factor" in scaling:
+        rope["factor"] = scaling["factor"]
+    bias = numbers.pop("bias", False)
+    return LlamaConfig(**numbers, attention_bias=bias, mlp_bias=False, rope_parameters=rope)

@@ -1,0 +1,84 @@
+"""LLaVA-Video's own layout (LlavaQwenForCausalLM): its keys and configuration, for transformers' LLaVA-OneVision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+from transformers.utils import cached_file
+
+
+class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration):
+    """LLaVA-OneVision's class under a name of its own, so that these renamings touch no other model."""
+
+
+TOWER = (
+    "google/siglip-so400m-patch14-384"  # what every released LLaVA-Video names; its configuration is not in the file
+)
+TOWER_CONFIG = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+RENAMINGS = (
+    (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
+    (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
+    (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
+    (r"^model\.(layers|embed_tokens|norm)\.", r"model.language_model.\1."),
+)
+register_checkpoint_conversion_mapping(
+    "LlavaVideoForConditionalGeneration",
+    [WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS],
+    overwrite=True,  # on a second import
+)
+
+
+def is_llava_qwen(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of this layout; it was released with model_type "llava" and "llava_qwen"."""
+    return "LlavaQwenForCausalLM" in (config.get("architectures") or [])
+
+
+def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
+    """The configuration for transformers' class.
+
+    Args:
+        path: of the checkpoint; `vision_tower_config.json` beside it, if any, describes the tower.
+        config: its config.json.
+
+    Raises:
+        ValueError: for a projector or newline layout that was never released with LLaVA-Video.
+    """
+    for name, known in (("mm_projector_type", "mlp2x_gelu"), ("mm_newline_position", "grid")):
+        if config.get(name, known) != known:
+            raise ValueError(f"{path}: {name} is {config[name]!r}; only {known!r} is supported")
+    tower = _tower_config(path, config)
+    tower["num_hidden_layers"] -= 1  # the last layer is not in the file: features are taken before it
+    for foreign in ("architectures", "model_type", "torch_dtype", "transformers_version"):
+        tower.pop(foreign, None)
+    text = {key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype")}
+    return LlavaOnevisionConfig(
+        text_config=Qwen2Config(**text),
+        vision_config=SiglipVisionConfig(**tower, vision_use_head=False),
+        image_token_index=config.get("image_token_index", 151646),
+        tie_word_embeddings=config.get("tie_word_embeddings", False),
+        **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
+    )
+
+
+def _tower_config(path: str, config: dict[str, Any]) -> dict[str, Any]:
+    beside = cached_file(path, "vision_tower_config.json", _raise_exceptions_for_missing_entries=False)
+    if beside is not None:
+        return json.loads(Path(beside).read_text())
+    if config.get("mm_vision_tower") != TOWER:
+        raise ValueError(
+            f"{path}: the vision tower is {config.get('mm_vision_tower')!r}, whose sizes are not known here; "
+            "put its configuration beside the weights as vision_tower_config.json"
+        )
+    return dict(TOWER_CONFIG)

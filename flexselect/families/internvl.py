@@ -1,0 +1,194 @@
+"""InternVL2.5: units are frames of 256 tokens between two bracket tokens, which are visual tokens too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
+from transformers.utils import cached_file
+
+from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer
+from flexselect.checkpoints.internvl_chat import (
+    InternVLChatForConditionalGeneration,
+    internvl_config,
+    is_internvl_chat,
+)
+from flexselect.families.base import Prompter, VideoFamily, VideoLM, square
+from flexselect.families.loading import LoadOptions, load_weights, read_config
+from flexselect.prompt import VideoClip, VideoPrompt
+
+SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+PREFIX = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
+QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
+
+SIDE = 448  # pixels
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BRACKETS = {"internlm2": (92544, 92545), "qwen2": (151665, 151666)}  # <img> and </img> of the released tokenizers
+
+REFERENCE_LAYERS = {32: 15}  # published: 8B
+
+
+class InternVL(VideoFamily):
+    """InternVL2.5 checkpoints, as their authors released them or in Hugging Face layout.
+
+    A checkpoint's config.json may carry a "flexselect" object with its own defaults.
+
+    Args:
+        path: local folder or hub id.
+        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
+        max_frames: the most frames of a video.
+    """
+
+    default_positions = "compact"
+    released_budget_in_units = False
+
+    def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
+        self.path = path
+        self.config = read_config(path)
+        if not self.claims(self.config):
+            found = self.config.get("architectures") or self.config.get("model_type")
+            raise ValueError(f"{path} is not an InternVL checkpoint: its config.json says {found}")
+        own = self.config.get("flexselect", {})
+        self.fps = fps or own.get("fps", 1.0)
+        self.max_frames = max_frames or own.get("max_frames", 512)
+        self.default_budget = own.get("budget", 8256)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Path and sampling."""
+        return {"class": type(self).__name__, "path": self.path, "fps": self.fps, "max_frames": self.max_frames}
+
+    @staticmethod
+    def claims(config: dict[str, Any]) -> bool:
+        """The authors' layout or Hugging Face's."""
+        return is_internvl_chat(config) or config.get("model_type") == "internvl"
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The language model's part of config.json."""
+        return self.config.get("llm_config") or self.config["text_config"]
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.text_config["num_hidden_layers"]
+
+    @property
+    def default_reference_layer(self) -> int:
+        """The published layer, or the same relative depth where none was published."""
+        guess = REFERENCE_LAYERS.get(self.num_layers, round(self.num_layers * 15 / 32))
+        return self.config.get("flexselect", {}).get("reference_layer", guess)
+
+    @property
+    def brackets(self) -> tuple[int, int]:
+        """Ids of <img> and </img>: the tokenizer's own, or the released ones where there is none."""
+        found = cached_file(self.path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+        if found is not None:
+            added = json.loads(Path(found).read_text()).get("added_tokens_decoder", {})
+            ids = {token["content"]: int(number) for number, token in added.items()}
+            if "<img>" in ids and "</img>" in ids:
+                return ids["<img>"], ids["</img>"]
+        return BRACKETS["internlm2" if self.text_config.get("model_type") in ("internlm2", "llama") else "qwen2"]
+
+    def sample(self, num_frames: int, fps: float) -> list[int]:
+        """The middles of about `fps` segments a second, at most `max_frames`; at least one frame."""
+        last = num_frames - 1
+        count = self.max_frames if self.fps == float("inf") else min(self.max_frames, int(last / fps * self.fps))
+        count = max(1, min(count, num_frames))
+        length = last / count
+        return [min(last, int(length / 2 + round(length * i))) for i in range(count)]
+
+    def prompter(self) -> InternVLPrompter:
+        """Build the CPU half."""
+        return InternVLPrompter(self)
+
+    def load(self, options: LoadOptions) -> InternVLLM:
+        """Build the device half with its weights."""
+        if is_internvl_chat(self.config):
+            config = internvl_config(self.path, self.config)
+            return self.wrap(load_weights(InternVLChatForConditionalGeneration, self.path, config, options))
+        config = InternVLConfig.from_pretrained(self.path)
+        return self.wrap(load_weights(InternVLForConditionalGeneration, self.path, config, options))
+
+    def wrap(self, model: PreTrainedModel) -> InternVLLM:
+        """Make the device half of a model that is already there."""
+        return InternVLLM(model, self)
+
+
+class InternVLPrompter(Prompter):
+    """Tokenizer, resize rule and prompt of InternVL2.5."""
+
+    query = QUERY
+
+    def __init__(self, family: InternVL) -> None:
+        self.tokenizer = load_tokenizer(family.path)
+        begin = [self.tokenizer.bos_token_id] if family.text_config.get("model_type") in ("internlm2", "llama") else []
+        self.prefix_ids = torch.cat([torch.tensor(begin, dtype=torch.long), self.ids(PREFIX)])
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """One tile of 448 x 448 whatever the aspect ratio; PIL's bicubic, as the released code."""
+        return square(frames, SIDE)
+
+    def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
+        """One unit a frame: a row of 258 tokens, brackets included."""
+        return VideoClip(frames, (len(frames), 1, 258), seconds=seconds)
+
+    def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        """Frames [first, last) normalised: float32 [last - first, 3, 448, 448]."""
+        pixels = clip.pixels[first:last].permute(0, 3, 1, 2).float() / 255
+        return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+class InternVLLM(VideoLM):
+    """A loaded InternVL2.5."""
+
+    units_per_step = 16
+
+    def __init__(self, model: PreTrainedModel, family: InternVL) -> None:
+        self.model = model
+        self.family = family
+        self.brackets = family.brackets
+        self.visual_id = self.model.config.image_token_id
+
+    @cached_property
+    def prompter(self) -> InternVLPrompter:
+        """The CPU half."""
+        return self.family.prompter()
+
+    @property
+    def decoder(self) -> Any:
+        """The text model."""
+        return self.model.model.language_model
+
+    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """InternViT, pixel shuffle and projector, between the embeddings of <img> and </img>: [258 frames, D]."""
+        pixel_values = pixel_values.to(self.device, self.model.dtype)
+        tiles = self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output  # [t, 256, D]
+        first, last = self.embed(torch.tensor(self.brackets)).to(tiles)[:, None, None].expand(-1, len(tiles), 1, -1)
+        return torch.cat([first, tiles, last], dim=1).flatten(0, 1).to(self.device)
+
+    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+        """0, 1, 2, ...: int64 [1, N]."""
+        return torch.arange(prefix + grid[0] * grid[1] * grid[2] + query)[None]
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Split a prepared prompt at its run of frames, first <img> to last </img>.
+
+        Args:
+            tensors: `input_ids` int64 [1, N] or [N]; `pixel_values` float [T, 3, 448, 448].
+        """
+        ids, pixels = tensors["input_ids"].flatten(), tensors["pixel_values"]
+        first, last = ((ids == bracket).nonzero().flatten().tolist() for bracket in self.brackets)
+        if len(first) != len(pixels) or len(last) != len(pixels) or last[-1] + 1 - first[0] != 258 * len(pixels):
+            raise ValueError(
+                f"the prompt has {len(first)} <img> and {len(last)} </img> (ids {self.brackets}) for {len(pixels)} "
+                "frames; each frame needs <img>, 256 placeholders, </img>, with nothing between frames"
+            )
+        clip = VideoClip(pixels, (len(pixels), 1, 258))
+        return VideoPrompt(clip, ids[: first[0]], ids[last[-1] + 1 :])

@@ -1,0 +1,168 @@
+"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline, positions are plain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
+
+from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
+from flexselect.families.base import Prompter, VideoFamily, VideoLM, square
+from flexselect.families.loading import LoadOptions, load_weights, read_config
+from flexselect.prompt import VideoClip, VideoPrompt
+
+PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+QUERY = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+SIDE = 384  # pixels
+ROWS, COLUMNS = 14, 15  # tokens of a frame: 27 x 27 patches pooled to 14 x 14, and a newline after each row
+PLACEHOLDERS = (151646, -200)  # of the whole clip: the released evaluation's, and the original project's
+
+REFERENCE_LAYERS = {28: 19, 80: 60}  # published: 7B and 72B
+
+
+class LlavaVideo(VideoFamily):
+    """LLaVA-Video checkpoints, as their authors released them or in Hugging Face layout.
+
+    A checkpoint's config.json may carry a "flexselect" object with its own defaults.
+
+    Args:
+        path: local folder or hub id.
+        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
+        max_frames: the most frames of a video.
+    """
+
+    default_positions = "compact"
+    released_budget_in_units = False
+
+    def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
+        self.path = path
+        self.config = read_config(path)
+        if not self.claims(self.config):
+            found = self.config.get("architectures") or self.config.get("model_type")
+            raise ValueError(f"{path} is not a LLaVA-Video checkpoint: its config.json says {found}")
+        own = self.config.get("flexselect", {})
+        self.fps = fps or own.get("fps", 1.0)
+        self.max_frames = max_frames or own.get("max_frames", 512)
+        self.default_budget = own.get("budget", 6720)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Path and sampling."""
+        return {"class": type(self).__name__, "path": self.path, "fps": self.fps, "max_frames": self.max_frames}
+
+    @staticmethod
+    def claims(config: dict[str, Any]) -> bool:
+        """The authors' layout, or LLaVA-OneVision's, which LLaVA-Video is converted to."""
+        return is_llava_qwen(config) or config.get("model_type") == "llava_onevision"
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.config.get("text_config", self.config)["num_hidden_layers"]
+
+    @property
+    def default_reference_layer(self) -> int:
+        """The published layer, or the same relative depth where none was published."""
+        guess = REFERENCE_LAYERS.get(self.num_layers, round(self.num_layers * 19 / 28))
+        return self.config.get("flexselect", {}).get("reference_layer", guess)
+
+    def sample(self, num_frames: int, fps: float) -> list[int]:
+        """Every round(fps of the file / `fps`)-th frame; spread evenly where that gives more than `max_frames`."""
+        stride = max(1, round(fps / self.fps))
+        indices = list(range(0, num_frames, stride))
+        if len(indices) > self.max_frames or self.fps == float("inf"):
+            count = min(self.max_frames, num_frames)
+            return np.linspace(0, num_frames - 1, count, dtype=int).tolist()
+        return indices
+
+    def prompter(self) -> LlavaVideoPrompter:
+        """Build the CPU half."""
+        return LlavaVideoPrompter(self)
+
+    def load(self, options: LoadOptions) -> LlavaVideoLM:
+        """Build the device half with its weights."""
+        if is_llava_qwen(self.config):
+            config = llava_config(self.path, self.config)
+            return self.wrap(load_weights(LlavaVideoForConditionalGeneration, self.path, config, options))
+        config = LlavaOnevisionConfig.from_pretrained(self.path)
+        return self.wrap(load_weights(LlavaOnevisionForConditionalGeneration, self.path, config, options))
+
+    def wrap(self, model: PreTrainedModel) -> LlavaVideoLM:
+        """Make the device half of a model that is already there."""
+        return LlavaVideoLM(model, self)
+
+
+class LlavaVideoPrompter(Prompter):
+    """Tokenizer, resize rule and prompt of LLaVA-Video."""
+
+    query = QUERY
+
+    def __init__(self, family: LlavaVideo) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(family.path)
+        self.prefix_ids = self.ids(PREFIX)
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """384 x 384 whatever the aspect ratio; PIL's bicubic, as the released processor."""
+        return square(frames, SIDE)
+
+    def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
+        """One unit a frame."""
+        return VideoClip(frames, (len(frames), ROWS, COLUMNS), seconds=seconds)
+
+    def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        """Frames [first, last) in -1..1: float32 [last - first, 3, 384, 384]."""
+        return (clip.pixels[first:last].permute(0, 3, 1, 2).float() * (1 / 255) - 0.5) / 0.5
+
+
+class LlavaVideoLM(VideoLM):
+    """A loaded LLaVA-Video."""
+
+    units_per_step = 32
+
+    def __init__(self, model: PreTrainedModel, family: LlavaVideo) -> None:
+        self.model = model
+        self.family = family
+        self.visual_id = self.model.config.image_token_id
+
+    @cached_property
+    def prompter(self) -> LlavaVideoPrompter:
+        """The CPU half."""
+        return self.family.prompter()
+
+    @property
+    def decoder(self) -> Any:
+        """The text model."""
+        return self.model.model.language_model
+
+    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """SigLIP before its last layer, projector, pooling to 14 x 14, a newline after each row: [210 frames, D]."""
+        inner = self.model.model
+        pixel_values = pixel_values.to(self.device, self.model.dtype)
+        patches = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
+        pooled = inner.apply_pooling(inner.multi_modal_projector(patches)).unflatten(1, (ROWS, COLUMNS - 1))
+        newline = inner.image_newline.to(pooled).expand(len(pooled), ROWS, 1, -1)
+        return torch.cat([pooled, newline], dim=2).flatten(0, 2).to(self.device)
+
+    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+        """0, 1, 2, ...: int64 [1, N]."""
+        return torch.arange(prefix + grid[0] * grid[1] * grid[2] + query)[None]
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Split a prepared prompt at its placeholder.
+
+        Args:
+            tensors: `input_ids` int64 [1, N] or [N] with one placeholder, 151646 or -200, for the whole clip;
+                `pixel_values` float [T, 3, 384, 384].
+        """
+        ids, pixels = tensors["input_ids"].flatten(), tensors["pixel_values"]
+        places = torch.isin(ids, torch.tensor([*PLACEHOLDERS, self.visual_id])).nonzero().flatten().tolist()
+        if len(places) != 1:
+            raise ValueError(f"the prompt must have one placeholder for the clip, it has {len(places)}")
+        clip = VideoClip(pixels, (len(pixels), ROWS, COLUMNS))
+        return VideoPrompt(clip, ids[: places[0]], ids[places[0] + 1 :])

@@ -1,0 +1,70 @@
+"""Checkpoints from disk or the hub: configuration first, weights strictly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read config.json of a local folder or a hub id.
+
+    Raises:
+        FileNotFoundError: naming the path, when there is no such file or it cannot be fetched.
+    """
+    folder = Path(path)
+    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists()):
+        raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
+    try:
+        found = cached_file(str(path), "config.json")
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no config.json at {path!r}, neither a local folder nor on the hub: {error}"
+        ) from error
+    return json.loads(Path(str(found)).read_text())
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How weights are placed; the same for every family."""
+
+    dtype: torch.dtype = torch.bfloat16
+    device: torch.device | str = "cpu"
+    device_map: str | dict | None = None  # "auto": spread over all GPUs (accelerate)
+    attn_implementation: str = "sdpa"
+
+
+def load_weights(
+    model_class: type[PreTrainedModel], path: str, config: PreTrainedConfig, options: LoadOptions
+) -> PreTrainedModel:
+    """Load a checkpoint, strictly: a key too many or too few is an error, never a random tensor.
+
+    Raises:
+        ValueError: when the weights cannot be read, or do not fit the architecture; naming the keys.
+    """
+    try:
+        loaded: Any = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=options.dtype,
+            attn_implementation=options.attn_implementation,
+            device_map=options.device_map,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the weights at {path} are missing, cut short or not weights: {error}") from error
+    model, report = loaded
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if wrong:
+        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
+        raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
+    if options.device_map is None:
+        model = model.to(options.device)
+    return model.eval()
