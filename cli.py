@@ -1,4 +1,4 @@
-"""The command line: `python cli.py fit | validate | predict --config FILE ...`; joins the rooms, names no family."""
+"""The command line: `python cli.py fit | validate | predict | convert ...`; joins the rooms, names no family."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from jsonargparse import auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from flexselect.checkpoints.convert import convert
 from flexselect.families.base import VideoFamily
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar, UsageError
 
@@ -58,12 +60,16 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on.
     """
+    args = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
     try:
+        if args[:1] == ["convert"]:
+            auto_cli(convert, args=args[1:], as_positional=False)
+            return ALL_ANSWERED
         cli = FlexSelectCLI(
             LightningModule,
             LightningDataModule,
@@ -77,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 "use_distributed_sampler": False,  # the data modules share out whole videos
             },
             seed_everything_default=0,
-            args=None if args is None else list(args),
+            args=args,
         )
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")

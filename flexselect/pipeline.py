@@ -221,7 +221,8 @@ class VideoSession:
         with clock("prefill"):
             inputs = fs.lm.assemble(encoded, query_ids, selection, fs.positions)
         clock.start("prefill")
-        ids = fs.lm.generate(inputs, max_new_tokens, on_token=lambda: clock.start("generate"))
+        end = fs.lm.prompter.end_of_turn
+        ids = fs.lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
         clock.stop()
         kept = encoded.num_tokens if selection is None else len(selection.kept)
         return Answer(fs.lm.prompter.decode(ids), selection, encoded.num_tokens, kept, clock.timings)

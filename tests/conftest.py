@@ -39,12 +39,18 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", params=tiny.BUILDERS)
+def model_folder(request, tmp_path_factory) -> Path:
+    """A random model of each family, in the layout its authors released: being on that list is being tested."""
+    return tiny.BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
 @pytest.fixture
-def load(checkpoint):
-    """`load(selector="self", ...)` in float32 on the CPU."""
+def load(model_folder):
+    """`load(selector="self", ...)` in float32 on the CPU, for each family."""
 
     def load(**options) -> FlexSelect:
-        return FlexSelect.from_pretrained(str(checkpoint), dtype="float32", device="cpu", **options)
+        return FlexSelect.from_pretrained(str(model_folder), dtype="float32", device="cpu", **options)
 
     return load
 

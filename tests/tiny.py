@@ -1,12 +1,28 @@
 """Tiny random models in the real classes and the real on-disk formats."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from flexselect.checkpoints.internvl_chat import InternVLChatForConditionalGeneration, internvl_config
+from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, llava_config
 
 DEMO = Path(__file__).parents[1] / "checkpoints" / "demo" / "video_llm"
+OWN = {"budget": 9, "reference_layer": 2}
+
+
+def randomise(model) -> None:
+    """Wide enough that attention is far from uniform, and answers differ."""
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        elif "newline" in name:
+            torch.nn.init.normal_(weight)
 
 
 def qwen2_5_vl(folder: Path, layers: int = 4, seed: int = 0) -> Path:
@@ -20,13 +36,154 @@ def qwen2_5_vl(folder: Path, layers: int = 4, seed: int = 0) -> Path:
     text.layer_types, text.rope_parameters["mrope_section"] = ["full_attention"] * layers, [2, 3, 3]
     vision.hidden_size, vision.intermediate_size, vision.num_heads, vision.out_hidden_size = 32, 48, 2, 64
     vision.depth, vision.fullatt_block_indexes, vision.window_size = 2, [1], 56
-    config.flexselect = {"min_pixels": 56 * 84, "max_pixels": 84 * 84, "budget": 9, "reference_layer": 2}
+    config.flexselect = {"min_pixels": 56 * 84, "max_pixels": 84 * 84, **OWN}
     model = Qwen2_5_VLForConditionalGeneration(config)
-    for weight in model.parameters():  # wide enough that attention is far from uniform, and answers differ
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    randomise(model)
     model.save_pretrained(folder)
     return folder
+
+
+def llava_video(folder: Path, seed: int = 0) -> Path:
+    """LlavaQwenForCausalLM with a 2-layer SigLIP at 384 pixels; the demo's tokenizer."""
+    torch.manual_seed(seed)
+    for file in DEMO.glob("tokenizer*.json"):
+        shutil.copy(file, folder)
+    config = {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "model_type": "llava",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 448,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+        "image_token_index": 151646,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_newline_position": "grid",
+        "flexselect": OWN,
+    }
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vision_tower_config.json").write_text(json.dumps({**tower, "image_size": 384, "patch_size": 14}))
+    model = LlavaVideoForConditionalGeneration(llava_config(str(folder), config))
+    randomise(model)
+    names = (
+        (r"^model\.vision_tower\.", "model.vision_tower.vision_tower.vision_model."),
+        (r"^model\.multi_modal_projector\.linear_1", "model.mm_projector.0"),
+        (r"^model\.multi_modal_projector\.linear_2", "model.mm_projector.2"),
+        (r"^model\.language_model\.", "model."),
+    )
+    return write(folder, {renamed(name, names): weight for name, weight in model.state_dict().items()})
+
+
+def internvl(folder: Path, seed: int = 0) -> Path:
+    """InternVLChatModel with InternLM2's packed heads and a 2-layer InternViT at 448 pixels."""
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<img>", "</img>", "<IMG_CONTEXT>"]})
+    tokenizer.add_special_tokens({"bos_token": "<|endoftext|>"})
+    tokenizer.save_pretrained(folder)
+    added = {str(number): {"content": token.content} for number, token in tokenizer.added_tokens_decoder.items()}
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": added}))
+    text = {
+        "architectures": ["InternLM2ForCausalLM"],
+        "model_type": "internlm2",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 448,
+        "bias": False,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "norm_type": "layer_norm",
+        "num_channels": 3,
+        "qkv_bias": True,
+        "qk_normalization": False,
+        "image_size": 448,
+        "patch_size": 14,
+    }
+    config = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "downsample_ratio": 0.5}
+    config |= {"ps_version": "v2", "llm_config": text, "vision_config": vision, "flexselect": OWN}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = InternVLChatForConditionalGeneration(internvl_config(str(folder), config))
+    randomise(model)
+    return write(folder, internvl_names(model.state_dict(), kv_heads=2))
+
+
+def internvl_names(weights: dict, kv_heads: int) -> dict:
+    """Hugging Face's names to the authors', q, k and v packed as they are there."""
+    names = (
+        (r"^model\.vision_tower\.", "vision_model."),
+        (r"encoder\.layer\.", "encoder.layers."),
+        (r"cls_token", "class_embedding"),
+        (r"position_embeddings", "position_embedding"),
+        (r"patch_embeddings\.projection", "patch_embedding"),
+        (r"lambda_", "ls"),
+        (r"attention\.projection_layer", "attn.proj"),
+        (r"layernorm_before", "norm1"),
+        (r"layernorm_after", "norm2"),
+        (r"^model\.multi_modal_projector\.layer_norm", "mlp1.0"),
+        (r"^model\.multi_modal_projector\.linear_1", "mlp1.1"),
+        (r"^model\.multi_modal_projector\.linear_2", "mlp1.3"),
+        (r"^lm_head", "language_model.output"),
+        (r"^model\.language_model\.", "language_model.model."),
+        (r"embed_tokens", "tok_embeddings"),
+        (r"self_attn\.o_proj", "attention.wo"),
+        (r"mlp\.gate_proj", "feed_forward.w1"),
+        (r"mlp\.down_proj", "feed_forward.w2"),
+        (r"mlp\.up_proj", "feed_forward.w3"),
+        (r"input_layernorm", "attention_norm"),
+        (r"post_attention_layernorm", "ffn_norm"),
+    )
+    out = {}
+    for name, weight in weights.items():
+        if "q_proj" not in name and "k_proj" not in name and "v_proj" not in name:
+            out[renamed(name, names)] = weight
+        elif "q_proj" in name:
+            parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            if "language_model" in name:
+                heads = [part.unflatten(0, (kv_heads, -1)) for part in parts]
+                out[renamed(name, names).replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(heads, 1).flatten(
+                    0, 1
+                )
+            else:
+                out[renamed(name, names).replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+    return out
+
+
+def renamed(name: str, rules) -> str:
+    for old, new in rules:
+        name = re.sub(old, new, name)
+    return name
+
+
+def write(folder: Path, weights: dict) -> Path:
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+BUILDERS = {"qwen2_5_vl": qwen2_5_vl, "llava_video": llava_video, "internvl": internvl}
 
 
 def frames(count: int = 14, height: int = 84, width: int = 112, seed: int = 0) -> torch.Tensor:
@@ -35,10 +192,11 @@ def frames(count: int = 14, height: int = 84, width: int = 112, seed: int = 0) -
     return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def prompt(fs, question: str = "What colour is the circle?", count: int = 14, seed: int = 0):
+def prompt(fs, question: str = "What colour is the circle?", count: int | None = None, seed: int = 0):
     """A prompt over random frames."""
     from flexselect import VideoPrompt
 
     prompter = fs.lm.prompter
+    count = count or (14 if "Qwen" in type(prompter).__name__ else 4)  # about as long a test for each family
     clip = prompter.clip(prompter.resize(frames(count, seed=seed)))
     return VideoPrompt(clip, prompter.prefix_ids, prompter.query_ids(question))

@@ -51,6 +51,11 @@ class Prompter(ABC):
         """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
         return self.ids(answer + "<|im_end|>")
 
+    @property
+    def end_of_turn(self) -> int:
+        """The id that ends an answer; InternVL2.5's configuration names another one, which never comes."""
+        return int(self.ids("<|im_end|>")[0])
+
     def ids(self, text: str) -> Tensor:
         """Text to ids, int64 [n]; special tokens are read where they are written, none is added."""
         return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
@@ -201,13 +206,20 @@ class VideoLM(ABC):
         return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
 
     @torch.inference_mode()
-    def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, on_token: Callable[[], None]) -> Tensor:
+    def generate(
+        self,
+        inputs: dict[str, Tensor],
+        max_new_tokens: int,
+        on_token: Callable[[], None],
+        end_of_turn: int | None = None,
+    ) -> Tensor:
         """Greedy decoding; positions go on from the last one.
 
         Args:
             inputs: what `assemble` returned.
             max_new_tokens: at most so many.
             on_token: called when a token's logits are there; the first call ends the prefill.
+            end_of_turn: an id to stop at, beside those that the checkpoint's own generation settings name.
 
         Returns:
             int64 [n], the new tokens.
@@ -215,11 +227,14 @@ class VideoLM(ABC):
         Raises:
             ValueError: if the logits are NaN: no token would mean anything.
         """
+        stop = self.model.generation_config.eos_token_id
+        stops = [*(stop if isinstance(stop, list) else [stop]), end_of_turn]
         greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         out = self.model.generate(
             **inputs,
             **greedy,
             max_new_tokens=max_new_tokens,
+            eos_token_id=sorted({number for number in stops if number is not None}) or None,
             logits_processor=LogitsProcessorList([_Watch(on_token)]),
         )
         return out[0, inputs["input_ids"].shape[1] :]

@@ -20,7 +20,7 @@ from flexselect.checkpoints.internvl_chat import (
     is_internvl_chat,
 )
 from flexselect.families.base import Prompter, VideoFamily, VideoLM, square
-from flexselect.families.loading import LoadOptions, load_weights, read_config
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
 from flexselect.prompt import VideoClip, VideoPrompt
 
 SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -29,7 +29,10 @@ QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
 
 SIDE = 448  # pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BRACKETS = {"internlm2": (92544, 92545), "qwen2": (151665, 151666)}  # <img> and </img> of the released tokenizers
+RELEASED_IDS = {  # for a folder without a tokenizer
+    "internlm2": {"<img>": 92544, "</img>": 92545},
+    "qwen2": {"<img>": 151665, "</img>": 151666},
+}
 
 REFERENCE_LAYERS = {32: 15}  # published: 8B
 
@@ -47,6 +50,7 @@ class InternVL(VideoFamily):
 
     default_positions = "compact"
     released_budget_in_units = False
+    published_budget = 8256
 
     def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
         self.path = path
@@ -57,7 +61,7 @@ class InternVL(VideoFamily):
         own = self.config.get("flexselect", {})
         self.fps = fps or own.get("fps", 1.0)
         self.max_frames = max_frames or own.get("max_frames", 512)
-        self.default_budget = own.get("budget", 8256)
+        self.default_budget = own.get("budget", self.published_budget)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,15 +90,20 @@ class InternVL(VideoFamily):
         return self.config.get("flexselect", {}).get("reference_layer", guess)
 
     @property
-    def brackets(self) -> tuple[int, int]:
+    def is_internlm2(self) -> bool:
+        """Whether the language model is InternLM2 (Llama, once converted) and not Qwen2."""
+        return self.text_config.get("model_type") in ("internlm2", "llama")
+
+    @property
+    def special_ids(self) -> dict[str, int]:
         """Ids of <img> and </img>: the tokenizer's own, or the released ones where there is none."""
+        ids = dict(RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"])
         found = cached_file(self.path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
         if found is not None:
             added = json.loads(Path(found).read_text()).get("added_tokens_decoder", {})
-            ids = {token["content"]: int(number) for number, token in added.items()}
-            if "<img>" in ids and "</img>" in ids:
-                return ids["<img>"], ids["</img>"]
-        return BRACKETS["internlm2" if self.text_config.get("model_type") in ("internlm2", "llama") else "qwen2"]
+            own = {token["content"]: int(number) for number, token in added.items()}
+            ids.update({name: own[name] for name in ids if name in own})
+        return ids
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """The middles of about `fps` segments a second, at most `max_frames`; at least one frame."""
@@ -127,8 +136,9 @@ class InternVLPrompter(Prompter):
     query = QUERY
 
     def __init__(self, family: InternVL) -> None:
-        self.tokenizer = load_tokenizer(family.path)
-        begin = [self.tokenizer.bos_token_id] if family.text_config.get("model_type") in ("internlm2", "llama") else []
+        special = {"<|im_start|>": None, "<|im_end|>": None, **family.special_ids}
+        self.tokenizer = checked_tokenizer(family.path, load_tokenizer, special)
+        begin = [self.tokenizer.bos_token_id] if family.is_internlm2 else []
         self.prefix_ids = torch.cat([torch.tensor(begin, dtype=torch.long), self.ids(PREFIX)])
 
     def resize(self, frames: Tensor) -> Tensor:
@@ -153,7 +163,8 @@ class InternVLLM(VideoLM):
     def __init__(self, model: PreTrainedModel, family: InternVL) -> None:
         self.model = model
         self.family = family
-        self.brackets = family.brackets
+        ids = family.special_ids
+        self.brackets = (ids["<img>"], ids["</img>"])
         self.visual_id = self.model.config.image_token_id
 
     @cached_property

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForC
 
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
 from flexselect.families.base import Prompter, VideoFamily, VideoLM, square
-from flexselect.families.loading import LoadOptions, load_weights, read_config
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -39,6 +39,7 @@ class LlavaVideo(VideoFamily):
 
     default_positions = "compact"
     released_budget_in_units = False
+    published_budget = 6720
 
     def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
         self.path = path
@@ -49,7 +50,7 @@ class LlavaVideo(VideoFamily):
         own = self.config.get("flexselect", {})
         self.fps = fps or own.get("fps", 1.0)
         self.max_frames = max_frames or own.get("max_frames", 512)
-        self.default_budget = own.get("budget", 6720)
+        self.default_budget = own.get("budget", self.published_budget)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -104,7 +105,8 @@ class LlavaVideoPrompter(Prompter):
     query = QUERY
 
     def __init__(self, family: LlavaVideo) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(family.path)
+        special = {"<|im_start|>": None, "<|im_end|>": None}
+        self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:

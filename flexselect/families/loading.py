@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,16 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"no config.json at {path!r}, neither a local folder nor on the hub: {error}"
         ) from error
-    return json.loads(Path(str(found)).read_text())
+    if found is None:
+        raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")
+    return json.loads(Path(found).read_text())
 
 
 @dataclass(frozen=True)
 class LoadOptions:
     """How weights are placed; the same for every family."""
 
-    dtype: torch.dtype = torch.bfloat16
+    dtype: torch.dtype | str = torch.bfloat16
     device: torch.device | str = "cpu"
     device_map: str | dict | None = None  # "auto": spread over all GPUs (accelerate)
     attn_implementation: str = "sdpa"
@@ -68,3 +71,28 @@ def load_weights(
     if options.device_map is None:
         model = model.to(options.device)
     return model.eval()
+
+
+def checked_tokenizer(path: str, load: Callable[[str], Any], special: Mapping[str, int | None]) -> Any:
+    """Load a tokenizer and make sure that it is the model's: a folder without one gives an empty one, silently.
+
+    Args:
+        path: of the checkpoint.
+        load: from path to tokenizer.
+        special: tokens it must read as one id each, and which id, None where any will do.
+
+    Raises:
+        ValueError: naming the token that is read otherwise.
+    """
+    try:
+        tokenizer = load(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the tokenizer at {path} is missing or does not belong to the model: {error}") from error
+    for token, expected in special.items():
+        found = tokenizer(token, add_special_tokens=False).input_ids
+        if len(found) != 1 or expected not in (None, found[0]):
+            raise ValueError(
+                f"the tokenizer at {path} is missing or does not belong to the model: "
+                f"it reads {token} as {found}, not as {'one id' if expected is None else expected}"
+            )
+    return tokenizer

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLF
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
 
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
-from flexselect.families.loading import LoadOptions, load_weights, read_config
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -46,6 +46,7 @@ class Qwen25VL(VideoFamily):
 
     default_positions = "original"
     released_budget_in_units = True
+    published_budget = 7040
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Qwen25VL(VideoFamily):
         self.max_frames = max_frames or own.get("max_frames", 1024)
         self.min_pixels = min_pixels or own.get("min_pixels", 128 * FACTOR**2)
         self.max_pixels = max_pixels or own.get("max_pixels", 308 * 560)
-        self.default_budget = own.get("budget", 7040)
+        self.default_budget = own.get("budget", self.published_budget)
         self.time_step = time_step
 
     @property
@@ -124,14 +125,8 @@ class Qwen25VLPrompter(Prompter):
 
     def __init__(self, family: Qwen25VL) -> None:
         self.family = family
-        self.tokenizer = AutoTokenizer.from_pretrained(family.path)
-        expected = family.config.get("vision_end_token_id")
-        found = self.tokenizer("<|vision_end|>", add_special_tokens=False).input_ids
-        if found != [expected]:  # transformers gives an empty tokenizer for a folder without one, silently
-            raise ValueError(
-                f"the tokenizer at {family.path} is missing or does not belong to the model: "
-                f"it reads <|vision_end|> as {found}, config.json says {expected}"
-            )
+        special = {"<|im_end|>": None, "<|vision_end|>": family.config.get("vision_end_token_id")}
+        self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from flexselect import FlexSelect
 from flexselect.families import Qwen25VL, family_of
 from tests import tiny
 
@@ -83,13 +84,14 @@ def test_time_step_released_or_true(checkpoint):
     assert Qwen25VL(str(checkpoint), time_step="true").prompter().clip(frames, seconds).seconds_per_unit == 3.0
 
 
-def test_positions_of_a_long_video(load):
-    where = load().lm.position_ids(15, (512, 11, 19), 20, seconds_per_unit=1.0)
+def test_positions_of_a_long_video(checkpoint):
+    lm = FlexSelect.from_pretrained(str(checkpoint), dtype="float32", device="cpu").lm
+    where = lm.position_ids(15, (512, 11, 19), 20, seconds_per_unit=1.0)
     assert where.shape == (3, 15 + 512 * 209 + 20)
     assert where[:, 14].tolist() == [14, 14, 14]
     assert where[:, 15 + 209].tolist() == [17, 15, 15]  # two steps a unit
     assert where[:, -20].tolist() == [15 + 1022 + 1] * 3  # text goes on after the largest position, whichever axis
-    tall = load().lm.position_ids(15, (2, 30, 4), 1, seconds_per_unit=1.0)
+    tall = lm.position_ids(15, (2, 30, 4), 1, seconds_per_unit=1.0)
     assert tall[:, -1].tolist() == [15 + 29 + 1] * 3
 
 
@@ -128,3 +130,12 @@ def test_family_is_found_from_the_config(checkpoint, tmp_path):
         Qwen25VL(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder with a checkpoint"):
         family_of(str(tmp_path / "nowhere"))
+
+
+def test_prompt_from_tensors_names_a_mismatch(checkpoint):
+    fs = FlexSelect.from_pretrained(str(checkpoint), dtype="float32", device="cpu")
+    ids = torch.tensor([1, fs.lm.visual_id, fs.lm.visual_id, 2])
+    with pytest.raises(ValueError, match=r"2 video placeholders \(id 5\) but the grid \(1, 2, 2\) needs one run of 4"):
+        fs.prompt_from_tensors(
+            input_ids=ids, pixel_values_videos=torch.zeros(16, 1176), video_grid_thw=torch.tensor([[1, 4, 4]])
+        )
