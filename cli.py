@@ -11,6 +11,7 @@ import torch
 from jsonargparse import auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flexselect.checkpoints.convert import convert
 from flexselect.families.base import VideoFamily
@@ -85,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
             seed_everything_default=0,
             args=args,
         )
-    except UsageError as error:
+    except (UsageError, MisconfigurationException) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_USAGE
     except (ValueError, OSError, RuntimeError, torch.OutOfMemoryError) as error:

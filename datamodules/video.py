@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def _probe(path: str | Path, reader: decord.VideoReader) -> VideoInfo:
     try:
         height, width = reader[0].shape[:2]
     except (RuntimeError, decord.DECORDError) as error:
-        raise _broken(path, 0, num_frames, error) from error
+        raise _broken(path, 0, 0, num_frames, error) from error
     return VideoInfo(num_frames, fps, height, width)
 
 
@@ -125,10 +126,11 @@ def _decode(path: str | Path, reader: decord.VideoReader, indices: Sequence[int]
         try:
             yield torch.from_numpy(reader.get_batch(wanted).asnumpy())
         except (RuntimeError, decord.DECORDError) as error:
-            raise _broken(path, wanted[0], len(reader), error) from error
+            raise _broken(path, wanted[0], wanted[-1], len(reader), error) from error
 
 
-def _broken(path: str | Path, index: int, num_frames: int, error: Exception) -> VideoError:
-    reason = f"cannot be decoded from frame {index} of {num_frames} on (corrupted or cut short); download it again"
-    last_line = str(error).strip().splitlines()[-1].split("] ")[-1]
+def _broken(path: str | Path, first: int, last: int, num_frames: int, error: Exception) -> VideoError:
+    where = f"frames {first} to {last} of {num_frames}"
+    reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
+    last_line = re.sub(r"\S+\.cc:\d+: ", "", str(error).strip().splitlines()[-1].split("] ")[-1])
     return VideoError(path, f"{reason}. The decoder says: {last_line[:200]}")

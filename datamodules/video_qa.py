@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import csv
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from datamodules.video import VideoError, read_video
 from flexselect.families.base import VideoFamily
 from flexselect.questions import QuestionItem, VideoQuestion
 
+REQUIRED = ("id", "video", "question")
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -124,25 +126,35 @@ def read_annotations(source: str) -> list[VideoQuestion]:
         FileNotFoundError: no such file.
         ValueError: a file that cannot be parsed at all, or holds no rows.
     """
+    rows = _rows(source)
+    if not rows:
+        raise ValueError(f"{source}: holds no rows")
+    if not any(row.get(name) for row in rows for name in REQUIRED):
+        raise ValueError(f"{source}: has no columns {', '.join(REQUIRED)}; found {', '.join(map(str, rows[0]))}")
+    return _told_apart([_checked(row, number) for number, row in enumerate(rows)])
+
+
+def _rows(source: str) -> list[dict[str, Any]]:
     kind = READERS.get(Path(source).suffix.lower())
-    datasets_logging.disable_progress_bar()
     if kind is None and Path(source).exists():
         raise ValueError(f"{source}: cannot read this kind of file; give one of {', '.join(READERS)}")
     if kind is not None and not Path(source).is_file():
         raise FileNotFoundError(f"{source}: no such annotation file")
+    if kind is not None and Path(source).stat().st_size == 0:
+        return []
+    if kind == "csv":  # as it is written: data frames would make 005 a number, and NA nothing
+        with Path(source).open(newline="") as file:
+            return [{name: value or None for name, value in row.items() if name} for row in csv.DictReader(file)]
+    datasets_logging.disable_progress_bar()
     try:
         if kind is not None:
-            rows = load_dataset(kind, data_files=source, split="train")
-        else:
-            name, _, split = source.partition(":")
-            rows = load_dataset(name, split=split or "test")
+            return list(load_dataset(kind, data_files=source, split="train"))
+        name, _, split = source.partition(":")
+        return list(load_dataset(name, split=split or "test"))
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"{source}: neither a file nor a data set on the hub ({error})") from error
     except Exception as error:  # datasets wraps whatever its readers raise; the cause says what is wrong
         raise ValueError(f"{source}: cannot be read as annotations: {error.__cause__ or error}") from error
-    if not len(rows):
-        raise ValueError(f"{source}: holds no rows")
-    return _told_apart([_checked(row, number) for number, row in enumerate(rows)])
 
 
 def _told_apart(questions: list[VideoQuestion]) -> list[VideoQuestion]:
@@ -157,21 +169,41 @@ def _told_apart(questions: list[VideoQuestion]) -> list[VideoQuestion]:
 
 def _checked(row: dict[str, Any], number: int = 0) -> VideoQuestion:
     """A row as a question; what is missing is said in `error`."""
-    missing = [name for name in ("id", "video", "question") if row.get(name) is None]
+    missing = [name for name in REQUIRED if row.get(name) is None]
     error = f"row {number + 1} of the annotations has no {' and no '.join(missing)}" if missing else None
     if error is None and not str(row["question"]).strip():
         error = "the question is empty"
-    options, answer = row.get("options") or (), row.get("answer")
-    if isinstance(options, str):  # CSV has no lists
-        options = json.loads(options) if options.startswith("[") else options.split("|")
-    return VideoQuestion(
+    answer = row.get("answer")
+    try:
+        options = _options(row.get("options"))
+    except ValueError as problem:
+        options, error = (), error or f"row {number + 1} of the annotations: {problem}"
+    question = VideoQuestion(
         id=str(row.get("id") if row.get("id") is not None else f"row-{number + 1}"),
         video=str(row.get("video") or ""),
         question=str(row.get("question") or ""),
-        options=tuple(map(str, options)),
+        options=options,
         answer=None if answer is None else str(answer),
         error=error,
     )
+    if error is None and options and answer is not None and question.expected_letter is None:
+        error = f"row {number + 1} of the annotations: the answer {answer!r} is none of its options"
+        question = replace(question, error=error)
+    return question
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    """Options as a list, or in a CSV as a written list or separated by "|"."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value) if value.startswith("[") else value.split("|")
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"the options {value!r} are no list") from error
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) == 1:
+        raise ValueError(f"the options must be a list of two or more, got {value!r}")
+    return tuple(map(str, value))
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:

@@ -18,6 +18,7 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.loading import LoadOptions
 from flexselect.partition import frame_sets, split_budget, split_budget_released
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.questions import VideoQuestion
 from flexselect.scorers import RandomScorer, ReferenceLayerScorer, Scorer, UniformScorer
 from flexselect.selection import select
 
@@ -113,7 +114,9 @@ class FlexSelect:
 
     # -- a video from a file or from memory
 
-    def open(self, video: str | Path | Tensor | np.ndarray, seconds: Tensor | None = None) -> VideoSession:
+    def open(
+        self, video: str | Path | Tensor | np.ndarray, seconds: Tensor | Sequence[float] | None = None
+    ) -> VideoSession:
         """Do once what does not depend on the question: sample, decode, resize and encode.
 
         Args:
@@ -130,6 +133,7 @@ class FlexSelect:
                 frames, seconds = _video_reader()(str(video), self.family.sample, prompter.resize)
             else:
                 frames = prompter.resize(_checked_frames(video))
+                seconds = None if seconds is None else _checked_seconds(seconds, len(frames))
             clip = prompter.clip(frames, seconds)
         return self.open_clip(clip, clock.timings)
 
@@ -199,8 +203,13 @@ class VideoSession:
         self.encoded = encoded
         self.timings = timings  # seconds spent on the video, under decode and encode
 
-    def ask(self, question: str, max_new_tokens: int = 64) -> Answer:
+    def ask(self, question: str, max_new_tokens: int = 64, options: Sequence[str] = ()) -> Answer:
         """Answer one question.
+
+        Args:
+            question: in words.
+            max_new_tokens: the most tokens of the answer.
+            options: of a multiple-choice question, listed below it as A, B, ...
 
         Returns:
             The answer; its timings hold this question's own `score`, `prefill` and `generate`, and the video's shared
@@ -209,11 +218,11 @@ class VideoSession:
         Raises:
             ValueError: for an empty question.
         """
-        if not question.strip():
+        if not isinstance(question, str) or not question.strip():
             raise ValueError("the question is empty")
         fs, encoded = self.flexselect, self.encoded
         clock = Clock(fs.lm.device, self.timings)
-        query_ids = fs.lm.prompter.query_ids(question)
+        query_ids = fs.lm.prompter.query_ids(VideoQuestion("", "", question, tuple(options)).text)
         selection = None
         with clock("score"):
             if fs.scorer is not None:
@@ -256,18 +265,27 @@ def check_options(
     if reference_layer is not None and not 0 <= reference_layer < family.num_layers:
         most = family.num_layers - 1
         raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {reference_layer}")
-    if budget is not None and budget < 1:
-        raise ValueError(f"budget must be at least 1 visual token, got {budget}")
+    if budget is not None and (not isinstance(budget, int) or budget < 1):
+        raise ValueError(f"budget must be at least 1 visual token, got {budget!r}")
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
     resolve_reduction(reduction or "max")
 
 
 def _checked_frames(video: Tensor | np.ndarray) -> Tensor:
+    if not isinstance(video, (Tensor, np.ndarray)):
+        raise ValueError(f"a video is a path, or frames as a tensor or array; got {type(video).__name__}")
     frames = torch.as_tensor(video)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
         raise ValueError(f"frames must be uint8 [T, h, w, 3], T >= 1; got {frames.dtype} {list(frames.shape)}")
     return frames
+
+
+def _checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:
+    times = torch.as_tensor(seconds, dtype=torch.float64)
+    if times.shape != (count,) or not bool(times.isfinite().all() and (times.diff() >= 0).all()):
+        raise ValueError(f"seconds must be {count} finite numbers in ascending order, one a frame")
+    return times
 
 
 def _video_reader() -> VideoReader:

@@ -47,7 +47,14 @@ class VideoQuestion:
         if not self.options:
             return _plain(answer) == _plain(self.answer)
         chosen = self._letter(answer)
-        return chosen is not None and chosen == self._letter(self.answer)
+        return chosen is not None and chosen == self.expected_letter
+
+    @property
+    def expected_letter(self) -> str | None:
+        """The option that `answer` names, by letter or in words; None if it names none."""
+        if self.answer is None:
+            return None
+        return self._letter(self.answer.strip()) or self._letter(self.answer.strip().upper())
 
     def _letter(self, text: str) -> str | None:
         """The option that a text chooses: alone, "B. ring", "(B)", "The answer is B", or in words; else None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,11 @@ class PredictionWriter(Callback):
     def write(self, row: dict[str, Any]) -> None:
         """Append one line."""
         assert self._file is not None
-        with self._file.open("a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            with self._file.open("a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OSError(f"{self._file}: {error.strerror}; what was written stays, call again to go on") from error
         if row["error"]:
             log.warning("%s: %s", row["id"], row["error"])
 
@@ -112,8 +116,9 @@ class PredictionWriter(Callback):
             return
         self.on_predict_end(trainer, pl_module)
         if trainer.is_global_zero:
+            accuracy = float(trainer.callback_metrics["accuracy"])
             results = {
-                "accuracy": float(trainer.callback_metrics["accuracy"]),
+                "accuracy": None if math.isnan(accuracy) else accuracy,  # no question had an answer to compare with
                 "questions": len(self.rows),
                 "errors": sum(row["error"] is not None for row in self.rows.values()),
                 "settings": pl_module.settings,

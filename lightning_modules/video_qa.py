@@ -38,8 +38,10 @@ class VideoQA(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore="family")
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.family = family
-        self.accuracy = MeanMetric()
+        self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
         self.flexselect: FlexSelect | None = None
         self._session: VideoSession | None = None
@@ -77,7 +79,7 @@ class VideoQA(LightningModule):
         if error is None:
             try:
                 assert self._session is not None
-                answer = self._session.ask(question.text, self.hparams.max_new_tokens)
+                answer = self._session.ask(question.question, self.hparams.max_new_tokens, question.options)
             except (ValueError, RuntimeError) as problem:  # an empty question, NaN scores, out of memory
                 error = describe(problem)
         return {
@@ -95,7 +97,8 @@ class VideoQA(LightningModule):
         """As predict, with the expected answer and whether it was met."""
         row = self.predict_step(item)
         right = item.question.is_right(row["answer"])
-        self.accuracy.update(float(right))  # a question that failed counts as wrong
+        if item.question.error is None and item.question.answer is not None:
+            self.accuracy.update(float(right))  # a video that failed counts as wrong; a useless row does not count
         if row["error"] is None and item.question.answer is None:
             row["error"] = "the annotations have no answer to compare with"
         return {**row, "expected": item.question.answer, "correct": right}

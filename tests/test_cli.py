@@ -193,13 +193,13 @@ def test_a_full_disk_is_said_and_nothing_is_lost(run, videos, tmp_path, monkeypa
 
     def fill_up(self, row):
         if len(written) == 3:
-            raise OSError(28, "No space left on device")
+            self._file = Path("/dev/full")
         written.append(row)
         write_row(self, row)
 
     monkeypatch.setattr(PredictionWriter, "write", fill_up)
     assert run("predict", "--data.annotations", videos / "annotations.jsonl") == 1
-    assert "No space left on device" in capsys.readouterr().err
+    assert "/dev/full: No space left on device; what was written stays" in capsys.readouterr().err
     assert len(rows(tmp_path / "out")) == 3
 
 
@@ -230,3 +230,13 @@ def test_two_processes_equal_one(run, videos, tmp_path, verb):
     if verb == "validate":
         first, second = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
         assert first == second
+
+
+def test_rows_without_a_usable_annotation_do_not_count_in_the_accuracy(run, videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(VideoQuestion, "is_right", lambda self, answer: True)
+    row = {"id": "1", "video": "needles_000.mp4", "question": "Which shape is red?", "answer": "ring"}
+    lines = [row, row, {**row, "id": "2", "answer": None}, {**row, "id": "3", "question": ""}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("validate", "--data.annotations", tmp_path / "rows.jsonl", "--data.video_root", videos) == 3
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["accuracy"], results["questions"], results["errors"]) == (1.0, 4, 3)

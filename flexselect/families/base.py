@@ -16,6 +16,18 @@ from flexselect.families.loading import LoadOptions
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
 
+def at_least(name: str, least: float, value: Any, default: Any) -> Any:
+    """A number as it was given, or its default.
+
+    Raises:
+        ValueError: naming it, if it is below `least`.
+    """
+    value = default if value is None else value
+    if not value >= least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value}")
+    return value
+
+
 def square(frames: Tensor, side: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], whatever their aspect ratio, by PIL's bicubic filter."""
     resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]

@@ -19,7 +19,7 @@ from flexselect.checkpoints.internvl_chat import (
     internvl_config,
     is_internvl_chat,
 )
-from flexselect.families.base import Prompter, VideoFamily, VideoLM, square
+from flexselect.families.base import Prompter, VideoFamily, VideoLM, at_least, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -59,8 +59,8 @@ class InternVL(VideoFamily):
             found = self.config.get("architectures") or self.config.get("model_type")
             raise ValueError(f"{path} is not an InternVL checkpoint: its config.json says {found}")
         own = self.config.get("flexselect", {})
-        self.fps = fps or own.get("fps", 1.0)
-        self.max_frames = max_frames or own.get("max_frames", 512)
+        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
+        self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
         self.default_budget = own.get("budget", self.published_budget)
 
     @property

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
 
-from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.base import Prompter, VideoFamily, VideoLM, at_least
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -63,12 +63,14 @@ class Qwen25VL(VideoFamily):
             found = self.config.get("architectures") or self.config.get("model_type")
             raise ValueError(f"{path} is not a Qwen2.5-VL checkpoint: its config.json says {found}")
         own = self.config.get("flexselect", {})
-        self.fps = fps or own.get("fps", 2.0)
-        self.max_frames = max_frames or own.get("max_frames", 1024)
-        self.min_pixels = min_pixels or own.get("min_pixels", 128 * FACTOR**2)
-        self.max_pixels = max_pixels or own.get("max_pixels", 308 * 560)
+        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 2.0))
+        self.max_frames = at_least("max_frames", 2, max_frames, own.get("max_frames", 1024))
+        self.min_pixels = at_least("min_pixels", 1, min_pixels, own.get("min_pixels", 128 * FACTOR**2))
+        self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, own.get("max_pixels", 308 * 560))
         self.default_budget = own.get("budget", self.published_budget)
         self.time_step = time_step
+        if time_step not in ("released", "true"):
+            raise ValueError(f"time_step must be released or true, got {time_step!r}")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_rows_with_missing_fields_are_kept_with_their_reason(tmp_path):
     [
         ("rows.json", "{not json", "rows.json: cannot be read as annotations"),
         ("rows.txt", "hello", "cannot read this kind of file"),
-        ("rows.jsonl", "", "rows.jsonl"),
+        ("rows.jsonl", "", "rows.jsonl: holds no rows"),
     ],
 )
 def test_unreadable_annotations_are_refused(tmp_path, name, content, message):
@@ -113,3 +113,37 @@ def test_no_video_is_decoded_for_answered_questions(checkpoint, videos):
 def test_sources_that_do_not_go_together(checkpoint, options, message):
     with pytest.raises(ValueError, match=message):
         VideoQADataModule(Qwen25VL(str(checkpoint)), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "error"),
+    [
+        (3, None, "the options must be a list of two or more, got 3"),
+        ("red", None, "the options must be a list of two or more, got ['red']"),
+        ({"A": "red"}, None, "the options must be a list of two or more, got {'A': 'red'}"),
+        ("[red, blue]", None, "the options '[red, blue]' are no list"),
+        (["red", "blue"], "Z", "the answer 'Z' is none of its options"),
+        ("['red', 'blue']", "b", None),
+        ("red|blue", "blue", None),
+        (["red", "blue"], None, None),
+    ],
+)
+def test_options_of_a_row(options, answer, error):
+    from datamodules.video_qa import _checked
+
+    row = _checked({"id": "1", "video": "a.mp4", "question": "Q?", "options": options, "answer": answer}, 6)
+    assert row.error == (error and f"row 7 of the annotations: {error}")
+    assert error or row.options == ("red", "blue")
+
+
+def test_csv_values_are_taken_as_they_are_written(tmp_path):
+    (tmp_path / "rows.csv").write_text('id,video,question,answer\n005,a.mp4,"Which, then?",NA\n6,a.mp4,None,1\n')
+    first, second = read_annotations(str(tmp_path / "rows.csv"))
+    assert (first.id, first.question, first.answer) == ("005", "Which, then?", "NA")
+    assert (second.id, second.question, second.answer) == ("6", "None", "1")
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"rows\.csv: has no columns id, video, question; found a, b"):
+        read_annotations(str(tmp_path / "rows.csv"))

@@ -210,3 +210,23 @@ def test_one_and_two_frames(load):
     for count in (1, 2):
         answer = load(selector="self").open(tiny.frames(count)).ask("Which shape is red?", max_new_tokens=2)
         assert answer.num_visual_tokens in (6, 210 * count, 258 * count)
+
+
+@pytest.mark.parametrize("seconds", [[0.0], [1.0, 0.0], [0.0, float("nan")], [[0.0, 1.0]]])
+def test_seconds_that_do_not_fit_the_frames_are_refused(load, seconds):
+    with pytest.raises(ValueError, match="seconds must be 2 finite numbers in ascending order"):
+        load().open(tiny.frames(2), seconds)
+
+
+@pytest.mark.parametrize("number", [{"fps": 0}, {"fps": -1}, {"max_frames": 0}])
+def test_impossible_sampling_is_refused(load, number):
+    with pytest.raises(ValueError, match=f"{next(iter(number))} must be at least"):
+        load(**number)
+
+
+def test_options_are_asked_as_letters(load):
+    session = load(selector="self").open(tiny.frames(2))
+    listed = "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
+    asked, written = session.ask("Which?", 2, options=["red", "blue"]), session.ask(listed, 2)
+    assert torch.equal(asked.selection.scores, written.selection.scores)
+    assert not torch.equal(asked.selection.scores, session.ask("Which?", 2).selection.scores), "canary"
