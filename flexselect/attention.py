@@ -41,7 +41,7 @@ def resolve_reduction(name: str) -> str:
 
 
 def visual_attention(
-    q: Tensor, k: Tensor, visual: slice, scaling: float, reduction: str = "max", chunk: int = 2048
+    q: Tensor, k: Tensor, visual: slice, scaling: float, reduction: str = "max", chunk: int = 1024
 ) -> Tensor:
     """Reduce causal attention of the last Q positions to one score per visual token.
 
