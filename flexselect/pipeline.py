@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexselect.attention import resolve_reduction
+from flexselect.checks import check_choice, check_options, checked_frames, checked_seconds
 from flexselect.clock import Clock
 from flexselect.families import family_of
 from flexselect.families.base import VideoFamily, VideoLM
@@ -19,7 +19,7 @@ from flexselect.families.loading import LoadOptions
 from flexselect.partition import frame_sets, split_budget, split_budget_released
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
 from flexselect.questions import VideoQuestion
-from flexselect.scorers import RandomScorer, ReferenceLayerScorer, Scorer, UniformScorer
+from flexselect.scorers import CONTROLS, ReferenceLayerScorer, Scorer
 from flexselect.selection import select
 
 VideoReader = Callable[
@@ -59,8 +59,8 @@ class FlexSelect:
         self.positions = positions or family.default_positions
         if self.budget < 1:
             raise ValueError(f"budget must be at least 1 visual token, got {budget}")
-        _check_choice("budget_split", budget_split, ("exact", "released"))
-        _check_choice("positions", self.positions, ("original", "compact"))
+        check_choice("budget_split", budget_split, ("exact", "released"))
+        check_choice("positions", self.positions, ("original", "compact"))
 
     @classmethod
     def from_pretrained(
@@ -77,6 +77,7 @@ class FlexSelect:
         device: str | torch.device | None = None,
         attn_implementation: str = "sdpa",
         device_map: str | dict | None = None,
+        quantization: str | None = None,
         **family_options: Any,
     ) -> FlexSelect:
         """Load a VideoLLM; the family is found from its config.json.
@@ -94,6 +95,7 @@ class FlexSelect:
             device: None: the first GPU if there is one, else the CPU.
             attn_implementation: for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
             device_map: "auto" spreads a large model over all GPUs.
+            quantization: "4bit" or "8bit" weights, where bitsandbytes is installed.
             family_options: numbers of the family, such as `fps` and `max_frames` (see `flexselect.families`).
 
         Raises:
@@ -104,7 +106,8 @@ class FlexSelect:
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         layer = family.default_reference_layer if reference_layer is None else reference_layer
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        lm = family.load(LoadOptions(getattr(torch, dtype), device, device_map, attn_implementation))
+        options = LoadOptions(getattr(torch, dtype), device, device_map, attn_implementation, quantization)
+        lm = family.load(options)
         scorer: Scorer | None = None
         if selector == "self":
             scorer = ReferenceLayerScorer(lm, layer, reduction or "max", units_per_set)
@@ -132,8 +135,8 @@ class FlexSelect:
             if isinstance(video, (str, Path)):
                 frames, seconds = _video_reader()(str(video), self.family.sample, prompter.resize)
             else:
-                frames = prompter.resize(_checked_frames(video))
-                seconds = None if seconds is None else _checked_seconds(seconds, len(frames))
+                frames = prompter.resize(checked_frames(video))
+                seconds = None if seconds is None else checked_seconds(seconds, len(frames))
             clip = prompter.clip(frames, seconds)
         return self.open_clip(clip, clock.timings)
 
@@ -235,57 +238,6 @@ class VideoSession:
         clock.stop()
         kept = encoded.num_tokens if selection is None else len(selection.kept)
         return Answer(fs.lm.prompter.decode(ids), selection, encoded.num_tokens, kept, clock.timings)
-
-
-CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def check_options(
-    family: VideoFamily,
-    selector: str | None,
-    reference_layer: int | None,
-    budget: int | None,
-    units_per_set: int,
-    reduction: str | None,
-    dtype: str,
-) -> None:
-    """Refuse what cannot work before minutes are spent on loading weights.
-
-    Raises:
-        ValueError: naming the option, what it was and what it may be.
-    """
-    _check_choice("dtype", dtype, ("bfloat16", "float16", "float32"))
-    if selector is not None:
-        _check_choice("selector", selector, ("self", *CONTROLS))
-    if reference_layer is not None and not 0 <= reference_layer < family.num_layers:
-        most = family.num_layers - 1
-        raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {reference_layer}")
-    if budget is not None and (not isinstance(budget, int) or budget < 1):
-        raise ValueError(f"budget must be at least 1 visual token, got {budget!r}")
-    if units_per_set < 1:
-        raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
-    resolve_reduction(reduction or "max")
-
-
-def _checked_frames(video: Tensor | np.ndarray) -> Tensor:
-    if not isinstance(video, (Tensor, np.ndarray)):
-        raise ValueError(f"a video is a path, or frames as a tensor or array; got {type(video).__name__}")
-    frames = torch.as_tensor(video)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
-        raise ValueError(f"frames must be uint8 [T, h, w, 3], T >= 1; got {frames.dtype} {list(frames.shape)}")
-    return frames
-
-
-def _checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:
-    times = torch.as_tensor(seconds, dtype=torch.float64)
-    if times.shape != (count,) or not bool(times.isfinite().all() and (times.diff() >= 0).all()):
-        raise ValueError(f"seconds must be {count} finite numbers in ascending order, one a frame")
-    return times
 
 
 def _video_reader() -> VideoReader:

@@ -6,7 +6,7 @@ Training-free, uniform and random selection differ in this object alone, so the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -98,3 +98,6 @@ class RandomScorer(Scorer):
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Independent uniform numbers in 0..1."""
         return torch.rand(encoded.num_tokens, generator=torch.Generator().manual_seed(self.seed))
+
+
+CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}

@@ -8,8 +8,9 @@ import torch
 from lightning import LightningModule
 from torchmetrics import MeanMetric
 
+from flexselect.checks import check_options
 from flexselect.families.base import VideoFamily
-from flexselect.pipeline import FlexSelect, VideoSession, check_options
+from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
 
 
@@ -33,6 +34,7 @@ class VideoQA(LightningModule):
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
         device_map: str | None = None,
         attn_implementation: str = "sdpa",
+        quantization: Literal["4bit", "8bit"] | None = None,
         max_new_tokens: int = 64,
     ) -> None:
         super().__init__()

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, is_bitsandbytes_available
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -42,6 +42,7 @@ class LoadOptions:
     device: torch.device | str = "cpu"
     device_map: str | dict | None = None  # "auto": spread over all GPUs (accelerate)
     attn_implementation: str = "sdpa"
+    quantization: str | None = None  # "4bit" or "8bit", through bitsandbytes
 
 
 def load_weights(
@@ -59,6 +60,7 @@ def load_weights(
             dtype=options.dtype,
             attn_implementation=options.attn_implementation,
             device_map=options.device_map,
+            quantization_config=_quantization(options),
             output_loading_info=True,
         )
     except (OSError, SafetensorError) as error:
@@ -68,9 +70,21 @@ def load_weights(
     if wrong:
         listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
         raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
-    if options.device_map is None:
+    if options.device_map is None and options.quantization is None:
         model = model.to(options.device)
     return model.eval()
+
+
+def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
+    if options.quantization is None:
+        return None
+    if options.quantization not in ("4bit", "8bit"):
+        raise ValueError(f"quantization must be 4bit or 8bit, got {options.quantization!r}")
+    if not is_bitsandbytes_available():
+        raise ValueError(f"{options.quantization} loading needs bitsandbytes and a GPU: `pip install bitsandbytes`")
+    if options.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options.dtype)
 
 
 def checked_tokenizer(path: str, load: Callable[[str], Any], special: Mapping[str, int | None]) -> Any:

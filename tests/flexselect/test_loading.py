@@ -110,3 +110,12 @@ def test_convert_does_not_overwrite(model_folder, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["convert", "--input", str(model_folder), "--output", str(tmp_path)]) == 1
     assert "holds a checkpoint already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("4bit", "needs bitsandbytes and a GPU"), ("2bit", "must be 4bit or 8bit")]
+)
+def test_quantization_that_cannot_be_had_is_refused(model_folder, monkeypatch, kind, message):
+    monkeypatch.setattr("flexselect.families.loading.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        FlexSelect.from_pretrained(str(model_folder), quantization=kind, device="cpu")
