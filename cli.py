@@ -61,15 +61,15 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on.
     """
-    args = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
     try:
-        if args[:1] == ["convert"]:
-            auto_cli(convert, args=args[1:], as_positional=False)
+        words = list(sys.argv[1:] if args is None else args)
+        if words[:1] == ["convert"]:
+            auto_cli(convert, args=words[1:], as_positional=False)
             return ALL_ANSWERED
         cli = FlexSelectCLI(
             LightningModule,
@@ -84,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 "use_distributed_sampler": False,  # the data modules share out whole videos
             },
             seed_everything_default=0,
-            args=args,
+            args=None if args is None else words,
         )
     except (UsageError, MisconfigurationException) as error:
         sys.stderr.write(f"error: {error}\n")

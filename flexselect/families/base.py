@@ -4,34 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from flexselect.families.loading import LoadOptions
+from flexselect.families.loading import LoadOptions, read_config
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
-
-
-def at_least(name: str, least: float, value: Any, default: Any) -> Any:
-    """A number as it was given, or its default.
-
-    Raises:
-        ValueError: naming it, if it is below `least`.
-    """
-    value = default if value is None else value
-    if not value >= least:
-        raise ValueError(f"{name} must be at least {least:g}, got {value}")
-    return value
-
-
-def square(frames: Tensor, side: int) -> Tensor:
-    """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], whatever their aspect ratio, by PIL's bicubic filter."""
-    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]
-    return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
 
 
 class Prompter(ABC):
@@ -78,18 +59,53 @@ class Prompter(ABC):
 
 
 class VideoFamily(ABC):
-    """Names and numbers of one kind of VideoLLM: light, picklable, no weights."""
+    """Names and numbers of one kind of VideoLLM: light, picklable, no weights.
 
-    path: str
-    config: dict[str, Any]  # config.json as it is
-    default_budget: int
+    A checkpoint's config.json may carry a "flexselect" object with its own defaults for the numbers of its family, and
+    for `reference_layer` and `budget`; the published ones are used otherwise.
+    """
+
+    name: str  # of the model, for errors
+    numbers: tuple[str, ...]  # arguments that decide what the model sees
+    published_budget: int
+    published_layers: dict[int, int]  # reference layer by the LLM's number of layers
     default_positions: str  # "original" or "compact", as the released code has it for this family
     released_budget_in_units: bool  # whether the released code rounds a budget up to whole units
 
+    # Final: what a constructor begins with, and what follows from the above.
+
+    def open(self, path: str) -> dict[str, Any]:
+        """Read config.json into `config`; returns the checkpoint's own defaults.
+
+        Raises:
+            FileNotFoundError: no checkpoint at `path`.
+            ValueError: a checkpoint of another family.
+        """
+        self.path = path
+        self.config = read_config(path)
+        if not self.claims(self.config):
+            found = self.config.get("architectures") or self.config.get("model_type")
+            raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {found}")
+        return self.config.get("flexselect", {})
+
     @property
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The numbers that decide what the model sees, for the record of a run."""
+        return {"class": type(self).__name__, "path": self.path} | {name: self.__dict__[name] for name in self.numbers}
+
+    @property
+    def default_budget(self) -> int:
+        """K."""
+        return self.config.get("flexselect", {}).get("budget", self.published_budget)
+
+    @property
+    def default_reference_layer(self) -> int:
+        """The published layer for this size, 0-based, or the same relative depth where none was published."""
+        depth, layer = next(iter(self.published_layers.items()))
+        guess = self.published_layers.get(self.num_layers, round(self.num_layers * layer / depth))
+        return self.config.get("flexselect", {}).get("reference_layer", guess)
+
+    # Abstract.
 
     @staticmethod
     @abstractmethod
@@ -100,11 +116,6 @@ class VideoFamily(ABC):
     @abstractmethod
     def num_layers(self) -> int:
         """Decoder layers of the LLM."""
-
-    @property
-    @abstractmethod
-    def default_reference_layer(self) -> int:
-        """The published layer for this size, 0-based."""
 
     @abstractmethod
     def sample(self, num_frames: int, fps: float) -> list[int]:
@@ -124,16 +135,23 @@ class VideoFamily(ABC):
 
 
 class VideoLM(ABC):
-    """The device half of a family: the weights, and what the method needs of them."""
+    """The device half of a family: the weights, and what the method needs of them.
 
-    model: Any  # the Hugging Face model, unmodified
-    visual_id: int  # the placeholder id of a visual token
+    Args:
+        model: the Hugging Face model, unmodified.
+        family: its names and numbers.
+    """
+
     units_per_step: int  # units through the tower at a time: bounds memory, changes nothing
+
+    def __init__(self, model: Any, family: VideoFamily) -> None:
+        self.model = model
+        self.family = family
 
     @property
     @abstractmethod
-    def prompter(self) -> Prompter:
-        """The CPU half, built on first use: a folder without a tokenizer still scores and generates."""
+    def visual_id(self) -> int:
+        """The placeholder id of a visual token."""
 
     @property
     @abstractmethod
@@ -153,6 +171,11 @@ class VideoLM(ABC):
         """Make a prompt of tensors that are already in the model's own input form."""
 
     # Final from here on.
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        """The CPU half, built on first use: a folder without a tokenizer still scores and generates."""
+        return self.family.prompter()
 
     @property
     def device(self) -> torch.device:

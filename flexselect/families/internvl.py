@@ -19,8 +19,9 @@ from flexselect.checkpoints.internvl_chat import (
     internvl_config,
     is_internvl_chat,
 )
-from flexselect.families.base import Prompter, VideoFamily, VideoLM, at_least, square
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
+from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.inputs import at_least, square
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.prompt import VideoClip, VideoPrompt
 
 SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -40,33 +41,23 @@ REFERENCE_LAYERS = {32: 15}  # published: 8B
 class InternVL(VideoFamily):
     """InternVL2.5 checkpoints, as their authors released them or in Hugging Face layout.
 
-    A checkpoint's config.json may carry a "flexselect" object with its own defaults.
-
     Args:
         path: local folder or hub id.
         fps: frames sampled a second; `inf` takes `max_frames` uniformly.
         max_frames: the most frames of a video.
     """
 
+    name = "InternVL"
+    numbers = ("fps", "max_frames")
+    published_layers = REFERENCE_LAYERS
     default_positions = "compact"
     released_budget_in_units = False
     published_budget = 8256
 
     def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
-        self.path = path
-        self.config = read_config(path)
-        if not self.claims(self.config):
-            found = self.config.get("architectures") or self.config.get("model_type")
-            raise ValueError(f"{path} is not an InternVL checkpoint: its config.json says {found}")
-        own = self.config.get("flexselect", {})
+        own = self.open(path)
         self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
         self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
-        self.default_budget = own.get("budget", self.published_budget)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Path and sampling."""
-        return {"class": type(self).__name__, "path": self.path, "fps": self.fps, "max_frames": self.max_frames}
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
@@ -82,12 +73,6 @@ class InternVL(VideoFamily):
     def num_layers(self) -> int:
         """Decoder layers."""
         return self.text_config["num_hidden_layers"]
-
-    @property
-    def default_reference_layer(self) -> int:
-        """The published layer, or the same relative depth where none was published."""
-        guess = REFERENCE_LAYERS.get(self.num_layers, round(self.num_layers * 15 / 32))
-        return self.config.get("flexselect", {}).get("reference_layer", guess)
 
     @property
     def is_internlm2(self) -> bool:
@@ -158,19 +143,19 @@ class InternVLPrompter(Prompter):
 class InternVLLM(VideoLM):
     """A loaded InternVL2.5."""
 
+    family: InternVL
     units_per_step = 16
 
-    def __init__(self, model: PreTrainedModel, family: InternVL) -> None:
-        self.model = model
-        self.family = family
-        ids = family.special_ids
-        self.brackets = (ids["<img>"], ids["</img>"])
-        self.visual_id = self.model.config.image_token_id
-
     @cached_property
-    def prompter(self) -> InternVLPrompter:
-        """The CPU half."""
-        return self.family.prompter()
+    def brackets(self) -> tuple[int, int]:
+        """Ids of <img> and </img>."""
+        ids = self.family.special_ids
+        return ids["<img>"], ids["</img>"]
+
+    @property
+    def visual_id(self) -> int:
+        """The placeholder id of a visual token."""
+        return self.model.config.image_token_id
 
     @property
     def decoder(self) -> Any:

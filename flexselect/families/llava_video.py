@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
-from flexselect.families.base import Prompter, VideoFamily, VideoLM, at_least, square
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
+from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.inputs import at_least, square
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -29,33 +29,23 @@ REFERENCE_LAYERS = {28: 19, 80: 60}  # published: 7B and 72B
 class LlavaVideo(VideoFamily):
     """LLaVA-Video checkpoints, as their authors released them or in Hugging Face layout.
 
-    A checkpoint's config.json may carry a "flexselect" object with its own defaults.
-
     Args:
         path: local folder or hub id.
         fps: frames sampled a second; `inf` takes `max_frames` uniformly.
         max_frames: the most frames of a video.
     """
 
+    name = "LLaVA-Video"
+    numbers = ("fps", "max_frames")
+    published_layers = REFERENCE_LAYERS
     default_positions = "compact"
     released_budget_in_units = False
     published_budget = 6720
 
     def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
-        self.path = path
-        self.config = read_config(path)
-        if not self.claims(self.config):
-            found = self.config.get("architectures") or self.config.get("model_type")
-            raise ValueError(f"{path} is not a LLaVA-Video checkpoint: its config.json says {found}")
-        own = self.config.get("flexselect", {})
+        own = self.open(path)
         self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
         self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
-        self.default_budget = own.get("budget", self.published_budget)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Path and sampling."""
-        return {"class": type(self).__name__, "path": self.path, "fps": self.fps, "max_frames": self.max_frames}
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
@@ -66,12 +56,6 @@ class LlavaVideo(VideoFamily):
     def num_layers(self) -> int:
         """Decoder layers."""
         return self.config.get("text_config", self.config)["num_hidden_layers"]
-
-    @property
-    def default_reference_layer(self) -> int:
-        """The published layer, or the same relative depth where none was published."""
-        guess = REFERENCE_LAYERS.get(self.num_layers, round(self.num_layers * 19 / 28))
-        return self.config.get("flexselect", {}).get("reference_layer", guess)
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """Every round(fps of the file / `fps`)-th frame; spread evenly where that gives more than `max_frames`."""
@@ -127,15 +111,10 @@ class LlavaVideoLM(VideoLM):
 
     units_per_step = 32
 
-    def __init__(self, model: PreTrainedModel, family: LlavaVideo) -> None:
-        self.model = model
-        self.family = family
-        self.visual_id = self.model.config.image_token_id
-
-    @cached_property
-    def prompter(self) -> LlavaVideoPrompter:
-        """The CPU half."""
-        return self.family.prompter()
+    @property
+    def visual_id(self) -> int:
+        """The placeholder id of a visual token."""
+        return self.model.config.image_token_id
 
     @property
     def decoder(self) -> Any:

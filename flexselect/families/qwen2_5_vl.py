@@ -13,8 +13,9 @@ from torchvision.transforms.v2 import functional as vision
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
 
-from flexselect.families.base import Prompter, VideoFamily, VideoLM, at_least
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
+from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.inputs import at_least
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -31,9 +32,6 @@ REFERENCE_LAYERS = {28: 20, 80: 60}  # published: 7B and 72B
 class Qwen25VL(VideoFamily):
     """Qwen2.5-VL checkpoints in Hugging Face layout.
 
-    A checkpoint's config.json may carry a "flexselect" object with its own defaults for the numbers below and for
-    `reference_layer` and `budget`; the published ones are used otherwise.
-
     Args:
         path: local folder or hub id.
         fps: frames sampled a second; `inf` takes `max_frames` uniformly.
@@ -44,6 +42,9 @@ class Qwen25VL(VideoFamily):
             tells it the real spacing, as its training did.
     """
 
+    name = "Qwen2.5-VL"
+    numbers = ("fps", "max_frames", "min_pixels", "max_pixels", "time_step")
+    published_layers = REFERENCE_LAYERS
     default_positions = "original"
     released_budget_in_units = True
     published_budget = 7040
@@ -57,26 +58,14 @@ class Qwen25VL(VideoFamily):
         max_pixels: int | None = None,
         time_step: Literal["released", "true"] = "released",
     ) -> None:
-        self.path = path
-        self.config = read_config(path)
-        if not self.claims(self.config):
-            found = self.config.get("architectures") or self.config.get("model_type")
-            raise ValueError(f"{path} is not a Qwen2.5-VL checkpoint: its config.json says {found}")
-        own = self.config.get("flexselect", {})
+        own = self.open(path)
         self.fps = at_least("fps", 1e-9, fps, own.get("fps", 2.0))
         self.max_frames = at_least("max_frames", 2, max_frames, own.get("max_frames", 1024))
         self.min_pixels = at_least("min_pixels", 1, min_pixels, own.get("min_pixels", 128 * FACTOR**2))
         self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, own.get("max_pixels", 308 * 560))
-        self.default_budget = own.get("budget", self.published_budget)
         self.time_step = time_step
         if time_step not in ("released", "true"):
             raise ValueError(f"time_step must be released or true, got {time_step!r}")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Path and sampling."""
-        names = ("path", "fps", "max_frames", "min_pixels", "max_pixels", "time_step")
-        return {"class": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
@@ -87,13 +76,6 @@ class Qwen25VL(VideoFamily):
     def num_layers(self) -> int:
         """Decoder layers; the file keeps them at the top level or under text_config, by its age."""
         return self.config.get("text_config", self.config)["num_hidden_layers"]
-
-    @property
-    def default_reference_layer(self) -> int:
-        """The published layer, or the same relative depth where none was published."""
-        own = self.config.get("flexselect", {})
-        guess = REFERENCE_LAYERS.get(self.num_layers, round(self.num_layers * 20 / 28))
-        return own.get("reference_layer", guess)
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """About `fps` frames a second, an even number from 4 to `max_frames`, spread over the whole clip.
@@ -167,15 +149,10 @@ class Qwen25VLM(VideoLM):
 
     units_per_step = 32
 
-    def __init__(self, model: PreTrainedModel, family: Qwen25VL) -> None:
-        self.model = model
-        self.family = family
-        self.visual_id = self.model.config.video_token_id
-
-    @cached_property
-    def prompter(self) -> Qwen25VLPrompter:
-        """The CPU half."""
-        return self.family.prompter()
+    @property
+    def visual_id(self) -> int:
+        """The placeholder id of a visual token."""
+        return self.model.config.video_token_id
 
     @property
     def decoder(self) -> Any:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from flexselect import FlexSelect
-from flexselect.families.base import square
+from flexselect.families.inputs import square
 
 CASES = (
     "L0_max_1set_short",
