@@ -133,6 +133,7 @@ class QuestionProgressBar(TQDMProgressBar):
         super().__init__()
         self._videos: set[str] = set()
         self._errors = 0
+        self._total: int | None = None  # videos of the run, counted once
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """One question more."""
@@ -147,8 +148,9 @@ class QuestionProgressBar(TQDMProgressBar):
     def _show(self, bar: tqdm, trainer: Trainer, row: dict[str, Any]) -> None:
         self._videos.add(row["video"])
         self._errors += row["error"] is not None
-        total = len({question.video for question in trainer.datamodule.questions})
-        bar.set_postfix_str(f"videos {len(self._videos)}/{total}, errors {self._errors}")
+        if self._total is None:
+            self._total = len({question.video for question in trainer.datamodule.questions})
+        bar.set_postfix_str(f"videos {len(self._videos)}/{self._total}, errors {self._errors}")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -53,11 +53,10 @@ class VideoQA(LightningModule):
     def settings(self) -> dict[str, Any]:
         """All that decides an answer: what two runs must share for their answers to belong together."""
         options = {name: value for name, value in self.hparams.items() if name != "device_map"}
-        layer, budget = self.family.default_reference_layer, self.family.default_budget
         if self.hparams.selector == "self" and self.hparams.reference_layer is None:
-            options["reference_layer"] = layer
+            options["reference_layer"] = self.family.default_reference_layer
         if self.hparams.selector is not None and self.hparams.budget is None:
-            options["budget"] = budget
+            options["budget"] = self.family.default_budget
         return {"family": self.family.settings, **options}
 
     def configure_model(self) -> None:
@@ -112,7 +111,6 @@ class VideoQA(LightningModule):
     def _open(self, item: QuestionItem) -> None:
         self._session, self._video_error = None, item.error
         if item.clip is None:
-            self._video_error = item.error or "the video was not opened"
             return
         assert self.flexselect is not None
         try:

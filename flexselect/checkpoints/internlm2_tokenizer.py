@@ -54,14 +54,19 @@ class InternLM2Tokenizer:
         return text
 
 
+def special_tokens(path: str) -> dict[str, int]:
+    """Content to id of the special tokens that tokenizer_config.json names; empty without that file."""
+    found = cached_file(path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+    added = json.loads(Path(found).read_text()).get("added_tokens_decoder", {}) if found is not None else {}
+    return {token["content"]: int(number) for number, token in added.items()}
+
+
 def load_tokenizer(path: str) -> Any:
     """The tokenizer of an InternVL checkpoint: InternLM2's from `tokenizer.model`, any other through AutoTokenizer."""
     files = {
         name: cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+        for name in ("tokenizer.json", "tokenizer.model")
     }
     if files["tokenizer.json"] is not None or files["tokenizer.model"] is None:
         return AutoTokenizer.from_pretrained(path)
-    added = json.loads(Path(str(files["tokenizer_config.json"])).read_text())["added_tokens_decoder"]
-    special = {token["content"]: int(number) for number, token in added.items()}
-    return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special)
+    return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special_tokens(path))

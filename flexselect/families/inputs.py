@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,3 +28,8 @@ def square(frames: Tensor, side: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], whatever their aspect ratio, by PIL's bicubic filter."""
     resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
+
+
+def plain_positions(prefix: int, grid: Sequence[int], query: int) -> Tensor:
+    """Positions of prefix, visual tokens and query as any text has them, 0, 1, 2, ...: int64 [1, N]."""
+    return torch.arange(prefix + math.prod(grid) + query)[None]

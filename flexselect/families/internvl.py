@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
-from transformers.utils import cached_file
 
-from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer
+from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer, special_tokens
 from flexselect.checkpoints.internvl_chat import (
     InternVLChatForConditionalGeneration,
     internvl_config,
     is_internvl_chat,
 )
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, square
+from flexselect.families.inputs import at_least, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -82,13 +79,9 @@ class InternVL(VideoFamily):
     @property
     def special_ids(self) -> dict[str, int]:
         """Ids of <img> and </img>: the tokenizer's own, or the released ones where there is none."""
-        ids = dict(RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"])
-        found = cached_file(self.path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
-        if found is not None:
-            added = json.loads(Path(found).read_text()).get("added_tokens_decoder", {})
-            own = {token["content"]: int(number) for number, token in added.items()}
-            ids.update({name: own[name] for name in ids if name in own})
-        return ids
+        own = special_tokens(self.path)
+        released = RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"]
+        return {name: own.get(name, number) for name, number in released.items()}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """The middles of about `fps` segments a second, at most `max_frames`; at least one frame."""
@@ -171,7 +164,7 @@ class InternVLLM(VideoLM):
 
     def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
-        return torch.arange(prefix + grid[0] * grid[1] * grid[2] + query)[None]
+        return plain_positions(prefix, grid, query)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
         """Split a prepared prompt at its run of frames, first <img> to last </img>.

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForC
 
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, square
+from flexselect.families.inputs import at_least, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -132,7 +132,7 @@ class LlavaVideoLM(VideoLM):
 
     def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
-        return torch.arange(prefix + grid[0] * grid[1] * grid[2] + query)[None]
+        return plain_positions(prefix, grid, query)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
         """Split a prepared prompt at its placeholder.
