@@ -32,7 +32,7 @@ bench: $(ENV) ## Measure the probe: time and memory beside a whole score tensor
 	@$(BIN)/python -m bench.probe
 
 train-demo: $(ENV) ## Train the demo's VideoLLM from scratch into outputs/demo_video_llm (CPU, about an hour)
-	@$(BIN)/python checkpoints/demo/build.py outputs/demo_video_llm
+	@$(BIN)/python checkpoints/demo/build.py qwen2_5_vl outputs/demo_video_llm
 	@$(BIN)/python cli.py fit --config configs/demo/train_video_llm.yaml \
 		--family.path outputs/demo_video_llm --output_dir outputs/demo_video_llm
 

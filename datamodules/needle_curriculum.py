@@ -95,7 +95,7 @@ class _Clips(IterableDataset):
             yield {
                 "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, one after another
                 "form": "choice" if choice else "words",
-                "grid": (patches, *clip.grid[1:]),
+                "grid": (clip.num_units // self.batch_size, *clip.grid[1:]),
                 "prefix": prompter.prefix_ids,
                 "queries": queries,
                 "answers": answers,

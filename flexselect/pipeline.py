@@ -77,7 +77,9 @@ class FlexSelect:
         device: str | torch.device | None = None,
         attn_implementation: str = "sdpa",
         device_map: str | dict | None = None,
+        offload_folder: str | None = None,
         quantization: str | None = None,
+        scoring_only: bool = False,
         **family_options: Any,
     ) -> FlexSelect:
         """Load a VideoLLM; the family is found from its config.json.
@@ -94,8 +96,10 @@ class FlexSelect:
             dtype: of the weights: "bfloat16", "float16" or "float32".
             device: None: the first GPU if there is one, else the CPU.
             attn_implementation: for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
-            device_map: "auto" spreads a large model over all GPUs.
+            device_map: "auto" spreads a large model over all GPUs, then over memory and disk.
+            offload_folder: for what goes to disk.
             quantization: "4bit" or "8bit" weights, where bitsandbytes is installed.
+            scoring_only: load the decoder up to the reference layer only: `select` works, answering does not.
             family_options: numbers of the family, such as `fps` and `max_frames` (see `flexselect.families`).
 
         Raises:
@@ -106,8 +110,11 @@ class FlexSelect:
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         layer = family.default_reference_layer if reference_layer is None else reference_layer
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        options = LoadOptions(getattr(torch, dtype), device, device_map, attn_implementation, quantization)
-        lm = family.load(options)
+        if scoring_only and selector != "self":
+            raise ValueError(f'scoring_only needs selector="self", got {selector!r}')
+        depth = layer + 1 if scoring_only else None
+        placed = getattr(torch, dtype), device, device_map, offload_folder, attn_implementation, quantization
+        lm = family.load(LoadOptions(*placed, depth))
         scorer: Scorer | None = None
         if selector == "self":
             scorer = ReferenceLayerScorer(lm, layer, reduction or "max", units_per_set)

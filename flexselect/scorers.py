@@ -68,7 +68,7 @@ class ReferenceLayerScorer(Scorer):
             where = self.lm.position_ids(len(prefix), grid, len(query), seconds_per_unit=1.0).to(self.lm.device)
             where = where[:, None].expand(-1, batch, -1) if len(where) > 1 else where.expand(batch, -1)
             probe = Probe(self.layer, len(query), slice(len(prefix), len(prefix) + length), self.reduction)
-            scores[tokens] = run_probe(self.lm.decoder, embeddings, where, probe)
+            scores[tokens] = run_probe(self.lm.decoder, embeddings, where, probe).to(scores)
         return scores
 
     def _batches(self, encoded: EncodedVideo, text: int) -> Iterator[Tensor]:

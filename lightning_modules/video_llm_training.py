@@ -60,7 +60,7 @@ class VideoLLMTraining(LightningModule):
         return loss
 
     def _assemble(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [B, N, D], positions [3, B, N] and labels [B, N], padded on the right."""
+        """Embeddings [B, N, D], positions [P, B, N] or [B, N], and labels [B, N], padded on the right."""
         grid, prefix = batch["grid"], batch["prefix"]
         clips = len(batch["queries"])
         tokens = self.lm.tower(batch["pixel_values"], (clips * grid[0], *grid[1:])).view(clips, math.prod(grid), -1)
@@ -72,10 +72,11 @@ class VideoLLMTraining(LightningModule):
             positions.append(where.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
-        padded = pad_sequence(embeddings, batch_first=True), pad_sequence(positions, batch_first=True)
+        positions = pad_sequence(positions, batch_first=True).permute(2, 0, 1)  # [P, B, N]
+        positions = positions if len(positions) > 1 else positions[0]
         return (
-            padded[0],
-            padded[1].permute(2, 0, 1).to(self.device),
+            pad_sequence(embeddings, batch_first=True),
+            positions.to(self.device),
             pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(self.device),
         )
 

@@ -13,6 +13,8 @@ from flexselect.families.base import VideoFamily
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
 
+PLACEMENT = ("device_map", "offload_folder")  # options that change no answer
+
 
 class VideoQA(LightningModule):
     """The large VideoLLM on selected tokens, one question a step; see `FlexSelect.from_pretrained` for the options.
@@ -33,6 +35,7 @@ class VideoQA(LightningModule):
         positions: Literal["original", "compact"] | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
         device_map: str | None = None,
+        offload_folder: str | None = None,
         attn_implementation: str = "sdpa",
         quantization: Literal["4bit", "8bit"] | None = None,
         max_new_tokens: int = 64,
@@ -52,7 +55,7 @@ class VideoQA(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides an answer: what two runs must share for their answers to belong together."""
-        options = {name: value for name, value in self.hparams.items() if name != "device_map"}
+        options = {name: value for name, value in self.hparams.items() if name not in PLACEMENT}
         if self.hparams.selector == "self" and self.hparams.reference_layer is None:
             options["reference_layer"] = self.family.default_reference_layer
         if self.hparams.selector is not None and self.hparams.budget is None:

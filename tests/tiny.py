@@ -72,13 +72,18 @@ def llava_video(folder: Path, seed: int = 0) -> Path:
     (folder / "vision_tower_config.json").write_text(json.dumps({**tower, "image_size": 384, "patch_size": 14}))
     model = LlavaVideoForConditionalGeneration(llava_config(str(folder), config))
     randomise(model)
+    return write(folder, llava_names(model.state_dict()))
+
+
+def llava_names(weights: dict) -> dict:
+    """Hugging Face's names to the authors'."""
     names = (
         (r"^model\.vision_tower\.", "model.vision_tower.vision_tower.vision_model."),
         (r"^model\.multi_modal_projector\.linear_1", "model.mm_projector.0"),
         (r"^model\.multi_modal_projector\.linear_2", "model.mm_projector.2"),
         (r"^model\.language_model\.", "model."),
     )
-    return write(folder, {renamed(name, names): weight for name, weight in model.state_dict().items()})
+    return {renamed(name, names): weight for name, weight in weights.items()}
 
 
 def internvl(folder: Path, seed: int = 0) -> Path:
@@ -130,9 +135,15 @@ def internvl(folder: Path, seed: int = 0) -> Path:
     return write(folder, internvl_names(model.state_dict(), kv_heads=2))
 
 
-def internvl_names(weights: dict, kv_heads: int) -> dict:
+def qwen_names(weights: dict) -> dict:
+    """transformers 5's names to the hub's."""
+    names = ((r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model."))
+    return {renamed(name, names): weight for name, weight in weights.items()}
+
+
+def internvl_names(weights: dict, kv_heads: int, internlm2: bool = True) -> dict:
     """Hugging Face's names to the authors', q, k and v packed as they are there."""
-    names = (
+    own = (
         (r"^model\.vision_tower\.", "vision_model."),
         (r"encoder\.layer\.", "encoder.layers."),
         (r"cls_token", "class_embedding"),
@@ -145,8 +156,10 @@ def internvl_names(weights: dict, kv_heads: int) -> dict:
         (r"^model\.multi_modal_projector\.layer_norm", "mlp1.0"),
         (r"^model\.multi_modal_projector\.linear_1", "mlp1.1"),
         (r"^model\.multi_modal_projector\.linear_2", "mlp1.3"),
-        (r"^lm_head", "language_model.output"),
         (r"^model\.language_model\.", "language_model.model."),
+    )
+    of_internlm2 = (
+        (r"^lm_head", "language_model.output"),
         (r"embed_tokens", "tok_embeddings"),
         (r"self_attn\.o_proj", "attention.wo"),
         (r"mlp\.gate_proj", "feed_forward.w1"),
@@ -155,19 +168,20 @@ def internvl_names(weights: dict, kv_heads: int) -> dict:
         (r"input_layernorm", "attention_norm"),
         (r"post_attention_layernorm", "ffn_norm"),
     )
+    names = (*own, *(of_internlm2 if internlm2 else ((r"^lm_head", "language_model.lm_head"),)))
     out = {}
     for name, weight in weights.items():
-        if "q_proj" not in name and "k_proj" not in name and "v_proj" not in name:
-            out[renamed(name, names)] = weight
-        elif "q_proj" in name:
+        packed = internlm2 or "language_model" not in name
+        if packed and "q_proj" in name:
             parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            name = renamed(name, names)
             if "language_model" in name:
-                heads = [part.unflatten(0, (kv_heads, -1)) for part in parts]
-                out[renamed(name, names).replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(heads, 1).flatten(
-                    0, 1
-                )
+                heads = torch.cat([part.unflatten(0, (kv_heads, -1)) for part in parts], dim=1)
+                out[name.replace("self_attn.q_proj", "attention.wqkv")] = heads.flatten(0, 1)
             else:
-                out[renamed(name, names).replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+                out[name.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+        elif not packed or ("k_proj" not in name and "v_proj" not in name):
+            out[renamed(name, names)] = weight
     return out
 
 

@@ -1,8 +1,9 @@
-"""Lay out the demo model before it is trained: config.json, a small tokenizer, and no weights.
+"""Lay out a demo model before it is trained: config.json, a small tokenizer, and no weights.
 
-    python checkpoints/demo/build.py checkpoints/demo/video_llm
+    python checkpoints/demo/build.py qwen2_5_vl checkpoints/demo/video_llm
 
-The files have the names and the form of a released Qwen2.5-VL, only smaller: about 1 M parameters, 3x3 tokens a unit.
+The files have the names and the form of a released model of the family, only smaller: about 1 M parameters, frames of
+3x3 tokens. The one that is shipped is of Qwen2.5-VL; `make test-slow` trains the other two as well.
 """
 
 from __future__ import annotations
@@ -10,51 +11,40 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
+from transformers import InternVLConfig, LlavaOnevisionConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from datamodules.needles import COLOURS, LETTERS, SHAPES
-from flexselect.families.qwen2_5_vl import PREFIX, QUERY
+from flexselect.families import internvl, llava_video, qwen2_5_vl
 from flexselect.questions import VideoQuestion
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
+COMMON = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SIDE = 84  # pixels: three tokens of 28
 VOCABULARY = 448
+TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+TOWER = {"hidden_size": 96, "intermediate_size": 192}
 
 
-def main(folder: Path) -> None:
-    """Write the files into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer()
-    tokenizer.save_pretrained(folder)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    text = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 4, 4], "rope_theta": 10000.0},
-        "tie_word_embeddings": False,
-        "bos_token_id": ids["<|endoftext|>"],
-        "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_heads": 4,
-        "out_hidden_size": 96,
-        "fullatt_block_indexes": [0],
-        "tokens_per_second": 2,
-    }
+def of_qwen2_5_vl(folder: Path) -> None:
+    """Qwen2.5-VL."""
+    ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"])
+    rope = {**TEXT["rope_parameters"], "mrope_section": [4, 4, 4]}
+    tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "fullatt_block_indexes": [0], "tokens_per_second": 2}
     config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
+        text_config={**TEXT, **text_ids(ids), "rope_parameters": rope},
+        vision_config={**TOWER, **tower},
         video_token_id=ids["<|video_pad|>"],
         image_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -67,28 +57,82 @@ def main(folder: Path) -> None:
     Qwen2VLVideoProcessor(min_pixels=SIDE**2, max_pixels=SIDE**2).save_pretrained(folder)
 
 
-def train_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as Qwen's: any text can be asked, and the demo's words are one token each."""
+def of_llava_video(folder: Path) -> None:
+    """LLaVA-Video: 12 tokens a frame, newlines included."""
+    ids = build_tokenizer(folder, llava_video, ["<image>"])
+    tower = {"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 14}
+    config = LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **TEXT, **text_ids(ids)},
+        vision_config={"model_type": "siglip_vision_model", **TOWER, **tower, "vision_use_head": False},
+        image_token_id=ids["<image>"],
+        video_token_id=ids["<image>"],
+        mm_newline_position="grid",
+        tie_word_embeddings=False,
+        architectures=["LlavaOnevisionForConditionalGeneration"],
+    )
+    config.flexselect = {"reference_layer": 1, "budget": 153}
+    config.save_pretrained(folder)
+
+
+def of_internvl(folder: Path) -> None:
+    """InternVL2.5 with InternLM2: 11 tokens a frame, brackets included."""
+    ids = build_tokenizer(folder, internvl, ["<img>", "</img>", "<IMG_CONTEXT>"])
+    tower = {"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": [SIDE, SIDE], "patch_size": [14, 14]}
+    config = InternVLConfig(
+        text_config={"model_type": "llama", **TEXT, **text_ids(ids)},
+        vision_config={**TOWER, **tower, "attention_bias": True},
+        image_token_id=ids["<IMG_CONTEXT>"],
+        image_seq_length=9,
+        tie_word_embeddings=False,
+        architectures=["InternVLForConditionalGeneration"],
+    )
+    config.flexselect = {"reference_layer": 1, "budget": 140}
+    config.save_pretrained(folder)
+
+
+def text_ids(ids: dict[str, int]) -> dict[str, int]:
+    """Special ids of the text model."""
+    end = ids["<|endoftext|>"]
+    return {"bos_token_id": end, "eos_token_id": ids["<|im_end|>"], "pad_token_id": end}
+
+
+def build_tokenizer(folder: Path, family: Any, own: list[str]) -> dict[str, int]:
+    """Write a tokenizer with the special tokens of a family; returns their ids.
+
+    Byte-level BPE, as Qwen's: any text can be asked, and the demo's words are one token each.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=VOCABULARY, special_tokens=[*COMMON, *own], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=SPECIAL[3:]
+    tokenizer.train_from_iterator(corpus(family), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=own,
     )
+    fast.save_pretrained(folder)
+    return {token: fast.convert_tokens_to_ids(token) for token in [*COMMON, *own]}
 
 
-def _corpus() -> list[str]:
+def corpus(family: Any) -> list[str]:
+    """All that the model will read or say."""
     questions = [f"What colour is the {shape}?" for shape in SHAPES] + [f"Which shape is {c}?" for c in COLOURS]
     words = [*COLOURS, *SHAPES, *LETTERS]
     both = [*COLOURS, *SHAPES]
     fours = [*itertools.permutations(both[::2], 4), *itertools.permutations(both[1::2], 4)]
     choices = [VideoQuestion("", "", "", options).text for options in fours]
-    return [*[PREFIX] * 50, *[QUERY.format(question=q) for q in questions] * 20, *words * 20, *choices]
+    asked = [family.QUERY.format(question=question) for question in questions]
+    return [*[family.PREFIX] * 50, *asked * 20, *words * 20, *choices]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    build = {"qwen2_5_vl": of_qwen2_5_vl, "llava_video": of_llava_video, "internvl": of_internvl}
+    folder = Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    build[sys.argv[1]](folder)

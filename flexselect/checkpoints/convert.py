@@ -43,12 +43,15 @@ def convert(input: str, output: str) -> None:
     folder = Path(output)
     if (folder / "config.json").exists():
         raise ValueError(f"{output} holds a checkpoint already; give another --output, or delete it")
-    model = family_of(input).load(LoadOptions(dtype="auto")).model
+    family = family_of(input)
+    model = family.load(LoadOptions(dtype="auto")).model
     stock = STOCK.get(type(model))
     if stock is not None:
         weights = model.state_dict()
         model = stock._from_config(model.config, dtype=model.dtype)
         model.load_state_dict(weights, assign=True)
+    if "flexselect" in family.config:
+        model.config.flexselect = family.config["flexselect"]
     model.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         found = cached_file(input, name, _raise_exceptions_for_missing_entries=False)

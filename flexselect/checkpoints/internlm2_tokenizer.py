@@ -55,10 +55,14 @@ class InternLM2Tokenizer:
 
 
 def special_tokens(path: str) -> dict[str, int]:
-    """Content to id of the special tokens that tokenizer_config.json names; empty without that file."""
-    found = cached_file(path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
-    added = json.loads(Path(found).read_text()).get("added_tokens_decoder", {}) if found is not None else {}
-    return {token["content"]: int(number) for number, token in added.items()}
+    """Content to id of the special tokens that a checkpoint's tokenizer names; empty without one."""
+    known: dict[str, int] = {}
+    for name, field in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
+        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        tokens = json.loads(Path(found).read_text()).get(field, []) if found is not None else []
+        listed = tokens if isinstance(tokens, list) else [{"id": number, **token} for number, token in tokens.items()]
+        known |= {token["content"]: int(token["id"]) for token in listed}
+    return known
 
 
 def load_tokenizer(path: str) -> Any:

@@ -63,13 +63,15 @@ def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
     for foreign in ("architectures", "model_type", "torch_dtype", "transformers_version"):
         tower.pop(foreign, None)
     text = {key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype")}
-    return LlavaOnevisionConfig(
+    whole = LlavaOnevisionConfig(
         text_config=Qwen2Config(**text),
         vision_config=SiglipVisionConfig(**tower, vision_use_head=False),
         image_token_index=config.get("image_token_index", 151646),
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
     )
+    whole.mm_newline_position = "grid"  # what tells a converted LLaVA-Video from a LLaVA-OneVision
+    return whole
 
 
 def _tower_config(path: str, config: dict[str, Any]) -> dict[str, Any]:

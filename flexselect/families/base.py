@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from flexselect.families.decoding import greedy
 from flexselect.families.loading import LoadOptions, read_config
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
@@ -86,12 +87,18 @@ class VideoFamily(ABC):
         if not self.claims(self.config):
             found = self.config.get("architectures") or self.config.get("model_type")
             raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {found}")
+        self.model_config = self.read_model_config()
         return self.config.get("flexselect", {})
 
     @property
     def settings(self) -> dict[str, Any]:
         """The numbers that decide what the model sees, for the record of a run."""
         return {"class": type(self).__name__, "path": self.path} | {name: self.__dict__[name] for name in self.numbers}
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the LLM."""
+        return self.model_config.get_text_config().num_hidden_layers
 
     @property
     def default_budget(self) -> int:
@@ -112,10 +119,9 @@ class VideoFamily(ABC):
     def claims(config: dict[str, Any]) -> bool:
         """Whether a config.json is of this family."""
 
-    @property
     @abstractmethod
-    def num_layers(self) -> int:
-        """Decoder layers of the LLM."""
+    def read_model_config(self) -> PreTrainedConfig:
+        """The checkpoint's sizes as its transformers class takes them, whatever the layout of the files."""
 
     @abstractmethod
     def sample(self, num_frames: int, fps: float) -> list[int]:
@@ -180,7 +186,10 @@ class VideoLM(ABC):
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.decoder.get_input_embeddings().weight.device
+        table = self.decoder.get_input_embeddings()
+        if table.weight.is_meta:  # kept elsewhere by accelerate, and brought in for each call
+            return torch.device(table._hf_hook.execution_device)
+        return table.weight.device
 
     def embed(self, ids: Tensor) -> Tensor:
         """Text ids [n] to embeddings [n, D]."""
@@ -236,7 +245,12 @@ class VideoLM(ABC):
 
     @torch.inference_mode()
     def next_token_logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits of the first new token: float32 [vocab]."""
+        """Logits of the first new token: float32 [vocab].
+
+        Raises:
+            ValueError: if the model was loaded for scoring only.
+        """
+        self._require_all_layers()
         embedded = {name: value for name, value in inputs.items() if name != "input_ids"}
         return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
 
@@ -260,29 +274,12 @@ class VideoLM(ABC):
             int64 [n], the new tokens.
 
         Raises:
-            ValueError: if the logits are NaN: no token would mean anything.
+            ValueError: if the logits are NaN: no token would mean anything; or for a model loaded for scoring only.
         """
-        stop = self.model.generation_config.eos_token_id
-        stops = [*(stop if isinstance(stop, list) else [stop]), end_of_turn]
-        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        out = self.model.generate(
-            **inputs,
-            **greedy,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted({number for number in stops if number is not None}) or None,
-            logits_processor=LogitsProcessorList([_Watch(on_token)]),
-        )
-        return out[0, inputs["input_ids"].shape[1] :]
+        self._require_all_layers()
+        return greedy(self.model, inputs, max_new_tokens, on_token, end_of_turn)
 
-
-class _Watch(LogitsProcessor):
-    """Changes nothing; says when logits are there, and refuses NaN."""
-
-    def __init__(self, on_token: Callable[[], None]) -> None:
-        self.on_token = on_token
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.on_token()
-        if torch.isnan(scores).any():
-            raise ValueError("the model's logits are NaN: load it in bfloat16 or float32, and check its weights")
-        return scores
+    def _require_all_layers(self) -> None:
+        have, needed = len(self.decoder.layers), self.family.num_layers
+        if have < needed:
+            raise ValueError(f"loaded for scoring only: {have} of {needed} decoder layers cannot answer")

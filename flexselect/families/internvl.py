@@ -25,7 +25,6 @@ SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能
 PREFIX = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
 
-SIDE = 448  # pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RELEASED_IDS = {  # for a folder without a tokenizer
     "internlm2": {"<img>": 92544, "</img>": 92545},
@@ -61,20 +60,26 @@ class InternVL(VideoFamily):
         """The authors' layout or Hugging Face's."""
         return is_internvl_chat(config) or config.get("model_type") == "internvl"
 
-    @property
-    def text_config(self) -> dict[str, Any]:
-        """The language model's part of config.json."""
-        return self.config.get("llm_config") or self.config["text_config"]
+    def read_model_config(self) -> InternVLConfig:
+        """Of either layout."""
+        if is_internvl_chat(self.config):
+            return internvl_config(self.path, self.config)
+        return InternVLConfig.from_pretrained(self.path)
 
     @property
-    def num_layers(self) -> int:
-        """Decoder layers."""
-        return self.text_config["num_hidden_layers"]
+    def side(self) -> int:
+        """Of a frame, in pixels: 448."""
+        return self.model_config.vision_config.image_size[0]
+
+    @property
+    def tokens_per_unit(self) -> int:
+        """Of a frame, brackets included: 258."""
+        return self.model_config.image_seq_length + 2
 
     @property
     def is_internlm2(self) -> bool:
-        """Whether the language model is InternLM2 (Llama, once converted) and not Qwen2."""
-        return self.text_config.get("model_type") in ("internlm2", "llama")
+        """Whether the language model is InternLM2, which transformers calls Llama, and not Qwen2."""
+        return self.model_config.text_config.model_type == "llama"
 
     @property
     def special_ids(self) -> dict[str, int]:
@@ -97,11 +102,9 @@ class InternVL(VideoFamily):
 
     def load(self, options: LoadOptions) -> InternVLLM:
         """Build the device half with its weights."""
-        if is_internvl_chat(self.config):
-            config = internvl_config(self.path, self.config)
-            return self.wrap(load_weights(InternVLChatForConditionalGeneration, self.path, config, options))
-        config = InternVLConfig.from_pretrained(self.path)
-        return self.wrap(load_weights(InternVLForConditionalGeneration, self.path, config, options))
+        authors = is_internvl_chat(self.config)
+        layout = InternVLChatForConditionalGeneration if authors else InternVLForConditionalGeneration
+        return self.wrap(load_weights(layout, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> InternVLLM:
         """Make the device half of a model that is already there."""
@@ -114,6 +117,7 @@ class InternVLPrompter(Prompter):
     query = QUERY
 
     def __init__(self, family: InternVL) -> None:
+        self.family = family
         special = {"<|im_start|>": None, "<|im_end|>": None, **family.special_ids}
         self.tokenizer = checked_tokenizer(family.path, load_tokenizer, special)
         begin = [self.tokenizer.bos_token_id] if family.is_internlm2 else []
@@ -121,11 +125,11 @@ class InternVLPrompter(Prompter):
 
     def resize(self, frames: Tensor) -> Tensor:
         """One tile of 448 x 448 whatever the aspect ratio; PIL's bicubic, as the released code."""
-        return square(frames, SIDE)
+        return square(frames, self.family.side)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """One unit a frame: a row of 258 tokens, brackets included."""
-        return VideoClip(frames, (len(frames), 1, 258), seconds=seconds)
+        return VideoClip(frames, (len(frames), 1, self.family.tokens_per_unit), seconds=seconds)
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         """Frames [first, last) normalised: float32 [last - first, 3, 448, 448]."""
@@ -174,10 +178,11 @@ class InternVLLM(VideoLM):
         """
         ids, pixels = tensors["input_ids"].flatten(), tensors["pixel_values"]
         first, last = ((ids == bracket).nonzero().flatten().tolist() for bracket in self.brackets)
-        if len(first) != len(pixels) or len(last) != len(pixels) or last[-1] + 1 - first[0] != 258 * len(pixels):
+        unit = self.family.tokens_per_unit
+        if len(first) != len(pixels) or len(last) != len(pixels) or last[-1] + 1 - first[0] != unit * len(pixels):
             raise ValueError(
                 f"the prompt has {len(first)} <img> and {len(last)} </img> (ids {self.brackets}) for {len(pixels)} "
-                "frames; each frame needs <img>, 256 placeholders, </img>, with nothing between frames"
+                f"frames; each frame needs <img>, {unit - 2} placeholders, </img>, with nothing between frames"
             )
-        clip = VideoClip(pixels, (len(pixels), 1, 258))
+        clip = VideoClip(pixels, (len(pixels), 1, unit))
         return VideoPrompt(clip, ids[: first[0]], ids[last[-1] + 1 :])

@@ -1,7 +1,9 @@
-"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline, positions are plain."""
+"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline each, positions are plain."""
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +21,11 @@ from flexselect.prompt import VideoClip, VideoPrompt
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 QUERY = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
-SIDE = 384  # pixels
-ROWS, COLUMNS = 14, 15  # tokens of a frame: 27 x 27 patches pooled to 14 x 14, and a newline after each row
 PLACEHOLDERS = (151646, -200)  # of the whole clip: the released evaluation's, and the original project's
+UNMARKED = (
+    "{} is in LLaVA-OneVision's layout and does not say whether it is a LLaVA-Video: it is read as one, with a newline "
+    'after each row of tokens; "mm_newline_position": "grid" in its config.json says that this is right'
+)
 
 REFERENCE_LAYERS = {28: 19, 80: 60}  # published: 7B and 72B
 
@@ -44,6 +48,8 @@ class LlavaVideo(VideoFamily):
 
     def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
         own = self.open(path)
+        if not is_llava_qwen(self.config) and self.config.get("mm_newline_position") != "grid":
+            warnings.warn(UNMARKED.format(path), stacklevel=2)
         self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
         self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
 
@@ -52,10 +58,22 @@ class LlavaVideo(VideoFamily):
         """The authors' layout, or LLaVA-OneVision's, which LLaVA-Video is converted to."""
         return is_llava_qwen(config) or config.get("model_type") == "llava_onevision"
 
+    def read_model_config(self) -> LlavaOnevisionConfig:
+        """Of either layout."""
+        if is_llava_qwen(self.config):
+            return llava_config(self.path, self.config)
+        return LlavaOnevisionConfig.from_pretrained(self.path)
+
     @property
-    def num_layers(self) -> int:
-        """Decoder layers."""
-        return self.config.get("text_config", self.config)["num_hidden_layers"]
+    def side(self) -> int:
+        """Of a frame, in pixels: 384."""
+        return self.model_config.vision_config.image_size
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, and a newline after each row."""
+        rows = math.ceil(self.side // self.model_config.vision_config.patch_size / 2)
+        return rows, rows + 1
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """Every round(fps of the file / `fps`)-th frame; spread evenly where that gives more than `max_frames`."""
@@ -72,11 +90,9 @@ class LlavaVideo(VideoFamily):
 
     def load(self, options: LoadOptions) -> LlavaVideoLM:
         """Build the device half with its weights."""
-        if is_llava_qwen(self.config):
-            config = llava_config(self.path, self.config)
-            return self.wrap(load_weights(LlavaVideoForConditionalGeneration, self.path, config, options))
-        config = LlavaOnevisionConfig.from_pretrained(self.path)
-        return self.wrap(load_weights(LlavaOnevisionForConditionalGeneration, self.path, config, options))
+        authors = is_llava_qwen(self.config)
+        layout = LlavaVideoForConditionalGeneration if authors else LlavaOnevisionForConditionalGeneration
+        return self.wrap(load_weights(layout, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> LlavaVideoLM:
         """Make the device half of a model that is already there."""
@@ -89,17 +105,18 @@ class LlavaVideoPrompter(Prompter):
     query = QUERY
 
     def __init__(self, family: LlavaVideo) -> None:
+        self.family = family
         special = {"<|im_start|>": None, "<|im_end|>": None}
         self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:
         """384 x 384 whatever the aspect ratio; PIL's bicubic, as the released processor."""
-        return square(frames, SIDE)
+        return square(frames, self.family.side)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """One unit a frame."""
-        return VideoClip(frames, (len(frames), ROWS, COLUMNS), seconds=seconds)
+        return VideoClip(frames, (len(frames), *self.family.unit), seconds=seconds)
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         """Frames [first, last) in -1..1: float32 [last - first, 3, 384, 384]."""
@@ -109,6 +126,7 @@ class LlavaVideoPrompter(Prompter):
 class LlavaVideoLM(VideoLM):
     """A loaded LLaVA-Video."""
 
+    family: LlavaVideo
     units_per_step = 32
 
     @property
@@ -126,8 +144,8 @@ class LlavaVideoLM(VideoLM):
         inner = self.model.model
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         patches = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
-        pooled = inner.apply_pooling(inner.multi_modal_projector(patches)).unflatten(1, (ROWS, COLUMNS - 1))
-        newline = inner.image_newline.to(pooled).expand(len(pooled), ROWS, 1, -1)
+        pooled = inner.apply_pooling(inner.multi_modal_projector(patches)).unflatten(1, (grid[1], grid[2] - 1))
+        newline = inner.image_newline.to(pooled).expand(len(pooled), grid[1], 1, -1)
         return torch.cat([pooled, newline], dim=2).flatten(0, 2).to(self.device)
 
     def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
@@ -145,5 +163,5 @@ class LlavaVideoLM(VideoLM):
         places = torch.isin(ids, torch.tensor([*PLACEHOLDERS, self.visual_id])).nonzero().flatten().tolist()
         if len(places) != 1:
             raise ValueError(f"the prompt must have one placeholder for the clip, it has {len(places)}")
-        clip = VideoClip(pixels, (len(pixels), ROWS, COLUMNS))
+        clip = VideoClip(pixels, (len(pixels), *self.family.unit))
         return VideoPrompt(clip, ids[: places[0]], ids[places[0] + 1 :])

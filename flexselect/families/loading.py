@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, is_bitsandbytes_available
+from transformers.utils import cached_file, is_bitsandbytes_available, logging
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -40,9 +42,11 @@ class LoadOptions:
 
     dtype: torch.dtype | str = torch.bfloat16
     device: torch.device | str = "cpu"
-    device_map: str | dict | None = None  # "auto": spread over all GPUs (accelerate)
+    device_map: str | dict | None = None  # "auto": spread over all GPUs, then memory, then disk (accelerate)
+    offload_folder: str | None = None  # for layers on disk that the checkpoint's files do not hold as they are used
     attn_implementation: str = "sdpa"
     quantization: str | None = None  # "4bit" or "8bit", through bitsandbytes
+    num_layers: int | None = None  # load only so many decoder layers: enough to score, not to answer
 
 
 def load_weights(
@@ -53,6 +57,10 @@ def load_weights(
     Raises:
         ValueError: when the weights cannot be read, or do not fit the architecture; naming the keys.
     """
+    verbosity = logging.get_verbosity()
+    if options.num_layers is not None:
+        config = _first_layers(config, options.num_layers)
+        logging.set_verbosity_error()  # it would list every key of the layers that are left out
     try:
         loaded: Any = model_class.from_pretrained(
             path,
@@ -60,12 +68,17 @@ def load_weights(
             dtype=options.dtype,
             attn_implementation=options.attn_implementation,
             device_map=options.device_map,
+            offload_folder=options.offload_folder,
             quantization_config=_quantization(options),
             output_loading_info=True,
         )
     except (OSError, SafetensorError) as error:
         raise ValueError(f"the weights at {path} are missing, cut short or not weights: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     model, report = loaded
+    if options.num_layers is not None:
+        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not _above(key, options.num_layers)]
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if wrong:
         listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
@@ -73,6 +86,21 @@ def load_weights(
     if options.device_map is None and options.quantization is None:
         model = model.to(options.device)
     return model.eval()
+
+
+def _first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.num_hidden_layers = count
+    if text.to_dict().get("layer_types"):
+        text.layer_types = text.layer_types[:count]
+    return config
+
+
+def _above(key: str, count: int) -> bool:
+    """Whether a key, of any layout, is of the language model's layer `count` or a later one."""
+    found = re.search(r"(?:^|\.)(?:language_model|model)\.layers\.(\d+)\.", key)
+    return found is not None and int(found[1]) >= count
 
 
 def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:

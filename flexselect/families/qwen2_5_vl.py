@@ -10,7 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
 
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
@@ -72,10 +78,9 @@ class Qwen25VL(VideoFamily):
         """Qwen2.5-VL names itself in `model_type`."""
         return config.get("model_type") == "qwen2_5_vl"
 
-    @property
-    def num_layers(self) -> int:
-        """Decoder layers; the file keeps them at the top level or under text_config, by its age."""
-        return self.config.get("text_config", self.config)["num_hidden_layers"]
+    def read_model_config(self) -> PreTrainedConfig:
+        """As transformers reads it: the LLM's sizes are at the top level or under text_config, by the file's age."""
+        return AutoConfig.from_pretrained(self.path)
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """About `fps` frames a second, an even number from 4 to `max_frames`, spread over the whole clip.
@@ -94,8 +99,7 @@ class Qwen25VL(VideoFamily):
 
     def load(self, options: LoadOptions) -> Qwen25VLM:
         """Build the device half with its weights."""
-        config = AutoConfig.from_pretrained(self.path)
-        return self.wrap(load_weights(Qwen2_5_VLForConditionalGeneration, self.path, config, options))
+        return self.wrap(load_weights(Qwen2_5_VLForConditionalGeneration, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> Qwen25VLM:
         """Make the device half of a model that is already there."""

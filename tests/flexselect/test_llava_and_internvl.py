@@ -57,9 +57,8 @@ def test_published_layers_and_budgets(llava, internvl):
         (InternVL(str(internvl)), {32: 15}, 8256),
     ):
         family.config.pop("flexselect")
-        text = family.config.get("llm_config", family.config)
         for depth, layer in depths.items():
-            text["num_hidden_layers"] = depth
+            family.model_config.text_config.num_hidden_layers = depth
             assert family.default_reference_layer == layer
         assert family.published_budget == budget
         assert family.default_positions == "compact"

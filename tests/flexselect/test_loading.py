@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import cli
 from flexselect import FlexSelect
+from flexselect.families import LlavaVideo
 from tests import tiny
 
 
@@ -94,16 +96,81 @@ def test_a_converted_checkpoint_gives_the_same_logits(model_folder, tmp_path):
     assert cli.main(["convert", "--input", str(model_folder), "--output", str(tmp_path / "hf")]) == 0
     original, converted = (
         read(model_folder),
-        FlexSelect.from_pretrained(
-            str(tmp_path / "hf"), selector="self", reference_layer=2, budget=9, dtype="float32", device="cpu"
-        ),
+        FlexSelect.from_pretrained(str(tmp_path / "hf"), selector="self", dtype="float32", device="cpu"),
     )
+    assert (converted.scorer.layer, converted.budget) == (2, 9), "the checkpoint's own defaults go along"
     prompt = tiny.prompt(original, count=4)
     assert torch.equal(original.next_token_logits(prompt), converted.next_token_logits(prompt))
     assert torch.equal(original.select(prompt).kept, converted.select(prompt).kept)
     assert original.next_token_logits(prompt).std() > 0.1, "canary"
     ids = converted.lm.prompter.query_ids("Which shape is red?")
     assert torch.equal(ids, original.lm.prompter.query_ids("Which shape is red?"))
+
+
+def spread(fs):
+    """A device map that leaves the last three layers, the embeddings and the head on disk."""
+    inside = fs.lm.model.model
+    places = {f"model.{name}": "cpu" for name, _ in inside.named_children() if name != "language_model"}
+    for name, _ in fs.lm.decoder.named_children():
+        places[f"model.language_model.{name}"] = "disk" if name == "embed_tokens" else "cpu"
+    del places["model.language_model.layers"]
+    for i in range(4):
+        places[f"model.language_model.layers.{i}"] = "disk" if i else "cpu"
+    return {
+        **places,
+        "lm_head": "disk",
+        **{f"model.{name}": "cpu" for name, _ in inside.named_parameters(recurse=False)},
+    }
+
+
+def test_a_model_spread_over_places_answers_the_same(model_folder, tmp_path):
+    """As a 72B over several GPUs: accelerate brings tensors to each layer and back."""
+    whole = read(model_folder)
+    options = {"selector": "self", "dtype": "float32", "device": "cpu", "offload_folder": str(tmp_path)}
+    parted = FlexSelect.from_pretrained(str(model_folder), device_map=spread(whole), **options)
+    assert sum(weight.is_meta for weight in parted.lm.model.parameters()) > 20, "canary: they are elsewhere"
+    (one, two) = (fs.open(tiny.frames(4)).ask("Which shape is red?", max_new_tokens=4) for fs in (whole, parted))
+    assert torch.equal(one.selection.scores, two.selection.scores)
+    assert one.text == two.text
+    prompt = tiny.prompt(whole, count=2)
+    assert torch.equal(whole.next_token_logits(prompt), parted.next_token_logits(prompt))
+
+
+def test_scoring_needs_only_the_layers_up_to_the_reference_layer(model_folder, capfd):
+    whole = read(model_folder)
+    options = {"selector": "self", "dtype": "float32", "device": "cpu", "scoring_only": True}
+    part = FlexSelect.from_pretrained(str(model_folder), **options)
+    assert (len(part.lm.decoder.layers), len(whole.lm.decoder.layers)) == (3, 4)
+    prompt = tiny.prompt(whole, count=4)
+    assert torch.equal(whole.select(prompt).scores, part.select(prompt).scores)
+    with pytest.raises(ValueError, match="loaded for scoring only: 3 of 4 decoder layers cannot answer"):
+        part.next_token_logits(prompt)
+    with pytest.raises(ValueError, match="loaded for scoring only"):
+        part.generate(prompt)
+    assert "UNEXPECTED" not in capfd.readouterr().err
+    with pytest.raises(ValueError, match="scoring_only needs selector"):
+        FlexSelect.from_pretrained(str(model_folder), **{**options, "selector": "random"})
+
+
+def test_scoring_only_still_refuses_weights_that_do_not_fit(model_folder, tmp_path):
+    folder = broken(model_folder, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "stranger": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit.*stranger \(1 in all\)"):
+        FlexSelect.from_pretrained(str(folder), selector="self", device="cpu", scoring_only=True)
+
+
+def test_an_unmarked_onevision_layout_is_read_with_a_warning(tmp_path):
+    """LLaVA-OneVision itself has one newline at the very end: reading it as LLaVA-Video would be silently worse."""
+    folder = tiny.llava_video(tmp_path)
+    cli.main(["convert", "--input", str(folder), "--output", str(tmp_path / "hf")])
+    config = tmp_path / "hf" / "config.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LlavaVideo(str(tmp_path / "hf"))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "mm_newline_position": None}))
+    with pytest.warns(UserWarning, match="does not say whether it is a LLaVA-Video"):
+        LlavaVideo(str(tmp_path / "hf"))
 
 
 def test_convert_does_not_overwrite(model_folder, tmp_path, capsys):

@@ -1,25 +1,37 @@
-"""The real configurations on the meta device: every size builds, has the published parameters, and every key a place.
+"""The published models through the real loader: every size builds, every key finds its place, nothing is passed over.
 
-The configurations are written out here from the published model cards' numbers; the list of key names is made from the
-mapping itself, so it proves that the mapping is complete, not that the hub's files are named so.
+The configurations are written out here from the published model cards' numbers. The weights are sparse files of zeros
+(no disk, no memory) with the names and shapes that tests/tiny.py gives them, whose rules are written the other way
+round from the loader's: so this proves that the two agree at full size, not that the hub's files are named so.
 """
 
 import json
+import struct
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.core_model_loading import WeightRenaming
+from transformers import (
+    AutoConfig,
+    InternVLForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
-from flexselect.checkpoints.internvl_chat import InternVLChatForConditionalGeneration, internvl_config
-from flexselect.checkpoints.llava_qwen import RENAMINGS, LlavaVideoForConditionalGeneration, llava_config
+from flexselect.checkpoints.internvl_chat import internvl_config
+from flexselect.checkpoints.llava_qwen import llava_config
+from flexselect.families import family_of
+from flexselect.families.loading import LoadOptions
+from tests import tiny
 
 QWEN2 = {
     7: {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
     | {"num_key_value_heads": 4, "vocab_size": 152064},
     72: {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64}
     | {"num_key_value_heads": 8, "vocab_size": 152064},
+    0.5: {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+    | {"num_key_value_heads": 2, "vocab_size": 151674},
 }
+QWEN2_TEXT = {"model_type": "qwen2", "rope_theta": 1e6, "max_position_embeddings": 32768, "tie_word_embeddings": False}
 INTERNLM2 = {
     "model_type": "internlm2",
     "hidden_size": 4096,
@@ -48,58 +60,109 @@ INTERNVIT = {
     "image_size": 448,
     "patch_size": 14,
 }
-
-
-def llava(billions, folder):
-    config = {"architectures": ["LlavaQwenForCausalLM"], "mm_vision_tower": "google/siglip-so400m-patch14-384"}
-    config |= {"tie_word_embeddings": False, "rope_theta": 1e6, **QWEN2[billions]}
-    (folder / "config.json").write_text(json.dumps(config))
-    return LlavaVideoForConditionalGeneration._from_config(llava_config(str(folder), config))
+INTERNVIT_6B = INTERNVIT | {
+    "hidden_size": 3200,
+    "intermediate_size": 12800,
+    "num_hidden_layers": 45,
+    "num_attention_heads": 25,
+    "norm_type": "rms_norm",
+    "qkv_bias": False,
+    "qk_normalization": True,
+}
 
 
 def qwen(billions):
     vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420 if billions == 7 else 3456, "num_heads": 16}
     vision |= {"out_hidden_size": QWEN2[billions]["hidden_size"], "fullatt_block_indexes": [7, 15, 23, 31]}
-    text = {"rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}}
-    config = Qwen2_5_VLConfig(text_config={**QWEN2[billions], **text}, vision_config=vision, tie_word_embeddings=False)
-    return Qwen2_5_VLForConditionalGeneration._from_config(config)
+    rope = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1e6}
+    config = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl"}
+    return config | {**QWEN2[billions], **rope, "vision_config": vision, "tie_word_embeddings": False}
 
 
-def internvl():
-    config = {"llm_config": INTERNLM2, "vision_config": INTERNVIT, "downsample_ratio": 0.5}
-    return InternVLChatForConditionalGeneration._from_config(internvl_config("here", config))
+def llava(billions):
+    config = {"architectures": ["LlavaQwenForCausalLM"], "mm_vision_tower": "google/siglip-so400m-patch14-384"}
+    return config | {"model_type": "llava", "tie_word_embeddings": False, "rope_theta": 1e6, **QWEN2[billions]}
 
 
-@pytest.mark.parametrize(
-    ("name", "billions"),
-    [("qwen7", 8.29), ("qwen72", 73.4), ("llava7", 8.03), ("llava72", 73.2), ("internvl8", 8.08)],
-)
-def test_parameters_of_the_published_sizes(tmp_path, name, billions):
+def internvl(text, vision):
+    config = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "downsample_ratio": 0.5}
+    return config | {"ps_version": "v2", "llm_config": text, "vision_config": vision}
+
+
+MODELS = {  # name: (config.json, published parameters in billions, reference layer)
+    "Qwen2.5-VL-7B": (qwen(7), 8.29, 20),
+    "Qwen2.5-VL-72B": (qwen(72), 73.4, 60),
+    "LLaVA-Video-7B": (llava(7), 8.03, 19),
+    "LLaVA-Video-72B": (llava(72), 73.2, 60),
+    "InternVL2.5-1B": (internvl(QWEN2[0.5] | QWEN2_TEXT, INTERNVIT), 0.94, 11),  # no layer published: same depth as 8B
+    "InternVL2.5-8B": (internvl(INTERNLM2, INTERNVIT), 8.08, 15),
+    "InternVL2.5-78B": (internvl(QWEN2[72] | QWEN2_TEXT | {"vocab_size": 151674}, INTERNVIT_6B), 78.4, 38),
+}
+
+
+def as_released(folder, config):
+    """Sizes by the authors' key names, from transformers' own class on the meta device."""
     with torch.device("meta"):
-        size = int(name.strip("qwenlavitr"))
-        model = internvl() if "internvl" in name else llava(size, tmp_path) if "llava" in name else qwen(size)
-    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.06)
+        if config["model_type"] == "internvl_chat":
+            model = InternVLForConditionalGeneration._from_config(internvl_config("", config))
+            kv_heads, kind = config["llm_config"]["num_key_value_heads"], config["llm_config"]["model_type"]
+            return tiny.internvl_names(model.state_dict(), kv_heads, kind == "internlm2")
+        if config["model_type"] == "llava":
+            model = LlavaOnevisionForConditionalGeneration._from_config(llava_config(str(folder), config))
+            return tiny.llava_names(model.state_dict())
+        model = Qwen2_5_VLForConditionalGeneration._from_config(AutoConfig.from_pretrained(folder))
+        return tiny.qwen_names(model.state_dict())
 
 
-def test_every_key_of_llava_video_finds_its_place(tmp_path):
-    with torch.device("meta"):
-        places = set(llava(7, tmp_path).state_dict())
-    layer = [f"self_attn.{p}_proj.{k}" for p in "qkv" for k in ("weight", "bias")]
-    layer += ["self_attn.o_proj.weight", "input_layernorm.weight", "post_attention_layernorm.weight"]
-    layer += [f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")]
-    keys = [f"model.layers.{i}.{name}" for i in range(28) for name in layer]
-    keys += ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.image_newline"]
-    keys += [f"model.mm_projector.{i}.{k}" for i in (0, 2) for k in ("weight", "bias")]
-    tower = "model.vision_tower.vision_tower.vision_model."
-    parts = ["layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"]
-    parts += [f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")]
-    keys += [f"{tower}encoder.layers.{i}.{p}.{k}" for i in range(26) for p in parts for k in ("weight", "bias")]
-    keys += [f"{tower}{p}.{k}" for p in ("post_layernorm", "embeddings.patch_embedding") for k in ("weight", "bias")]
-    keys += [f"{tower}embeddings.position_embedding.weight"]
-    renamings = [WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS]
-    found = set()
-    for key in keys:
-        for renaming in renamings:
-            key = renaming.rename_source_key(key)[0]
-        found.add(key)
-    assert found == places
+SHARD = 4 * 10**9  # bytes
+
+
+def write_sparse(folder, weights):
+    """Shards of bfloat16 zeros that take no room, with the files that lie around them on the hub."""
+    shards, end = [{}], 0
+    for name, weight in weights.items():
+        if end and end + 2 * weight.numel() > SHARD:
+            shards.append({})
+            end = 0
+        start, end = end, end + 2 * weight.numel()
+        shards[-1][name] = {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": [start, end]}
+    places = {}
+    for i, shard in enumerate(shards):
+        places |= dict.fromkeys(shard, f"model-{i + 1:05}-of-{len(shards):05}.safetensors")
+        text = json.dumps({"__metadata__": {"format": "pt"}, **shard}).encode()
+        text += b" " * (-len(text) % 8)
+        with (folder / places[next(iter(shard))]).open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + max(entry["data_offsets"][1] for entry in shard.values()))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / "generation_config.json").write_text("{}")
+
+
+@pytest.fixture(params=MODELS)
+def published(request, tmp_path):
+    config, billions, layer = MODELS[request.param]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = as_released(tmp_path, config)
+    write_sparse(tmp_path, weights)
+    return tmp_path, weights, billions, layer
+
+
+def test_every_key_of_a_published_model_finds_its_place(published):
+    """Missing, unexpected or misshapen keys raise, so every tensor is used and every parameter filled."""
+    folder, weights, billions, layer = published
+    family = family_of(str(folder))
+    lm = family.load(LoadOptions(device_map={"": "meta"}))
+    parameters = sum(weight.numel() for weight in lm.model.parameters())
+    assert parameters / 1e9 == pytest.approx(billions, abs=0.06)
+    assert parameters == sum(weight.numel() for weight in weights.values())
+    assert family.default_reference_layer == layer
+
+
+def test_a_key_too_many_or_too_few_is_refused_at_full_size(tmp_path):
+    config, *_ = MODELS["InternVL2.5-8B"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = as_released(tmp_path, config)
+    weights["vision_model.encoder.layers.23.extra"] = weights.pop("vision_model.encoder.layers.23.ls1")
+    write_sparse(tmp_path, weights)
+    with pytest.raises(ValueError, match=r"do not fit.*layer\.23\.lambda_1.*layer\.23\.extra"):
+        family_of(str(tmp_path)).load(LoadOptions(device_map={"": "meta"}))

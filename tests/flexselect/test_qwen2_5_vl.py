@@ -110,11 +110,13 @@ def test_published_layers_and_budget(checkpoint):
     assert (family.default_reference_layer, family.default_budget) == (2, 9)  # the checkpoint's own
     del family.config["flexselect"]
     for depth, layer in ((28, 20), (80, 60)):
-        family.config["text_config"]["num_hidden_layers"] = depth
+        family.model_config.text_config.num_hidden_layers = depth
         assert family.default_reference_layer == layer
-    old = {"model_type": "qwen2_5_vl", "num_hidden_layers": 28}
-    family.config = old
-    assert family.num_layers == 28
+
+
+def test_an_old_config_keeps_the_sizes_at_the_top(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl", "num_hidden_layers": 28}')
+    assert Qwen25VL(str(tmp_path)).num_layers == 28
 
 
 def test_a_family_can_be_sent_to_a_worker(family):
