@@ -122,7 +122,7 @@ def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe) -> Tensor:
+def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe, **more: Any) -> Tensor:
     """Run a decoder up to the probe's layer and return the scores.
 
     Scoring always uses PyTorch's SDPA (a flash kernel where there is one), whatever the model's own implementation.
@@ -132,6 +132,7 @@ def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor
         embeddings: [B, N, D], no padding: sequences of a batch have one length.
         position_ids: [B, N], or [3, B, N] for M-RoPE.
         probe: what to read.
+        more: keywords of the decoder, for deepstack.
 
     Returns:
         float32 [B, V].
@@ -141,7 +142,12 @@ def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor
     with _attention(decoder, "flexselect_probe"):
         try:
             decoder(
-                inputs_embeds=embeddings, position_ids=position_ids, attention_mask=ones, use_cache=False, probe=probe
+                inputs_embeds=embeddings,
+                position_ids=position_ids,
+                attention_mask=ones,
+                use_cache=False,
+                probe=probe,
+                **more,
             )
         except _LayerReachedError:
             assert probe.scores is not None

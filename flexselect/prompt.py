@@ -11,11 +11,14 @@ All classes are frozen; `.to(device)` returns a copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from flexselect.layout import Brackets, Layout, lay_out
 
 Self = TypeVar("Self", bound="_Movable")
 
@@ -46,6 +49,7 @@ class VideoClip(_Movable):
     grid: tuple[int, int, int]  # units U, and the token rows and columns of a unit
     seconds_per_unit: float = 1.0  # what the positions are told; see `time_step` of the family
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
+    brackets: tuple[Brackets, ...] = ()  # the text around each unit; empty where units stand side by side
 
     @property
     def num_units(self) -> int:
@@ -67,9 +71,10 @@ class EncodedVideo(_Movable):
     """A clip in the LLM's embedding space, with the text before it: ready for any question."""
 
     prefix_ids: Tensor  # int64 [A]
-    features: Tensor  # [V, D]
+    features: Tensor  # [V, D]; with deepstack [V, (1 + E) * D]: the embedding, then what E decoder layers add
     grid: tuple[int, int, int]
     seconds_per_unit: float = 1.0
+    brackets: tuple[Brackets, ...] = ()
 
     @property
     def num_units(self) -> int:
@@ -85,6 +90,11 @@ class EncodedVideo(_Movable):
     def tokens_per_unit(self) -> int:
         """V / U."""
         return self.num_tokens // self.num_units
+
+    def layout(self, query_ids: Tensor, placeholder: int, units: Sequence[int] | None = None) -> Layout:
+        """The prompt with a query, written out; of some units only, if `units` says which."""
+        units = range(self.num_units) if units is None else units
+        return lay_out(self.prefix_ids, query_ids, units, self.tokens_per_unit, placeholder, self.brackets)
 
 
 @dataclass(frozen=True)

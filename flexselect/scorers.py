@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexselect.attention import Probe, resolve_reduction, run_probe
 from flexselect.families.base import VideoLM
+from flexselect.layout import Layout
 from flexselect.partition import frame_sets
 from flexselect.prompt import EncodedVideo
 
@@ -56,27 +57,30 @@ class ReferenceLayerScorer(Scorer):
     @torch.inference_mode()
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """One float32 [V]: attention probabilities in 0..1."""
-        prefix, query = self.lm.embed(encoded.prefix_ids), self.lm.embed(query_ids)
-        scores = torch.empty(encoded.num_tokens, device=self.lm.device)
-        for tokens in self._batches(encoded, len(prefix) + len(query)):  # [B, v]
-            tokens = tokens.to(self.lm.device)
-            batch, length = tokens.shape
-            embeddings = torch.cat(
-                [prefix.expand(batch, -1, -1), encoded.features[tokens], query.expand(batch, -1, -1)], dim=1
-            )
-            grid = (length // encoded.tokens_per_unit, *encoded.grid[1:])
-            where = self.lm.position_ids(len(prefix), grid, len(query), seconds_per_unit=1.0).to(self.lm.device)
-            where = where[:, None].expand(-1, batch, -1) if len(where) > 1 else where.expand(batch, -1)
-            probe = Probe(self.layer, len(query), slice(len(prefix), len(prefix) + length), self.reduction)
-            scores[tokens] = run_probe(self.lm.decoder, embeddings, where, probe).to(scores)
+        lm = self.lm
+        scores = torch.empty(encoded.num_tokens, device=lm.device)
+        for tokens, ids, layout in self._batches(encoded, query_ids):
+            embeddings, deepstack = lm.merge(ids, layout.visual, encoded.features[tokens.to(encoded.features.device)])
+            grid = (tokens.shape[1] // encoded.tokens_per_unit, *encoded.grid[1:])
+            where = lm.position_ids(layout, grid, seconds_per_unit=1.0).to(lm.device)
+            where = where[:, None].expand(-1, len(ids), -1) if len(where) > 1 else where.expand(len(ids), -1)
+            probe = Probe(self.layer, layout.query_rows, layout.span, self.reduction)
+            found = run_probe(lm.decoder, embeddings, where, probe, **deepstack)
+            scores[tokens.to(lm.device)] = found[:, layout.visual[layout.span].to(found.device)].to(scores)
         return scores
 
-    def _batches(self, encoded: EncodedVideo, text: int) -> Iterator[Tensor]:
-        """Frame sets of one length, stacked: int64 [B, v]."""
-        sets = frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set)
-        for length in sorted({len(tokens) for tokens in sets}, reverse=True):
-            alike = torch.stack([tokens for tokens in sets if len(tokens) == length])
-            yield from alike.split(max(1, self.tokens_per_batch // (length + text)))
+    def _batches(self, encoded: EncodedVideo, query_ids: Tensor) -> Iterator[tuple[Tensor, Tensor, Layout]]:
+        """Frame sets of one form, stacked: visual tokens int64 [B, v], ids [B, N], and the form."""
+        alike: dict[bytes, list[tuple[Tensor, Layout]]] = {}
+        for tokens in frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set):
+            units = (tokens[:: encoded.tokens_per_unit] // encoded.tokens_per_unit).tolist()
+            layout = encoded.layout(query_ids, self.lm.visual_id, units)
+            alike.setdefault(layout.visual.numpy().tobytes(), []).append((tokens, layout))
+        for group in alike.values():
+            size = max(1, self.tokens_per_batch // len(group[0][1].ids))
+            for first in range(0, len(group), size):
+                some = group[first : first + size]
+                yield torch.stack([t for t, _ in some]), torch.stack([la.ids for _, la in some]), some[0][1]
 
 
 class UniformScorer(Scorer):

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
+from flexselect.layout import lay_out
 
 IGNORED = -100
 
@@ -68,7 +69,8 @@ class VideoLLMTraining(LightningModule):
         for i, (query, answer) in enumerate(zip(batch["queries"], batch["answers"])):
             text = torch.cat([query, answer])
             embeddings.append(torch.cat([self.lm.embed(prefix), tokens[i], self.lm.embed(text)]))
-            where = self.lm.position_ids(len(prefix), grid, len(text), float(batch["seconds_per_unit"][i]))
+            layout = lay_out(prefix, text, range(grid[0]), grid[1] * grid[2], self.lm.visual_id)
+            where = self.lm.position_ids(layout, grid, float(batch["seconds_per_unit"][i]))
             positions.append(where.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))

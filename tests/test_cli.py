@@ -67,6 +67,17 @@ def test_predict(run, videos, tmp_path, mode):
     assert all({"decode", "encode", "prefill"} <= set(row["timings"]) for row in found)
 
 
+def test_every_family_through_its_yaml(model_folder, videos, tmp_path):
+    """The four configs a user composes for a checkpoint of their own, of any size."""
+    parts = [f"family/{model_folder.name.rstrip('0123456789')}", "model/self", "data/video_qa", "trainer/cpu"]
+    configs = [word for part in parts for word in ("--config", f"configs/{part}.yaml")]
+    arguments = ["--family.path", str(model_folder), "--model.dtype", "float32", "--output_dir", str(tmp_path)]
+    asked = ["--data.video", str(videos / "needles_000.mp4"), "--data.question", "What colour is the circle?"]
+    assert cli.main(["predict", *configs, *arguments, *asked]) == 0
+    (row,) = rows(tmp_path)
+    assert row["error"] is None and row["num_kept_tokens"] == 9 < row["num_visual_tokens"]
+
+
 def test_validate_counts_right_answers(run, videos, tmp_path, monkeypatch):
     monkeypatch.setattr(VideoQuestion, "is_right", lambda self, answer: self.id.endswith("-1"))
     assert run("validate", "--data.annotations", videos / "annotations.jsonl") == 0

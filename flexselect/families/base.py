@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.families.decoding import greedy
+from flexselect.families.deepstack import deepstack_inputs, deepstacked
 from flexselect.families.loading import LoadOptions, read_config
+from flexselect.layout import Layout
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
 
@@ -166,11 +168,11 @@ class VideoLM(ABC):
 
     @abstractmethod
     def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Pixel values of some units, `grid` of them, to their visual tokens in the LLM's space: [v, D]."""
+        """Pixel values of some units, `grid` of them, to their visual tokens: [v, W], see `EncodedVideo.features`."""
 
     @abstractmethod
-    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
-        """Positions of prefix, visual tokens and query: int64 [P, N]."""
+    def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
+        """Positions of a prompt's tokens, visual ones in a `grid` of units, rows and columns: int64 [P, N]."""
 
     @abstractmethod
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
@@ -192,7 +194,7 @@ class VideoLM(ABC):
         return table.weight.device
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Text ids [n] to embeddings [n, D]."""
+        """Text ids [...] to embeddings [..., D]."""
         return self.decoder.get_input_embeddings()(ids.to(self.device))
 
     @torch.inference_mode()
@@ -202,7 +204,7 @@ class VideoLM(ABC):
         for first in range(0, clip.num_units, self.units_per_step):
             last = min(first + self.units_per_step, clip.num_units)
             features.append(self.tower(self._pixel_values(clip, first, last), (last - first, *clip.grid[1:])))
-        return EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit)
+        return EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit, clip.brackets)
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         if clip.pixels.dtype == torch.uint8:
@@ -213,8 +215,8 @@ class VideoLM(ABC):
     @torch.inference_mode()
     def assemble(
         self, encoded: EncodedVideo, query_ids: Tensor, selection: Selection | None, positions: str
-    ) -> dict[str, Tensor]:
-        """The LLM's input after selection: prefix, kept tokens in the order of the video, query.
+    ) -> dict[str, Any]:
+        """The LLM's input after selection: all text, and of the visual tokens those that are kept, in their order.
 
         Args:
             encoded: the video, V tokens.
@@ -224,40 +226,60 @@ class VideoLM(ABC):
 
         Returns:
             `input_ids` [1, n] (for logits processors that look at the prompt), `inputs_embeds` [1, n, D],
-            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones.
+            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and keywords for `deepstack`.
         """
-        prefix, query = encoded.prefix_ids.to(self.device), query_ids.to(self.device)
-        where = self.position_ids(len(prefix), encoded.grid, len(query), encoded.seconds_per_unit).to(self.device)
-        kept = torch.arange(encoded.num_tokens) if selection is None else selection.kept
-        kept = kept.to(self.device)
-        before, after = torch.arange(len(prefix)), torch.arange(-len(query), 0) + where.shape[1]
-        where = where[:, torch.cat([before.to(kept), kept + len(prefix), after.to(kept)])]  # [P, n]
+        layout = encoded.layout(query_ids, self.visual_id)
+        where = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
+        keep, features = torch.ones_like(layout.visual), encoded.features
+        if selection is not None:
+            keep, features = layout.keep(selection.kept), features[selection.kept.to(features.device)]
+        where = where[:, keep].to(self.device)  # [P, n]
         if positions == "compact":
             where = torch.arange(where.shape[1], device=self.device).expand(where.shape[0], -1)
-        embeddings = torch.cat([self.embed(prefix), encoded.features[kept], self.embed(query)])
-        ids = torch.cat([prefix, torch.full_like(kept, self.visual_id), query])
+        ids = layout.ids[keep][None].to(self.device)
+        embeddings, deepstack = self.merge(ids, layout.visual[keep], features[None])
         return {
-            "input_ids": ids[None],
-            "inputs_embeds": embeddings[None],
+            "input_ids": ids,
+            "inputs_embeds": embeddings,
             "position_ids": where[:, None] if len(where) > 1 else where,
-            "attention_mask": torch.ones_like(ids)[None],
+            "attention_mask": torch.ones_like(ids),
+            "deepstack": deepstack,
         }
 
+    def merge(self, ids: Tensor, visual: Tensor, features: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Text and visual tokens as the decoder takes them.
+
+        Args:
+            ids: [B, n]; what stands at visual tokens is not looked at.
+            visual: which are visual tokens, bool [n], the same for the whole batch.
+            features: of those, [B, v, W].
+
+        Returns:
+            Embeddings [B, n, D], and the decoder's keywords for deepstack, none for most families.
+        """
+        visual = visual.to(self.device)
+        text = self.embed(ids.to(self.device)[:, ~visual])
+        merged = text.new_empty(*ids.shape, text.shape[-1])
+        merged[:, ~visual] = text
+        merged[:, visual] = features[..., : text.shape[-1]].to(merged)
+        return merged, deepstack_inputs(visual.expand(len(ids), -1), features, text.shape[-1])
+
     @torch.inference_mode()
-    def next_token_logits(self, inputs: dict[str, Tensor]) -> Tensor:
+    def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
         """Logits of the first new token: float32 [vocab].
 
         Raises:
             ValueError: if the model was loaded for scoring only.
         """
         self._require_all_layers()
-        embedded = {name: value for name, value in inputs.items() if name != "input_ids"}
-        return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        embedded = {name: value for name, value in inputs.items() if name not in ("input_ids", "deepstack")}
+        with deepstacked(self.decoder, inputs["deepstack"]):
+            return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
 
     @torch.inference_mode()
     def generate(
         self,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         max_new_tokens: int,
         on_token: Callable[[], None],
         end_of_turn: int | None = None,
@@ -277,7 +299,9 @@ class VideoLM(ABC):
             ValueError: if the logits are NaN: no token would mean anything; or for a model loaded for scoring only.
         """
         self._require_all_layers()
-        return greedy(self.model, inputs, max_new_tokens, on_token, end_of_turn)
+        embedded = {name: value for name, value in inputs.items() if name != "deepstack"}
+        with deepstacked(self.decoder, inputs["deepstack"]):
+            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn)
 
     def _require_all_layers(self) -> None:
         have, needed = len(self.decoder.layers), self.family.num_layers

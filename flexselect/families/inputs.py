@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from flexselect.layout import Layout
 
 
 def at_least(name: str, least: float, value: Any, default: Any) -> Any:
@@ -30,6 +30,6 @@ def square(frames: Tensor, side: int) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
 
 
-def plain_positions(prefix: int, grid: Sequence[int], query: int) -> Tensor:
-    """Positions of prefix, visual tokens and query as any text has them, 0, 1, 2, ...: int64 [1, N]."""
-    return torch.arange(prefix + math.prod(grid) + query)[None]
+def plain_positions(layout: Layout) -> Tensor:
+    """Positions as any text has them, 0, 1, 2, ...: int64 [1, N]."""
+    return torch.arange(len(layout.ids))[None]

@@ -19,6 +19,7 @@ from flexselect.checkpoints.internvl_chat import (
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
+from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
 SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -166,9 +167,9 @@ class InternVLLM(VideoLM):
         first, last = self.embed(torch.tensor(self.brackets)).to(tiles)[:, None, None].expand(-1, len(tiles), 1, -1)
         return torch.cat([first, tiles, last], dim=1).flatten(0, 1).to(self.device)
 
-    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+    def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
-        return plain_positions(prefix, grid, query)
+        return plain_positions(layout)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
         """Split a prepared prompt at its run of frames, first <img> to last </img>.

@@ -16,6 +16,7 @@ from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
+from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -148,9 +149,9 @@ class LlavaVideoLM(VideoLM):
         newline = inner.image_newline.to(pooled).expand(len(pooled), grid[1], 1, -1)
         return torch.cat([pooled, newline], dim=2).flatten(0, 2).to(self.device)
 
-    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+    def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
-        return plain_positions(prefix, grid, query)
+        return plain_positions(layout)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
         """Split a prepared prompt at its placeholder.

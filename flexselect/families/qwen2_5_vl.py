@@ -22,6 +22,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 from flexselect.families.base import Prompter, VideoFamily, VideoLM
 from flexselect.families.inputs import at_least
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
+from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -169,18 +170,18 @@ class Qwen25VLM(VideoLM):
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0].to(self.device)
 
-    def position_ids(self, prefix: int, grid: Sequence[int], query: int, seconds_per_unit: float) -> Tensor:
+    def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """M-RoPE positions as Qwen2.5-VL was trained with them: int64 [3, N].
 
         Text resumes at the maximum over time, row and column, plus one. (transformers 5.3 and later resume at the
         maximum over rows and columns only, which moves the question into the middle of a long video.)
         """
-        units, rows, columns = grid
+        (units, rows, columns), prefix = grid, layout.span.start
         step = torch.arange(units) * seconds_per_unit * self.model.config.vision_config.tokens_per_second
         time, row, column = torch.meshgrid(step.long(), torch.arange(rows), torch.arange(columns), indexing="ij")
         video = torch.stack([time.flatten(), row.flatten(), column.flatten()]) + prefix
         start = int(video.max()) + 1
-        before, after = torch.arange(prefix), torch.arange(start, start + query)
+        before, after = torch.arange(prefix), torch.arange(start, start + layout.query_rows)
         return torch.cat([before.expand(3, -1), video, after.expand(3, -1)], dim=1)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:

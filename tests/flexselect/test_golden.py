@@ -82,9 +82,8 @@ def test_visual_embeddings(golden, family):
 
 def test_positions_of_qwen2_5_vl(golden):
     fs, prompt, _, expected = open_case(golden, "qwen2_5_vl", "Lmid_max_sets_spg")
-    where = fs.lm.position_ids(
-        len(prompt.prefix_ids), prompt.clip.grid, len(prompt.query_ids), prompt.clip.seconds_per_unit
-    )
+    layout = fs.encode(prompt).layout(prompt.query_ids, fs.lm.visual_id)
+    where = fs.lm.position_ids(layout, prompt.clip.grid, prompt.clip.seconds_per_unit)
     assert torch.equal(where[:, None], expected["position_ids_dense"])
 
 

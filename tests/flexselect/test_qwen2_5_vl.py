@@ -8,6 +8,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from flexselect import FlexSelect
 from flexselect.families import Qwen25VL, family_of
+from flexselect.layout import lay_out
 from tests import tiny
 
 
@@ -86,12 +87,14 @@ def test_time_step_released_or_true(checkpoint):
 
 def test_positions_of_a_long_video(checkpoint):
     lm = FlexSelect.from_pretrained(str(checkpoint), dtype="float32", device="cpu").lm
-    where = lm.position_ids(15, (512, 11, 19), 20, seconds_per_unit=1.0)
+    layout = lay_out(torch.zeros(15), torch.zeros(20), range(512), 209, placeholder=5)
+    where = lm.position_ids(layout, (512, 11, 19), seconds_per_unit=1.0)
     assert where.shape == (3, 15 + 512 * 209 + 20)
     assert where[:, 14].tolist() == [14, 14, 14]
     assert where[:, 15 + 209].tolist() == [17, 15, 15]  # two steps a unit
     assert where[:, -20].tolist() == [15 + 1022 + 1] * 3  # text goes on after the largest position, whichever axis
-    tall = lm.position_ids(15, (2, 30, 4), 1, seconds_per_unit=1.0)
+    layout = lay_out(torch.zeros(15), torch.zeros(1), range(2), 120, placeholder=5)
+    tall = lm.position_ids(layout, (2, 30, 4), seconds_per_unit=1.0)
     assert tall[:, -1].tolist() == [15 + 29 + 1] * 3
 
 

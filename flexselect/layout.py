@@ -1,0 +1,77 @@
+"""Where every token of a prompt stands: text, visual tokens, and the text around each unit of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Brackets = tuple[Tensor, Tensor]  # the text before and after one unit: ids, int64 [*]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A prompt written out."""
+
+    ids: Tensor  # int64 [N], the text; a placeholder stands for each visual token
+    visual: Tensor  # bool [N]
+    unit: Tensor  # int64 [N], which unit a token belongs to, brackets included; -1 for prefix and query
+
+    @property
+    def span(self) -> slice:
+        """From the first visual token to the last."""
+        places = self.visual.nonzero().flatten()
+        return slice(int(places[0]), int(places[-1]) + 1)
+
+    @property
+    def query_rows(self) -> int:
+        """Q: all text after the last visual token."""
+        return len(self.ids) - self.span.stop
+
+    def keep(self, kept: Tensor) -> Tensor:
+        """What is left of the prompt when only some visual tokens are: bool [N].
+
+        The text around a unit goes when none of its tokens is kept; all other text stays.
+
+        Args:
+            kept: which visual tokens, int64 [K].
+        """
+        places = self.visual.nonzero().flatten()[kept.to(self.visual.device)]
+        stays = torch.isin(self.unit, self.unit[places]) | (self.unit == -1)
+        stays &= ~self.visual
+        stays[places] = True
+        return stays
+
+
+def lay_out(
+    prefix: Tensor,
+    query: Tensor,
+    units: Sequence[int],
+    tokens_per_unit: int,
+    placeholder: int,
+    brackets: Sequence[Brackets] = (),
+) -> Layout:
+    """Write a prompt out: prefix, units, query.
+
+    Args:
+        prefix: int64 [A], the text before.
+        query: int64 [Q], the text after.
+        units: which of the clip's units.
+        tokens_per_unit: visual tokens in each.
+        placeholder: the id that stands for a visual token.
+        brackets: the text around each of the clip's units; empty where units stand side by side.
+    """
+    hole = torch.full((tokens_per_unit,), placeholder)
+    parts = [(prefix.cpu(), -1, False)]
+    for unit in units:
+        before, after = brackets[unit] if brackets else (hole[:0], hole[:0])
+        parts += [(before, unit, False), (hole, unit, True), (after, unit, False)]
+    parts.append((query.cpu(), -1, False))
+    lengths = torch.tensor([len(ids) for ids, _, _ in parts])
+    return Layout(
+        torch.cat([ids for ids, _, _ in parts]),
+        torch.tensor([visual for _, _, visual in parts]).repeat_interleave(lengths),
+        torch.tensor([unit for _, unit, _ in parts]).repeat_interleave(lengths),
+    )
