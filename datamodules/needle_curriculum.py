@@ -19,11 +19,11 @@ from flexselect.questions import VideoQuestion
 # known, and at first mostly letters: mixed in from the start, they stay at chance and slow the words down.
 WORDS = ((1, 1, 0.0), (1, 2, 0.0), (1, 3, 0.0), (2, 3, 0.0), (4, 4, 0.0))
 LETTERS = ((1, 1, 0.7), (1, 3, 0.5), (4, 4, 0.5), (8, 4, 0.4))
-STAGES = (*WORDS, *LETTERS)
+LONGER_WORDS = ((8, 4, 0.0), (16, 4, 0.0))
 
 
 class NeedleCurriculum(LightningDataModule):
-    """Renders clips of up to 8 temporal patches with one question each; harder ones once the metric allows.
+    """Renders clips of up to 8 seconds with one question each, harder ones once the metric allows; two frames a second.
 
     A stage is left when the trainer's `words_accuracy` and `choice_accuracy` of the last epoch, those of them that the
     stage asks for, are at least `advance_at`. The dataloader is made anew each epoch
@@ -34,6 +34,7 @@ class NeedleCurriculum(LightningDataModule):
         batch_size: clips a step.
         steps_per_epoch: steps between two looks at the metric.
         advance_at: accuracy at which the next stage begins.
+        letters: whether multiple choice is learned, too; if not, clips of up to 16 seconds are.
         seed: of all clips.
     """
 
@@ -43,6 +44,7 @@ class NeedleCurriculum(LightningDataModule):
         batch_size: int = 64,
         steps_per_epoch: int = 25,
         advance_at: float = 0.9,
+        letters: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -50,16 +52,18 @@ class NeedleCurriculum(LightningDataModule):
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.advance_at = advance_at
+        self.stages = (*WORDS, *(LETTERS if letters else LONGER_WORDS))
         self.seed = seed
         self.stage = 0
 
     def train_dataloader(self) -> DataLoader:
         """One epoch of the current stage."""
         epoch = self.trainer.current_epoch
-        forms = ("words", "choice") if STAGES[self.stage][2] else ("words",)
+        forms = ("words", "choice") if self.stages[self.stage][2] else ("words",)
         if all(self.trainer.callback_metrics.get(f"{form}_accuracy", 0.0) >= self.advance_at for form in forms):
-            self.stage = min(self.stage + 1, len(STAGES) - 1)
-        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, self.stage, [self.seed, epoch])
+            self.stage = min(self.stage + 1, len(self.stages) - 1)
+        stage = self.stages[self.stage]
+        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch])
         return DataLoader(clips, batch_size=None, num_workers=1, persistent_workers=False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,7 +76,9 @@ class NeedleCurriculum(LightningDataModule):
 
 
 class _Clips(IterableDataset):
-    def __init__(self, family: VideoFamily, batch_size: int, steps: int, stage: int, seed: list[int]) -> None:
+    def __init__(
+        self, family: VideoFamily, batch_size: int, steps: int, stage: tuple[int, int, float], seed: list[int]
+    ) -> None:
         self.family, self.batch_size, self.steps, self.stage, self.seed = family, batch_size, steps, stage, seed
 
     def __len__(self) -> int:
@@ -80,14 +86,15 @@ class _Clips(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
+        patches, count, choice_share = self.stage
+        shown = self.family.sample(2 * patches, 2.0)  # as it would look at a video of that length
         for _ in range(self.steps):
-            patches, count, choice_share = STAGES[self.stage]
             frames, queries, answers = [], [], []
             choice = bool(rng.random() < choice_share)  # a batch is of one form: less padding
             for _ in range(self.batch_size):
                 needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
                 asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, choice)
-                frames.append(np.concatenate(list(render(rng, needles, 2 * patches))))
+                frames.append(np.concatenate(list(render(rng, needles, 2 * patches)))[shown])
                 question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
                 queries.append(prompter.query_ids(question.text))
                 answers.append(prompter.answer_ids(asked.answer))
@@ -104,5 +111,5 @@ class _Clips(IterableDataset):
 
 
 def _spacing(rng: np.random.Generator, patches: int, count: int) -> Tensor:
-    """Seconds between units: clips span up to ten minutes, as Qwen2.5-VL, too, is trained on varied frame rates."""
+    """Seconds between units: clips span up to ten minutes, as VideoLLMs, too, are trained on varied frame rates."""
     return torch.from_numpy(np.exp(rng.uniform(np.log(0.5), np.log(600 / patches), count)))

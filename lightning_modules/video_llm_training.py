@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
-from flexselect.layout import lay_out
+from flexselect.layout import Layout, lay_out
 
 IGNORED = -100
 
@@ -70,7 +70,12 @@ class VideoLLMTraining(LightningModule):
             text = torch.cat([query, answer])
             embeddings.append(torch.cat([self.lm.embed(prefix), tokens[i], self.lm.embed(text)]))
             layout = lay_out(prefix, text, range(grid[0]), grid[1] * grid[2], self.lm.visual_id)
-            where = self.lm.position_ids(layout, grid, float(batch["seconds_per_unit"][i]))
+            seconds = float(batch["seconds_per_unit"][i])
+            where = self.lm.position_ids(layout, grid, seconds)
+            if (
+                len(where) == 1
+            ):  # M-RoPE is told the time; other positions are spread as if one unit a second were shown
+                where = where + _spread(layout, seconds)
             positions.append(where.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
@@ -106,3 +111,12 @@ class VideoLLMTraining(LightningModule):
             weights = shutil.ignore_patterns("*.safetensors")
             shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=weights)
         self.model.save_pretrained(folder)
+
+
+def _spread(layout: Layout, seconds_per_unit: float) -> Tensor:
+    """How far tokens move back when a unit u stands where unit u * `seconds_per_unit` would: int64 [N]."""
+    units = torch.arange(int(layout.unit.max()) + 1)
+    moved = (units * max(1.0, seconds_per_unit)).long() - units
+    moved *= (layout.unit == 0).sum()
+    after = torch.arange(len(layout.unit)) >= layout.span.stop
+    return torch.where(layout.unit >= 0, moved[layout.unit], torch.where(after, moved[-1], 0))

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from flexselect.checkpoints.internvl_chat import InternVLChatForConditionalGeneration, internvl_config
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, llava_config
@@ -197,7 +203,34 @@ def write(folder: Path, weights: dict) -> Path:
     return folder
 
 
-BUILDERS = {"qwen2_5_vl": qwen2_5_vl, "llava_video": llava_video, "internvl": internvl}
+def qwen3_vl(folder: Path, seed: int = 0) -> Path:
+    """Features for two decoder layers beside the embedding; the demo's tokenizer."""
+    torch.manual_seed(seed)
+    for file in DEMO.glob("tokenizer*.json"):
+        shutil.copy(file, folder)
+    ids = Qwen2_5_VLConfig.from_pretrained(DEMO)
+    text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
+    text["rope_parameters"] = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e6}
+    text["rope_parameters"]["mrope_interleaved"] = True
+    vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "out_hidden_size": 64}
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config={**vision, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
+        video_token_id=ids.video_token_id,
+        image_token_id=6,
+        vision_start_token_id=ids.vision_start_token_id,
+        vision_end_token_id=ids.vision_end_token_id,
+        tie_word_embeddings=False,
+    )
+    config.flexselect = {"min_pixels": 64 * 96, "max_pixels": 96 * 96, **OWN}
+    model = Qwen3VLForConditionalGeneration(config)
+    randomise(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+BUILDERS = {"qwen2_5_vl": qwen2_5_vl, "llava_video": llava_video, "internvl": internvl, "qwen3_vl": qwen3_vl}
 
 
 def frames(count: int = 14, height: int = 84, width: int = 112, seed: int = 0) -> torch.Tensor:

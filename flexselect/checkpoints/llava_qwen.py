@@ -27,6 +27,7 @@ TOWER_CONFIG = {
     "image_size": 384,
     "patch_size": 14,
 }
+NEWLINES = ("grid", "one_token")  # LLaVA-Video and LLaVA-OneVision; without the key, the second
 RENAMINGS = (
     (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
@@ -53,11 +54,11 @@ def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
         config: its config.json.
 
     Raises:
-        ValueError: for a projector or newline layout that was never released with LLaVA-Video.
+        ValueError: for a projector or newline layout that was never released with these models.
     """
-    for name, known in (("mm_projector_type", "mlp2x_gelu"), ("mm_newline_position", "grid")):
-        if config.get(name, known) != known:
-            raise ValueError(f"{path}: {name} is {config[name]!r}; only {known!r} is supported")
+    for name, known in (("mm_projector_type", ("mlp2x_gelu",)), ("mm_newline_position", NEWLINES)):
+        if config.get(name, known[0]) not in known:
+            raise ValueError(f"{path}: {name} is {config[name]!r}; only {', '.join(known)} is supported")
     tower = _tower_config(path, config)
     tower["num_hidden_layers"] -= 1  # the last layer is not in the file: features are taken before it
     for foreign in ("architectures", "model_type", "torch_dtype", "transformers_version"):
@@ -70,7 +71,7 @@ def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
     )
-    whole.mm_newline_position = "grid"  # what tells a converted LLaVA-Video from a LLaVA-OneVision
+    whole.mm_newline_position = config.get("mm_newline_position", "one_token")  # kept when converted
     return whole
 
 

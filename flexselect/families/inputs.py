@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from flexselect.layout import Layout
 
@@ -22,6 +25,32 @@ def at_least(name: str, least: float, value: Any, default: Any) -> Any:
     if not value >= least:
         raise ValueError(f"{name} must be at least {least:g}, got {value}")
     return value
+
+
+def even_frames(num_frames: int, file_fps: float, fps: float, most: int) -> list[int]:
+    """About `fps` frames a second, an even number from 4 to `most`, spread over the whole clip.
+
+    A clip shorter than that gives all its frames (the released code fails on it).
+    """
+    wanted = num_frames / file_fps * fps if math.isfinite(fps) else math.inf
+    count = round(min(max(wanted, 4), most // 2 * 2) / 2) * 2
+    return torch.linspace(0, num_frames - 1, min(count, num_frames)).round().long().tolist()
+
+
+def pairs(frames: Tensor) -> Tensor:
+    """An even number of frames; an odd last one is shown twice."""
+    return torch.cat([frames, frames[-1:]]) if len(frames) % 2 else frames
+
+
+def to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int) -> Tensor:
+    """Resize uint8 frames [T, h, w, 3]: sides multiples of `factor`, area within bounds; bicubic, antialiased."""
+    height, width = frames.shape[1:3]
+    size = smart_resize(height, width, factor, min_pixels, max_pixels)
+    if (height, width) == size:
+        return frames
+    channels_first = frames.permute(0, 3, 1, 2)
+    resized = vision.resize(channels_first, list(size), vision.InterpolationMode.BICUBIC, antialias=True)
+    return resized.permute(0, 2, 3, 1)
 
 
 def square(frames: Tensor, side: int) -> Tensor:

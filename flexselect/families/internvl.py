@@ -16,9 +16,10 @@ from flexselect.checkpoints.internvl_chat import (
     internvl_config,
     is_internvl_chat,
 )
-from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
+from flexselect.families.prompter import Prompter
 from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 

@@ -1,11 +1,14 @@
-"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline each, positions are plain."""
+"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline each, positions are plain.
+
+LLaVA-OneVision is the same but for its newlines: a single one, after the last frame.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,10 +16,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
-from flexselect.families.base import Prompter, VideoFamily, VideoLM
+from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
-from flexselect.layout import Layout
+from flexselect.families.prompter import Prompter
+from flexselect.layout import Brackets, Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -24,33 +28,43 @@ QUERY = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 PLACEHOLDERS = (151646, -200)  # of the whole clip: the released evaluation's, and the original project's
 UNMARKED = (
-    "{} is in LLaVA-OneVision's layout and does not say whether it is a LLaVA-Video: it is read as one, with a newline "
-    'after each row of tokens; "mm_newline_position": "grid" in its config.json says that this is right'
+    "{} does not say whether it is a LLaVA-Video or a LLaVA-OneVision, and is read as the first; "
+    'newlines="grid" says that this is right, newlines="one_token" that it is the second'
 )
 
 REFERENCE_LAYERS = {28: 19, 80: 60}  # published: 7B and 72B
 
 
 class LlavaVideo(VideoFamily):
-    """LLaVA-Video checkpoints, as their authors released them or in Hugging Face layout.
+    """LLaVA-Video or LLaVA-OneVision checkpoints, as their authors released them or in Hugging Face layout.
 
     Args:
         path: local folder or hub id.
         fps: frames sampled a second; `inf` takes `max_frames` uniformly.
         max_frames: the most frames of a video.
+        newlines: "grid", after each row of tokens, as LLaVA-Video was trained; "one_token", after the last frame, as
+            LLaVA-OneVision; None: what config.json says under `mm_newline_position`.
     """
 
     name = "LLaVA-Video"
-    numbers = ("fps", "max_frames")
+    numbers = ("fps", "max_frames", "newlines")
     published_layers = REFERENCE_LAYERS
     default_positions = "compact"
     released_budget_in_units = False
     published_budget = 6720
 
-    def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        newlines: Literal["grid", "one_token"] | None = None,
+    ) -> None:
         own = self.open(path)
-        if not is_llava_qwen(self.config) and self.config.get("mm_newline_position") != "grid":
+        self.newlines = newlines or self.model_config.to_dict().get("mm_newline_position")
+        if self.newlines is None:  # in Hugging Face's layout
             warnings.warn(UNMARKED.format(path), stacklevel=2)
+            self.newlines = "grid"
         self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
         self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
 
@@ -72,9 +86,9 @@ class LlavaVideo(VideoFamily):
 
     @property
     def unit(self) -> tuple[int, int]:
-        """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, and a newline after each row."""
+        """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, and the newlines of rows."""
         rows = math.ceil(self.side // self.model_config.vision_config.patch_size / 2)
-        return rows, rows + 1
+        return rows, rows + (self.newlines == "grid")
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """Every round(fps of the file / `fps`)-th frame; spread evenly where that gives more than `max_frames`."""
@@ -84,6 +98,13 @@ class LlavaVideo(VideoFamily):
             count = min(self.max_frames, num_frames)
             return np.linspace(0, num_frames - 1, count, dtype=int).tolist()
         return indices
+
+    def brackets(self, units: int) -> tuple[Brackets, ...]:
+        """A single newline after the last frame, by the id of a visual token; none where each row has one."""
+        if self.newlines == "grid":
+            return ()
+        none, newline = torch.empty(0, dtype=torch.long), torch.tensor([self.model_config.image_token_id])
+        return (*[(none, none)] * (units - 1), (none, newline))
 
     def prompter(self) -> LlavaVideoPrompter:
         """Build the CPU half."""
@@ -117,7 +138,8 @@ class LlavaVideoPrompter(Prompter):
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """One unit a frame."""
-        return VideoClip(frames, (len(frames), *self.family.unit), seconds=seconds)
+        grid = (len(frames), *self.family.unit)
+        return VideoClip(frames, grid, seconds=seconds, brackets=self.family.brackets(len(frames)))
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         """Frames [first, last) in -1..1: float32 [last - first, 3, 384, 384]."""
@@ -141,13 +163,24 @@ class LlavaVideoLM(VideoLM):
         return self.model.model.language_model
 
     def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """SigLIP before its last layer, projector, pooling to 14 x 14, a newline after each row: [210 frames, D]."""
+        """SigLIP before its last layer, projector, pooling to 14 x 14, newlines after rows: [210 (196) frames, D]."""
         inner = self.model.model
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         patches = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
-        pooled = inner.apply_pooling(inner.multi_modal_projector(patches)).unflatten(1, (grid[1], grid[2] - 1))
+        pooled = inner.apply_pooling(inner.multi_modal_projector(patches))  # [t, 196, D]
+        if self.family.newlines == "one_token":
+            return pooled.flatten(0, 1).to(self.device)
+        pooled = pooled.unflatten(1, (grid[1], grid[2] - 1))
         newline = inner.image_newline.to(pooled).expand(len(pooled), grid[1], 1, -1)
         return torch.cat([pooled, newline], dim=2).flatten(0, 2).to(self.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text ids [...] to embeddings [..., D]; a newline has the id of a visual token."""
+        newline = ids == self.visual_id
+        embedded = super().embed(ids.masked_fill(newline, 0))
+        return torch.where(
+            newline.to(embedded.device)[..., None], self.model.model.image_newline.to(embedded), embedded
+        )
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
@@ -164,5 +197,5 @@ class LlavaVideoLM(VideoLM):
         places = torch.isin(ids, torch.tensor([*PLACEHOLDERS, self.visual_id])).nonzero().flatten().tolist()
         if len(places) != 1:
             raise ValueError(f"the prompt must have one placeholder for the clip, it has {len(places)}")
-        clip = VideoClip(pixels, (len(pixels), *self.family.unit))
+        clip = VideoClip(pixels, (len(pixels), *self.family.unit), brackets=self.family.brackets(len(pixels)))
         return VideoPrompt(clip, ids[: places[0]], ids[places[0] + 1 :])

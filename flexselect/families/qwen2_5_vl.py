@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -17,11 +16,12 @@ from transformers import (
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
 )
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor, smart_resize
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from flexselect.families.base import Prompter, VideoFamily, VideoLM
-from flexselect.families.inputs import at_least
+from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
+from flexselect.families.prompter import Prompter
 from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -84,15 +84,8 @@ class Qwen25VL(VideoFamily):
         return AutoConfig.from_pretrained(self.path)
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """About `fps` frames a second, an even number from 4 to `max_frames`, spread over the whole clip.
-
-        A clip shorter than that gives all its frames (the released code fails on it).
-        """
-        most = self.max_frames // UNIT_FRAMES * UNIT_FRAMES
-        wanted = num_frames / fps * self.fps if math.isfinite(self.fps) else math.inf
-        count = round(min(max(wanted, 4), most) / UNIT_FRAMES) * UNIT_FRAMES
-        count = min(count, num_frames)
-        return torch.linspace(0, num_frames - 1, count).round().long().tolist()
+        """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
+        return even_frames(num_frames, fps, self.fps, self.max_frames)
 
     def prompter(self) -> Qwen25VLPrompter:
         """Build the CPU half."""
@@ -120,18 +113,11 @@ class Qwen25VLPrompter(Prompter):
 
     def resize(self, frames: Tensor) -> Tensor:
         """Both sides to multiples of 28 with the area between the family's bounds; bicubic, antialiased, uint8."""
-        height, width = frames.shape[1:3]
-        size = smart_resize(height, width, FACTOR, self.family.min_pixels, self.family.max_pixels)
-        if tuple(frames.shape[1:3]) == size:
-            return frames
-        channels_first = frames.permute(0, 3, 1, 2)
-        resized = vision.resize(channels_first, list(size), vision.InterpolationMode.BICUBIC, antialias=True)
-        return resized.permute(0, 2, 3, 1)
+        return to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """Pair frames into units; an odd last frame is shown twice."""
-        if len(frames) % UNIT_FRAMES:
-            frames = torch.cat([frames, frames[-1:]])
+        frames = pairs(frames)
         height, width = frames.shape[1:3]
         grid = (len(frames) // UNIT_FRAMES, height // FACTOR, width // FACTOR)
         step = 1.0

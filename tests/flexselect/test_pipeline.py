@@ -14,6 +14,7 @@ def keep(tokens, total):
     return Selection(torch.zeros(total), torch.tensor(tokens), [torch.arange(total)])
 
 
+@torch.inference_mode()
 def test_keeping_all_is_plain_generation(load):
     """Against a greedy loop over the bare decoder, without a cache and without `generate`."""
     fs = load()
@@ -23,18 +24,23 @@ def test_keeping_all_is_plain_generation(load):
     generated = fs.generate(prompt, everything, max_new_tokens=6)
     assert torch.equal(generated, fs.generate(prompt, max_new_tokens=6))
     inputs = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
-    embeddings, where, tokens = inputs["inputs_embeds"], inputs["position_ids"], []
+    embeddings, where, more, tokens = inputs["inputs_embeds"], inputs["position_ids"], inputs["deepstack"], []
     for _ in range(len(generated)):
         ones = torch.ones(embeddings.shape[:2], dtype=torch.long)
-        hidden = fs.lm.decoder(inputs_embeds=embeddings, position_ids=where, attention_mask=ones, use_cache=False)
+        hidden = fs.lm.decoder(
+            inputs_embeds=embeddings, position_ids=where, attention_mask=ones, use_cache=False, **more
+        )
         tokens.append(int(fs.lm.model.lm_head(hidden.last_hidden_state[0, -1]).argmax()))
         embeddings = torch.cat([embeddings, fs.lm.embed(torch.tensor(tokens[-1:]))[None]], dim=1)
         where = torch.cat([where, where[..., -1:] + 1], dim=-1)
+        if more:
+            more = {**more, "visual_pos_masks": torch.nn.functional.pad(more["visual_pos_masks"], (0, 1))}
     assert generated.tolist() == tokens
     other = fs.next_token_logits(tiny.prompt(fs, seed=1))
     assert not torch.allclose(other, fs.next_token_logits(prompt), atol=1e-2), "canary: the frames must matter"
 
 
+@torch.inference_mode()
 def test_pruned_logits_equal_dense_ones_with_the_dropped_columns_masked(load):
     fs = load(positions="original")
     prompt = tiny.prompt(fs)
@@ -42,17 +48,21 @@ def test_pruned_logits_equal_dense_ones_with_the_dropped_columns_masked(load):
     kept = [0, 3, 4, 11, 30, 31, 40]
     pruned = fs.next_token_logits(prompt, keep(kept, encoded.num_tokens))
     inputs = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
-    size, first = inputs["inputs_embeds"].shape[1], len(prompt.prefix_ids)
+    layout, size = encoded.layout(prompt.query_ids, fs.lm.visual_id), inputs["inputs_embeds"].shape[1]
+    places = layout.visual.nonzero().flatten().tolist()
+    units = {token // encoded.tokens_per_unit for token in kept}
+    stays = [i for i in range(size) if not layout.visual[i] and int(layout.unit[i]) in {-1, *units}]
+    stays += [places[token] for token in kept]
     allowed = torch.ones(size, size, dtype=torch.bool).tril()
-    allowed[:, first : first + encoded.num_tokens] = False
-    allowed[:, [first + token for token in kept]] = torch.ones(size, size, dtype=torch.bool).tril()[
-        :, [first + token for token in kept]
-    ]
+    allowed[:, sorted(set(range(size)) - set(stays))] = False
     allowed |= torch.eye(size, dtype=torch.bool)  # a dropped row still needs something to look at
     mask = torch.zeros(size, size).masked_fill(~allowed, float("-inf"))[None, None]
-    masks = {"full_attention": mask} if fs.lm.decoder.config.model_type != "llama" else mask
+    masks = {"full_attention": mask} if "qwen2" in fs.lm.decoder.config.model_type else mask
     hidden = fs.lm.decoder(
-        inputs_embeds=inputs["inputs_embeds"], position_ids=inputs["position_ids"], attention_mask=masks
+        inputs_embeds=inputs["inputs_embeds"],
+        position_ids=inputs["position_ids"],
+        attention_mask=masks,
+        **inputs["deepstack"],
     ).last_hidden_state
     torch.testing.assert_close(pruned, fs.lm.model.lm_head(hidden[0, -1]), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(pruned, fs.next_token_logits(prompt), atol=1e-2), "canary: dropping must change something"
@@ -140,8 +150,9 @@ def test_positions_original_or_compact(load):
     full = fs.lm.assemble(encoded, prompt.query_ids, None, "original")["position_ids"]
     original = fs.lm.assemble(encoded, prompt.query_ids, selection, "original")["position_ids"]
     compact = fs.lm.assemble(encoded, prompt.query_ids, selection, "compact")["position_ids"]
-    first = len(prompt.prefix_ids)
-    assert torch.equal(original[..., first + 1], full[..., first + 30])
+    layout = encoded.layout(prompt.query_ids, fs.lm.visual_id)
+    second = layout.visual[layout.keep(selection.kept)].nonzero().flatten()[1]
+    assert torch.equal(original[..., second], full[..., layout.visual.nonzero().flatten()[30]])
     assert torch.equal(original[..., -1], full[..., -1])
     assert compact.flatten(0, -2)[0].tolist() == list(range(compact.shape[-1]))
 

@@ -81,7 +81,13 @@ def qwen(billions):
 
 def llava(billions):
     config = {"architectures": ["LlavaQwenForCausalLM"], "mm_vision_tower": "google/siglip-so400m-patch14-384"}
-    return config | {"model_type": "llava", "tie_word_embeddings": False, "rope_theta": 1e6, **QWEN2[billions]}
+    return config | {
+        "model_type": "llava",
+        "mm_newline_position": "grid",
+        "tie_word_embeddings": False,
+        "rope_theta": 1e6,
+        **QWEN2[billions],
+    }
 
 
 def internvl(text, vision):

@@ -1,0 +1,54 @@
+"""The CPU half of a family: frames to clips, questions to ids. Abstract or final, as all of a family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexselect.prompt import VideoClip
+
+
+class Prompter(ABC):
+    """The CPU half of a family: frames to clips, questions to ids. Cheap to build and safe to send to workers."""
+
+    tokenizer: Any
+    prefix_ids: Tensor  # int64 [A], the text before the video
+    query: str  # the text after it, with {question}; ends where the answer begins
+
+    @abstractmethod
+    def resize(self, frames: Tensor) -> Tensor:
+        """Resize uint8 frames [T, h, w, 3] to the size the tower takes, uint8."""
+
+    @abstractmethod
+    def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
+        """Make a clip of resized uint8 frames [T, h, w, 3], T >= 1, shown at `seconds` [T]."""
+
+    @abstractmethod
+    def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        """The tower's input for units [first, last) of a clip, float32."""
+
+    # Final from here on.
+
+    def query_ids(self, question: str) -> Tensor:
+        """The text after the video, int64 [Q]: the question and what closes the user's turn."""
+        return self.ids(self.query.format(question=question))
+
+    def answer_ids(self, answer: str) -> Tensor:
+        """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
+        return self.ids(answer + "<|im_end|>")
+
+    @property
+    def end_of_turn(self) -> int:
+        """The id that ends an answer; InternVL2.5's configuration names another one, which never comes."""
+        return int(self.ids("<|im_end|>")[0])
+
+    def ids(self, text: str) -> Tensor:
+        """Text to ids, int64 [n]; special tokens are read where they are written, none is added."""
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+
+    def decode(self, ids: Tensor) -> str:
+        """New tokens [n] to text, special tokens left out."""
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()

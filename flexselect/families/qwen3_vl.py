@@ -1,0 +1,205 @@
+"""Qwen3-VL: units are temporal patches of two frames, each after a timestamp; several layers see the tower."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLVideoProcessor,
+)
+
+from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.inputs import at_least, even_frames, pairs, to_area
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
+from flexselect.families.prompter import Prompter
+from flexselect.layout import Brackets, Layout
+from flexselect.prompt import VideoClip, VideoPrompt
+
+PREFIX = "<|im_start|>user\n"
+BEFORE = "<{seconds:.1f} seconds><|vision_start|>"
+AFTER = "<|vision_end|>"
+QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
+
+PATCH = 16  # pixels
+MERGE = 2  # patches merged into a token, each way
+UNIT_FRAMES = 2  # frames in a temporal patch
+FACTOR = PATCH * MERGE
+
+REFERENCE_LAYERS = {28: 20, 80: 60}  # Qwen2.5-VL's: nothing was published for Qwen3-VL, so the same relative depth
+
+
+class Qwen3VL(VideoFamily):
+    """Qwen3-VL checkpoints. Nothing was published for them: numbers are those of Qwen2.5-VL, in tokens and depth.
+
+    Args:
+        path: local folder or hub id.
+        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
+        max_frames: the most frames of a video.
+        min_pixels: frames are enlarged to at least this area.
+        max_pixels: frames are shrunk to at most this area.
+    """
+
+    name = "Qwen3-VL"
+    numbers = ("fps", "max_frames", "min_pixels", "max_pixels")
+    published_layers = REFERENCE_LAYERS
+    default_positions = "original"
+    released_budget_in_units = True
+    published_budget = 7040
+
+    def __init__(
+        self,
+        path: str,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        own = self.open(path)
+        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 2.0))
+        self.max_frames = at_least("max_frames", 2, max_frames, own.get("max_frames", 1024))
+        self.min_pixels = at_least("min_pixels", 1, min_pixels, own.get("min_pixels", 128 * FACTOR**2))
+        self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, own.get("max_pixels", 220 * FACTOR**2))
+
+    @staticmethod
+    def claims(config: dict[str, Any]) -> bool:
+        """Qwen3-VL names itself in `model_type`."""
+        return config.get("model_type") == "qwen3_vl"
+
+    def read_model_config(self) -> Qwen3VLConfig:
+        """As it is."""
+        return Qwen3VLConfig.from_pretrained(self.path)
+
+    def sample(self, num_frames: int, fps: float) -> list[int]:
+        """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
+        return even_frames(num_frames, fps, self.fps, self.max_frames)
+
+    def prompter(self) -> Qwen3VLPrompter:
+        """Build the CPU half."""
+        return Qwen3VLPrompter(self)
+
+    def load(self, options: LoadOptions) -> Qwen3VLM:
+        """Build the device half with its weights."""
+        return self.wrap(load_weights(Qwen3VLForConditionalGeneration, self.path, self.model_config, options))
+
+    def wrap(self, model: PreTrainedModel) -> Qwen3VLM:
+        """Make the device half of a model that is already there."""
+        return Qwen3VLM(model, self)
+
+
+class Qwen3VLPrompter(Prompter):
+    """Tokenizer, resize rule and prompt of Qwen3-VL."""
+
+    query = QUERY
+
+    def __init__(self, family: Qwen3VL) -> None:
+        self.family = family
+        special = {"<|im_end|>": None, AFTER: family.model_config.vision_end_token_id}
+        self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
+        self.prefix_ids = self.ids(PREFIX)
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Both sides to multiples of 32 with the area between the family's bounds; bicubic, antialiased, uint8."""
+        return to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
+
+    def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
+        """Pair frames into units, each after the mean of its frames' times; an odd last frame is shown twice."""
+        step = 1 / self.family.fps  # where times are not known: as if sampled at `fps`
+        times = torch.arange(len(frames)) * step if seconds is None else seconds
+        frames, times = pairs(frames), pairs(times).view(-1, UNIT_FRAMES).mean(1)
+        after = self.ids(AFTER)
+        brackets = tuple((self.ids(BEFORE.format(seconds=time)), after) for time in times.tolist())
+        height, width = frames.shape[1:3]
+        return VideoClip(frames, (len(times), height // FACTOR, width // FACTOR), 1.0, seconds, brackets)
+
+    @cached_property
+    def _processor(self) -> Qwen3VLVideoProcessor:
+        return Qwen3VLVideoProcessor(do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False)
+
+    def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
+        """Normalised patches of units [first, last): float32 [(last - first) * 4hw, 1536]."""
+        frames = clip.pixels[first * UNIT_FRAMES : last * UNIT_FRAMES].permute(0, 3, 1, 2)  # [t, 3, h, w]
+        return self._processor(videos=[frames], return_tensors="pt")["pixel_values_videos"]
+
+
+class Qwen3VLM(VideoLM):
+    """A loaded Qwen3-VL."""
+
+    units_per_step = 32
+
+    @property
+    def visual_id(self) -> int:
+        """The placeholder id of a visual token."""
+        return self.model.config.video_token_id
+
+    @property
+    def decoder(self) -> Any:
+        """The text model."""
+        return self.model.model.language_model
+
+    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Vision tower and mergers: [4V, 1536] to [V, (1 + E) * D], what E decoder layers add beside the embedding."""
+        patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
+        out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
+        return torch.cat([out.pooler_output[0], *(layer[0] for layer in out.deepstack_features)], dim=-1)
+
+    def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
+        """M-RoPE positions: int64 [3, N]. Time is in the text, so a unit is an image that all text goes on after."""
+        units, rows, columns = grid
+        step = (~layout.visual).long()  # how far the next token is
+        step[layout.visual.nonzero().flatten().view(units, -1)[:, -1]] = max(rows, columns)
+        where = (step.cumsum(0) - step).expand(3, -1).clone()
+        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        where[1, layout.visual] += row.flatten().repeat(units)
+        where[2, layout.visual] += column.flatten().repeat(units)
+        return where
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Split a prepared prompt at its runs of video placeholders, one a unit.
+
+        Args:
+            tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1536]; `video_grid_thw` int64
+                [1, 3], in patches.
+        """
+        ids = tensors["input_ids"].flatten()
+        units, height, width = tensors["video_grid_thw"].flatten().tolist()
+        grid = (units, height // MERGE, width // MERGE)
+        runs = [
+            (key, torch.stack(list(run))) for key, run in itertools.groupby(ids, lambda i: bool(i == self.visual_id))
+        ]
+        lengths = [len(run) for visual, run in runs if visual]
+        if lengths != [grid[1] * grid[2]] * units or runs[0][0]:
+            raise ValueError(
+                f"the prompt has runs of {lengths} video placeholders (id {self.visual_id}) "
+                f"but the grid {grid} needs text and then {units} runs of {grid[1] * grid[2]}"
+            )
+        texts = [run for visual, run in runs if not visual]
+        prefix, brackets, query = _bracketed(texts, self.model.config.vision_end_token_id)
+        clip = VideoClip(tensors["pixel_values_videos"], grid, brackets=brackets)
+        return VideoPrompt(clip, prefix, query)
+
+
+def _bracketed(texts: list[Tensor], closing: int) -> tuple[Tensor, tuple[Brackets, ...], Tensor]:
+    """Text before, between and after units, int64 [*] each, to prefix, the text of each unit, and query.
+
+    What closes a unit is its `closing` token; the first timestamp begins with the token that all others begin with.
+    """
+    afters, befores = [], [texts[0][:0]]
+    for text in texts[1:]:
+        end = int((text == closing).nonzero()[0]) + 1 if bool((text == closing).any()) else 0
+        afters.append(text[:end])
+        befores.append(text[end:])
+    *befores, query = befores
+    start = len(texts[0])
+    if len(befores) > 1 and len(befores[1]) and bool((texts[0] == befores[1][0]).any()):
+        start = int((texts[0] == befores[1][0]).nonzero()[-1])
+    befores[0] = texts[0][start:]
+    return texts[0][:start], tuple(zip(befores, afters)), query
