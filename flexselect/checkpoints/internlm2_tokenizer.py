@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.utils import cached_file
 
 
@@ -72,5 +72,5 @@ def load_tokenizer(path: str) -> Any:
         for name in ("tokenizer.json", "tokenizer.model")
     }
     if files["tokenizer.json"] is not None or files["tokenizer.model"] is None:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, config=PreTrainedConfig())  # it knows no "internvl_chat"
     return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special_tokens(path))

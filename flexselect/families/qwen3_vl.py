@@ -149,7 +149,10 @@ class Qwen3VLM(VideoLM):
         """Vision tower and mergers: [4V, 1536] to [V, (1 + E) * D], what E decoder layers add beside the embedding."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
-        return torch.cat([out.pooler_output[0], *(layer[0] for layer in out.deepstack_features)], dim=-1)
+        layers = [
+            one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features
+        ]  # in transformers 5.17, 5.23
+        return torch.cat([out.pooler_output[0], *layers], dim=-1).to(self.device)
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """M-RoPE positions: int64 [3, N]. Time is in the text, so a unit is an image that all text goes on after."""

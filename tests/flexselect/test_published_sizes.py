@@ -15,6 +15,7 @@ from transformers import (
     InternVLForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
 )
 
 from flexselect.checkpoints.internvl_chat import internvl_config
@@ -95,11 +96,35 @@ def internvl(text, vision):
     return config | {"ps_version": "v2", "llm_config": text, "vision_config": vision}
 
 
+QWEN3_VL = {
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "model_type": "qwen3_vl",
+    "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "qwen3_vl_text",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "rope_theta": 5e6,
+    },
+    "vision_config": {
+        "depth": 27,
+        "hidden_size": 1152,
+        "out_hidden_size": 4096,
+        "deepstack_visual_indexes": [8, 16, 24],
+    },
+}
 MODELS = {  # name: (config.json, published parameters in billions, reference layer)
     "Qwen2.5-VL-7B": (qwen(7), 8.29, 20),
     "Qwen2.5-VL-72B": (qwen(72), 73.4, 60),
     "LLaVA-Video-7B": (llava(7), 8.03, 19),
     "LLaVA-Video-72B": (llava(72), 73.2, 60),
+    "Qwen3-VL-8B": (QWEN3_VL, 8.77, 26),  # no layer published: as deep as Qwen2.5-VL's
     "InternVL2.5-1B": (internvl(QWEN2[0.5] | QWEN2_TEXT, INTERNVIT), 0.94, 11),  # no layer published: same depth as 8B
     "InternVL2.5-8B": (internvl(INTERNLM2, INTERNVIT), 8.08, 15),
     "InternVL2.5-78B": (internvl(QWEN2[72] | QWEN2_TEXT | {"vocab_size": 151674}, INTERNVIT_6B), 78.4, 38),
@@ -116,6 +141,8 @@ def as_released(folder, config):
         if config["model_type"] == "llava":
             model = LlavaOnevisionForConditionalGeneration._from_config(llava_config(str(folder), config))
             return tiny.llava_names(model.state_dict())
+        if config["model_type"] == "qwen3_vl":
+            return Qwen3VLForConditionalGeneration._from_config(AutoConfig.from_pretrained(folder)).state_dict()
         model = Qwen2_5_VLForConditionalGeneration._from_config(AutoConfig.from_pretrained(folder))
         return tiny.qwen_names(model.state_dict())
 
