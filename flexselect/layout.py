@@ -30,18 +30,20 @@ class Layout:
         """Q: all text after the last visual token."""
         return len(self.ids) - self.span.stop
 
-    def keep(self, kept: Tensor) -> Tensor:
+    def keep(self, kept: Tensor, shift: int = 0) -> Tensor:
         """What is left of the prompt when only some visual tokens are: bool [N].
 
         The text around a unit goes when none of its tokens is kept; all other text stays.
 
         Args:
             kept: which visual tokens, int64 [K].
+            shift: see `Selection.shift`.
         """
-        places = self.visual.nonzero().flatten()[kept.to(self.visual.device)]
-        stays = torch.isin(self.unit, self.unit[places]) | (self.unit == -1)
-        stays &= ~self.visual
-        stays[places] = True
+        candidates = self.visual.nonzero().flatten()
+        kept = kept.to(candidates.device)
+        stays = torch.isin(self.unit, self.unit[candidates[kept]]) | (self.unit == -1) | self.visual
+        stays[candidates - shift] = False
+        stays[candidates[kept] - shift] = True
         return stays
 
 

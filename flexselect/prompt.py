@@ -64,6 +64,7 @@ class VideoPrompt(_Movable):
     clip: VideoClip
     prefix_ids: Tensor  # int64 [A], text before the first visual token
     query_ids: Tensor  # int64 [Q], text after the last visual token
+    selector_text: tuple[Tensor, Tensor] | None = None  # both again, in the ids of a selector with its own tokenizer
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class EncodedVideo(_Movable):
     grid: tuple[int, int, int]
     seconds_per_unit: float = 1.0
     brackets: tuple[Brackets, ...] = ()
+    seen: Tensor | None = None  # [V, d], the same tokens as a selector sees them
+    selector_text: tuple[Tensor, Tensor] | None = None  # see `VideoPrompt`
 
     @property
     def num_units(self) -> int:
@@ -104,6 +107,7 @@ class Selection(_Movable):
     scores: Tensor  # float32 [V], larger is more relevant to the question
     kept: Tensor  # int64 [K], strictly ascending
     sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
+    shift: int = 0  # what is kept or dropped lies so many places before the visual tokens (released InternVL selectors)
 
 
 @dataclass(frozen=True)

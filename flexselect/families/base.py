@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,8 @@ from flexselect.families.loading import LoadOptions, read_config
 from flexselect.families.prompter import Prompter
 from flexselect.layout import Layout
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+
+VisionProjector = Callable[[Tensor, tuple[int, int, int]], Tensor]  # `VideoLM.vision`'s [*, C], grid -> [v, d]
 
 
 class VideoFamily(ABC):
@@ -125,8 +128,12 @@ class VideoLM(ABC):
         """The text model inside, without its head."""
 
     @abstractmethod
-    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Pixel values of some units, `grid` of them, to their visual tokens: [v, W], see `EncodedVideo.features`."""
+    def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The tower's view of some units, `grid` of them, before projection: what a selector sees too, [*, C]."""
+
+    @abstractmethod
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """That, as visual tokens of the LLM: [v, W], see `EncodedVideo.features`."""
 
     @abstractmethod
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
@@ -155,14 +162,28 @@ class VideoLM(ABC):
             return torch.device(table._hf_hook.execution_device)
         return table.weight.device
 
+    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Pixel values of some units, `grid` of them, to visual tokens: [v, W]."""
+        return self.project(self.vision(pixel_values, grid), grid)
+
     @torch.inference_mode()
-    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
-        """Run the tower over a prompt's clip: units are independent in it, so chunks give what the whole would."""
-        clip, features = prompt.clip, []
+    def encode(self, prompt: VideoPrompt, selector: VisionProjector | None = None) -> EncodedVideo:
+        """Run the tower over a prompt's clip: units are independent in it, so chunks give what the whole would.
+
+        Args:
+            prompt: with its clip.
+            selector: projects the same view once more, for a selector.
+        """
+        clip, features, seen = prompt.clip, [], []
         for first in range(0, clip.num_units, self.units_per_step):
             last = min(first + self.units_per_step, clip.num_units)
-            features.append(self.tower(self._pixel_values(clip, first, last), (last - first, *clip.grid[1:])))
-        return EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit, clip.brackets)
+            grid = (last - first, *clip.grid[1:])
+            vision = self.vision(self._pixel_values(clip, first, last), grid)
+            features.append(self.project(vision, grid))
+            if selector is not None:
+                seen.append(selector(vision, grid))
+        encoded = EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit, clip.brackets)
+        return replace(encoded, seen=torch.cat(seen), selector_text=prompt.selector_text) if seen else encoded
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         if clip.pixels.dtype == torch.uint8:
@@ -190,7 +211,8 @@ class VideoLM(ABC):
         where = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
         keep, features = torch.ones_like(layout.visual), encoded.features
         if selection is not None:
-            keep, features = layout.keep(selection.kept), features[selection.kept.to(features.device)]
+            keep = layout.keep(selection.kept, selection.shift)
+            features = features[keep[layout.visual].to(features.device)]
         where = where[:, keep].to(self.device)  # [P, n]
         if positions == "compact":
             where = torch.arange(where.shape[1], device=self.device).expand(where.shape[0], -1)

@@ -62,3 +62,16 @@ def square(frames: Tensor, side: int) -> Tensor:
 def plain_positions(layout: Layout) -> Tensor:
     """Positions as any text has them, 0, 1, 2, ...: int64 [1, N]."""
     return torch.arange(len(layout.ids))[None]
+
+
+def with_newlines(frames: Tensor, newline: Tensor) -> Tensor:
+    """Square frames of tokens, row by row [t, r * r, D], with a newline [D] after each row: [t * r * (r + 1), D]."""
+    rows = math.isqrt(frames.shape[1])
+    newlines = newline.to(frames).expand(len(frames), rows, 1, -1)
+    return torch.cat([frames.unflatten(1, (rows, rows)), newlines], dim=2).flatten(0, 2)
+
+
+def in_brackets(frames: Tensor, brackets: Tensor) -> Tensor:
+    """Frames of tokens [t, n, D], each between the two `brackets` [2, D]: [t * (n + 2), D]."""
+    first, last = brackets.to(frames)[:, None, None].expand(-1, len(frames), 1, -1)
+    return torch.cat([first, frames, last], dim=1).flatten(0, 1)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
 
 from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer, special_tokens
@@ -17,9 +17,10 @@ from flexselect.checkpoints.internvl_chat import (
     is_internvl_chat,
 )
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, plain_positions, square
+from flexselect.families.inputs import at_least, in_brackets, plain_positions, square
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
+from flexselect.families.replaced import replaced
 from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -161,12 +162,16 @@ class InternVLLM(VideoLM):
         """The text model."""
         return self.model.model.language_model
 
-    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """InternViT, pixel shuffle and projector, between the embeddings of <img> and </img>: [258 frames, D]."""
+    def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """InternViT and pixel shuffle: [t, 3, 448, 448] to [t, 256, 4096]."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
-        tiles = self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output  # [t, 256, D]
-        first, last = self.embed(torch.tensor(self.brackets)).to(tiles)[:, None, None].expand(-1, len(tiles), 1, -1)
-        return torch.cat([first, tiles, last], dim=1).flatten(0, 1).to(self.device)
+        with replaced(self.model.model, "multi_modal_projector", nn.Identity()):
+            return self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
+
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Projector, between the embeddings of <img> and </img>: [t, 256, 4096] to [258 t, D]."""
+        tiles = self.model.model.multi_modal_projector(vision)
+        return in_brackets(tiles, self.embed(torch.tensor(self.brackets))).to(self.device)
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""

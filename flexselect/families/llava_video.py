@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForC
 
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, plain_positions, square
+from flexselect.families.inputs import at_least, plain_positions, square, with_newlines
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
 from flexselect.layout import Brackets, Layout
@@ -162,17 +162,18 @@ class LlavaVideoLM(VideoLM):
         """The text model."""
         return self.model.model.language_model
 
-    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """SigLIP before its last layer, projector, pooling to 14 x 14, newlines after rows: [210 (196) frames, D]."""
-        inner = self.model.model
+    def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """SigLIP before its last layer: [t, 3, 384, 384] to [t, 729, 1152]."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
-        patches = inner.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
-        pooled = inner.apply_pooling(inner.multi_modal_projector(patches))  # [t, 196, D]
+        return self.model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
+
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Projector, pooling to 14 x 14, a newline after each row: [t, 729, 1152] to [210 t, D], or [196 t, D]."""
+        inner = self.model.model
+        pooled = inner.apply_pooling(inner.multi_modal_projector(vision))  # [t, 196, D]
         if self.family.newlines == "one_token":
             return pooled.flatten(0, 1).to(self.device)
-        pooled = pooled.unflatten(1, (grid[1], grid[2] - 1))
-        newline = inner.image_newline.to(pooled).expand(len(pooled), grid[1], 1, -1)
-        return torch.cat([pooled, newline], dim=2).flatten(0, 2).to(self.device)
+        return with_newlines(pooled, inner.image_newline).to(self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Text ids [...] to embeddings [..., D]; a newline has the id of a visual token."""

@@ -22,6 +22,7 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
+from flexselect.families.replaced import SideBySide, replaced
 from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -150,11 +151,16 @@ class Qwen25VLM(VideoLM):
         """The text model."""
         return self.model.model.language_model
 
-    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Vision tower and merger: [4V, 1176] to [V, D]."""
+    def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Vision tower, four patches side by side: [4V, 1176] to [V, 5120]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         pixel_values = pixel_values.to(self.device, self.model.dtype)
-        return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0].to(self.device)
+        with replaced(self.model.model.visual, "merger", SideBySide(MERGE**2)):
+            return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0]
+
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The merger: [V, 5120] to [V, D]."""
+        return self.model.model.visual.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1)).to(self.device)
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """M-RoPE positions as Qwen2.5-VL was trained with them: int64 [3, N].

@@ -21,6 +21,7 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
+from flexselect.families.replaced import SideBySide, replaced
 from flexselect.layout import Brackets, Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -145,14 +146,19 @@ class Qwen3VLM(VideoLM):
         """The text model."""
         return self.model.model.language_model
 
-    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Vision tower and mergers: [4V, 1536] to [V, (1 + E) * D], what E decoder layers add beside the embedding."""
+    def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Vision tower, four patches side by side, and what E decoder layers add: [4V, 1536] to [V, 4608 + E * D]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
-        out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
-        layers = [
-            one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features
-        ]  # in transformers 5.17, 5.23
-        return torch.cat([out.pooler_output[0], *layers], dim=-1).to(self.device)
+        with replaced(self.model.model.visual, "merger", SideBySide(MERGE**2)):
+            out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
+        layers = [one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features]  # in 5.17, 5.23
+        return torch.cat([out.pooler_output[0], *layers], dim=-1)
+
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The merger, and what decoder layers add as it is: [V, 4608 + E * D] to [V, (1 + E) * D]."""
+        size = MERGE**2 * self.model.config.vision_config.hidden_size
+        patches = vision[:, :size].unflatten(1, (MERGE**2, -1)).flatten(0, 1)
+        return torch.cat([self.model.model.visual.merger(patches), vision[:, size:]], dim=-1).to(self.device)
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """M-RoPE positions: int64 [3, N]. Time is in the text, so a unit is an image that all text goes on after."""
