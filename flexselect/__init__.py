@@ -2,5 +2,15 @@
 
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.prompt import Answer, Selection, VideoClip, VideoPrompt
+from flexselect.selector import LiteSelector, LiteSelectorConfig
 
-__all__ = ["Answer", "FlexSelect", "Selection", "VideoClip", "VideoPrompt", "VideoSession"]
+__all__ = [
+    "Answer",
+    "FlexSelect",
+    "LiteSelector",
+    "LiteSelectorConfig",
+    "Selection",
+    "VideoClip",
+    "VideoPrompt",
+    "VideoSession",
+]

@@ -121,9 +121,10 @@ def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
         decoder.set_attn_implementation(before)
 
 
-@torch.inference_mode()
-def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe, **more: Any) -> Tensor:
-    """Run a decoder up to the probe's layer and return the scores.
+def probed_scores(
+    decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe, **more: Any
+) -> Tensor:
+    """Run a decoder up to the probe's layer and return the scores, with gradients; `run_probe` is the same without.
 
     Scoring always uses PyTorch's SDPA (a flash kernel where there is one), whatever the model's own implementation.
 
@@ -153,3 +154,6 @@ def run_probe(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor
             assert probe.scores is not None
             return probe.scores
     raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")
+
+
+run_probe = torch.inference_mode()(probed_scores)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flexselect.attention import resolve_reduction
+from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily
 from flexselect.scorers import CONTROLS
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a value that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_options(
@@ -34,8 +30,8 @@ def check_options(
         ValueError: naming the option, what it was and what it may be.
     """
     check_choice("dtype", dtype, ("bfloat16", "float16", "float32"))
-    if selector is not None:
-        check_choice("selector", selector, ("self", *CONTROLS))
+    if selector is not None and "/" not in selector and not Path(selector).is_dir():
+        check_choice("selector", selector, ("self", *CONTROLS, "the folder or hub id of one"))
     if reference_layer is not None and not 0 <= reference_layer < family.num_layers:
         most = family.num_layers - 1
         raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {reference_layer}")

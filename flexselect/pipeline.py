@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexselect.checks import check_choice, check_options, checked_frames, checked_seconds
+from flexselect.checks import check_options, checked_frames, checked_seconds
+from flexselect.choices import check_choice
 from flexselect.clock import Clock
 from flexselect.families import family_of
 from flexselect.families.base import VideoFamily, VideoLM
@@ -19,8 +21,9 @@ from flexselect.families.loading import LoadOptions
 from flexselect.partition import frame_sets, split_budget, split_budget_released
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
 from flexselect.questions import VideoQuestion
-from flexselect.scorers import CONTROLS, ReferenceLayerScorer, Scorer
+from flexselect.scorers import CONTROLS, LiteScorer, ReferenceLayerScorer, Scorer
 from flexselect.selection import select
+from flexselect.selector import LiteSelector
 
 VideoReader = Callable[
     [str, Callable[[int, float], Sequence[int]], Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]
@@ -73,6 +76,7 @@ class FlexSelect:
         reduction: str | None = None,
         budget_split: str = "exact",
         positions: str | None = None,
+        selector_alignment: str | None = None,
         dtype: str = "bfloat16",
         device: str | torch.device | None = None,
         attn_implementation: str = "sdpa",
@@ -86,13 +90,17 @@ class FlexSelect:
 
         Args:
             path: local folder or hub id; or a family, where its numbers are set by hand.
-            selector: None: dense; "self": training-free; "uniform" or "random": controls.
-            reference_layer: 0-based; None: the family's default for that size.
+            selector: None: dense; "self": training-free; "uniform" or "random": controls; else the folder or hub id of
+                a trained selector, released ones included.
+            reference_layer: 0-based; None: the family's default for that size; training-free only.
             budget: see the class.
             units_per_set: see the class.
-            reduction: "max" or "mean" over heads and query rows; None: "max", as every released script.
+            reduction: "max" or "mean" over heads and query rows; None: as the selector was trained, else "max", as
+                every released script.
             budget_split: see the class.
             positions: see the class.
+            selector_alignment: "exact", or "released" for the released InternVL selectors (see `LiteScorer.shift`);
+                None: what the selector says.
             dtype: of the weights: "bfloat16", "float16" or "float32".
             device: None: the first GPU if there is one, else the CPU.
             attn_implementation: for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
@@ -112,6 +120,9 @@ class FlexSelect:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if scoring_only and selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {selector!r}')
+        lite = None
+        if selector is not None and selector not in ("self", *CONTROLS):
+            lite = LiteSelector.from_pretrained(selector, dtype=dtype, device=device)
         depth = layer + 1 if scoring_only else None
         placed = getattr(torch, dtype), device, device_map, offload_folder, attn_implementation, quantization
         lm = family.load(LoadOptions(*placed, depth))
@@ -120,6 +131,8 @@ class FlexSelect:
             scorer = ReferenceLayerScorer(lm, layer, reduction or "max", units_per_set)
         elif selector in CONTROLS:
             scorer = CONTROLS[selector]()
+        elif lite is not None:
+            scorer = LiteScorer(lm, lite, reduction, units_per_set, selector_alignment)
         return cls(lm, family, scorer, budget, units_per_set, budget_split, positions)
 
     # -- a video from a file or from memory
@@ -162,8 +175,17 @@ class FlexSelect:
     # -- prepared tensors
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Make a prompt of the model's own input tensors; see the family's `prompt_from_tensors` for their names."""
-        return self.lm.prompt_from_tensors(**tensors)
+        """Make a prompt of the model's own input tensors; see the family's `prompt_from_tensors` for their names.
+
+        A selector with a tokenizer of its own also takes `selector_input_ids`, the whole prompt in its ids.
+        """
+        selector_ids = tensors.pop("selector_input_ids", None)
+        prompt = self.lm.prompt_from_tensors(**tensors)
+        if selector_ids is None:
+            return prompt
+        if not isinstance(self.scorer, LiteScorer):
+            raise ValueError("selector_input_ids are for a trained selector: load with selector=DIR")
+        return replace(prompt, selector_text=self.scorer.split(selector_ids))
 
     def select(self, prompt: VideoPrompt) -> Selection:
         """Score the visual tokens of a prompt and keep the budget's worth."""
@@ -183,7 +205,7 @@ class FlexSelect:
 
     def encode(self, prompt: VideoPrompt) -> EncodedVideo:
         """Vision tower and projection; does not look at the question."""
-        return self.lm.encode(prompt)
+        return self.lm.encode(prompt, self.scorer.selector.project if isinstance(self.scorer, LiteScorer) else None)
 
     def select_encoded(self, encoded: EncodedVideo, query_ids: Tensor) -> Selection:
         """Score, then keep the best of each frame set.
@@ -197,9 +219,13 @@ class FlexSelect:
         sets = frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set)
         sizes = [len(tokens) for tokens in sets]
         if self.budget_split == "exact":
-            return select(scores, sets, split_budget(self.budget, sizes))
-        multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
-        return select(scores, sets, split_budget_released(self.budget, sizes, multiple))
+            shares = split_budget(self.budget, sizes)
+        else:
+            multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
+            shares = split_budget_released(self.budget, sizes, multiple)
+        selection = select(scores, sets, shares)
+        shift = self.scorer.shift(encoded) if isinstance(self.scorer, LiteScorer) else 0
+        return replace(selection, shift=shift) if shift else selection
 
 
 class VideoSession:

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.families.decoding import greedy
-from flexselect.families.deepstack import deepstack_inputs, deepstacked
 from flexselect.families.loading import LoadOptions, read_config
+from flexselect.families.merging import deepstacked, merged
 from flexselect.families.prompter import Prompter
 from flexselect.layout import Layout
 from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
@@ -217,7 +217,7 @@ class VideoLM(ABC):
         if positions == "compact":
             where = torch.arange(where.shape[1], device=self.device).expand(where.shape[0], -1)
         ids = layout.ids[keep][None].to(self.device)
-        embeddings, deepstack = self.merge(ids, layout.visual[keep], features[None])
+        embeddings, deepstack = merged(self.embed, ids, layout.visual[keep], features[None])
         return {
             "input_ids": ids,
             "inputs_embeds": embeddings,
@@ -225,24 +225,6 @@ class VideoLM(ABC):
             "attention_mask": torch.ones_like(ids),
             "deepstack": deepstack,
         }
-
-    def merge(self, ids: Tensor, visual: Tensor, features: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Text and visual tokens as the decoder takes them.
-
-        Args:
-            ids: [B, n]; what stands at visual tokens is not looked at.
-            visual: which are visual tokens, bool [n], the same for the whole batch.
-            features: of those, [B, v, W].
-
-        Returns:
-            Embeddings [B, n, D], and the decoder's keywords for deepstack, none for most families.
-        """
-        visual = visual.to(self.device)
-        text = self.embed(ids.to(self.device)[:, ~visual])
-        merged = text.new_empty(*ids.shape, text.shape[-1])
-        merged[:, ~visual] = text
-        merged[:, visual] = features[..., : text.shape[-1]].to(merged)
-        return merged, deepstack_inputs(visual.expand(len(ids), -1), features, text.shape[-1])
 
     @torch.inference_mode()
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:

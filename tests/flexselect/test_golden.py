@@ -80,6 +80,71 @@ def test_visual_embeddings(golden, family):
     torch.testing.assert_close(fs.encode(prompt).features, expected, atol=2e-5, rtol=1e-4)
 
 
+LITE = ("max_1set", "max_sets", "mean_1set", "mean_sets_indiv")
+
+
+def open_lite_case(golden, family, name, **options):
+    folder = golden / family
+    case = json.loads((folder / f"case_lite_{name}.json").read_text())
+    fs = FlexSelect.from_pretrained(
+        str(folder / "model"),
+        selector=str(folder / "selector"),
+        budget=case["budget"],
+        units_per_set=case["max_frames_per_set"],
+        reduction=case["reduction_function"],
+        budget_split="released",
+        dtype="float32",
+        device="cpu",
+        **options,
+    )
+    tensors = load_file(folder / f"case_lite_{name}.safetensors")
+    own = {"selector_input_ids": tensors["selector_input_ids"]} if "selector_input_ids" in tensors else {}
+    vision = vision_inputs(family, case, load_file(folder / "inputs.safetensors"))
+    return fs, fs.prompt_from_tensors(input_ids=tensors["input_ids"], **vision, **own), tensors
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", LITE)
+def test_lite_case(golden, family, name):
+    fs, prompt, expected = open_lite_case(golden, family, name)
+    selection = fs.select(prompt)
+    for g, tokens in enumerate(selection.sets):
+        scores = expected[f"set{g}_scores"]
+        assert float((selection.scores[tokens] - scores).abs().max() / scores.max()) < 2e-5
+    assert torch.equal(selection.kept, expected["kept_global_idx"])
+    logits = fs.next_token_logits(prompt, selection)
+    torch.testing.assert_close(logits, expected["logits_prefill_kept"], atol=1e-4, rtol=0)
+    tokens = fs.generate(prompt, selection, max_new_tokens=8)
+    assert torch.equal(tokens, expected["greedy_tokens_kept"][: len(tokens)])
+    ends = fs.lm.model.generation_config.eos_token_id
+    assert len(tokens) == 8 or int(tokens[-1]) == ends, "the recorded ones go on after the end of text, ours do not"
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_lite_internvl_exactly_aligned(golden, name):
+    """Where the released code's slip is mended: the same tokens by number, the ones that were scored."""
+    fs, prompt, expected = open_lite_case(golden, "internvl2_5", name, selector_alignment="exact")
+    selection = fs.select(prompt)
+    assert torch.equal(selection.kept, expected["kept_global_idx"]) and selection.shift == 0
+    logits = fs.next_token_logits(prompt, selection)
+    torch.testing.assert_close(logits, expected["aligned_logits_steps_kept"][0], atol=1e-4, rtol=0)
+    assert torch.equal(fs.generate(prompt, selection, max_new_tokens=8), expected["aligned_greedy_tokens_kept"])
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_what_a_selector_sees(golden, family):
+    fs, prompt, _ = open_lite_case(golden, family, "max_1set")
+    expected = load_file(golden / family / "inputs.safetensors")["vision_embeds_selector"]
+    torch.testing.assert_close(fs.encode(prompt).seen, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_selector_reads_the_prompt_with_its_own_tokenizer(golden):
+    fs, prompt, expected = open_lite_case(golden, "internvl2_5", "max_1set")
+    given = fs.scorer.split(expected["selector_input_ids"])
+    read = fs.scorer._read(prompt.prefix_ids), fs.scorer._read(prompt.query_ids)
+    assert all(torch.equal(one, two) for one, two in zip(given, read))
+
+
 def test_positions_of_qwen2_5_vl(golden):
     fs, prompt, _, expected = open_case(golden, "qwen2_5_vl", "Lmid_max_sets_spg")
     layout = fs.encode(prompt).layout(prompt.query_ids, fs.lm.visual_id)

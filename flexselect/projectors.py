@@ -1,0 +1,85 @@
+"""How a selector turns the tower's view of a clip into visual tokens of its own, one form per family.
+
+Each takes what `VideoLM.vision` gives, and returns as many tokens as `VideoLM.project` does, in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPatchMerger
+
+from flexselect.families.inputs import in_brackets, with_newlines
+
+MERGE = 2  # patches merged into a token of Qwen2.5-VL, each way
+
+
+class LlavaProjector(nn.Module):
+    """Two layers, pooling by two each way, a newline after each row.
+
+    Args:
+        vision_size: C, 1152.
+        width: d.
+    """
+
+    def __init__(self, vision_size: int, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision_size, width)
+        self.linear_2 = nn.Linear(width, width)
+        self.newline = nn.Parameter(torch.randn(width) / math.sqrt(width))
+
+    def forward(self, vision: Tensor, brackets: Tensor | None) -> Tensor:
+        """[t, 729, C] to [210 t, d]."""
+        tokens = self.linear_2(functional.gelu(self.linear_1(vision)))
+        side = math.isqrt(tokens.shape[1])
+        rows = math.ceil(side / 2)
+        image = tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        pooled = functional.interpolate(image, size=(rows, rows), mode="bilinear").permute(0, 2, 3, 1)
+        return with_newlines(pooled.flatten(1, 2), self.newline)
+
+
+class QwenProjector(nn.Module):
+    """Qwen2.5-VL's merger of 2x2 patches.
+
+    Args:
+        vision_size: C of one patch, 1280.
+        width: d.
+    """
+
+    def __init__(self, vision_size: int, width: int) -> None:
+        super().__init__()
+        self.merger = Qwen2_5_VLPatchMerger(width, vision_size, MERGE)
+
+    def forward(self, vision: Tensor, brackets: Tensor | None) -> Tensor:
+        """[v, 4C] to [v, d]."""
+        return self.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
+
+
+class InternVLProjector(nn.Module):
+    """A norm and two layers; frames stand between the selector's own embeddings of <img> and </img>.
+
+    Args:
+        vision_size: C after pixel shuffle, 4096.
+        width: d.
+    """
+
+    def __init__(self, vision_size: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(vision_size)
+        self.linear_1 = nn.Linear(vision_size, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, vision: Tensor, brackets: Tensor | None) -> Tensor:
+        """[t, 256, C], with the brackets' embeddings [2, d], to [258 t, d]."""
+        assert brackets is not None
+        return in_brackets(self.linear_2(functional.gelu(self.linear_1(self.norm(vision)))), brackets)
+
+
+PROJECTORS: dict[str, type[nn.Module]] = {
+    "llava": LlavaProjector,
+    "qwen2_5_vl": QwenProjector,
+    "internvl": InternVLProjector,
+}

@@ -1,0 +1,153 @@
+"""The lightweight selector: a small language model that ranks visual tokens as the VideoLLM's reference layer does.
+
+FlexSelect-Lite (section 3.3): its own projector over the frozen tower's features, its own embeddings, the layers
+0..n-2 in full, and of layer n-1 only norm, queries and keys, whose attention is the score.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from flexselect.attention import Probe, probed_scores
+from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer
+from flexselect.choices import check_choice
+from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
+from flexselect.projectors import MERGE, PROJECTORS
+
+
+class LiteSelectorConfig(PreTrainedConfig):
+    """Sizes of a selector, and how it was trained.
+
+    Args:
+        text_config: of the small language model.
+        projector: which family's vision features it takes: "llava", "qwen2_5_vl" or "internvl".
+        vision_size: width C of those features.
+        reduction: "max" or "mean" over heads and query rows, as it was trained.
+        alignment: "exact", or "released" for weights trained with the released InternVL code, whose scores mean tokens
+            a few places before (see `Selection.shift`).
+        brackets: ids of <img> and </img> in its own vocabulary, InternVL only.
+        own_tokenizer: whether it reads text with the tokenizer saved beside it, and not with the VideoLLM's.
+    """
+
+    model_type = "flexselect_lite"
+    sub_configs: ClassVar = {"text_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
+        projector: str = "qwen2_5_vl",
+        vision_size: int = 1280,
+        reduction: str = "max",
+        alignment: str = "exact",
+        brackets: list[int] | None = None,
+        own_tokenizer: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_choice("projector", projector, tuple(PROJECTORS))
+        check_choice("alignment", alignment, ("exact", "released"))
+        if text_config is None:
+            text_config = {"model_type": "qwen2"}
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config = text_config
+        self.projector = projector
+        self.vision_size = vision_size
+        self.reduction = reduction
+        self.alignment = alignment
+        self.brackets = brackets
+        self.own_tokenizer = own_tokenizer
+        super().__init__(**kwargs)
+
+
+class LiteSelector(PreTrainedModel):
+    """A selector; `from_pretrained` reads those of this project and the released ones as they are."""
+
+    config_class = LiteSelectorConfig
+    base_model_prefix = "selector"
+    _supports_sdpa = True
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: LiteSelectorConfig) -> None:
+        super().__init__(config)
+        self.decoder = AutoModel.from_config(config.text_config)
+        self.projector = PROJECTORS[config.projector](config.vision_size, config.text_config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, path: str, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Load a selector, strictly.
+
+        Args:
+            path: local folder or hub id, of this project's layout or one of the three released ones.
+            args: none.
+            options: `dtype` ("auto" by default: as stored) and the rest of `LoadOptions`.
+
+        Raises:
+            FileNotFoundError: no checkpoint at `path`.
+            ValueError: no selector, or weights that do not fit; naming what was found.
+        """
+        if "config" in options:  # called by `load_weights` below
+            return super().from_pretrained(path, *args, **options)
+        from flexselect.checkpoints.released_selectors import ReleasedSelector, projector_of, released_config
+
+        config, placed = read_config(path), LoadOptions(**{"dtype": "auto", **options})
+        if projector_of(config) is not None:
+            return load_weights(ReleasedSelector, path, released_config(path, config), placed)
+        if config.get("model_type") != LiteSelectorConfig.model_type:
+            found = config.get("architectures") or config.get("model_type")
+            raise ValueError(f"{path} is no selector: its config.json says {found}")
+        return load_weights(LiteSelector, path, LiteSelectorConfig.from_dict(config), placed)
+
+    def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
+        """Write config.json and model.safetensors in this project's layout, whichever it was read from."""
+        super().save_pretrained(folder, *args, **{"save_original_format": False, **options})
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its own, where `own_tokenizer` says so.
+
+        Raises:
+            ValueError: if there is none beside the weights, or another's.
+        """
+        brackets = self.config.brackets or []
+        return checked_tokenizer(str(self.name_or_path), load_tokenizer, dict(zip(("<img>", "</img>"), brackets)))
+
+    @property
+    def scored_layer(self) -> int:
+        """The last layer: its attention is the score."""
+        return len(self.decoder.layers) - 1
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text ids [...] to embeddings [..., d]."""
+        return self.decoder.get_input_embeddings()(ids.to(self.device))
+
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The tower's view of some units, see `VideoLM.vision`, to this selector's visual tokens: [v, d].
+
+        Raises:
+            ValueError: if the view is of another tower than it was made for.
+        """
+        expected = self.config.vision_size * (MERGE**2 if self.config.projector == "qwen2_5_vl" else 1)
+        if vision.shape[-1] != expected:
+            raise ValueError(f"this selector takes vision features of width {expected}, not {vision.shape[-1]}")
+        brackets = self.config.brackets
+        ends = None if brackets is None else self.embed(torch.tensor(brackets))
+        return self.projector(vision.to(self.device, self.dtype), ends)
+
+    def forward(self, embeddings: Tensor, position_ids: Tensor, query_rows: int, visual: slice) -> Tensor:
+        """Scores with gradients: float32 [B, V].
+
+        Args:
+            embeddings: prefix, visual tokens, query: [B, N, d], no padding.
+            position_ids: [B, N], or [3, B, N] for M-RoPE.
+            query_rows: Q, the text after the last visual token.
+            visual: where the visual tokens stand.
+        """
+        probe = Probe(self.scored_layer, query_rows, visual, self.config.reduction)
+        return probed_scores(self.decoder, embeddings, position_ids, probe)
