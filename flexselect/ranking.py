@@ -1,9 +1,71 @@
-"""How well one ranking of tokens agrees with another."""
+"""How well one ranking of tokens agrees with another, and a ranking that gradients pass through."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+
+BLOCK = 2**22  # pairs of tokens looked at together: 16 MB in float32
+
+
+def soft_rank(x: Tensor, temperature: float = 1e-4) -> Tensor:
+    """Rank of each score, smoothly: r_i = sum_j sigmoid((x_i - x_j) / temperature) - 1/2; 0 is the smallest.
+
+    Section 3.3 of FlexSelect, as released, but in linear memory: pairs are formed in blocks of rows, forward and
+    backward, with the plain formula's values and gradients. Time is quadratic in V. Scores nearer to one another than
+    some temperatures rank softly; farther ones get no gradient.
+
+    Args:
+        x: [..., V], float32 or float64; half precision is computed in float32.
+        temperature: in units of the scores.
+
+    Returns:
+        [..., V], in 0..V-1. Raises ValueError for a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    x = x if x.dtype == torch.float64 else x.float()
+    if x.ndim > 1:
+        return torch.stack([soft_rank(row, temperature) for row in x])
+    return _SoftRank.apply(x, temperature)
+
+
+def hard_rank(x: Tensor) -> Tensor:
+    """Rank of each score, 0 the smallest, ties in their order: float [..., V]."""
+    ranks = x.argsort(dim=-1, stable=True).argsort(dim=-1)
+    return ranks.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def spearman_loss(student: Tensor, teacher: Tensor, temperature: float = 1e-4) -> Tensor:
+    """1 - Spearman's correlation of a student's soft ranks with a teacher's ranks (section 3.3, as released).
+
+    Args:
+        student: scores [V] or [B, V], with gradients.
+        teacher: scores of the same shape.
+        temperature: see `soft_rank`.
+
+    Returns:
+        Scalar, mean over B: 0 for the same order, 1 for none, 2 for the reverse.
+
+    Misbehaves where all student scores are equal (no order: the loss is 1 and its gradient 0), and where scores lie
+    farther apart than some temperatures: then only neighbours are ordered, slowly. All ranks weigh the same, those of
+    tokens that are never kept too.
+
+        student = torch.rand(1000, requires_grad=True)
+        loss = spearman_loss(student, teacher)
+        loss.backward()
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"student {list(student.shape)} and teacher {list(teacher.shape)} must have the same shape")
+    return (1 - (_standard(soft_rank(student, temperature)) * _standard(hard_rank(teacher))).sum(-1)).mean()
+
+
+def spearman(one: Tensor, other: Tensor) -> Tensor:
+    """Spearman's correlation of two rankings [..., V] without gradients: [...], in -1..1."""
+    return (_standard(hard_rank(one)) * _standard(hard_rank(other))).sum(-1)
 
 
 def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
@@ -22,3 +84,39 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
         raise ValueError(f"k must be between 1 and the {scores.numel()} scored tokens, got {k}")
     best = scores.topk(k).indices
     return torch.isin(relevant.to(best.device), best).float().mean().item()
+
+
+def _standard(ranks: Tensor) -> Tensor:
+    """Centred, and of length 1."""
+    centred = ranks - ranks.mean(-1, keepdim=True)
+    return centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+class _SoftRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.temperature = temperature
+        ranks = torch.empty_like(x)  # filled in place: small results kept between large blocks split the heap
+        for rows, pairs in _pairs(x, temperature):
+            ranks[rows] = pairs.sigmoid_().sum(1)
+        return ranks - 0.5
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,), (grad,) = ctx.saved_tensors, grads
+        by_rows, by_columns = torch.empty_like(x), torch.zeros_like(x)
+        for rows, pairs in _pairs(x, ctx.temperature):
+            near = pairs.sigmoid_()
+            slopes = (grad[rows, None] * (1 - near)).mul_(near).div_(ctx.temperature)  # in autograd's own order
+            by_rows[rows] = slopes.sum(1)
+            by_columns += slopes.sum(0)
+        return by_rows - by_columns, None
+
+
+def _pairs(x: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows i at a time: which, and (x_i - x_j) / temperature, [b, V]."""
+    size = max(1, BLOCK // max(1, len(x)))
+    for start in range(0, len(x), size):
+        rows = slice(start, min(start + size, len(x)))
+        yield rows, (x[rows, None] - x).div_(temperature)

@@ -33,6 +33,7 @@ class VideoQA(LightningModule):
         reduction: str | None = None,
         budget_split: Literal["exact", "released"] = "exact",
         positions: Literal["original", "compact"] | None = None,
+        selector_alignment: Literal["released", "exact"] | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
         device_map: str | None = None,
         offload_folder: str | None = None,

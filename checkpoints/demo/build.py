@@ -86,7 +86,7 @@ def of_internvl(folder: Path) -> None:
         tie_word_embeddings=False,
         architectures=["InternVLForConditionalGeneration"],
     )
-    config.flexselect = {"reference_layer": 1, "budget": 140}
+    config.flexselect = {"reference_layer": 2, "budget": 140}
     config.save_pretrained(folder)
 
 

@@ -8,6 +8,10 @@ from safetensors.torch import load_file
 
 from flexselect import FlexSelect
 from flexselect.families.inputs import square
+from flexselect.families.merging import merged
+from flexselect.losses import l1_loss
+from flexselect.ranking import spearman_loss
+from flexselect.scorers import ReferenceLayerScorer
 
 CASES = (
     "L0_max_1set_short",
@@ -172,3 +176,46 @@ def test_resize_is_the_released_one(golden, family, side):
     inputs = load_file(golden / family / "inputs.safetensors")
     resized = square(inputs["frames_u8"], side)
     assert torch.equal(resized.permute(0, 3, 1, 2), inputs["pixels_u8"])
+
+
+def test_a_training_step_of_the_released_code(golden):
+    """One LLaVA clip: teacher scores, student scores, and the gradient of every parameter under both losses."""
+    expected = load_file(golden / "losses" / "case_train_step_llava.safetensors")
+    folder = golden / "llava"
+    fs = FlexSelect.from_pretrained(
+        str(folder / "model"), selector=str(folder / "selector"), dtype="float32", device="cpu"
+    )
+    case = {"num_frames": 4}
+    vision_in = vision_inputs("llava", case, load_file(folder / "inputs.safetensors"))
+    prompt = fs.prompt_from_tensors(input_ids=expected["input_ids"], **vision_in)
+    selector, encoded = fs.scorer.selector, fs.encode(prompt)
+    teacher = ReferenceLayerScorer(fs.lm, 5).score(encoded, prompt.query_ids).clone()
+    torch.testing.assert_close(teacher, expected["teacher_scores"].flatten(), atol=1e-7, rtol=2e-5)
+    vision = fs.lm.vision(prompt.clip.pixels, prompt.clip.grid).detach()
+    layout = encoded.layout(prompt.query_ids, fs.lm.visual_id)
+    # soft ranks divide scores by 1e-4, and with them the rounding of the scores
+    for name, loss, tolerance in (("l1", l1_loss, 1e-5), ("spearman", spearman_loss, 1e-3)):
+        selector.zero_grad()
+        tokens = selector.project(vision, prompt.clip.grid)
+        embeddings, _ = merged(selector.embed, layout.ids[None], layout.visual, tokens[None])
+        student = selector(
+            embeddings, fs.lm.position_ids(layout, prompt.clip.grid, 1.0), layout.query_rows, layout.span
+        )
+        torch.testing.assert_close(student.flatten(), expected["student_scores"].flatten(), atol=1e-7, rtol=2e-5)
+        value = loss(student[0], teacher)
+        torch.testing.assert_close(value, expected[f"{name}_loss"], atol=1e-5, rtol=1e-5)
+        value.backward()
+        released = {key[len(name) + 6 :]: grad for key, grad in expected.items() if key.startswith(f"{name}_grad.")}
+        ours = {renamed(key): weight.grad for key, weight in selector.named_parameters()}
+        assert set(ours) == set(released)
+        for key, grad in released.items():
+            if grad.numel() == 0:
+                assert ours[key] is None, f"{key} should get no gradient"
+                continue
+            assert float((ours[key] - grad).abs().max()) <= tolerance * float(grad.abs().max()), (name, key)
+
+
+def renamed(key):
+    for new, old in (("decoder.", ""), ("projector.newline", "image_newline")):
+        key = key.replace(new, old)
+    return key.replace("projector.linear_1", "mm_projector.0").replace("projector.linear_2", "mm_projector.2")

@@ -1,6 +1,7 @@
 """The demo's recipe in the other families' classes: short clips to train on, long ones to ask about."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from datamodules.needles import write_needle_videos
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"llava_video": "LlavaVideo", "internvl": "InternVL"}
+BUDGETS = {"llava_video": 307, "internvl": 281}  # 5 % of 512 frames of 12 tokens, of 511 of 11
 
 
 def lay_out(kind: str, folder: Path) -> list[str]:
@@ -45,17 +47,19 @@ def test_the_recipe_runs(kind, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeypatch):
-    """Trained on clips of at most 16 seconds, asked about 512 seconds in words."""
+    """Trained on clips of at most 16 seconds, asked about 512 seconds in words, with all tokens and with 5 %."""
     monkeypatch.chdir(ROOT)
     torch.set_num_threads(2)
     family = lay_out(kind, tmp_path / "untrained")
     train = ["fit", "--config", "configs/demo/train_video_llm.yaml", *family, "--output_dir", str(tmp_path / "model")]
-    assert cli.main([*train, "--data.letters", "false", "--trainer.enable_progress_bar", "false"]) == 0
+    short = ["--data.letters", "false", "--trainer.max_epochs", "80", "--trainer.enable_progress_bar", "false"]
+    assert cli.main([*train, *short]) == 0
     annotations = write_needle_videos(tmp_path / "videos", videos=6, patches=512, seed=77)
     in_words = [row for row in map(json.loads, annotations.read_text().splitlines()) if not row["options"]]
     annotations.write_text("".join(json.dumps(row) + "\n" for row in in_words))
     family[-1] = str(tmp_path / "model")
+    family += ["--model.budget", str(BUDGETS[kind])]
     accuracy = {mode: validated(family, mode, annotations, tmp_path / mode) for mode in ("dense", "self", "uniform")}
-    (Path("outputs") / f"demo_{kind}.json").write_text(json.dumps(accuracy) + "\n")
-    assert accuracy["self"] >= accuracy["dense"] + 0.1, accuracy
-    assert accuracy["self"] >= accuracy["uniform"] + 0.2, accuracy
+    logging.getLogger(__name__).warning("%s: %s", kind, accuracy)  # shown with -o log_cli=true
+    assert accuracy["self"] >= accuracy["dense"] + 0.1
+    assert accuracy["self"] >= accuracy["uniform"] + 0.1
