@@ -16,7 +16,7 @@ $(ENV): pyproject.toml
 	@$(BIN)/python -m pip install -q -e ".[test]"
 	@touch $@
 
-demo: $(ENV) ## Render long videos, answer 208 questions in four modes, print the table, draw a picture (CPU, minutes)
+demo: $(ENV) ## Render long videos, answer 208 questions in five modes, print the table, draw a picture (CPU, minutes)
 	@$(BIN)/python -m bench.demo
 
 test: $(ENV) ## Run the tests (CPU, offline, minutes)
@@ -31,10 +31,14 @@ check: $(ENV) ## Lint, format and types
 bench: $(ENV) ## Measure the probe: time and memory beside a whole score tensor
 	@$(BIN)/python -m bench.probe
 
-train-demo: $(ENV) ## Train the demo's VideoLLM from scratch into outputs/demo_video_llm (CPU, about an hour)
+train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch into outputs/ (CPU, about an hour)
 	@$(BIN)/python checkpoints/demo/build.py qwen2_5_vl outputs/demo_video_llm
 	@$(BIN)/python cli.py fit --config configs/demo/train_video_llm.yaml \
 		--family.path outputs/demo_video_llm --output_dir outputs/demo_video_llm
+	@$(BIN)/python checkpoints/demo/render.py outputs/demo_selector
+	@$(BIN)/python cli.py fit --config configs/demo/train_selector.yaml --family.path outputs/demo_video_llm \
+		--data.annotations outputs/demo_selector/train/annotations.jsonl \
+		--data.val_annotations outputs/demo_selector/val/annotations.jsonl --output_dir outputs/demo_selector
 
 clean: ## Delete the environment and everything written
 	@rm -rf .venv outputs

@@ -1,4 +1,4 @@
-"""The command line: `python cli.py fit | validate | predict | convert ...`; joins the rooms, names no family."""
+"""The command line: `python cli.py fit | validate | predict | convert | export`; joins the rooms, names no family."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flexselect.checkpoints.convert import convert
+from flexselect.checkpoints.export import export
 from flexselect.families.base import VideoFamily
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar, UsageError
 
+FILE_VERBS = {"convert": convert, "export": export}  # from folder to folder, without a Trainer
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
 
@@ -68,8 +70,8 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
     try:
         words = list(sys.argv[1:] if args is None else args)
-        if words[:1] == ["convert"]:
-            auto_cli(convert, args=words[1:], as_positional=False)
+        if words and words[0] in FILE_VERBS:
+            auto_cli(FILE_VERBS[words[0]], args=words[1:], as_positional=False)
             return ALL_ANSWERED
         cli = FlexSelectCLI(
             LightningModule,
@@ -96,7 +98,7 @@ def main(args: Sequence[str] | None = None) -> int:
     writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
     if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
         for row in writer.rows.values():
-            sys.stdout.write(f"{row['question']}\n{row['answer'] or row['error']}\n")
+            sys.stdout.write(f"{row['question']}\n{row['answer'] if row['error'] is None else row['error']}\n")
     return SOME_FAILED if any(row["error"] for row in writer.rows.values()) else ALL_ANSWERED
 
 

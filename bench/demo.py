@@ -16,7 +16,7 @@ from datamodules.needles import write_needle_videos
 from datamodules.video_qa import read_annotations
 
 OUT = Path("outputs/demo")
-MODES = ("dense", "uniform", "random", "self")
+MODES = ("dense", "uniform", "random", "self", "lite")
 STAGES = ("decode", "encode", "score", "prefill", "generate")
 
 

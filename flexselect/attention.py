@@ -21,6 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+PROBED = "flexselect_probe"  # the attention function's name in transformers
 REDUCTIONS = {
     "max": "max",
     "mean": "mean",
@@ -106,8 +107,8 @@ def _probed_attention(
 
 
 # A registered attention function without a registered mask function gets no mask at all, silently.
-AttentionInterface.register("flexselect_probe", _probed_attention)
-AttentionMaskInterface.register("flexselect_probe", sdpa_mask)
+AttentionInterface.register(PROBED, _probed_attention)
+AttentionMaskInterface.register(PROBED, sdpa_mask)
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def probed_scores(
     """
     ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)  # without it, positions with
     # gaps are taken for packed sequences, silently
-    with _attention(decoder, "flexselect_probe"):
+    with _attention(decoder, PROBED):
         try:
             decoder(
                 inputs_embeds=embeddings,

@@ -12,6 +12,7 @@ from torch import Tensor
 from flexselect.attention import resolve_reduction
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily
+from flexselect.families.loading import read_config
 from flexselect.scorers import CONTROLS
 
 
@@ -28,10 +29,13 @@ def check_options(
 
     Raises:
         ValueError: naming the option, what it was and what it may be.
+        FileNotFoundError: no selector at the path that was given.
     """
     check_choice("dtype", dtype, ("bfloat16", "float16", "float32"))
     if selector is not None and "/" not in selector and not Path(selector).is_dir():
         check_choice("selector", selector, ("self", *CONTROLS, "the folder or hub id of one"))
+    if selector is not None and selector not in ("self", *CONTROLS):
+        read_config(selector)
     if reference_layer is not None and not 0 <= reference_layer < family.num_layers:
         most = family.num_layers - 1
         raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {reference_layer}")

@@ -61,7 +61,7 @@ class FlexSelect:
         self.budget_split = budget_split
         self.positions = positions or family.default_positions
         if self.budget < 1:
-            raise ValueError(f"budget must be at least 1 visual token, got {budget}")
+            raise ValueError(f"budget must be at least 1 visual token, got {self.budget}")
         check_choice("budget_split", budget_split, ("exact", "released"))
         check_choice("positions", self.positions, ("original", "compact"))
 
@@ -107,7 +107,7 @@ class FlexSelect:
             device_map: "auto" spreads a large model over all GPUs, then over memory and disk.
             offload_folder: for what goes to disk.
             quantization: "4bit" or "8bit" weights, where bitsandbytes is installed.
-            scoring_only: load the decoder up to the reference layer only: `select` works, answering does not.
+            scoring_only: load the decoder up to the reference layer only: `select` works, `ask` does not.
             family_options: numbers of the family, such as `fps` and `max_frames` (see `flexselect.families`).
 
         Raises:
@@ -238,6 +238,11 @@ class VideoSession:
         self.clip = clip  # the frames, on the CPU, for pictures
         self.encoded = encoded
         self.timings = timings  # seconds spent on the video, under decode and encode
+
+    def select(self, question: str, options: Sequence[str] = ()) -> Selection:
+        """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
+        query_ids = self.flexselect.lm.prompter.query_ids(VideoQuestion("", "", question, tuple(options)).text)
+        return self.flexselect.select_encoded(self.encoded, query_ids)
 
     def ask(self, question: str, max_new_tokens: int = 64, options: Sequence[str] = ()) -> Answer:
         """Answer one question.

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from flexselect.attention import Probe, probed_scores
+from flexselect.attention import PROBED, Probe, probed_scores
 from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer
 from flexselect.choices import check_choice
+from flexselect.families.base import VideoFamily
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
 from flexselect.projectors import MERGE, PROJECTORS
 
@@ -62,6 +63,7 @@ class LiteSelectorConfig(PreTrainedConfig):
         self.alignment = alignment
         self.brackets = brackets
         self.own_tokenizer = own_tokenizer
+        self.initializer_range = text_config.initializer_range
         super().__init__(**kwargs)
 
 
@@ -76,6 +78,7 @@ class LiteSelector(PreTrainedModel):
     def __init__(self, config: LiteSelectorConfig) -> None:
         super().__init__(config)
         self.decoder = AutoModel.from_config(config.text_config)
+        self.decoder.set_attn_implementation(PROBED)  # for good: checkpointed layers run again outside of `forward`
         self.projector = PROJECTORS[config.projector](config.vision_size, config.text_config.hidden_size)
         self.post_init()
 
@@ -118,6 +121,11 @@ class LiteSelector(PreTrainedModel):
         brackets = self.config.brackets or []
         return checked_tokenizer(str(self.name_or_path), load_tokenizer, dict(zip(("<img>", "</img>"), brackets)))
 
+    def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
+        """For all layers but the last, which is left halfway."""
+        super().gradient_checkpointing_enable(*args, **options)
+        self.decoder.layers[-1].gradient_checkpointing = False
+
     @property
     def scored_layer(self) -> int:
         """The last layer: its attention is the score."""
@@ -151,3 +159,25 @@ class LiteSelector(PreTrainedModel):
         """
         probe = Probe(self.scored_layer, query_rows, visual, self.config.reduction)
         return probed_scores(self.decoder, embeddings, position_ids, probe)
+
+
+def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str = "max") -> LiteSelectorConfig:
+    """Configuration of a new selector for a family: its language model is the VideoLLM's, but for `sizes`.
+
+    Raises:
+        ValueError: for a family that no selector can be made for.
+    """
+    inputs = family.selector_inputs
+    if inputs is None:
+        raise ValueError(f"no selector can be made for {family.name} at {family.path} yet")
+    fields = {**family.model_config.get_text_config().to_dict(), **sizes}
+    head = sizes.get("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
+    fields = {name: value for name, value in fields.items() if name not in ("layer_types", "dtype", "architectures")}
+    if "head_dim" in fields:
+        fields["head_dim"] = head
+    section = fields["rope_parameters"].get("mrope_section")
+    if section is not None:  # the same shares of a head, as the released selector has them
+        scaled = [share * (head // 2) // sum(section) for share in section]
+        scaled[0] += head // 2 - sum(scaled)
+        fields["rope_parameters"] = {**fields["rope_parameters"], "mrope_section": scaled}
+    return LiteSelectorConfig(fields, reduction=reduction, **inputs)

@@ -13,6 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
+from lightning_modules.video_qa import VideoQA
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,7 @@ class PredictionWriter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read what an earlier run has answered, and leave it out."""
-        if stage not in ("predict", "validate"):
+        if stage not in ("predict", "validate") or not isinstance(pl_module, VideoQA):
             return
         videos = {question.video for question in trainer.datamodule.questions}
         if len(videos) < trainer.world_size:
@@ -67,7 +69,7 @@ class PredictionWriter(Callback):
         if self.output_dir is not None:
             return Path(self.output_dir)
         settings = json.dumps(pl_module.settings, sort_keys=True)
-        name = f"{pl_module.hparams.selector or 'dense'}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        name = f"{Path(pl_module.hparams.selector or 'dense').name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         return Path("outputs") / name
 
     # -- one answer
@@ -143,7 +145,8 @@ class QuestionProgressBar(TQDMProgressBar):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """One question more."""
         super().on_validation_batch_end(trainer, pl_module, *step)
-        self._show(self.val_progress_bar, trainer, step[0])
+        if isinstance(pl_module, VideoQA):
+            self._show(self.val_progress_bar, trainer, step[0])
 
     def _show(self, bar: tqdm, trainer: Trainer, row: dict[str, Any]) -> None:
         self._videos.add(row["video"])

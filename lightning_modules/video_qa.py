@@ -67,6 +67,7 @@ class VideoQA(LightningModule):
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
             options = {name: value for name, value in self.hparams.items() if name != "max_new_tokens"}
+            self.family.prompter()  # a tokenizer that is missing or another's is known before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
             self.flexselect = FlexSelect.from_pretrained(self.family, **options, device=device)
 

@@ -15,6 +15,7 @@ from datamodules.needles import write_needle_videos
 from flexselect import VideoSession
 from flexselect.questions import VideoQuestion
 from lightning_modules.callbacks import PredictionWriter, UsageError
+from lightning_modules.video_qa import VideoQA
 from tests.datamodules.test_video import BAD, bad_file, write
 
 ROOT = Path(__file__).parents[1]
@@ -218,7 +219,7 @@ def test_more_processes_than_videos_are_refused():
     question = VideoQuestion("1", "v.mp4", "Why?")
     trainer = SimpleNamespace(world_size=2, datamodule=SimpleNamespace(questions=[question]))
     with pytest.raises(UsageError, match=r"2 processes cannot share 1 videos: give --trainer\.devices 1"):
-        PredictionWriter().setup(trainer, None, "predict")
+        PredictionWriter().setup(trainer, object.__new__(VideoQA), "predict")
 
 
 @pytest.mark.parametrize("verb", ["predict", "validate"])

@@ -18,7 +18,7 @@ STOCK: dict[type, Any] = {
     LlavaVideoForConditionalGeneration: LlavaOnevisionForConditionalGeneration,
     InternVLChatForConditionalGeneration: InternVLForConditionalGeneration,
 }
-TOKENIZER_FILES = (
+OTHER_FILES = (  # copied as they are
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -27,6 +27,10 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
 )
 
 
@@ -53,7 +57,7 @@ def convert(input: str, output: str) -> None:
     if "flexselect" in family.config:
         model.config.flexselect = family.config["flexselect"]
     model.save_pretrained(folder)
-    for name in TOKENIZER_FILES:
+    for name in OTHER_FILES:
         found = cached_file(input, name, _raise_exceptions_for_missing_entries=False)
         if found is not None and not (folder / name).exists():
             shutil.copy(found, folder / name)

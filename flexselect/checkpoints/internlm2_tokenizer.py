@@ -39,6 +39,16 @@ class InternLM2Tokenizer:
                 ids += [self.special[part]] if part in self.special else self.pieces.encode(part)
         return SimpleNamespace(input_ids=ids)
 
+    def __len__(self) -> int:
+        """One more than the largest id."""
+        return max(self.pieces.get_piece_size(), *(number + 1 for number in self.special.values()))
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, str]:
+        """Id to content of the special tokens, those of SentencePiece itself included."""
+        control = {i: self.pieces.id_to_piece(i) for i in range(3)}  # <unk>, <s>, </s>
+        return control | {number: token for token, number in self.special.items()}
+
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of ids; special tokens are left out, or written by name."""
         names = {number: token for token, number in self.special.items()}

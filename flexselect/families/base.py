@@ -86,6 +86,11 @@ class VideoFamily(ABC):
     def read_model_config(self) -> PreTrainedConfig:
         """The checkpoint's sizes as its transformers class takes them, whatever the layout of the files."""
 
+    @property
+    @abstractmethod
+    def selector_inputs(self) -> dict[str, Any] | None:
+        """What a selector made for this family takes, see `LiteSelectorConfig`; None where none can be made."""
+
     @abstractmethod
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """Which of a video's frames are looked at: indices, ascending, at least one."""

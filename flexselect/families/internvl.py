@@ -91,6 +91,13 @@ class InternVL(VideoFamily):
         released = RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"]
         return {name: own.get(name, number) for name, number in released.items()}
 
+    @property
+    def selector_inputs(self) -> dict[str, Any]:
+        """InternViT's features after pixel shuffle, and the ids of <img> and </img>."""
+        size = round(self.model_config.vision_config.hidden_size / self.model_config.downsample_ratio**2)
+        brackets = [self.special_ids["<img>"], self.special_ids["</img>"]]
+        return {"projector": "internvl", "vision_size": size, "brackets": brackets}
+
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """The middles of about `fps` segments a second, at most `max_frames`; at least one frame."""
         last = num_frames - 1
@@ -122,7 +129,7 @@ class InternVLPrompter(Prompter):
     def __init__(self, family: InternVL) -> None:
         self.family = family
         special = {"<|im_start|>": None, "<|im_end|>": None, **family.special_ids}
-        self.tokenizer = checked_tokenizer(family.path, load_tokenizer, special)
+        self.tokenizer = checked_tokenizer(family.path, load_tokenizer, special, family.model_config.get_text_config())
         begin = [self.tokenizer.bos_token_id] if family.is_internlm2 else []
         self.prefix_ids = torch.cat([torch.tensor(begin, dtype=torch.long), self.ids(PREFIX)])
 

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
-from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, is_llava_qwen, llava_config
+from flexselect.checkpoints.llava_qwen import (
+    NEWLINES,
+    LlavaVideoForConditionalGeneration,
+    is_llava_qwen,
+    llava_config,
+)
+from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, square, with_newlines
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
@@ -65,6 +71,7 @@ class LlavaVideo(VideoFamily):
         if self.newlines is None:  # in Hugging Face's layout
             warnings.warn(UNMARKED.format(path), stacklevel=2)
             self.newlines = "grid"
+        check_choice("newlines", self.newlines, NEWLINES)
         self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
         self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
 
@@ -89,6 +96,13 @@ class LlavaVideo(VideoFamily):
         """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, and the newlines of rows."""
         rows = math.ceil(self.side // self.model_config.vision_config.patch_size / 2)
         return rows, rows + (self.newlines == "grid")
+
+    @property
+    def selector_inputs(self) -> dict[str, Any] | None:
+        """SigLIP's features; the released layout has a newline after each row."""
+        if self.newlines != "grid":
+            return None
+        return {"projector": "llava", "vision_size": self.model_config.vision_config.hidden_size}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """Every round(fps of the file / `fps`)-th frame; spread evenly where that gives more than `max_frames`."""
@@ -129,7 +143,9 @@ class LlavaVideoPrompter(Prompter):
     def __init__(self, family: LlavaVideo) -> None:
         self.family = family
         special = {"<|im_start|>": None, "<|im_end|>": None}
-        self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
+        self.tokenizer = checked_tokenizer(
+            family.path, AutoTokenizer.from_pretrained, special, family.model_config.get_text_config()
+        )
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, is_bitsandbytes_available, logging
 
@@ -33,7 +33,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ) from error
     if found is None:
         raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")
-    return json.loads(Path(found).read_text())
+    try:
+        return json.loads(Path(found).read_text())
+    except ValueError as error:
+        raise ValueError(f"{found} is cut short or no JSON: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,14 @@ def load_weights(
             device_map=options.device_map,
             offload_folder=options.offload_folder,
             quantization_config=_quantization(options),
+            ignore_mismatched_sizes=True,  # they are in the report, which is refused below with their names
             output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"the weights at {path} are missing, cut short or not weights: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _unreadable(Path(path)) or error
+        raise ValueError(f"the weights at {path} are missing, cut short or not weights: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
     model, report = loaded
@@ -86,6 +93,19 @@ def load_weights(
     if options.device_map is None and options.quantization is None:
         model = model.to(options.device)
     return model.eval()
+
+
+def _unreadable(folder: Path) -> str | None:
+    """Which of a local checkpoint's files is at fault, and why; None where that cannot be said."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            safe_open(str(file), "pt")
+        except (OSError, SafetensorError) as error:
+            return f"{file.name}: {error}; download it again"
+    if len(files) > 1 and not (folder / "model.safetensors.index.json").exists():
+        return "model.safetensors.index.json is missing beside the shards"
+    return None
 
 
 def _first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
@@ -115,16 +135,19 @@ def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options.dtype)
 
 
-def checked_tokenizer(path: str, load: Callable[[str], Any], special: Mapping[str, int | None]) -> Any:
+def checked_tokenizer(
+    path: str, load: Callable[[str], Any], special: Mapping[str, int | None], text: PreTrainedConfig | None = None
+) -> Any:
     """Load a tokenizer and make sure that it is the model's: a folder without one gives an empty one, silently.
 
     Args:
         path: of the checkpoint.
         load: from path to tokenizer.
         special: tokens it must read as one id each, and which id, None where any will do.
+        text: configuration of the language model, whose vocabulary it must fit.
 
     Raises:
-        ValueError: naming the token that is read otherwise.
+        ValueError: naming the token that is read otherwise, or the size that does not fit.
     """
     try:
         tokenizer = load(path)
@@ -137,4 +160,10 @@ def checked_tokenizer(path: str, load: Callable[[str], Any], special: Mapping[st
                 f"the tokenizer at {path} is missing or does not belong to the model: "
                 f"it reads {token} as {found}, not as {'one id' if expected is None else expected}"
             )
+    if text is not None and len(tokenizer) > text.vocab_size:
+        size = f"it has {len(tokenizer)} tokens, the model's vocabulary {text.vocab_size}"
+        raise ValueError(f"the tokenizer at {path} does not belong to the model: {size}")
+    end = text.eos_token_id if text is not None else None
+    if isinstance(end, int) and end not in tokenizer.added_tokens_decoder:
+        raise ValueError(f"the tokenizer at {path} does not belong to the model: id {end} ends no text in it")
     return tokenizer

@@ -84,6 +84,11 @@ class Qwen25VL(VideoFamily):
         """As transformers reads it: the LLM's sizes are at the top level or under text_config, by the file's age."""
         return AutoConfig.from_pretrained(self.path)
 
+    @property
+    def selector_inputs(self) -> dict[str, Any]:
+        """Four patches of the tower a token."""
+        return {"projector": "qwen2_5_vl", "vision_size": self.model_config.vision_config.hidden_size}
+
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
         return even_frames(num_frames, fps, self.fps, self.max_frames)
@@ -109,7 +114,9 @@ class Qwen25VLPrompter(Prompter):
     def __init__(self, family: Qwen25VL) -> None:
         self.family = family
         special = {"<|im_end|>": None, "<|vision_end|>": family.config.get("vision_end_token_id")}
-        self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
+        self.tokenizer = checked_tokenizer(
+            family.path, AutoTokenizer.from_pretrained, special, family.model_config.get_text_config()
+        )
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:

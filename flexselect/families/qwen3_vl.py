@@ -79,6 +79,11 @@ class Qwen3VL(VideoFamily):
         """As it is."""
         return Qwen3VLConfig.from_pretrained(self.path)
 
+    @property
+    def selector_inputs(self) -> None:
+        """None was released, and none can be made yet."""
+        return None
+
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
         return even_frames(num_frames, fps, self.fps, self.max_frames)
@@ -104,7 +109,9 @@ class Qwen3VLPrompter(Prompter):
     def __init__(self, family: Qwen3VL) -> None:
         self.family = family
         special = {"<|im_end|>": None, AFTER: family.model_config.vision_end_token_id}
-        self.tokenizer = checked_tokenizer(family.path, AutoTokenizer.from_pretrained, special)
+        self.tokenizer = checked_tokenizer(
+            family.path, AutoTokenizer.from_pretrained, special, family.model_config.get_text_config()
+        )
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:

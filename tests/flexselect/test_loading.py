@@ -63,6 +63,15 @@ def test_a_missing_shard_is_named(model_folder, tmp_path):
     (folder / names[1]).unlink()
     with pytest.raises(ValueError, match=r"missing, cut short.*model-00002-of-00002"):
         read(folder)
+    (folder / names[1]).write_bytes((folder / names[0]).read_bytes()[:100])
+    with pytest.raises(
+        ValueError, match=r"missing, cut short.*: model-00002-of-00002\.safetensors: .*download it again"
+    ):
+        read(folder)
+    save_file(parts[1], folder / names[1], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is missing beside the shards"):
+        read(folder)
 
 
 def test_a_folder_without_tokenizer_still_scores_and_generates(model_folder, tmp_path):
@@ -90,6 +99,49 @@ def test_a_foreign_tokenizer_is_refused(model_folder, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(ValueError, match=r"tokenizer at .* is missing or does not belong"):
         read(folder).open(tiny.frames(2))
+
+
+def test_a_tokenizer_whose_ids_are_others_is_refused(model_folder, tmp_path):
+    """As from another checkpoint of the family: it reads all special tokens, as other ids."""
+    folder = broken(model_folder, tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    size = len(tokenizer["model"]["vocab"])
+    turned = {token: (number + 37) % size for token, number in tokenizer["model"]["vocab"].items()}
+    tokenizer["model"]["vocab"] = turned
+    for token in tokenizer["added_tokens"]:
+        token["id"] = turned.get(token["content"], token["id"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(ValueError, match=r"tokenizer at .* does not belong to the model"):
+        read(folder).open(tiny.frames(2))
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(model_folder, tmp_path):
+    folder = broken(model_folder, tmp_path)
+    tokenizer = read(folder).lm.prompter.tokenizer
+    tokenizer.add_tokens([f"more{i}" for i in range(700)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=r"does not belong to the model: it has \d+ tokens, the model's vocabulary 448"
+    ):
+        read(folder).open(tiny.frames(2))
+
+
+def test_a_weight_of_another_size_is_named(model_folder, tmp_path):
+    folder = broken(model_folder, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    norm = next(name for name in weights if ".layers.1." in name and "norm" in name)
+    weights[norm] = weights[norm][:-1].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit.*mismatched_keys: .*layers?\.1\..*norm"):
+        read(folder)
+
+
+def test_a_config_that_is_cut_short_is_named(model_folder, tmp_path):
+    folder = broken(model_folder, tmp_path)
+    (folder / "config.json").write_text('{"model_type": "ll')
+    with pytest.raises(ValueError, match=r"broken/config\.json is cut short or no JSON"):
+        read(folder)
 
 
 def test_a_converted_checkpoint_gives_the_same_logits(model_folder, tmp_path):

@@ -112,6 +112,12 @@ def test_second_question_on_a_session_equals_from_scratch(load):
     assert not torch.equal(first.selection.scores, second.selection.scores), "canary: the question must matter"
 
 
+def test_a_session_selects_without_answering(load):
+    session = load(selector="self").open(tiny.frames(4))
+    chosen, answer = session.select("Which shape is red?"), session.ask("Which shape is red?", max_new_tokens=1)
+    assert torch.equal(chosen.kept, answer.selection.kept) and torch.equal(chosen.scores, answer.selection.scores)
+
+
 def test_answer_reports_tokens_and_stages(load):
     answer = load(selector="self", budget=5).open(tiny.frames()).ask("What colour is the ring?", max_new_tokens=3)
     assert answer.num_kept_tokens == 5 == len(answer.selection.kept)

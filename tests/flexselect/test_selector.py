@@ -1,0 +1,130 @@
+"""The lightweight selector: made, saved, read again, used for scoring, refused with the reason."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flexselect import FlexSelect, LiteSelector
+from flexselect.attention import PROBED
+from flexselect.families import family_of
+from flexselect.selector import selector_config
+from tests import tiny
+
+SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "llava_video", "internvl"])
+def made(request, tmp_path_factory):
+    """A VideoLLM and a new selector for it, saved."""
+    model = tiny.BUILDERS[request.param](tmp_path_factory.mktemp("model"))
+    selector = LiteSelector(selector_config(family_of(str(model)), SIZES))
+    tiny.randomise(selector)
+    folder = tmp_path_factory.mktemp("selector")
+    selector.save_pretrained(folder)
+    return model, folder, selector.eval()
+
+
+def load(model, selector, **options):
+    return FlexSelect.from_pretrained(str(model), selector=str(selector), dtype="float32", device="cpu", **options)
+
+
+def test_saved_and_read_again_it_scores_the_same(made):
+    model, folder, selector = made
+    fs = load(model, folder)
+    prompt = tiny.prompt(fs)
+    scores = fs.select(prompt).scores
+    fs.scorer.selector = selector
+    assert torch.equal(fs.select(prompt).scores, scores)
+    assert scores.shape == (fs.encode(prompt).num_tokens,) and float(scores.std()) > 0, "canary"
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "flexselect_lite"
+
+
+def test_it_answers_a_video(made):
+    model, folder, _ = made
+    answer = load(model, folder, budget=7).open(tiny.frames(4)).ask("Which shape is red?", max_new_tokens=2)
+    assert answer.num_kept_tokens == 7
+
+
+def test_scores_with_gradients_are_the_same_scores(made):
+    """Training's forward pass, and that of the attention of the last layer, written out."""
+    model, folder, selector = made
+    fs = load(model, folder)
+    prompt = tiny.prompt(fs, count=4)
+    encoded = fs.encode(prompt)
+    layout = encoded.layout(prompt.query_ids, fs.lm.visual_id)
+    text = selector.embed(layout.ids.masked_fill(layout.visual, 0))
+    embeddings = text.clone()
+    embeddings[layout.visual] = encoded.seen
+    where = fs.lm.position_ids(layout, prompt.clip.grid, 1.0)
+    where = where[:, None] if len(where) > 1 else where
+    found = selector(embeddings[None], where, layout.query_rows, layout.span)
+    assert found.requires_grad
+    torch.testing.assert_close(found[0], fs.select(prompt).scores)
+    selector.decoder.set_attn_implementation("eager")
+    weights = selector.decoder(
+        inputs_embeds=embeddings[None],
+        position_ids=where,
+        attention_mask=torch.ones(1, len(layout.ids), dtype=torch.long),
+        output_attentions=True,
+    ).attentions[-1]
+    selector.decoder.set_attn_implementation(PROBED)
+    expected = weights[0, :, layout.span.stop :, layout.span].amax((0, 1))
+    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(made):
+    model, folder, _ = made
+    fs, grads = load(model, folder), []
+    selector = LiteSelector.from_pretrained(str(folder), dtype="float32")
+    prompt = tiny.prompt(fs, count=4)
+    encoded = fs.encode(prompt)
+    layout = encoded.layout(prompt.query_ids, fs.lm.visual_id)
+    where = fs.lm.position_ids(layout, prompt.clip.grid, 1.0)
+    where = where[:, None] if len(where) > 1 else where
+    for checkpointing in (False, True):
+        if checkpointing:
+            selector.gradient_checkpointing_enable()
+        selector.train()
+        embeddings = selector.embed(layout.ids.masked_fill(layout.visual, 0))
+        selector.zero_grad()
+        scores = selector(embeddings[None], where, layout.query_rows, layout.span)
+        scores.log().sum().backward()
+        grads.append(
+            {name: weight.grad.clone() for name, weight in selector.named_parameters() if weight.grad is not None}
+        )
+    assert set(grads[0]) == set(grads[1]) and len(grads[0]) > 10
+    for name in grads[0]:
+        torch.testing.assert_close(grads[0][name], grads[1][name])
+
+
+def test_what_is_no_selector_is_refused(made, tmp_path):
+    model, folder, _ = made
+    with pytest.raises(ValueError, match=r"is no selector: its config\.json says"):
+        load(model, model)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load(model, tmp_path / "nowhere")
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    del weights["decoder.layers.0.input_layernorm.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit LiteSelector: missing_keys: decoder.layers.0.input_layernorm"):
+        load(model, broken)
+
+
+def test_a_selector_of_another_tower_is_refused(made, tmp_path):
+    model, folder, _ = made
+    other = shutil.copytree(folder, tmp_path / "other")
+    selector = LiteSelector.from_pretrained(str(other))
+    selector.config.vision_size += 2
+    fs = load(model, folder)
+    fs.scorer.selector = selector
+    with pytest.raises(ValueError, match="takes vision features of width"):
+        fs.open(tiny.frames(2))
+
+
+def test_no_selector_can_be_made_for_every_family(tmp_path):
+    with pytest.raises(ValueError, match="no selector can be made for Qwen3-VL"):
+        selector_config(family_of(str(tiny.qwen3_vl(tmp_path))), SIZES)
