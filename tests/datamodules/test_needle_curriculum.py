@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules.needle_curriculum import STAGES, NeedleCurriculum
+from datamodules.needle_curriculum import NeedleCurriculum
 from flexselect.families import Qwen25VL
 
 
@@ -15,11 +15,11 @@ def data(checkpoint):
 
 
 def test_batches_are_of_one_length_and_form(data):
-    data.stage = len(STAGES) - 1
+    data.stage = len(data.stages) - 1
     batches = list(data.train_dataloader())
     assert len(batches) == 2
     for batch in batches:
-        patches = STAGES[-1][0]
+        patches = data.stages[-1][0]
         assert batch["grid"][0] == patches
         assert len(batch["queries"]) == len(batch["answers"]) == len(batch["seconds_per_unit"]) == 3
         assert batch["pixel_values"].shape == (3 * patches * 4 * batch["grid"][1] * batch["grid"][2], 1176)
@@ -43,9 +43,15 @@ def test_stages_advance_with_the_metric_and_survive_a_restart(data):
     data.trainer.callback_metrics["words_accuracy"] = torch.tensor(0.95)
     data.train_dataloader()
     assert data.stage == 1
-    data.stage = next(i for i, stage in enumerate(STAGES) if stage[2])
+    data.stage = next(i for i, stage in enumerate(data.stages) if stage[2])
     data.train_dataloader()
-    assert STAGES[data.stage][2], "a stage with letters waits for the letters too"
+    assert data.stages[data.stage][2], "a stage with letters waits for the letters too"
     restarted = NeedleCurriculum(data.family)
     restarted.load_state_dict(data.state_dict())
     assert restarted.stage == data.stage
+
+
+def test_words_alone_go_on_to_longer_clips(checkpoint):
+    data = NeedleCurriculum(Qwen25VL(str(checkpoint)), letters=False)
+    assert not any(stage[2] for stage in data.stages)
+    assert max(stage[0] for stage in data.stages) == 16

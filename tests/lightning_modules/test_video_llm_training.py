@@ -10,7 +10,8 @@ import cli
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.families import Qwen25VL
-from lightning_modules.video_llm_training import VideoLLMTraining
+from flexselect.layout import lay_out
+from lightning_modules.video_llm_training import VideoLLMTraining, _spread
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ["fit", "--config", "configs/demo/train_video_llm.yaml", "--trainer.enable_progress_bar", "false"]
@@ -68,3 +69,11 @@ def validated_at(model: Path, annotations: Path) -> float:
     arguments = ["validate", "--config", "configs/demo/dense.yaml", "--family.path", str(model)]
     assert cli.main([*arguments, "--data.annotations", str(annotations), "--output_dir", str(out)]) == 0
     return json.loads((out / "results.json").read_text())["accuracy"]
+
+
+def test_positions_of_a_short_clip_stand_as_far_apart_as_its_units():
+    """Three units of 2 tokens, 2.5 s apart: they stand where units 0, 2 and 5 would, and all text after them follows."""
+    layout = lay_out(torch.zeros(4), torch.zeros(3), range(3), 2, placeholder=9)
+    where = torch.arange(13) + _spread(layout, 2.5)
+    assert where.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 14, 15, 16, 17, 18]
+    assert torch.equal(_spread(layout, 0.5), torch.zeros(13, dtype=torch.long)), "never nearer than they are"
