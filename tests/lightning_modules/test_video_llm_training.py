@@ -72,7 +72,7 @@ def validated_at(model: Path, annotations: Path) -> float:
 
 
 def test_positions_of_a_short_clip_stand_as_far_apart_as_its_units():
-    """Three units of 2 tokens, 2.5 s apart: they stand where units 0, 2 and 5 would, and all text after them follows."""
+    """Three units of 2 tokens, 2.5 s apart: they stand where units 0, 2 and 5 would, the text after them follows."""
     layout = lay_out(torch.zeros(4), torch.zeros(3), range(3), 2, placeholder=9)
     where = torch.arange(13) + _spread(layout, 2.5)
     assert where.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 14, 15, 16, 17, 18]
