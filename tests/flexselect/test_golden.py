@@ -1,12 +1,13 @@
 """The released code's own numbers on tiny models, read in their original layouts."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexselect import FlexSelect
+from flexselect import FlexSelect, LiteSelector
 from flexselect.families.inputs import square
 from flexselect.families.merging import merged
 from flexselect.losses import l1_loss
@@ -219,3 +220,13 @@ def renamed(key):
     for new, old in (("decoder.", ""), ("projector.newline", "image_newline")):
         key = key.replace(new, old)
     return key.replace("projector.linear_1", "mm_projector.0").replace("projector.linear_2", "mm_projector.2")
+
+
+def test_both_config_layouts_of_the_internvl_selector(golden, tmp_path):
+    folder = shutil.copytree(golden / "internvl2_5" / "selector", tmp_path / "selector")
+    flat = LiteSelector.from_pretrained(str(folder))
+    shutil.copy(folder / "config.as_written_by_the_training_code.json", folder / "config.json")
+    nested = LiteSelector.from_pretrained(str(folder))
+    assert all(torch.equal(one, two) for one, two in zip(flat.state_dict().values(), nested.state_dict().values()))
+    assert flat.config.text_config.to_dict() == nested.config.text_config.to_dict()
+    assert flat.config.brackets == nested.config.brackets and nested.config.alignment == "released"
