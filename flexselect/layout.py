@@ -69,7 +69,7 @@ def lay_out(
     parts = [(prefix.cpu(), -1, False)]
     for unit in units:
         before, after = brackets[unit] if brackets else (hole[:0], hole[:0])
-        parts += [(before, unit, False), (hole, unit, True), (after, unit, False)]
+        parts += [(before.cpu(), unit, False), (hole, unit, True), (after.cpu(), unit, False)]
     parts.append((query.cpu(), -1, False))
     lengths = torch.tensor([len(ids) for ids, _, _ in parts])
     return Layout(
