@@ -14,12 +14,21 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.loading import LoadOptions
 from flexselect.families.merging import merged
 from flexselect.losses import LOSSES
-from flexselect.prompt import VideoPrompt
+from flexselect.prompt import EncodedVideo, VideoPrompt
 from flexselect.ranking import recall_at_k, spearman
-from flexselect.scorers import RandomScorer, ReferenceLayerScorer, Scorer, UniformScorer
+from flexselect.scorers import CONTROLS, ReferenceLayerScorer
 from flexselect.selector import LiteSelector, selector_config
+from lightning_modules.schedule import warmup_cosine
 
 BUDGETS = (0.02, 0.05, 0.1)  # shares of the visual tokens at which recall is measured
+RANKINGS = ("selector", "random", "uniform")
+
+
+def _recall(ranking: str, share: float) -> str:
+    return f"{ranking}_recall_{share:g}".replace(".", "_")
+
+
+METRICS = [f"{name}_spearman" for name in RANKINGS] + [_recall(name, share) for name in RANKINGS for share in BUDGETS]
 
 
 class SelectorTraining(LightningModule):
@@ -69,7 +78,7 @@ class SelectorTraining(LightningModule):
             self.selector.gradient_checkpointing_enable()
         self.layer = family.default_reference_layer if reference_layer is None else reference_layer
         self._teacher: ReferenceLayerScorer | None = None
-        self.metrics = torch.nn.ModuleDict({name: MeanMetric() for name in self._metric_names()})
+        self.metrics = torch.nn.ModuleDict({name: MeanMetric() for name in METRICS})
 
     def _freeze_what_gets_no_gradient(self) -> None:
         """Of the last layer only norm, queries and keys are used, and nothing after it."""
@@ -136,27 +145,18 @@ class SelectorTraining(LightningModule):
         """Agreement with the teacher, beside what tokens drawn by chance or evenly spread would give."""
         for prompt in batch:
             teacher, student = self.scores(prompt)
-            for name, scores in self._rankings(student).items():
+            rankings = {"selector": student, **_drawn_by_chance(student)}
+            for name, scores in rankings.items():
                 self.metrics[f"{name}_spearman"].update(spearman(scores, teacher))
-                for share in BUDGETS:
-                    k = max(1, round(share * len(teacher)))
-                    best = teacher.topk(k).indices
-                    self.metrics[f"{name}_recall_{share:g}".replace(".", "_")].update(recall_at_k(scores, best, k))
+            for share in BUDGETS:
+                k = max(1, round(share * len(teacher)))
+                best = teacher.topk(k).indices
+                for name, scores in rankings.items():
+                    self.metrics[_recall(name, share)].update(recall_at_k(scores, best, k))
 
     def on_validation_epoch_end(self) -> None:
         """Means over all processes."""
         self.log_dict(dict(self.metrics), prog_bar=False)
-
-    def _rankings(self, student: Tensor) -> dict[str, Tensor]:
-        controls: dict[str, Scorer] = {"random": RandomScorer(), "uniform": UniformScorer()}
-        encoded = type("Counted", (), {"num_tokens": len(student)})()
-        drawn = {name: scorer.score(encoded, student).to(student.device) for name, scorer in controls.items()}
-        return {"selector": student.detach(), **drawn}
-
-    @staticmethod
-    def _metric_names() -> list[str]:
-        kinds = ["spearman", *(f"recall_{share:g}".replace(".", "_") for share in BUDGETS)]
-        return [f"{name}_{kind}" for name in ("selector", "random", "uniform") for kind in kinds]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `export` needs beside the weights: all in plain types."""
@@ -172,11 +172,11 @@ class SelectorTraining(LightningModule):
         if not 0 < steps < math.inf:
             raise ValueError(f"the training must have a known length, got {steps} steps: set trainer.max_steps")
         warmup = max(1, round(self.hparams.warmup * steps))
+        return warmup_cosine(optimizer, int(steps), warmup)
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def _drawn_by_chance(scores: Tensor) -> dict[str, Tensor]:
+    """What the controls give as many tokens."""
+    nothing = torch.empty(0, dtype=torch.long)
+    tokens = EncodedVideo(nothing, scores[:, None], (len(scores), 1, 1))
+    return {name: control().score(tokens, nothing).to(scores.device) for name, control in CONTROLS.items()}

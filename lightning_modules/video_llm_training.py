@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
 from flexselect.layout import Layout, lay_out
+from lightning_modules.schedule import warmup_cosine
 
 IGNORED = -100
 
@@ -74,7 +75,7 @@ class VideoLLMTraining(LightningModule):
             where = self.lm.position_ids(layout, grid, seconds)
             if (
                 len(where) == 1
-            ):  # M-RoPE is told the time; other positions are spread as if one unit a second were shown
+            ):  # M-RoPE is told the time; plain positions are spread as if one unit a second were shown
                 where = where + _spread(layout, seconds)
             positions.append(where.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
@@ -93,14 +94,7 @@ class VideoLLMTraining(LightningModule):
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup_steps
         if not warmup < steps < math.inf:
             raise ValueError(f"the training must have a known length of more than {warmup} steps, got {steps}")
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return warmup_cosine(optimizer, steps, warmup, floor=0.01)
 
     def on_train_epoch_end(self) -> None:
         """Save in Hugging Face layout, with the tokenizer and the rest of the family's files; a stop loses an epoch."""
