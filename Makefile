@@ -31,14 +31,18 @@ check: $(ENV) ## Lint, format and types
 bench: $(ENV) ## Measure the probe: time and memory beside a whole score tensor
 	@$(BIN)/python -m bench.probe
 
-train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch into outputs/ (CPU, about an hour)
+SELECTOR := outputs/demo_selector
+CLIPS := --data.annotations $(SELECTOR)/train/annotations.jsonl --data.val_annotations $(SELECTOR)/val/annotations.jsonl
+
+train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch into outputs/ (CPU, about half an hour)
 	@$(BIN)/python checkpoints/demo/build.py qwen2_5_vl outputs/demo_video_llm
 	@$(BIN)/python cli.py fit --config configs/demo/train_video_llm.yaml \
 		--family.path outputs/demo_video_llm --output_dir outputs/demo_video_llm
-	@$(BIN)/python checkpoints/demo/render.py outputs/demo_selector
+	@$(BIN)/python checkpoints/demo/render.py $(SELECTOR)
+	@$(BIN)/python cli.py predict --config configs/demo/teacher_scores.yaml --family.path outputs/demo_video_llm \
+		$(CLIPS) --output_dir outputs/demo_teacher_scores
 	@$(BIN)/python cli.py fit --config configs/demo/train_selector.yaml --family.path outputs/demo_video_llm \
-		--data.annotations outputs/demo_selector/train/annotations.jsonl \
-		--data.val_annotations outputs/demo_selector/val/annotations.jsonl --output_dir outputs/demo_selector
+		$(CLIPS) --data.teacher_scores outputs/demo_teacher_scores --output_dir $(SELECTOR)
 
 clean: ## Delete the environment and everything written
 	@rm -rf .venv outputs

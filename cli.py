@@ -6,9 +6,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
+from jsonargparse import Namespace, auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -16,7 +17,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export
 from flexselect.families.base import VideoFamily
-from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar, UsageError
+from flexselect.settings import UsageError
+from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.teacher_scoring import TeacherScoring
 
 FILE_VERBS = {"convert": convert, "export": export}  # from folder to folder, without a Trainer
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
@@ -43,9 +46,14 @@ class FlexSelectCLI(LightningCLI):
             parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Show questions and videos done, unless no bar is wanted."""
-        if self.subcommand != "fit" and self.config[self.subcommand].trainer.enable_progress_bar is not False:
+        """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            prepare_fit(config)
+        elif config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [QuestionProgressBar()]
+        if config.trainer.logger is None:
+            config.trainer.logger = False
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses is a matter of usage."""
@@ -55,6 +63,20 @@ class FlexSelectCLI(LightningCLI):
             wrapped = str(error).startswith("Does not validate")  # jsonargparse's words around the reason
             cause = error.__cause__ or error.__context__ or error
             raise UsageError(str(cause if wrapped else error)) from error
+
+
+def prepare_fit(config: Namespace) -> None:
+    """What a training has unless it is told otherwise: a folder, two loggers, and its last checkpoint to go on from."""
+    folder = config.trainer.default_root_dir = config.output_dir = config.output_dir or "outputs/fit"
+    if config.trainer.logger is None:
+        config.trainer.logger = [
+            Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(save_dir=folder, name=name))
+            for kind, name in (("TensorBoardLogger", "tensorboard"), ("CSVLogger", "csv"))
+        ]
+    last = Path(folder) / "checkpoints" / "last.ckpt"
+    if config.ckpt_path is None and last.exists():
+        logging.getLogger(__name__).warning("going on from %s", last)
+        config.ckpt_path = str(last)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -80,7 +102,7 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_data=True,
             save_config_callback=None,
             trainer_defaults={
-                "logger": False,
+                "logger": None,
                 "enable_checkpointing": False,
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,  # the data modules share out whole videos
@@ -99,7 +121,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
         for row in writer.rows.values():
             sys.stdout.write(f"{row['question']}\n{row['answer'] if row['error'] is None else row['error']}\n")
-    return SOME_FAILED if any(row["error"] for row in writer.rows.values()) else ALL_ANSWERED
+    failed = any(row["error"] for row in writer.rows.values())
+    if isinstance(cli.model, TeacherScoring):
+        failed = cli.model.failed > 0
+    return SOME_FAILED if failed else ALL_ANSWERED
 
 
 def run() -> None:

@@ -1,41 +1,40 @@
-"""Clips with questions for training a selector, from annotations as LLaVA-Video-178K has them."""
+"""Clips with questions for training a selector, with or without stored teacher scores."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from datamodules.video import VideoError, read_video
+from datamodules.annotations import Record, read_records
+from datamodules.epoch_order import EpochOrder, ResumableLoader
+from datamodules.video import VideoError, probe, read_video
 from flexselect.families.base import VideoFamily
-from flexselect.prompt import VideoPrompt
-
-logger = logging.getLogger(__name__)
-Record = dict[str, str]  # video, question, answer
+from flexselect.prompt import VideoClip, VideoPrompt
+from flexselect.score_store import ScoreStore
+from flexselect.training_clip import TrainingClip
 
 
 class SelectorDataModule(LightningDataModule):
-    """Prompts for fit and validate, each epoch in a new order that only `seed` decides, shared out over processes.
+    """Clips for fit, validate, and the writing of teacher scores (predict).
 
-    A clip that cannot be decoded is logged with its reason, and the one after it in the order takes its place.
+    A clip that cannot be used is replaced by the one after it in the file, with its reason: the same one in every run.
 
     Args:
         family: samples, resizes and writes prompts; its `fps: .inf` with `max_frames` takes that many evenly.
-        annotations: of fit: JSON or JSONL of records with `video` and `conversations`, or with `video`, `question` and
-            `answer`; or YAML, a list `datasets` of {json_path, sampling_strategy: all | first:N | end:N | random:N,
-            where N may be K%}.
+        annotations: of fit, see `read_records`.
         val_annotations: of validate, the same; None: no validation.
         video_root: folder that `video` is relative to; None: the annotation file's folder.
-        batch_size: clips a step.
+        batch_size: clips a step in each process; above 1, clips of one form go together, which takes a look into each
+            video at the start.
         query: what the teacher and the selector read after the clip: "question", as when answering, or
             "question_and_answer", as the released training.
+        teacher_scores: folder of stored scores; None: the teacher scores each clip as it comes.
         num_workers: processes that decode.
         seed: of sampling and order.
     """
@@ -43,148 +42,191 @@ class SelectorDataModule(LightningDataModule):
     def __init__(
         self,
         family: VideoFamily,
-        annotations: str,
+        annotations: str | None = None,
         val_annotations: str | None = None,
         video_root: str | None = None,
         batch_size: int = 1,
         query: Literal["question", "question_and_answer"] = "question",
+        teacher_scores: str | None = None,
         num_workers: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if annotations is None and val_annotations is None:
+            raise ValueError("give --data.annotations FILE for fit, or --data.val_annotations FILE for validate")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.family, self.batch_size, self.query = family, batch_size, query
         self.num_workers, self.seed = num_workers, seed
-        self.records = read_records(annotations, seed)
-        self.val_records = read_records(val_annotations, seed) if val_annotations else []
-        self.roots = [Path(video_root or Path(source).parent) for source in (annotations, val_annotations or "")]
+        self.records = read_records(annotations, video_root, seed) if annotations else []
+        self.val_records = read_records(val_annotations, video_root, seed) if val_annotations else []
+        self.store = ScoreStore(teacher_scores) if teacher_scores else None
+        self.scored: Container[str] = ()
+
+    def key(self, record: Record) -> str:
+        """What its scores are stored under."""
+        return record.key(self.query_text(record))
+
+    def query_text(self, record: Record) -> str:
+        """What is read after the clip."""
+        return record.question if self.query == "question" else f"{record.question}\0{record.answer}"
+
+    def unscored(self) -> int:
+        """How many clips the store does not know."""
+        assert self.store is not None
+        return sum(key not in self.store for key in {self.key(record) for record in self.records + self.val_records})
+
+    def skip(self, scored: Container[str]) -> None:
+        """Leave out of predict what was scored before.
+
+        Args:
+            scored: keys.
+        """
+        self.scored = scored
+
+    @property
+    def num_train_batches(self) -> int:
+        """Of an epoch, of this process."""
+        return -(-(len(self.records) // self._process()[1]) // self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
-        """Lists of `VideoPrompt`."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        order = _Order(self, len(self.records), rank, world)
-        return self._loader(_Prompts(self.family, self.records, self.roots[0], self.query), order)
+        """Lists of `TrainingClip`.
+
+        Raises:
+            ValueError: without annotations.
+        """
+        if not self.records:
+            raise ValueError("nothing to train on: give --data.annotations FILE")
+        forms = forms_of(self.records, self.family) if self.batch_size > 1 else None
+        order = EpochOrder(len(self.records), self.batch_size, self.seed, self.trainer, forms)
+        return ResumableLoader(_Clips(self, self.records), order, _without_gaps, self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        """The same, in the order of the file."""
+        """The same, in the order of the file; every process gets as many, for processes wait for one another."""
         if not self.val_records:
             return []
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._process()
         mine = list(range(len(self.val_records)))[rank::world]
-        return self._loader(_Prompts(self.family, self.val_records, self.roots[1], self.query), mine)
-
-    def _loader(self, prompts: Dataset, order: Any) -> DataLoader:
+        gaps = [_Clips.GAP] * (-(-len(self.val_records) // world) - len(mine))
+        clips, size = _Clips(self, self.val_records), self.batch_size
         return DataLoader(
-            prompts, batch_size=self.batch_size, sampler=order, collate_fn=list, num_workers=self.num_workers
+            clips, batch_size=size, sampler=mine + gaps, collate_fn=_without_gaps, num_workers=self.num_workers
         )
+
+    def predict_dataloader(self) -> DataLoader:
+        """All clips of one video a step, those left out that were scored before; none replaced."""
+        rank, world = self._process()
+        videos: dict[Path, dict[str, Record]] = {}
+        for record in self.records + self.val_records:
+            if self.key(record) not in self.scored:
+                videos.setdefault(record.path, {}).setdefault(self.key(record), record)
+        mine = [list(records.values()) for records in videos.values()][rank::world]
+        return DataLoader(_Videos(self, mine), batch_size=None, num_workers=self.num_workers)
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave frames where they are: the tower takes them chunk by chunk."""
         return batch
 
 
-class _Order(Sampler):
-    """A permutation of its own each epoch; every process takes its share of the same one, all of one length."""
+class _Reader:
+    """Decodes records into clips with their text, and adds teacher scores where they are stored."""
 
-    def __init__(self, data: SelectorDataModule, size: int, rank: int, world: int) -> None:
-        self.data, self.size, self.rank, self.world = data, size, rank, world
-
-    def __len__(self) -> int:
-        return self.size // self.world
-
-    def __iter__(self) -> Iterator[int]:
-        epoch = self.data.trainer.current_epoch if self.data.trainer else 0
-        generator = torch.Generator().manual_seed(self.data.seed * 100_003 + epoch)
-        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world]
-        return iter(order[: len(self)].tolist())
-
-
-class _Prompts(Dataset):
-    """Decoded clips with their text."""
-
-    def __init__(self, family: VideoFamily, records: list[Record], root: Path, query: str) -> None:
-        self.family, self.records, self.root, self.query = family, records, root, query
+    def __init__(self, data: SelectorDataModule) -> None:
+        self.family, self.query, self.store, self.key = data.family, data.query, data.store, data.key
         self.prompter: Any = None  # built in the worker
+
+    def clip(self, path: Path) -> VideoClip:
+        """Decode a video.
+
+        Raises:
+            VideoError: whatever is wrong with it: one bad clip never stops the run.
+        """
+        self.prompter = self.prompter or self.family.prompter()
+        try:
+            return self.prompter.clip(*read_video(path, self.family.sample, self.prompter.resize))
+        except VideoError:
+            raise
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            raise VideoError(path, f"{type(error).__name__}: {error}") from error
+
+    def prompt(self, record: Record, clip: VideoClip) -> VideoPrompt:
+        """With its text."""
+        query = self.prompter.query_ids(record.question)
+        if self.query == "question_and_answer":
+            query = torch.cat([query, self.prompter.answer_ids(record.answer)])
+        return VideoPrompt(clip, self.prompter.prefix_ids, query)
+
+    def training_clip(self, record: Record, left_out: tuple[str, ...]) -> TrainingClip:
+        """As it is trained on."""
+        key = self.key(record)
+        reason = None if self.store is None else self.store.error(key)
+        if reason is not None:
+            raise VideoError(record.path, f"has no teacher scores: {reason}")
+        scores = None if self.store is None else self.store.read(key)
+        return TrainingClip(key, self.prompt(record, self.clip(record.path)), scores, left_out)
+
+
+class _Clips(Dataset):
+    """By number; one that cannot be used is replaced by the next."""
+
+    GAP = -1  # no clip
+
+    def __init__(self, data: SelectorDataModule, records: list[Record]) -> None:
+        self.reader, self.records = _Reader(data), records
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> VideoPrompt:
-        self.prompter = self.prompter or self.family.prompter()
+    def __getitem__(self, index: int) -> TrainingClip | None:
+        if index == self.GAP:
+            return None
+        left_out: list[str] = []
         for tried in range(len(self.records)):
             record = self.records[(index + tried) % len(self.records)]
             try:
-                frames, seconds = read_video(self.root / record["video"], self.family.sample, self.prompter.resize)
+                return self.reader.training_clip(record, tuple(left_out))
             except VideoError as error:
-                logger.warning("left out: %s", error)
-                continue
-            query = self.prompter.query_ids(record["question"])
-            if self.query == "question_and_answer":
-                query = torch.cat([query, self.prompter.answer_ids(record["answer"])])
-            return VideoPrompt(self.prompter.clip(frames, seconds), self.prompter.prefix_ids, query)
-        raise ValueError(f"none of the {len(self.records)} clips under {self.root} can be decoded")
+                left_out.append(str(error))
+        raise ValueError(f"none of the {len(self.records)} clips can be used; the first: {left_out[0]}")
 
 
-def read_records(source: str, seed: int = 0) -> list[Record]:
-    """Read annotations of any of the forms that `SelectorDataModule` takes; sampling is the same in every process.
+class _Videos(Dataset):
+    """All clips of a video together; those of one that cannot be used say why."""
 
-    Raises:
-        FileNotFoundError: naming the file.
-        ValueError: a file that is of none of the forms, or holds nothing; naming the file and the row.
-    """
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{source}: no such annotation file")
-    if path.suffix in (".yaml", ".yml"):
-        parts = yaml.safe_load(path.read_text()).get("datasets") or []
-        found = [
-            _sampled(path.parent / part["json_path"], part.get("sampling_strategy", "all"), seed) for part in parts
-        ]
-        records = [record for part in found for record in part]
-    else:
-        records = _rows(path)
-    if not records:
-        raise ValueError(f"{source}: holds no records")
-    return records
+    def __init__(self, data: SelectorDataModule, videos: list[list[Record]]) -> None:
+        self.reader, self.videos = _Reader(data), videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> list[TrainingClip]:
+        records = self.videos[index]
+        keys = [self.reader.key(record) for record in records]
+        try:
+            clip = self.reader.clip(records[0].path)
+        except VideoError as error:
+            return [TrainingClip(key, None, left_out=(str(error),)) for key in keys]
+        return [TrainingClip(key, self.reader.prompt(record, clip)) for key, record in zip(keys, records)]
 
 
-def _rows(path: Path) -> list[Record]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
-    try:
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        else:
-            rows = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: cannot be read as annotations: {error}") from error
-    return [_record(row, f"{path}, record {number + 1}") for number, row in enumerate(rows)]
+def _without_gaps(clips: list[TrainingClip | None]) -> list[TrainingClip]:
+    return [clip for clip in clips if clip is not None]
 
 
-def _record(row: dict[str, Any], where: str) -> Record:
-    """A conversation's first question and answer, placeholders left out; or the row's own."""
-    if "conversations" in row:
-        said = [turn["value"] for turn in row["conversations"][:2]]
-        question, answer = (*said, "", "")[:2]
-        for placeholder in ("<image>", "<video>"):
-            question = question.replace(placeholder, "")
-    else:
-        question, answer = str(row.get("question") or ""), str(row.get("answer") or "")
-    if not row.get("video") or not question.strip():
-        raise ValueError(f"{where}: has no video, or no question")
-    return {"video": str(row["video"]), "question": question.strip(), "answer": answer}
+def forms_of(records: list[Record], family: VideoFamily) -> list[tuple[int, int, int]]:
+    """Frames sampled, height and width of each clip, from its header; zeros where it cannot be opened."""
 
+    def form(path: Path) -> tuple[int, int, int]:
+        try:
+            info = probe(path)
+        except VideoError:  # said again, and counted, when its turn comes
+            return 0, 0, 0
+        return len(family.sample(info.num_frames, info.fps)), info.height, info.width
 
-def _sampled(path: Path, strategy: str, seed: int) -> list[Record]:
-    """Some of a file's records: all, first:N, end:N or random:N, where N may be K%."""
-    rows = _rows(path)
-    how, _, amount = strategy.partition(":")
-    if how == "all":
-        return rows
-    if how not in ("first", "end", "random") or not amount.rstrip("%").isdigit():
-        raise ValueError(f"{path}: sampling_strategy {strategy!r} is none of all, first:N, end:N, random:N")
-    number = int(amount.rstrip("%"))
-    count = min(len(rows), -(-len(rows) * number // 100) if amount.endswith("%") else number)
-    if how == "random":
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
-        return [rows[i] for i in chosen.tolist()]
-    return rows[:count] if how == "first" else rows[len(rows) - count :]
+    paths = list({record.path: None for record in records})
+    with ThreadPoolExecutor() as pool:
+        known = dict(zip(paths, pool.map(form, paths)))
+    return [known[record.path] for record in records]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from datasets.utils import logging as datasets_logging
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.rows import read_rows
 from datamodules.video import VideoError, read_video
 from flexselect.families.base import VideoFamily
 from flexselect.questions import QuestionItem, VideoQuestion
 
 REQUIRED = ("id", "video", "question")
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 class VideoQADataModule(LightningDataModule):
@@ -126,35 +122,12 @@ def read_annotations(source: str) -> list[VideoQuestion]:
         FileNotFoundError: no such file.
         ValueError: a file that cannot be parsed at all, or holds no rows.
     """
-    rows = _rows(source)
+    rows = read_rows(source)
     if not rows:
         raise ValueError(f"{source}: holds no rows")
     if not any(row.get(name) for row in rows for name in REQUIRED):
         raise ValueError(f"{source}: has no columns {', '.join(REQUIRED)}; found {', '.join(map(str, rows[0]))}")
     return _told_apart([_checked(row, number) for number, row in enumerate(rows)])
-
-
-def _rows(source: str) -> list[dict[str, Any]]:
-    kind = READERS.get(Path(source).suffix.lower())
-    if kind is None and Path(source).exists():
-        raise ValueError(f"{source}: cannot read this kind of file; give one of {', '.join(READERS)}")
-    if kind is not None and not Path(source).is_file():
-        raise FileNotFoundError(f"{source}: no such annotation file")
-    if kind is not None and Path(source).stat().st_size == 0:
-        return []
-    if kind == "csv":  # as it is written: data frames would make 005 a number, and NA nothing
-        with Path(source).open(newline="") as file:
-            return [{name: value or None for name, value in row.items() if name} for row in csv.DictReader(file)]
-    datasets_logging.disable_progress_bar()
-    try:
-        if kind is not None:
-            return list(load_dataset(kind, data_files=source, split="train"))
-        name, _, split = source.partition(":")
-        return list(load_dataset(name, split=split or "test"))
-    except DatasetNotFoundError as error:
-        raise FileNotFoundError(f"{source}: neither a file nor a data set on the hub ({error})") from error
-    except Exception as error:  # datasets wraps whatever its readers raise; the cause says what is wrong
-        raise ValueError(f"{source}: cannot be read as annotations: {error.__cause__ or error}") from error
 
 
 def _told_apart(questions: list[VideoQuestion]) -> list[VideoQuestion]:

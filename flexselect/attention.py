@@ -42,7 +42,13 @@ def resolve_reduction(name: str) -> str:
 
 
 def visual_attention(
-    q: Tensor, k: Tensor, visual: slice, scaling: float, reduction: str = "max", chunk: int = 1024
+    q: Tensor,
+    k: Tensor,
+    visual: slice,
+    scaling: float,
+    reduction: str = "max",
+    chunk: int = 1024,
+    row_counts: Tensor | None = None,
 ) -> Tensor:
     """Reduce causal attention of the last Q positions to one score per visual token.
 
@@ -53,6 +59,7 @@ def visual_attention(
         scaling: factor on the logits, 1 / sqrt(d).
         reduction: "max" or "mean", over heads and query rows jointly.
         chunk: keys per step; changes memory, not the result.
+        row_counts: int64 [B], how many of the Q positions count, where queries are padded at their end; None: all.
 
     Returns:
         float32 [B, V], attention probabilities in 0..1.
@@ -68,15 +75,20 @@ def visual_attention(
             out.masked_fill_(hidden, float("-inf"))
         return out
 
+    count = torch.tensor([rows]) if row_counts is None else row_counts
+    count = count.to(q.device)[:, None]  # [B, 1], or [1, 1]
     lse = torch.full(grouped.shape[:-1], float("-inf"), device=q.device)
     for start in range(0, keys, chunk):
         lse = torch.logaddexp(lse, logits(start, min(start + chunk, keys)).logsumexp(-1))
+    if row_counts is not None:  # padding attends to nothing
+        padding = (torch.arange(rows, device=q.device) >= count).repeat(1, heads // kv_heads)  # [B, g*Q]
+        lse = lse.masked_fill(padding[:, None], float("inf"))
 
     scores = torch.empty(q.shape[0], visual.stop - visual.start, device=q.device)
     for start in range(visual.start, visual.stop, chunk):
         stop = min(start + chunk, visual.stop)
         log_p = logits(start, stop).sub_(lse[..., None])
-        reduced = log_p.amax((1, 2)).exp() if reduction == "max" else log_p.exp_().sum((1, 2)) / (heads * rows)
+        reduced = log_p.amax((1, 2)).exp() if reduction == "max" else log_p.exp_().sum((1, 2)) / (heads * count)
         scores[:, start - visual.start : stop - visual.start] = reduced
     return scores
 
@@ -89,11 +101,12 @@ class Probe:
     query_rows: int  # Q, the last positions of the sequence
     visual: slice
     reduction: str
+    row_counts: Tensor | None = None  # int64 [B], of padded queries; None: all rows count
     scores: Tensor | None = None  # float32 [B, V], filled when the layer is reached
 
 
 class _LayerReachedError(Exception):
-    """Leaves the forward pass; never seen outside `run_probe`."""
+    """Leaves the forward pass; never seen outside `probed_scores`."""
 
 
 def _probed_attention(
@@ -102,7 +115,10 @@ def _probed_attention(
     if module.layer_idx != probe.layer:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     rows = query[:, :, -probe.query_rows :]
-    probe.scores = visual_attention(rows, key, probe.visual, kwargs["scaling"], probe.reduction)
+    with torch.autocast(query.device.type, enabled=False):  # scores are float32 under any precision
+        probe.scores = visual_attention(
+            rows, key, probe.visual, kwargs["scaling"], probe.reduction, row_counts=probe.row_counts
+        )
     raise _LayerReachedError
 
 
@@ -125,13 +141,13 @@ def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
 def probed_scores(
     decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe, **more: Any
 ) -> Tensor:
-    """Run a decoder up to the probe's layer and return the scores, with gradients; `run_probe` is the same without.
+    """Run a decoder up to the probe's layer and return the scores, with gradients where they are wanted.
 
     Scoring always uses PyTorch's SDPA (a flash kernel where there is one), whatever the model's own implementation.
 
     Args:
         decoder: the text model, without its head.
-        embeddings: [B, N, D], no padding: sequences of a batch have one length.
+        embeddings: [B, N, D], sequences of one length, shorter queries padded at their end.
         position_ids: [B, N], or [3, B, N] for M-RoPE.
         probe: what to read.
         more: keywords of the decoder, for deepstack.
@@ -155,6 +171,3 @@ def probed_scores(
             assert probe.scores is not None
             return probe.scores
     raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")
-
-
-run_probe = torch.inference_mode()(probed_scores)

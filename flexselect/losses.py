@@ -40,9 +40,30 @@ def listwise_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (theirs.exp() * (theirs - ours)).sum(-1).mean()
 
 
+def silog_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Variance of log(student / teacher) over the tokens: the scale-invariant log error (arXiv 1406.2283).
+
+    Scale-free and linear in V. All tokens count alike, by the ratio of their scores, so that the order among the many
+    that lie close together is learnt too. 0 where student and teacher agree up to a factor. Scores must be positive,
+    as attention is; those that underflow dominate it.
+
+        loss = silog_loss(student, teacher)
+        loss.backward()
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    ours, theirs = (_wide(scores).clamp_min(tiny).log() for scores in (student, teacher))
+    return (ours - theirs).var(-1, correction=0).mean()
+
+
 def _wide(scores: Tensor) -> Tensor:
     """Half precision is computed in float32."""
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
-LOSSES: dict[str, Loss] = {"listwise": listwise_loss, "spearman": spearman_loss, "l1": l1_loss, "l2": l2_loss}
+LOSSES: dict[str, Loss] = {
+    "silog": silog_loss,
+    "listwise": listwise_loss,
+    "spearman": spearman_loss,
+    "l1": l1_loss,
+    "l2": l2_loss,
+}

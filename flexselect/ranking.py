@@ -86,6 +86,12 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
     return torch.isin(relevant.to(best.device), best).float().mean().item()
 
 
+def overlap_at_k(one: Tensor, other: Tensor, k: int) -> float:
+    """What two rankings [V] have in common among their best k, of all that either has there (Jaccard index): 0..1."""
+    common = recall_at_k(one, other.topk(k).indices, k)
+    return common / (2 - common)
+
+
 def _standard(ranks: Tensor) -> Tensor:
     """Centred, and of length 1."""
     centred = ranks - ranks.mean(-1, keepdim=True)

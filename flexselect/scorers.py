@@ -6,14 +6,15 @@ Training-free, uniform and random selection differ in this object alone, so the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from flexselect.attention import Probe, resolve_reduction, run_probe
+from flexselect.attention import Probe, probed_scores, resolve_reduction
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merged
@@ -77,31 +78,53 @@ class AttentionScorer(Scorer):
     @torch.inference_mode()
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """One float32 [V]: attention probabilities in 0..1."""
-        encoded, query_ids = self.view(encoded, query_ids)
-        features, scores = encoded.features, torch.empty(encoded.num_tokens, device=encoded.features.device)
-        for tokens, ids, layout in self._batches(encoded, query_ids):
-            tokens = tokens.to(features.device)
-            embeddings, deepstack = merged(self.embed, ids, layout.visual, features[tokens])
-            grid = (tokens.shape[1] // encoded.tokens_per_unit, *encoded.grid[1:])
-            where = self.lm.position_ids(layout, grid, seconds_per_unit=1.0).to(features.device)
-            where = where[:, None].expand(-1, len(ids), -1) if len(where) > 1 else where.expand(len(ids), -1)
-            probe = Probe(self.layer, layout.query_rows, layout.span, self.reduction)
-            found = run_probe(self.decoder, embeddings, where, probe, **deepstack)
-            scores[tokens] = found[:, layout.visual[layout.span].to(found.device)].to(scores)
-        return scores
+        return self.scores([encoded], [query_ids])[0]
 
-    def _batches(self, encoded: EncodedVideo, query_ids: Tensor) -> Iterator[tuple[Tensor, Tensor, Layout]]:
-        """Frame sets of one form, stacked: visual tokens int64 [B, v], ids [B, N], and the form."""
-        alike: dict[bytes, list[tuple[Tensor, Layout]]] = {}
-        for tokens in frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set):
-            units = (tokens[:: encoded.tokens_per_unit] // encoded.tokens_per_unit).tolist()
-            layout = encoded.layout(query_ids, self.lm.visual_id, units)
-            alike.setdefault(layout.visual.numpy().tobytes(), []).append((tokens, layout))
-        for group in alike.values():
-            size = max(1, self.tokens_per_batch // len(group[0][1].ids))
-            for first in range(0, len(group), size):
-                some = group[first : first + size]
-                yield torch.stack([t for t, _ in some]), torch.stack([la.ids for _, la in some]), some[0][1]
+    def scores(self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor]) -> list[Tensor]:
+        """Of several videos with a query each, those of one form together; with gradients: float32 [V] each."""
+        seen = [self.view(video, query) for video, query in zip(videos, queries)]
+        found = [torch.empty(video.num_tokens, device=video.features.device) for video, _ in seen]
+        for sets in self._batches(seen):
+            features = torch.stack([seen[s.video][0].features[s.tokens] for s in sets])
+            grid = (features.shape[1] // seen[sets[0].video][0].tokens_per_unit, *seen[sets[0].video][0].grid[1:])
+            for part, scores in zip(sets, self._run(features, [s.layout for s in sets], grid)):
+                found[part.video][part.tokens] = scores.to(found[part.video])
+        return found
+
+    def _run(self, features: Tensor, layouts: list[Layout], grid: tuple[int, int, int]) -> Tensor:
+        """Frame sets of one form side by side, [B, v, D], queries padded at their end: float32 [B, v]."""
+        longest = max(layouts, key=lambda layout: layout.query_rows)
+        ids = pad_sequence([layout.ids for layout in layouts], batch_first=True)
+        embeddings, deepstack = merged(self.embed, ids, longest.visual, features)
+        where = self.lm.position_ids(longest, grid, seconds_per_unit=1.0).to(features.device)
+        where = where[:, None].expand(-1, len(ids), -1) if len(where) > 1 else where.expand(len(ids), -1)
+        rows = torch.tensor([layout.query_rows for layout in layouts])
+        counts = None if bool((rows == longest.query_rows).all()) else rows
+        probe = Probe(self.layer, longest.query_rows, longest.span, self.reduction, counts)
+        found = probed_scores(self.decoder, embeddings, where, probe, **deepstack)
+        return found[:, longest.visual[longest.span].to(found.device)]
+
+    def _batches(self, seen: list[tuple[EncodedVideo, Tensor]]) -> Iterator[list[_FrameSet]]:
+        """Frame sets of one form, up to their query, as many as go together."""
+        alike: dict[tuple, list[_FrameSet]] = {}
+        for v, (video, query) in enumerate(seen):
+            for tokens in frame_sets(video.num_units, video.tokens_per_unit, self.units_per_set):
+                units = (tokens[:: video.tokens_per_unit] // video.tokens_per_unit).tolist()
+                layout = video.layout(query, self.lm.visual_id, units)
+                form = layout.visual[: layout.span.stop].numpy().tobytes(), video.grid[1:]
+                alike.setdefault(form, []).append(_FrameSet(v, tokens, layout))
+        for sets in alike.values():
+            size = max(1, self.tokens_per_batch // max(len(s.layout.ids) for s in sets))
+            yield from (sets[first : first + size] for first in range(0, len(sets), size))
+
+
+@dataclass(frozen=True)
+class _FrameSet:
+    """Units of one video that are scored together, with the query."""
+
+    video: int
+    tokens: Tensor  # int64 [v], which of its visual tokens
+    layout: Layout
 
 
 class ReferenceLayerScorer(AttentionScorer):

@@ -18,7 +18,14 @@ from flexselect.attention import PROBED, Probe, probed_scores
 from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights, read_config
+from flexselect.families.loading import (
+    TOKENIZER_FILES,
+    LoadOptions,
+    checked_tokenizer,
+    copy_files,
+    load_weights,
+    read_config,
+)
 from flexselect.projectors import MERGE, PROJECTORS
 
 
@@ -108,7 +115,9 @@ class LiteSelector(PreTrainedModel):
         return load_weights(LiteSelector, path, LiteSelectorConfig.from_dict(config), placed)
 
     def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
-        """Write config.json and model.safetensors in this project's layout, whichever it was read from."""
+        """Write config.json, model.safetensors and its own tokenizer, if any, in this project's layout."""
+        if self.config.own_tokenizer:
+            copy_files(str(self.name_or_path), Path(folder), TOKENIZER_FILES)
         super().save_pretrained(folder, *args, **{"save_original_format": False, **options})
 
     @cached_property

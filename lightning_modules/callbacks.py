@@ -13,13 +13,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
+from flexselect.settings import UsageError, match_settings, write_whole
 from lightning_modules.video_qa import VideoQA
 
 log = logging.getLogger(__name__)
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be done; nothing was begun."""
 
 
 class PredictionWriter(Callback):
@@ -51,7 +48,7 @@ class PredictionWriter(Callback):
         folder = self.folder(pl_module)
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            _match_settings(folder / "settings.json", pl_module.settings)
+            match_settings(folder / "settings.json", pl_module.settings, "answers of a run")
         asked = {question.key for question in trainer.datamodule.questions}
         kept = [row for row in read_rows(folder) if row["error"] is None]
         trainer.strategy.barrier("predictions are read")
@@ -101,6 +98,8 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the processes' files; say what was done."""
+        if self._file is None:
+            return
         folder = self.folder(pl_module)
         trainer.strategy.barrier("all answers are written")
         if trainer.is_global_zero:
@@ -114,10 +113,8 @@ class PredictionWriter(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As predict, and the results in one file."""
-        if self._file is None:
-            return
         self.on_predict_end(trainer, pl_module)
-        if trainer.is_global_zero:
+        if self._file is not None and trainer.is_global_zero:
             accuracy = float(trainer.callback_metrics["accuracy"])
             results = {
                 "accuracy": None if math.isnan(accuracy) else accuracy,  # no question had an answer to compare with
@@ -125,7 +122,7 @@ class PredictionWriter(Callback):
                 "errors": sum(row["error"] is not None for row in self.rows.values()),
                 "settings": pl_module.settings,
             }
-            _write(self.folder(pl_module) / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
+            write_whole(self.folder(pl_module) / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
 
 
 class QuestionProgressBar(TQDMProgressBar):
@@ -140,7 +137,8 @@ class QuestionProgressBar(TQDMProgressBar):
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """One question more."""
         super().on_predict_batch_end(trainer, pl_module, *step)
-        self._show(self.predict_progress_bar, trainer, step[0])
+        if isinstance(pl_module, VideoQA):
+            self._show(self.predict_progress_bar, trainer, step[0])
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
         """One question more."""
@@ -176,27 +174,6 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def _merge(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Make predictions.jsonl hold just these rows, in one step: a kill leaves the old file or the new one."""
-    _write(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     for part in folder.glob("part-*.jsonl"):
         part.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _match_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to mix answers of different settings in one folder."""
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        _write(path, json.dumps(settings, indent=2))
-        return
-    before = json.loads(path.read_text())
-    different = [f"{k} was {before.get(k)}, is {settings.get(k)}" for k in settings if before.get(k) != settings.get(k)]
-    if different:
-        raise UsageError(
-            f"{path.parent} holds answers of a run with other settings ({'; '.join(different)}). "
-            "Give another --output_dir, or delete the folder"
-        )

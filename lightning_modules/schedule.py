@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,3 +26,25 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int, floor: float = 
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def total_steps(trainer: Trainer, batches: int) -> int:
+    """Optimizer steps of a whole training.
+
+    Not `trainer.estimated_stepping_batches`, which begins to read the data before a checkpoint says from where.
+
+    Args:
+        trainer: knows the epochs, and how many batches make a step.
+        batches: of an epoch, of this process.
+
+    Raises:
+        ValueError: for a training without an end.
+    """
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    known = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        known.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+    if not known or min(known) < 1:
+        raise ValueError("the training must have a known length: set trainer.max_epochs or trainer.max_steps")
+    return min(known)

@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-import math
+import logging
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.loading import LoadOptions
-from flexselect.families.merging import merged
 from flexselect.losses import LOSSES
 from flexselect.prompt import EncodedVideo, VideoPrompt
-from flexselect.ranking import recall_at_k, spearman
-from flexselect.scorers import CONTROLS, ReferenceLayerScorer
-from flexselect.selector import LiteSelector, selector_config
-from lightning_modules.schedule import warmup_cosine
+from flexselect.scorers import LiteScorer
+from flexselect.settings import UsageError, differences
+from flexselect.starting import TEACHER, begin, starting_weights
+from flexselect.teacher import Teacher
+from flexselect.trainable import add_lora
+from flexselect.trainable import freeze as freeze_parts
+from flexselect.training_clip import TrainingClip
+from lightning_modules.ranking_metrics import RankingMetrics, metric_name
+from lightning_modules.schedule import total_steps, warmup_cosine
+from lightning_modules.selector_checkpoints import selector_checkpoints
 
-BUDGETS = (0.02, 0.05, 0.1)  # shares of the visual tokens at which recall is measured
-RANKINGS = ("selector", "random", "uniform")
-
-
-def _recall(ranking: str, share: float) -> str:
-    return f"{ranking}_recall_{share:g}".replace(".", "_")
-
-
-METRICS = [f"{name}_spearman" for name in RANKINGS] + [_recall(name, share) for name in RANKINGS for share in BUDGETS]
+log = logging.getLogger(__name__)
+BEST_BY = metric_name("selector", "recall", 0.05)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+NOTABLE = 0.3  # recall over chance: selectors with random weights reach 0.2, attention being what it is
+FREE = ("lr", "warmup", "weight_decay", "gradient_checkpointing", "save_every")  # may change from run to run
 
 
 class SelectorTraining(LightningModule):
-    """One clip with one question at a time: the tower runs once, the frozen teacher scores, the selector learns.
+    """Clips with a question each: the tower runs once, the frozen teacher scores, the selector learns.
 
-    The teacher is no submodule: frozen weights belong in no checkpoint, and are neither moved nor wrapped.
+    The teacher is no submodule: frozen weights belong in no checkpoint, and are neither moved nor wrapped. Where the
+    data module has stored scores, none of its decoder is loaded.
 
     Args:
         family: of the teacher.
-        selector: folder or hub id of a selector to go on from; None: a new one of `sizes`.
-        sizes: of a new selector's language model, over the teacher's own: `hidden_size`, `num_hidden_layers`, ...
+        selector: folder or hub id of a selector to go on from; None: a new one.
+        start: of a new one: "teacher", the VideoLLM's own first layers, or a small model's folder or hub id, see
+            `flexselect.starting`; None: random weights.
+        sizes: of a new one's language model, over those of its start: `hidden_size`, `num_hidden_layers`, ...
         reference_layer: of the teacher; None: the one used for answering, unlike the released trainings.
         reduction: over heads and query rows, for teacher and selector.
-        loss: "listwise", or as released "spearman", "l1" or "l2".
+        loss: "silog", "listwise", or as released "spearman", "l1" or "l2"; see `flexselect.losses`.
         lr: of AdamW, after warm-up and before the cosine.
         warmup: share of all steps.
         weight_decay: of AdamW.
+        freeze: parts of the selector that are not trained, "projector" or "decoder.embed_tokens" for two.
+        lora: of `peft.LoraConfig`: adapters are trained in place of the language model; merged on export.
         gradient_checkpointing: less memory, a third more time.
+        units_per_set: the most units scored together, as when answering.
+        save_every: steps between checkpoints to go on from after a kill.
         dtype: of the teacher's weights; the selector's are float32, under the trainer's precision.
     """
 
@@ -54,129 +62,203 @@ class SelectorTraining(LightningModule):
         self,
         family: VideoFamily,
         selector: str | None = None,
+        start: str | None = None,
         sizes: dict[str, Any] | None = None,
         reference_layer: int | None = None,
         reduction: Literal["max", "mean"] = "max",
-        loss: Literal["listwise", "spearman", "l1", "l2"] = "listwise",
+        loss: Literal["silog", "listwise", "spearman", "l1", "l2"] = "silog",
         lr: float = 1e-5,
         warmup: float = 0.03,
         weight_decay: float = 0.0,
+        freeze: list[str] | None = None,
+        lora: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        units_per_set: int = 64,
+        save_every: int = 500,
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="family")
         self.family = family
-        if (selector is None) == (sizes is None):
-            raise ValueError("give either a selector to go on from, or the sizes of a new one")
-        if selector is not None:
-            self.selector = LiteSelector.from_pretrained(selector, dtype="float32")
-        else:
-            self.selector = LiteSelector(selector_config(family, sizes or {}, reduction))
-        self._freeze_what_gets_no_gradient()
+        self.teacher = Teacher(family, reference_layer, reduction, units_per_set, dtype)
+        self.selector = begin(family, selector, start, sizes, reduction)
+        if lora is not None:
+            add_lora(self.selector, lora)
         if gradient_checkpointing:
             self.selector.gradient_checkpointing_enable()
-        self.layer = family.default_reference_layer if reference_layer is None else reference_layer
-        self._teacher: ReferenceLayerScorer | None = None
-        self.metrics = torch.nn.ModuleDict({name: MeanMetric() for name in METRICS})
+        freeze_parts(self.selector, freeze or [])
+        self._student: LiteScorer | None = None
+        self.metrics = RankingMetrics()
+        self.clips_left_out = SumMetric()
 
-    def _freeze_what_gets_no_gradient(self) -> None:
-        """Of the last layer only norm, queries and keys are used, and nothing after it."""
-        last = self.selector.decoder.layers[-1]
-        unused = (last.mlp, last.post_attention_layernorm, last.self_attn.v_proj, last.self_attn.o_proj)
-        for module in (*unused, self.selector.decoder.norm):
-            module.requires_grad_(False)
+    # -- begin
+
+    def setup(self, stage: str) -> None:
+        """Refuse weights in half precision.
+
+        Raises:
+            UsageError: naming the precisions that train.
+        """
+        if str(self.trainer.precision) not in PRECISIONS:
+            reason = "updates of small steps are lost in half-precision weights"
+            raise UsageError(f"trainer.precision is {self.trainer.precision}: {reason}; use {' or '.join(PRECISIONS)}")
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Checkpoints to go on from, the best one, and its export at the end."""
+        return selector_checkpoints(Path(self.trainer.default_root_dir), BEST_BY, self.hparams.save_every)
 
     def configure_model(self) -> None:
-        """Load the teacher's layers up to the reference layer onto this process's device, once."""
-        if self._teacher is None:
-            device = self.trainer.strategy.root_device
-            options = LoadOptions(getattr(torch, self.hparams.dtype), device, num_layers=self.layer + 1)
-            lm = self.family.load(options)
-            lm.model.requires_grad_(False)
-            self._teacher = ReferenceLayerScorer(lm, self.layer, self.hparams.reduction)
+        """Load what is needed of the teacher onto this process's device, once."""
+        if self._student is not None:
+            return
+        stored, start = self._check_store(), self.hparams.start
+        layers = (len(self.selector.decoder.layers) if start == TEACHER else 0) if stored else None
+        lm = self.teacher.load(self.trainer.strategy.root_device, layers)
+        if start is not None:
+            starting_weights(self.selector, start, lm)
+        units = self.hparams.units_per_set
+        self._student = LiteScorer(lm, self.selector, self.hparams.reduction, units, alignment="exact")
+
+    def _check_store(self) -> bool:
+        """Whether there are stored scores.
+
+        Raises:
+            UsageError: for scores of another teacher, or not of all clips.
+        """
+        data = self.trainer.datamodule
+        if data.store is None:
+            return False
+        data.store.match(self.teacher.settings(data.query))
+        missing = data.unscored()
+        if missing:
+            raise UsageError(
+                f"{data.store.folder} lacks the teacher scores of {missing} clips: "
+                "complete it with `predict` and the same annotations"
+            )
+        return True
 
     @property
     def lm(self) -> VideoLM:
         """The teacher."""
-        assert self._teacher is not None
-        return self._teacher.lm
+        assert self._student is not None
+        return self._student.lm
 
-    def scores(self, prompt: VideoPrompt) -> tuple[Tensor, Tensor]:
-        """Teacher's and selector's scores of a clip's visual tokens, float32 [V] both, from one run of the tower."""
-        assert self._teacher is not None
-        grid, lm = prompt.clip.grid, self.lm
-        views: list[Tensor] = []
+    # -- a step
 
-        def keep(vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-            views.append(vision)
-            return vision.new_empty(0)
+    def scores(self, clips: list[TrainingClip]) -> tuple[list[Tensor], list[Tensor]]:
+        """Teacher's and selector's scores of each clip's visual tokens, float32 [V], from one run of the tower."""
+        assert self._student is not None
+        prompts = [clip.prompt for clip in clips if clip.prompt is not None]
+        stored = [clip.teacher_scores.to(self.device) for clip in clips if clip.teacher_scores is not None]
+        queries = [prompt.query_ids for prompt in prompts]
+        videos = [self._encode(prompt, project=not stored) for prompt in prompts]
+        teacher = stored or self.teacher.scores(self.lm, videos, queries)
+        student = self._student.scores(videos, queries)
+        for clip, theirs, ours in zip(clips, teacher, student):
+            if theirs.shape != ours.shape:
+                raise ValueError(
+                    f"clip {clip.key} has {len(ours)} visual tokens, its stored teacher scores {len(theirs)}: "
+                    "the video has changed since; score it again"
+                )
+        return [scores.clone() for scores in teacher], student  # out of inference mode
 
-        encoded = lm.encode(prompt, keep)
-        teacher = self._teacher.score(encoded, prompt.query_ids).clone()  # out of inference mode
-        vision = torch.cat(views).clone()
-        tokens = self.selector.project(vision, grid)
-        layout = encoded.layout(prompt.query_ids, lm.visual_id)
-        embeddings, _ = merged(self.selector.embed, layout.ids[None], layout.visual, tokens[None])
-        where = lm.position_ids(layout, grid, seconds_per_unit=1.0).to(self.device)
-        where = where[:, None] if len(where) > 1 else where
-        found = self.selector(embeddings, where, layout.query_rows, layout.span)
-        return teacher.to(self.device), found[0, layout.visual[layout.span].to(found.device)]
+    def _encode(self, prompt: VideoPrompt, project: bool) -> EncodedVideo:
+        """As the VideoLLM sees the clip, if wanted, and as the selector sees it, with gradients."""
+        clip, views = prompt.clip, list(self.lm.views(prompt.clip))
+        seen = torch.cat([self.selector.project(view.clone(), grid) for view, grid in views])
+        features = seen
+        if project:
+            with torch.inference_mode():
+                features = torch.cat([self.lm.project(view, grid) for view, grid in views])
+        return EncodedVideo(prompt.prefix_ids, features, clip.grid, clip.seconds_per_unit, clip.brackets, seen)
 
-    def training_step(self, batch: list[VideoPrompt]) -> Tensor:
-        """Mean loss of a batch of clips, whatever their lengths; logs `train_loss`.
+    def training_step(self, clips: list[TrainingClip]) -> Tensor:
+        """Mean loss over clips of any lengths; logs `train_loss`.
 
         Raises:
             ValueError: for a loss that is not finite: training on would waste the time.
         """
-        losses = []
-        for prompt in batch:
-            teacher, student = self.scores(prompt)
-            losses.append(LOSSES[self.hparams.loss](student, teacher))
-        loss = torch.stack(losses).mean()
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss is {float(loss)} at step {self.global_step}: lower model.lr, or check the clips"
-            )
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
+        self._count(clips)
+        pairs = zip(*self.scores(clips))
+        loss = torch.stack([LOSSES[self.hparams.loss](student, teacher) for teacher, student in pairs]).mean()
+        self._refuse("loss", loss)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(clips))
         return loss
 
-    def validation_step(self, batch: list[VideoPrompt]) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a gradient that is not finite spoils the weights; float16 scales its own down instead."""
+        if not str(self.trainer.precision).startswith("16"):
+            grads = [weight.grad for weight in self.selector.parameters() if weight.grad is not None]
+            self._refuse("gradient", torch.nn.utils.get_total_norm(grads))
+
+    def _refuse(self, what: str, value: Tensor) -> None:
+        if not bool(torch.isfinite(value)):
+            advice = "lower model.lr, or check the clips; the last checkpoint is from before"
+            raise ValueError(f"the {what} is {float(value)} at step {self.global_step}: {advice}")
+
+    def validation_step(self, clips: list[TrainingClip]) -> None:
         """Agreement with the teacher, beside what tokens drawn by chance or evenly spread would give."""
-        for prompt in batch:
-            teacher, student = self.scores(prompt)
-            rankings = {"selector": student, **_drawn_by_chance(student)}
-            for name, scores in rankings.items():
-                self.metrics[f"{name}_spearman"].update(spearman(scores, teacher))
-            for share in BUDGETS:
-                k = max(1, round(share * len(teacher)))
-                best = teacher.topk(k).indices
-                for name, scores in rankings.items():
-                    self.metrics[_recall(name, share)].update(recall_at_k(scores, best, k))
+        if not self.trainer.sanity_checking:
+            self._count(clips)
+        if clips:
+            for teacher, student in zip(*self.scores(clips)):
+                self.metrics.add(student, teacher)
+
+    def _count(self, clips: list[TrainingClip]) -> None:
+        for clip in clips:
+            self.clips_left_out.update(len(clip.left_out))
+            for reason in clip.left_out:
+                log.warning("left out: %s", reason)
+
+    # -- end
+
+    def on_train_epoch_end(self) -> None:
+        """How many clips could not be used."""
+        self.log("clips_left_out", self.clips_left_out)
 
     def on_validation_epoch_end(self) -> None:
-        """Means over all processes."""
-        self.log_dict(dict(self.metrics), prog_bar=False)
+        """Means over all processes; says so where the selector knows no more than chance."""
+        self.log_dict(dict(self.metrics.means))
+        found, chance = (self.metrics.means[metric_name(r, "recall", 0.05)].compute() for r in ("selector", "random"))
+        if not self.trainer.sanity_checking and found < chance + NOTABLE:
+            log.warning(
+                "the selector finds %.3f of the teacher's best 5 %% tokens, chance %.3f: it is not trained yet, or for "
+                "another model, layer or reduction than %s, layer %d, %s",
+                *(found, chance, self.family.path, self.teacher.layer, self.hparams.reduction),
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What `export` needs beside the weights: all in plain types."""
-        card = {"layer": self.layer, "teacher": self.family.path, "steps": self.global_step}
+        """What `export` and a resumed training need beside the weights: all in plain types."""
+        card = {"layer": self.teacher.layer, "teacher": self.family.path, "steps": self.global_step}
         card |= {"reduction": self.hparams.reduction, "loss": self.hparams.loss}
-        checkpoint["selector"] = {"config": self.selector.config.to_dict(), "card": card}
+        card |= {"start": self.hparams.selector or self.hparams.start or "random weights"}
+        recall = self.trainer.callback_metrics.get(BEST_BY)
+        card["recall"] = "not validated" if recall is None else f"{float(recall):.3f}"
+        about = {"config": self.selector.config.to_dict(), "card": card, "lora": self.hparams.lora}
+        checkpoint["selector"] = {**about, "tokenizer": self.selector.name_or_path, "settings": self.settings}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another training's weights.
+
+        Raises:
+            UsageError: naming each setting that differs.
+        """
+        different = differences(checkpoint.get("selector", {}).get("settings", {}), self.settings)
+        if different:
+            raise UsageError(
+                f"the checkpoint is of a training with other settings ({different}); "
+                "give another --output_dir, or delete its checkpoints"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a resumed training must have in common with the one it goes on with."""
+        options = {name: value for name, value in self.hparams.items() if name not in FREE}
+        return {"family": self.family.settings, **options}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, linear warm-up, cosine to 0."""
         trained = [weight for weight in self.selector.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.hparams.lr, weight_decay=self.hparams.weight_decay)
-        steps = self.trainer.estimated_stepping_batches
-        if not 0 < steps < math.inf:
-            raise ValueError(f"the training must have a known length, got {steps} steps: set trainer.max_steps")
-        warmup = max(1, round(self.hparams.warmup * steps))
-        return warmup_cosine(optimizer, int(steps), warmup)
-
-
-def _drawn_by_chance(scores: Tensor) -> dict[str, Tensor]:
-    """What the controls give as many tokens."""
-    nothing = torch.empty(0, dtype=torch.long)
-    tokens = EncodedVideo(nothing, scores[:, None], (len(scores), 1, 1))
-    return {name: control().score(tokens, nothing).to(scores.device) for name, control in CONTROLS.items()}
+        steps = total_steps(self.trainer, self.trainer.datamodule.num_train_batches)
+        return warmup_cosine(optimizer, steps, max(1, round(self.hparams.warmup * steps)))

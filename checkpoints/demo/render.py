@@ -10,5 +10,5 @@ from datamodules.needles import write_needle_videos
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write_needle_videos(folder / "train", videos=300, patches=16, needles=4, questions=8, seed=11)
+    write_needle_videos(folder / "train", videos=300, patches=64, needles=4, questions=8, seed=11)
     write_needle_videos(folder / "val", videos=12, patches=64, needles=4, questions=4, seed=12)

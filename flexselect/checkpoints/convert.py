@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import InternVLForConditionalGeneration, LlavaOnevisionForConditionalGeneration
-from transformers.utils import cached_file
 
 from flexselect.checkpoints.internvl_chat import InternVLChatForConditionalGeneration
 from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration
 from flexselect.families import family_of
-from flexselect.families.loading import LoadOptions
+from flexselect.families.loading import TOKENIZER_FILES, LoadOptions, copy_files
 
 STOCK: dict[type, Any] = {
     LlavaVideoForConditionalGeneration: LlavaOnevisionForConditionalGeneration,
     InternVLChatForConditionalGeneration: InternVLForConditionalGeneration,
 }
-OTHER_FILES = (  # copied as they are
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "chat_template.json",
-    "chat_template.jinja",
-)
+PROCESSOR_FILES = ("generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def convert(input: str, output: str) -> None:
@@ -57,7 +42,4 @@ def convert(input: str, output: str) -> None:
     if "flexselect" in family.config:
         model.config.flexselect = family.config["flexselect"]
     model.save_pretrained(folder)
-    for name in OTHER_FILES:
-        found = cached_file(input, name, _raise_exceptions_for_missing_entries=False)
-        if found is not None and not (folder / name).exists():
-            shutil.copy(found, folder / name)
+    copy_files(input, folder, (*TOKENIZER_FILES, *PROCESSOR_FILES))

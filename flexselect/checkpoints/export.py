@@ -7,27 +7,41 @@ from pathlib import Path
 import torch
 
 from flexselect.selector import LiteSelector, LiteSelectorConfig
+from flexselect.trainable import add_lora, merge_lora
 
 PREFIX = "selector."
 CARD = """---
 library_name: flexselect
+base_model: {teacher}
 tags: [video-question-answering, token-selection]
 ---
-# Selector
+# Selector for {teacher}
 
-Ranks the visual tokens of a long video by their use for a question (FlexSelect-Lite, arXiv 2506.00993).
-Trained against layer {layer} of `{teacher}`, reduction `{reduction}`, loss `{loss}`, {steps} steps.
+Ranks the visual tokens of a long video by their use for a question (FlexSelect-Lite, arXiv 2506.00993), so that the
+VideoLLM is shown the best few thousand only.
 
-    FlexSelect.from_pretrained("{teacher}", selector="this folder")
+| | |
+|---|---|
+| teacher | layer {layer} of `{teacher}`, reduction `{reduction}` |
+| started from | `{start}` |
+| training | {steps} steps, loss `{loss}` |
+| best checkpoint's recall of the teacher's best 5 % tokens | {recall} |
+
+```python
+from flexselect import FlexSelect
+
+fs = FlexSelect.from_pretrained("{teacher}", selector="this folder, or its id on the hub")
+```
 """
 
 
-def export(ckpt_path: str, output: str) -> None:
-    """Write config.json, model.safetensors and a model card.
+def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
+    """Write config.json, model.safetensors, a model card, and its tokenizer where the selector has its own.
 
     Args:
         ckpt_path: a checkpoint that `fit` wrote while it trained a selector.
-        output: folder to write; must not hold a checkpoint yet.
+        output: folder to write.
+        overwrite: replace a selector that is there.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -35,7 +49,7 @@ def export(ckpt_path: str, output: str) -> None:
     """
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"{ckpt_path}: no such checkpoint")
-    if (Path(output) / "config.json").exists():
+    if (Path(output) / "config.json").exists() and not overwrite:
         raise ValueError(f"{output} holds a checkpoint already; give another --output, or delete it")
     try:
         checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
@@ -45,7 +59,12 @@ def export(ckpt_path: str, output: str) -> None:
     if about is None:
         raise ValueError(f"{ckpt_path} holds no selector: it was not written by a selector's training")
     selector = LiteSelector(LiteSelectorConfig.from_dict(about["config"]))
+    selector.name_or_path = about["tokenizer"]
+    if about["lora"] is not None:
+        add_lora(selector, about["lora"])
     weights = {name[len(PREFIX) :]: w for name, w in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
     selector.load_state_dict(weights)
+    if about["lora"] is not None:
+        merge_lora(selector)
     selector.save_pretrained(output)
     (Path(output) / "README.md").write_text(CARD.format(**about["card"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -141,6 +141,10 @@ class VideoLM(ABC):
         """That, as visual tokens of the LLM: [v, W], see `EncodedVideo.features`."""
 
     @abstractmethod
+    def projector_weights(self) -> dict[str, Tensor]:
+        """The weights of `project`, by their names in a selector's projector (`flexselect.projectors`)."""
+
+    @abstractmethod
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """Positions of a prompt's tokens, visual ones in a `grid` of units, rows and columns: int64 [P, N]."""
 
@@ -172,18 +176,26 @@ class VideoLM(ABC):
         return self.project(self.vision(pixel_values, grid), grid)
 
     @torch.inference_mode()
+    def views(self, clip: VideoClip) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
+        """The tower over a clip, some units at a time: `vision` of them, and their grid.
+
+        Units are independent in the tower, so chunks give what the whole would.
+        """
+        for first in range(0, clip.num_units, self.units_per_step):
+            last = min(first + self.units_per_step, clip.num_units)
+            grid = (last - first, *clip.grid[1:])
+            yield self.vision(self._pixel_values(clip, first, last), grid), grid
+
+    @torch.inference_mode()
     def encode(self, prompt: VideoPrompt, selector: VisionProjector | None = None) -> EncodedVideo:
-        """Run the tower over a prompt's clip: units are independent in it, so chunks give what the whole would.
+        """Make a prompt's clip ready for any question.
 
         Args:
             prompt: with its clip.
             selector: projects the same view once more, for a selector.
         """
         clip, features, seen = prompt.clip, [], []
-        for first in range(0, clip.num_units, self.units_per_step):
-            last = min(first + self.units_per_step, clip.num_units)
-            grid = (last - first, *clip.grid[1:])
-            vision = self.vision(self._pixel_values(clip, first, last), grid)
+        for vision, grid in self.views(clip):
             features.append(self.project(vision, grid))
             if selector is not None:
                 seen.append(selector(vision, grid))

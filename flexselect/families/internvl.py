@@ -180,6 +180,11 @@ class InternVLLM(VideoLM):
         tiles = self.model.model.multi_modal_projector(vision)
         return in_brackets(tiles, self.embed(torch.tensor(self.brackets))).to(self.device)
 
+    def projector_weights(self) -> dict[str, Tensor]:
+        """The projector's."""
+        names = self.model.model.multi_modal_projector.state_dict().items()
+        return {name.replace("layer_norm.", "norm."): weight for name, weight in names}
+
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
         return plain_positions(layout)

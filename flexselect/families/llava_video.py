@@ -199,6 +199,10 @@ class LlavaVideoLM(VideoLM):
             newline.to(embedded.device)[..., None], self.model.model.image_newline.to(embedded), embedded
         )
 
+    def projector_weights(self) -> dict[str, Tensor]:
+        """The projector's, and the newline."""
+        return {**self.model.model.multi_modal_projector.state_dict(), "newline": self.model.model.image_newline.data}
+
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """0, 1, 2, ...: int64 [1, N]."""
         return plain_positions(layout)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,28 @@ def read_config(path: str | Path) -> dict[str, Any]:
         return json.loads(Path(found).read_text())
     except ValueError as error:
         raise ValueError(f"{found} is cut short or no JSON: {error}") from error
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+
+
+def copy_files(path: str, folder: Path, names: Sequence[str]) -> None:
+    """Copy those of a checkpoint's files that it has, as they are, where the folder has none of that name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if found is not None and not (folder / name).exists():
+            shutil.copy(found, folder / name)
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,10 @@ class Qwen25VLM(VideoLM):
         """The merger: [V, 5120] to [V, D]."""
         return self.model.model.visual.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1)).to(self.device)
 
+    def projector_weights(self) -> dict[str, Tensor]:
+        """The merger's."""
+        return {f"merger.{name}": weight for name, weight in self.model.model.visual.merger.state_dict().items()}
+
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """M-RoPE positions as Qwen2.5-VL was trained with them: int64 [3, N].
 

@@ -167,6 +167,10 @@ class Qwen3VLM(VideoLM):
         patches = vision[:, :size].unflatten(1, (MERGE**2, -1)).flatten(0, 1)
         return torch.cat([self.model.model.visual.merger(patches), vision[:, size:]], dim=-1).to(self.device)
 
+    def projector_weights(self) -> dict[str, Tensor]:
+        """None: no selector takes this tower's features yet."""
+        return {}
+
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """M-RoPE positions: int64 [3, N]. Time is in the text, so a unit is an image that all text goes on after."""
         units, rows, columns = grid

@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 
-from datamodules.selector_training import SelectorDataModule, read_records
+from datamodules.annotations import Record, read_records
+from datamodules.epoch_order import EpochOrder
+from datamodules.selector_training import SelectorDataModule
 from flexselect.families import Qwen25VL
 
 RECORD = {
@@ -29,8 +32,24 @@ def write(path, rows):
 def test_conversations_and_plain_rows(tmp_path, name):
     rows = [RECORD, {"video": "c.mp4", "question": "<video>\nWhy?", "answer": "So."}]
     first, second = read_records(write(tmp_path / name, rows))
-    assert first == {"video": "a/b.mp4", "question": "What is red?", "answer": "The ball."}
-    assert second["video"] == "c.mp4" and second["answer"] == "So."
+    assert first == Record("a/b.mp4", tmp_path / "a/b.mp4", "What is red?", "The ball.")
+    assert second.video == "c.mp4" and second.question == "Why?" and second.answer == "So."
+    (elsewhere, _) = read_records(str(tmp_path / name), video_root="/videos")
+    assert str(elsewhere.path) == "/videos/a/b.mp4"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_rows_of_any_data_set(tmp_path, kind):
+    rows = Dataset.from_list([{"video": "c.mp4", "question": "Why?", "answer": "So."}])
+    rows.to_csv(tmp_path / "train.csv") if kind == "csv" else rows.to_parquet(tmp_path / "train.parquet")
+    (record,) = read_records(str(tmp_path / f"train.{kind}"))
+    assert record == Record("c.mp4", tmp_path / "c.mp4", "Why?", "So.")
+
+
+def test_conversations_in_a_data_set(tmp_path):
+    Dataset.from_list([RECORD]).to_parquet(tmp_path / "train.parquet")
+    (record,) = read_records(str(tmp_path / "train.parquet"))
+    assert record.question == "What is red?" and record.answer == "The ball."
 
 
 def numbered(count):
@@ -50,7 +69,7 @@ def numbered(count):
 def test_sampling_strategies(tmp_path, strategy, expected):
     write(tmp_path / "part.json", numbered(10))
     (tmp_path / "all.yaml").write_text(f"datasets:\n- {{json_path: part.json, sampling_strategy: '{strategy}'}}\n")
-    assert [record["video"] for record in read_records(str(tmp_path / "all.yaml"))] == [f"{i}.mp4" for i in expected]
+    assert [record.video for record in read_records(str(tmp_path / "all.yaml"))] == [f"{i}.mp4" for i in expected]
 
 
 def test_random_sampling_is_the_same_in_every_process(tmp_path):
@@ -77,39 +96,107 @@ def test_bad_annotations_are_named(tmp_path, text, message):
         read_records(str(tmp_path / "nowhere.json"))
 
 
-def loader(checkpoint, videos, rank=0, world=1, epoch=0, **options):
-    data = SelectorDataModule(Qwen25VL(str(checkpoint)), str(videos / "annotations.jsonl"), num_workers=0, **options)
-    data.trainer = type("Trainer", (), {"global_rank": rank, "world_size": world, "current_epoch": epoch})()
+def loader(checkpoint, videos, rank=0, world=1, epoch=0, val=False, **options):
+    annotations = str(videos / "annotations.jsonl")
+    given = {"val_annotations": annotations} if val else {"annotations": annotations}
+    data = SelectorDataModule(Qwen25VL(str(checkpoint)), **given, num_workers=0, **options)
+    data.trainer = process(rank, world, epoch)
     return data
 
 
-def test_each_epoch_has_an_order_of_its_own_that_processes_share(checkpoint, videos):
-    def order(**options):
-        return list(loader(checkpoint, videos, **options).train_dataloader().sampler)
+def process(rank=0, world=1, epoch=0):
+    return type("Trainer", (), {"global_rank": rank, "world_size": world, "current_epoch": epoch})()
 
+
+def order(size=8, batch=1, seed=0, forms=None, **process_options):
+    return list(EpochOrder(size, batch, seed, process(**process_options), forms))
+
+
+def test_each_epoch_has_an_order_of_its_own_that_processes_share():
     assert order() == order() and sorted(order()) == list(range(8))
     assert order() != order(epoch=1) and order() != order(seed=1)
     halves = [order(rank=rank, world=2) for rank in range(2)]
     assert sorted(halves[0] + halves[1]) == list(range(8)) and len(halves[0]) == len(halves[1])
 
 
+@pytest.mark.parametrize("forms", [None, [(i % 3,) for i in range(48)]])
+def test_a_step_of_two_processes_is_a_step_of_one(forms):
+    one = order(48, batch=4, forms=forms)
+    two = [order(48, batch=2, forms=forms, rank=rank, world=2) for rank in range(2)]
+    for step in range(12):
+        both = [index for mine in two for index in mine[2 * step : 2 * step + 2]]
+        assert sorted(both) == sorted(one[4 * step : 4 * step + 4])
+
+
+def test_clips_of_one_form_go_together():
+    forms = [(i % 3,) for i in range(50)]
+    shuffled, grouped = order(50, batch=4), order(50, batch=4, forms=forms)
+    assert sorted(grouped) == list(range(50)) and grouped != sorted(grouped, key=forms.__getitem__), (
+        "steps are shuffled"
+    )
+
+    def mixed(indices):
+        return sum(len({forms[i] for i in indices[s : s + 4]}) > 1 for s in range(0, 48, 4))
+
+    assert mixed(grouped) <= 2 < 8 <= mixed(shuffled)
+
+
+def test_an_order_is_taken_up_where_it_was_left():
+    whole = EpochOrder(8, 2, 0, process(epoch=1))
+    rest = EpochOrder(8, 2, 0, process(epoch=1))
+    rest.resumed = 1, 4
+    assert list(rest) == list(whole)[4:] and len(rest) == 8
+    rest.resumed = 0, 4
+    assert list(rest) == list(whole), "of that epoch only"
+
+
+def test_every_process_validates_as_many_clips(checkpoint, videos):
+    kept = [list(loader(checkpoint, videos, rank, 3, val=True).val_dataloader().sampler) for rank in range(3)]
+    assert [len(mine) for mine in kept] == [3, 3, 3] and sorted(index for mine in kept for index in mine) == [
+        -1,
+        *range(8),
+    ]
+    clips = [clip for batch in loader(checkpoint, videos, 2, 3, val=True).val_dataloader() for clip in batch]
+    assert len(clips) == 2, "the gap is no clip"
+
+
 def test_prompts(checkpoint, videos):
     (batch, *_) = loader(checkpoint, videos, batch_size=3).train_dataloader()
-    assert len(batch) == 3 and batch[0].clip.pixels.dtype == torch.uint8
+    assert len(batch) == 3 and batch[0].prompt.clip.pixels.dtype == torch.uint8
     family = Qwen25VL(str(checkpoint))
-    text = family.prompter().tokenizer.decode(batch[0].query_ids)
+    text = family.prompter().tokenizer.decode(batch[0].prompt.query_ids)
     assert text.endswith("?<|im_end|>\n<|im_start|>assistant\n")
     (batch, *_) = loader(checkpoint, videos, query="question_and_answer").train_dataloader()
-    assert family.prompter().tokenizer.decode(batch[0].query_ids).endswith("<|im_end|>")
+    assert family.prompter().tokenizer.decode(batch[0].prompt.query_ids).endswith("<|im_end|>")
 
 
-def test_a_broken_clip_is_replaced_by_the_next_and_logged(checkpoint, videos, tmp_path, caplog):
+def test_a_broken_clip_is_replaced_by_the_next_and_says_why(checkpoint, videos, tmp_path):
     rows = [{"video": "gone.mp4", "question": "Why?"}, {"video": str(videos / "needles_000.mp4"), "question": "How?"}]
     write(tmp_path / "annotations.jsonl", rows)
     data = loader(checkpoint, tmp_path)
-    asked = [data.family.prompter().tokenizer.decode(p.query_ids) for (p,) in data.train_dataloader()]
+    clips = [clip for (clip,) in data.train_dataloader()]
+    asked = [data.family.prompter().tokenizer.decode(clip.prompt.query_ids) for clip in clips]
     assert len(asked) == 2 and all("How?" in text for text in asked)
-    assert "left out: " in caplog.text and "gone.mp4" in caplog.text
+    (reason,) = [reason for clip in clips for reason in clip.left_out]
+    assert "gone.mp4: no such file" in reason
     write(tmp_path / "annotations.jsonl", rows[:1])
-    with pytest.raises(ValueError, match="none of the 1 clips under"):
+    with pytest.raises(ValueError, match=r"none of the 1 clips can be used; the first: .*gone.mp4"):
         next(iter(loader(checkpoint, tmp_path).train_dataloader()))
+
+
+def test_teacher_scores_are_made_video_by_video(checkpoint, videos):
+    data = loader(checkpoint, videos)
+    steps = list(data.predict_dataloader())
+    assert [len(clips) for clips in steps] == [4, 4]
+    assert all(clip.prompt.clip is clips[0].prompt.clip for clips in steps for clip in clips)
+    data.skip({data.key(record) for record in data.records[:5]})
+    assert [len(clips) for clips in data.predict_dataloader()] == [3], "what was scored is not decoded again"
+
+
+def test_without_annotations_nothing_is_trained(checkpoint, videos):
+    with pytest.raises(ValueError, match=r"give --data\.annotations FILE for fit"):
+        SelectorDataModule(Qwen25VL(str(checkpoint)))
+    data = loader(checkpoint, videos, val=True)
+    data.records = []
+    with pytest.raises(ValueError, match="nothing to train on"):
+        data.train_dataloader()

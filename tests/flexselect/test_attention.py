@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.probe import alone, whole_tensor
-from flexselect.attention import Probe, resolve_reduction, run_probe, visual_attention
+from flexselect.attention import Probe, probed_scores, resolve_reduction, visual_attention
 from flexselect.scorers import ReferenceLayerScorer
 from tests import tiny
 
@@ -22,7 +22,7 @@ def inputs(fs, batch: int = 1):
 def test_equals_eager_attention(load, layer, reduction):
     fs = load()
     assembled, visual, rows = inputs(fs)
-    scores = run_probe(
+    scores = probed_scores(
         fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], Probe(layer, rows, visual, reduction)
     )
     fs.lm.decoder.set_attn_implementation("eager")
@@ -59,7 +59,7 @@ def test_nothing_after_the_layer_is_computed_and_nothing_stays_behind(load):
     for i, layer in enumerate(fs.lm.decoder.layers):
         layer.mlp.register_forward_hook(lambda *_, i=i: reached.append(i))
     probe = Probe(2, rows, visual, "max")
-    run_probe(fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], probe)
+    probed_scores(fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], probe)
     assert reached == [0, 1]
     assert fs.lm.decoder.config._attn_implementation == "sdpa"
 
@@ -68,7 +68,7 @@ def test_attention_is_put_back_after_an_error(load):
     fs = load()
     assembled, visual, rows = inputs(fs)
     with pytest.raises(Exception):
-        run_probe(
+        probed_scores(
             fs.lm.decoder, assembled["inputs_embeds"][..., :5], assembled["position_ids"], Probe(2, rows, visual, "max")
         )
     assert fs.lm.decoder.config._attn_implementation == "sdpa"
@@ -78,7 +78,9 @@ def test_a_layer_that_does_not_exist_is_refused(load):
     fs = load()
     assembled, visual, rows = inputs(fs)
     with pytest.raises(ValueError, match="reference layer 9 was never reached"):
-        run_probe(fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], Probe(9, rows, visual, "max"))
+        probed_scores(
+            fs.lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], Probe(9, rows, visual, "max")
+        )
     with pytest.raises(ValueError, match="between 0 and 3 for this model, got -1"):
         ReferenceLayerScorer(fs.lm, -1)
 

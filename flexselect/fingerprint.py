@@ -1,0 +1,47 @@
+"""Which weights these are: a hash that tells two checkpoints apart without reading all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+SAMPLES, BYTES = 64, 4096  # of each file, evenly spread
+
+
+def weights_hash(path: str) -> str:
+    """Hash of a checkpoint's configuration and weights, 16 hex digits; the same wherever the folder lies.
+
+    Of each weight file the size, the header and 64 samples of 4 KB count: a training step changes nearly every weight,
+    and a 72B is hashed in a second.
+
+    Args:
+        path: local folder or hub id.
+
+    Raises:
+        FileNotFoundError: naming the file that is missing.
+    """
+    digest = hashlib.sha256()
+    for file in _files(path):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as weights:
+            for sample in range(SAMPLES):
+                weights.seek(max(0, size - BYTES) * sample // (SAMPLES - 1))
+                digest.update(weights.read(BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _files(path: str) -> list[Path]:
+    """config.json, then the weights."""
+    names = ["config.json", "model.safetensors"]
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        names[1:] = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    found = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
+    missing = [name for name, file in found.items() if file is None]
+    if missing:
+        raise FileNotFoundError(f"{path} has no {', '.join(missing)}")
+    return [Path(str(file)) for file in found.values()]

@@ -1,0 +1,55 @@
+"""What a run was made with, kept beside what it wrote, so that two settings are never mixed in one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; nothing was begun."""
+
+
+def match_settings(path: Path, settings: dict[str, Any], what: str) -> None:
+    """Write settings down, or refuse those that are not the ones written before.
+
+    Args:
+        path: the file; made when missing.
+        settings: plain values, nested or not.
+        what: is in the folder, for the error.
+
+    Raises:
+        UsageError: naming each setting that differs, and both its values.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_whole(path, json.dumps(settings, indent=2))
+        return
+    different = differences(json.loads(path.read_text()), settings)
+    if different:
+        raise UsageError(
+            f"{path.parent} holds {what} with other settings ({different}). "
+            "Give another --output_dir, or delete the folder"
+        )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which settings differ, in words; empty where none does."""
+    old, new = _flat(before), _flat(now)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: a kill leaves the old one or the new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

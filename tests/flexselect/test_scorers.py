@@ -1,0 +1,63 @@
+"""Several videos and questions scored together."""
+
+import pytest
+import torch
+
+from flexselect.attention import visual_attention
+from flexselect.prompt import VideoPrompt
+from tests import tiny
+
+QUESTIONS = ("What colour is the circle?", "Red?", "Which of the shapes that are seen in the video is red?")
+
+
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_together_is_one_by_one(load, reduction):
+    """Questions of different lengths about clips of different lengths, in sets."""
+    fs = load(selector="self", reduction=reduction, units_per_set=2)
+    prompts = [tiny.prompt(fs, question, count, seed=count) for question, count in zip(QUESTIONS, (4, 6, 4))]
+    videos, queries = [fs.encode(prompt) for prompt in prompts], [prompt.query_ids for prompt in prompts]
+    assert len({len(query) for query in queries}) == 3
+    with torch.inference_mode():
+        together = fs.scorer.scores(videos, queries)
+    for video, query, scores in zip(videos, queries, together):
+        alone = fs.scorer.score(video, query)
+        torch.testing.assert_close(scores, alone, atol=1e-6, rtol=1e-4)
+        assert float(alone.std()) > 0, "canary"
+    other = fs.scorer.score(videos[0], queries[1])
+    assert not torch.allclose(other, together[0], rtol=1e-3), "canary: the query matters"
+
+
+def test_a_batch_has_a_limit(load):
+    fs = load(selector="self", units_per_set=2)
+    prompt = tiny.prompt(fs, count=8)
+    video, seen = fs.encode(prompt), []
+    whole = fs.scorer.score(video, prompt.query_ids)
+    fs.scorer.tokens_per_batch = 1
+    run = fs.scorer._run
+    fs.scorer._run = lambda features, *rest: seen.append(len(features)) or run(features, *rest)
+    torch.testing.assert_close(fs.scorer.score(video, prompt.query_ids), whole, atol=1e-6, rtol=1e-4)
+    assert set(seen) == {1} and len(seen) > 1
+
+
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_padding_at_the_end_of_a_query_changes_nothing(reduction):
+    q, k = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 25, 8)
+    visual, counts = slice(3, 20), torch.tensor([5, 3])
+    both = visual_attention(q, k, visual, 0.35, reduction, row_counts=counts)
+    first = visual_attention(q[:1], k[:1], visual, 0.35, reduction)
+    second = visual_attention(q[1:, :, :3], k[1:, :, :23], visual, 0.35, reduction)
+    torch.testing.assert_close(both, torch.cat([first, second]))
+    assert not torch.allclose(both, visual_attention(q, k, visual, 0.35, reduction)), "canary"
+
+
+def test_scores_are_float32_under_mixed_precision(load):
+    fs = load(selector="self")
+    prompt = tiny.prompt(fs, count=4)
+    assert isinstance(prompt, VideoPrompt)
+    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 25, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = visual_attention(q, k, slice(3, 20), 0.35)
+        scores = fs.scorer.score(fs.encode(prompt), prompt.query_ids)
+    assert not torch.equal(rough, visual_attention(q, k, slice(3, 20), 0.35)), "canary: left alone, it is rounded"
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, scores.bfloat16().float())
