@@ -28,8 +28,9 @@ test-slow: $(ENV) ## Run the tests that train a model
 check: $(ENV) ## Lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(ENV) ## Measure the probe: time and memory beside a whole score tensor
+bench: $(ENV) ## Measure the probe and the loss: time and memory beside the straightforward way
 	@$(BIN)/python -m bench.probe
+	@$(BIN)/python -m bench.loss
 
 SELECTOR := outputs/demo_selector
 CLIPS := --data.annotations $(SELECTOR)/train/annotations.jsonl --data.val_annotations $(SELECTOR)/val/annotations.jsonl

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -26,6 +28,7 @@ from flexselect.families.loading import (
     load_weights,
     read_config,
 )
+from flexselect.model_card import model_card
 from flexselect.projectors import MERGE, PROJECTORS
 
 
@@ -41,6 +44,7 @@ class LiteSelectorConfig(PreTrainedConfig):
             a few places before (see `Selection.shift`).
         brackets: ids of <img> and </img> in its own vocabulary, InternVL only.
         own_tokenizer: whether it reads text with the tokenizer saved beside it, and not with the VideoLLM's.
+        training: what its model card says: `teacher`, `layer`, `reduction`, `start`, `steps`, `loss`, `recall`.
     """
 
     model_type = "flexselect_lite"
@@ -55,6 +59,7 @@ class LiteSelectorConfig(PreTrainedConfig):
         alignment: str = "exact",
         brackets: list[int] | None = None,
         own_tokenizer: bool = False,
+        training: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         check_choice("projector", projector, tuple(PROJECTORS))
@@ -70,6 +75,7 @@ class LiteSelectorConfig(PreTrainedConfig):
         self.alignment = alignment
         self.brackets = brackets
         self.own_tokenizer = own_tokenizer
+        self.training = training
         self.initializer_range = text_config.initializer_range
         super().__init__(**kwargs)
 
@@ -115,10 +121,29 @@ class LiteSelector(PreTrainedModel):
         return load_weights(LiteSelector, path, LiteSelectorConfig.from_dict(config), placed)
 
     def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
-        """Write config.json, model.safetensors and its own tokenizer, if any, in this project's layout."""
+        """Write config.json, model.safetensors, a model card and its own tokenizer if any, in this project's layout."""
         if self.config.own_tokenizer:
             copy_files(str(self.name_or_path), Path(folder), TOKENIZER_FILES)
         super().save_pretrained(folder, *args, **{"save_original_format": False, **options})
+        if self.config.training is not None:
+            (Path(folder) / "README.md").write_text(model_card(self.config.training))
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:  # type: ignore[override]
+        """Upload what `save_pretrained` writes, the model card too, which transformers' own would replace.
+
+        Args:
+            repo_id: "owner/name"; made when missing.
+            private: of a new one.
+            token: None: as `hf auth login` left it.
+
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload selector"))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -141,8 +166,18 @@ class LiteSelector(PreTrainedModel):
         return len(self.decoder.layers) - 1
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Text ids [...] to embeddings [..., d]."""
-        return self.decoder.get_input_embeddings()(ids.to(self.device))
+        """Text ids [...] to embeddings [..., d].
+
+        Raises:
+            ValueError: for an id that it does not know.
+        """
+        table = self.decoder.get_input_embeddings()
+        if ids.numel() and int(ids.max()) >= table.num_embeddings:
+            raise ValueError(
+                f"the prompt has token {int(ids.max())}, the selector at {self.name_or_path} knows "
+                f"{table.num_embeddings}: it was made for another VideoLLM"
+            )
+        return table(ids.to(self.device))
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """The tower's view of some units, see `VideoLM.vision`, to this selector's visual tokens: [v, d].

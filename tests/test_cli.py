@@ -14,7 +14,8 @@ import cli
 from datamodules.needles import write_needle_videos
 from flexselect import VideoSession
 from flexselect.questions import VideoQuestion
-from lightning_modules.callbacks import PredictionWriter, UsageError
+from flexselect.settings import UsageError
+from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
 from tests.datamodules.test_video import BAD, bad_file, write
 

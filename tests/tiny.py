@@ -11,6 +11,8 @@ from transformers import (
     AutoTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -231,6 +233,23 @@ def qwen3_vl(folder: Path, seed: int = 0) -> Path:
 
 
 BUILDERS = {"qwen2_5_vl": qwen2_5_vl, "llava_video": llava_video, "internvl": internvl, "qwen3_vl": qwen3_vl}
+
+
+def small_model(kind, folder):
+    """A smaller one of the family, in its authors' layout."""
+    if kind == "qwen2_5_vl":
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = Qwen2Config(**sizes, num_key_value_heads=1, vocab_size=440, rope_theta=1e6, tie_word_embeddings=True)
+        small = Qwen2ForCausalLM(config)
+        randomise(small)
+        small.save_pretrained(folder)
+        return folder
+    BUILDERS[kind](folder, seed=7)
+    if kind == "llava_video":  # LLaVA-OneVision: the key is missing there
+        config = json.loads((folder / "config.json").read_text())
+        del config["mm_newline_position"]
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def frames(count: int = 14, height: int = 84, width: int = 112, seed: int = 0) -> torch.Tensor:

@@ -10,29 +10,6 @@ from flexselect.selector import LiteSelector, LiteSelectorConfig
 from flexselect.trainable import add_lora, merge_lora
 
 PREFIX = "selector."
-CARD = """---
-library_name: flexselect
-base_model: {teacher}
-tags: [video-question-answering, token-selection]
----
-# Selector for {teacher}
-
-Ranks the visual tokens of a long video by their use for a question (FlexSelect-Lite, arXiv 2506.00993), so that the
-VideoLLM is shown the best few thousand only.
-
-| | |
-|---|---|
-| teacher | layer {layer} of `{teacher}`, reduction `{reduction}` |
-| started from | `{start}` |
-| training | {steps} steps, loss `{loss}` |
-| best checkpoint's recall of the teacher's best 5 % tokens | {recall} |
-
-```python
-from flexselect import FlexSelect
-
-fs = FlexSelect.from_pretrained("{teacher}", selector="this folder, or its id on the hub")
-```
-"""
 
 
 def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
@@ -66,5 +43,5 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
     selector.load_state_dict(weights)
     if about["lora"] is not None:
         merge_lora(selector)
+    selector.config.training = about["card"]
     selector.save_pretrained(output)
-    (Path(output) / "README.md").write_text(CARD.format(**about["card"]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.probe import alone, whole_tensor
+from bench.probe import measured, whole_tensor
 from flexselect.attention import Probe, probed_scores, resolve_reduction, visual_attention
 from flexselect.scorers import ReferenceLayerScorer
 from tests import tiny
@@ -93,7 +93,7 @@ def test_released_names_of_reductions():
 
 
 def test_extra_memory_stays_under_200_mb():
-    probe_mb, _, scores = alone(visual_attention, 65536)
-    whole_mb, _, expected = alone(whole_tensor, 65536)
+    probe_mb, _, scores = measured(visual_attention, 65536)
+    whole_mb, _, expected = measured(whole_tensor, 65536)
     assert probe_mb < 200 < 1500 < whole_mb, "canary: the straightforward version must be seen to be large"
     assert abs(scores - expected).max() < 1e-6

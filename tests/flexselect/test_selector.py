@@ -128,3 +128,47 @@ def test_a_selector_of_another_tower_is_refused(made, tmp_path):
 def test_no_selector_can_be_made_for_every_family(tmp_path):
     with pytest.raises(ValueError, match="no selector can be made for Qwen3-VL"):
         selector_config(family_of(str(tiny.qwen3_vl(tmp_path))), SIZES)
+
+
+def test_pushed_to_the_hub_with_its_card(made, tmp_path, monkeypatch):
+    _, folder, _ = made
+    said = {
+        "teacher": "a/b",
+        "layer": 20,
+        "reduction": "max",
+        "start": "c/d",
+        "steps": 7,
+        "loss": "l1",
+        "recall": "0.5",
+    }
+    calls = []
+
+    class Hub:
+        def __init__(self, token):
+            calls.append(token)
+
+        def create_repo(self, repo_id, private, exist_ok):
+            calls.append((repo_id, private))
+            return type("Repo", (), {"repo_id": repo_id})()
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"hub/{repo_id}"
+
+    monkeypatch.setattr("flexselect.selector.HfApi", Hub)
+    selector = LiteSelector.from_pretrained(str(folder))
+    selector.config.training = said
+    assert selector.push_to_hub("me/selector", private=True, token="t") == "hub/me/selector"
+    assert calls == ["t", ("me/selector", True)]
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "base_model: a/b" in card and "layer 20 of `a/b`" in card and "| 7 steps, loss `l1` |" in card
+    again = LiteSelector.from_pretrained(str(tmp_path / "hub"))
+    assert again.config.training == said
+    assert all(torch.equal(one, two) for one, two in zip(again.state_dict().values(), selector.state_dict().values()))
+
+
+def test_a_prompt_in_another_vocabulary_is_refused(made):
+    _, folder, _ = made
+    selector = LiteSelector.from_pretrained(str(folder))
+    with pytest.raises(ValueError, match=r"the prompt has token 5000, the selector at .* knows \d+"):
+        selector.embed(torch.tensor([1, 5000]))

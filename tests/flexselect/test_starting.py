@@ -1,10 +1,8 @@
 """What a new selector starts from: the VideoLLM's first layers, or a small model in its real layout."""
 
-import json
-
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
@@ -44,27 +42,10 @@ def test_as_many_layers_as_the_teacher_scores_like_the_teacher(model, tmp_path):
     assert not torch.allclose(scores(model, tmp_path / "narrow"), scores(model, "self"), rtol=1e-2), "canary"
 
 
-def small_model(kind, folder):
-    """A smaller one of the family, in its authors' layout."""
-    if kind == "qwen2_5_vl":
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = Qwen2Config(**sizes, num_key_value_heads=1, vocab_size=440, rope_theta=1e6, tie_word_embeddings=True)
-        small = Qwen2ForCausalLM(config)
-        tiny.randomise(small)
-        small.save_pretrained(folder)
-        return folder
-    tiny.BUILDERS[kind](folder, seed=7)
-    if kind == "llava_video":  # LLaVA-OneVision: the key is missing there
-        config = json.loads((folder / "config.json").read_text())
-        del config["mm_newline_position"]
-        (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_the_small_released_model(kind, tmp_path, tmp_path_factory):
     model = tiny.BUILDERS[kind](tmp_path_factory.mktemp("model"))
-    family, start = family_of(str(model)), small_model(kind, tmp_path)
+    family, start = family_of(str(model)), tiny.small_model(kind, tmp_path)
     selector = begun(family, str(start), {})
     if kind == "qwen2_5_vl":
         small = Qwen2ForCausalLM.from_pretrained(start).model.state_dict()

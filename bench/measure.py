@@ -1,0 +1,59 @@
+"""Time and memory of a function, each measurement in a process of its own, so that peak memory is its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path("bench/results")
+
+
+def memory(name: str) -> float:
+    """A line of /proc/self/status, in megabytes."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[name].split()[0]) / 1024
+
+
+def _measure(method: Callable, inputs: Callable, size: int, small: int, times: int, pipe: Any) -> None:
+    method(*inputs(small))  # warm-up: libraries are loaded here
+    given = inputs(size)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: a child starts with its parent's
+    before = memory("VmRSS")
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        result = method(*given)
+        seconds.append(time.perf_counter() - began)
+    pipe.send((memory("VmHWM") - before, sorted(seconds)[times // 2], result.detach().numpy()))
+
+
+def alone(method: Callable, inputs: Callable, size: int, small: int, times: int = 3) -> tuple[float, float, np.ndarray]:
+    """Measure `method(*inputs(size))` in a fresh process, after a warm-up at a small size.
+
+    Returns:
+        Extra peak megabytes, median seconds, and what it returned.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_measure, args=(method, inputs, size, small, times, theirs))
+    process.start()
+    theirs.close()  # so that its end is seen
+    try:
+        return ours.recv()
+    finally:
+        process.join()
+
+
+def write_result(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write a table with the machine it was measured on."""
+    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**machine, **about, "rows": rows}, indent=2) + "\n")
