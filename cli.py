@@ -1,4 +1,4 @@
-"""The command line: `python cli.py fit | validate | predict | convert | export`; joins the rooms, names no family."""
+"""The command line, `python cli.py VERB ...`: joins the rooms, names no family."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export
+from flexselect.comparison import compare
 from flexselect.families.base import VideoFamily
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
 from lightning_modules.teacher_scoring import TeacherScoring
 
-FILE_VERBS = {"convert": convert, "export": export}  # from folder to folder, without a Trainer
+FILE_VERBS = {"convert": convert, "export": export, "compare": compare}  # from folder to folder, without a Trainer
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
 
@@ -93,7 +94,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if args is None else args)
         if words and words[0] in FILE_VERBS:
-            auto_cli(FILE_VERBS[words[0]], args=words[1:], as_positional=False)
+            said = auto_cli(FILE_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
+            sys.stdout.write(said or "")
             return ALL_ANSWERED
         cli = FlexSelectCLI(
             LightningModule,

@@ -23,9 +23,14 @@ class Record:
     question: str
     answer: str = ""
 
-    def key(self, text: str) -> str:
-        """What scores of this clip with this text are stored under; another when the file's size has changed."""
+    def key(self, query: str) -> str:
+        """What scores of this clip are stored under; another when the file's size has changed.
+
+        Args:
+            query: what is read after the clip, see `SelectorDataModule`.
+        """
         size = self.path.stat().st_size if self.path.is_file() else 0
+        text = self.question if query == "question" else f"{self.question}\0{self.answer}"
         return hashlib.sha256(f"{self.video}\0{size}\0{text}".encode()).hexdigest()[:20]
 
 

@@ -72,18 +72,23 @@ class ResumableLoader(DataLoader):
         """How far the training is: what workers have read ahead does not count."""
         assert self.order.trainer is not None
         done = self.order.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"epoch": self.order.epoch, "steps": done, "clips_a_step": self.order.batch_size * self.order.world}
+        return {"epoch": self.order.epoch, "steps": done, **self._form}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on there.
 
         Raises:
-            ValueError: where a step takes another number of clips than before.
+            ValueError: where there are other clips, or a step takes another number of them.
         """
-        now = self.order.batch_size * self.order.world
-        if state["clips_a_step"] != now:
+        before = {name: state[name] for name in self._form}
+        if before != self._form:
+            was, now = (f"{form['clips']} clips, {form['clips_a_step']} a step" for form in (before, self._form))
             raise ValueError(
-                f"the checkpoint is of a training with {state['clips_a_step']} clips a step, this one has {now} "
-                "(data.batch_size times processes): keep that number to go on in the middle of an epoch"
+                f"the checkpoint is of a training on {was}; this one has {now} (data.batch_size times processes). "
+                "In the middle of an epoch both must stay as they were"
             )
         self.order.resumed = state["epoch"], state["steps"] * self.order.batch_size
+
+    @property
+    def _form(self) -> dict[str, int]:
+        return {"clips": self.order.size, "clips_a_step": self.order.batch_size * self.order.world}

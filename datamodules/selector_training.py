@@ -65,11 +65,7 @@ class SelectorDataModule(LightningDataModule):
 
     def key(self, record: Record) -> str:
         """What its scores are stored under."""
-        return record.key(self.query_text(record))
-
-    def query_text(self, record: Record) -> str:
-        """What is read after the clip."""
-        return record.question if self.query == "question" else f"{record.question}\0{record.answer}"
+        return record.key(self.query)
 
     def unscored(self) -> int:
         """How many clips the store does not know."""
@@ -135,7 +131,7 @@ class _Reader:
     """Decodes records into clips with their text, and adds teacher scores where they are stored."""
 
     def __init__(self, data: SelectorDataModule) -> None:
-        self.family, self.query, self.store, self.key = data.family, data.query, data.store, data.key
+        self.family, self.query, self.store = data.family, data.query, data.store
         self.prompter: Any = None  # built in the worker
 
     def clip(self, path: Path) -> VideoClip:
@@ -161,7 +157,7 @@ class _Reader:
 
     def training_clip(self, record: Record, left_out: tuple[str, ...]) -> TrainingClip:
         """As it is trained on."""
-        key = self.key(record)
+        key = record.key(self.query)
         reason = None if self.store is None else self.store.error(key)
         if reason is not None:
             raise VideoError(record.path, f"has no teacher scores: {reason}")
@@ -204,7 +200,7 @@ class _Videos(Dataset):
 
     def __getitem__(self, index: int) -> list[TrainingClip]:
         records = self.videos[index]
-        keys = [self.reader.key(record) for record in records]
+        keys = [record.key(self.reader.query) for record in records]
         try:
             clip = self.reader.clip(records[0].path)
         except VideoError as error:

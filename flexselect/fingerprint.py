@@ -1,9 +1,10 @@
-"""Which weights these are: a hash that tells two checkpoints apart without reading all of them."""
+"""Which weights and packages these are: what two results must share to be compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -32,6 +33,18 @@ def weights_hash(path: str) -> str:
                 weights.seek(max(0, size - BYTES) * sample // (SAMPLES - 1))
                 digest.update(weights.read(BYTES))
     return digest.hexdigest()[:16]
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that can move a number."""
+    return {
+        name: version(name) for name in ("flexselect", "torch", "torchvision", "transformers", "decord", "lightning")
+    }
+
+
+def text_hash(texts: list[str]) -> str:
+    """Hash of prompts, 16 hex digits."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _files(path: str) -> list[Path]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import string
 from dataclasses import dataclass
 from typing import Any
 
+from flexselect.extraction import EXTRACTORS, LETTERS, ours
 from flexselect.prompt import VideoClip
-
-LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,10 @@ class VideoQuestion:
     options: tuple[str, ...] = ()  # with options the answer is a letter
     answer: str | None = None  # what is expected; None if unknown
     error: str | None = None
+    prompt: str | None = None  # what is asked, where a benchmark's protocol writes it; None: question and options
+    extractor: str = "ours"  # how a letter is read out of an answer, see `flexselect.extraction`
+    max_new_tokens: int | None = None  # None: the run's
+    groups: tuple[tuple[str, str], ...] = ()  # what accuracy is broken down by, ("duration", "long") for one
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -31,6 +33,8 @@ class VideoQuestion:
     @property
     def text(self) -> str:
         """What the model is asked: the question, and its options a line each."""
+        if self.prompt is not None:
+            return self.prompt
         if not self.options:
             return self.question
         listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options))
@@ -46,24 +50,19 @@ class VideoQuestion:
             return False
         if not self.options:
             return _plain(answer) == _plain(self.answer)
-        chosen = self._letter(answer)
+        chosen = self.chosen(answer)
         return chosen is not None and chosen == self.expected_letter
+
+    def chosen(self, answer: str) -> str | None:
+        """The letter that an answer chooses; None if none can be read out of it."""
+        return EXTRACTORS[self.extractor](answer, self.options)
 
     @property
     def expected_letter(self) -> str | None:
         """The option that `answer` names, by letter or in words; None if it names none."""
         if self.answer is None:
             return None
-        return self._letter(self.answer.strip()) or self._letter(self.answer.strip().upper())
-
-    def _letter(self, text: str) -> str | None:
-        """The option that a text chooses: alone, "B. ring", "(B)", "The answer is B", or in words; else None."""
-        plain = [_plain(option) for option in self.options]
-        if _plain(text) in plain:
-            return LETTERS[plain.index(_plain(text))]
-        letters = re.escape(LETTERS[: len(self.options)])
-        first = re.match(rf"\W*([{letters}])\b", text) or re.search(rf"\b([{letters}])\b(?=\W*$)", text)
-        return first.group(1) if first else None
+        return ours(self.answer.strip(), self.options) or ours(self.answer.strip().upper(), self.options)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def match_settings(path: Path, settings: dict[str, Any], what: str) -> None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Which settings differ, in words; empty where none does."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
 
@@ -48,8 +48,9 @@ def write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under one name each, "family.fps" for one."""
+    found: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found

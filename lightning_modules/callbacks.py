@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
+from flexselect.fingerprint import text_hash
+from flexselect.results import summarise, table
 from flexselect.settings import UsageError, match_settings, write_whole
 from lightning_modules.video_qa import VideoQA
 
@@ -48,7 +49,8 @@ class PredictionWriter(Callback):
         folder = self.folder(pl_module)
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            match_settings(folder / "settings.json", pl_module.settings, "answers of a run")
+            settings = {**pl_module.settings, **trainer.datamodule.settings}
+            match_settings(folder / "settings.json", settings, "answers of a run")
         asked = {question.key for question in trainer.datamodule.questions}
         kept = [row for row in read_rows(folder) if row["error"] is None]
         trainer.strategy.barrier("predictions are read")
@@ -115,14 +117,15 @@ class PredictionWriter(Callback):
         """As predict, and the results in one file."""
         self.on_predict_end(trainer, pl_module)
         if self._file is not None and trainer.is_global_zero:
-            accuracy = float(trainer.callback_metrics["accuracy"])
-            results = {
-                "accuracy": None if math.isnan(accuracy) else accuracy,  # no question had an answer to compare with
-                "questions": len(self.rows),
-                "errors": sum(row["error"] is not None for row in self.rows.values()),
-                "settings": pl_module.settings,
-            }
-            write_whole(self.folder(pl_module) / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
+            data, folder = trainer.datamodule, self.folder(pl_module)
+            asked = [question.text for question in data.questions]
+            tokens = [row["num_visual_tokens"] for row in self.rows.values() if row["error"] is None]
+            fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked)}
+            fingerprint["visual_tokens"] = [min(tokens), max(tokens)] if tokens else None
+            results = summarise(list(self.rows.values()), data.macro)
+            results |= {"settings": {**pl_module.settings, **data.settings}, "fingerprint": fingerprint}
+            write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
+            write_whole(folder / "results.md", table(results, folder.name))
 
 
 class QuestionProgressBar(TQDMProgressBar):

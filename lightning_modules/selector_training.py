@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 
@@ -152,7 +153,8 @@ class SelectorTraining(LightningModule):
         stored = [clip.teacher_scores.to(self.device) for clip in clips if clip.teacher_scores is not None]
         queries = [prompt.query_ids for prompt in prompts]
         videos = [self._encode(prompt, project=not stored) for prompt in prompts]
-        teacher = stored or self.teacher.scores(self.lm, videos, queries)
+        with self._as_it_is():
+            teacher = stored or self.teacher.scores(self.lm, videos, queries)
         student = self._student.scores(videos, queries)
         for clip, theirs, ours in zip(clips, teacher, student):
             if theirs.shape != ours.shape:
@@ -164,13 +166,19 @@ class SelectorTraining(LightningModule):
 
     def _encode(self, prompt: VideoPrompt, project: bool) -> EncodedVideo:
         """As the VideoLLM sees the clip, if wanted, and as the selector sees it, with gradients."""
-        clip, views = prompt.clip, list(self.lm.views(prompt.clip))
+        clip = prompt.clip
+        with self._as_it_is():
+            views = list(self.lm.views(clip))
         seen = torch.cat([self.selector.project(view.clone(), grid) for view, grid in views])
         features = seen
         if project:
-            with torch.inference_mode():
+            with self._as_it_is(), torch.inference_mode():
                 features = torch.cat([self.lm.project(view, grid) for view, grid in views])
         return EncodedVideo(prompt.prefix_ids, features, clip.grid, clip.seconds_per_unit, clip.brackets, seen)
+
+    def _as_it_is(self) -> torch.autocast:
+        """The teacher scores in its own precision, whatever the trainer's: as when scores are stored."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def training_step(self, clips: list[TrainingClip]) -> Tensor:
         """Mean loss over clips of any lengths; logs `train_loss`.
@@ -244,7 +252,7 @@ class SelectorTraining(LightningModule):
             UsageError: naming each setting that differs.
         """
         different = differences(checkpoint.get("selector", {}).get("settings", {}), self.settings)
-        if different:
+        if different and self.trainer.state.fn == TrainerFn.FITTING:
             raise UsageError(
                 f"the checkpoint is of a training with other settings ({different}); "
                 "give another --output_dir, or delete its checkpoints"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from flexselect.checks import check_options
 from flexselect.families.base import VideoFamily
+from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
 
@@ -63,6 +65,18 @@ class VideoQA(LightningModule):
             options["budget"] = self.family.default_budget
         return {"family": self.family.settings, **options}
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a result must be known by beside its settings: packages, weights, positions."""
+        selector = self.hparams.selector
+        trained = selector is not None and Path(selector).is_dir()
+        return {
+            "packages": package_versions(),
+            "weights": weights_hash(self.family.path),
+            "selector_weights": weights_hash(str(selector)) if trained else None,
+            "rope": self.family.model_config.get_text_config().to_dict().get("rope_parameters"),
+        }
+
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
@@ -85,7 +99,7 @@ class VideoQA(LightningModule):
         if error is None:
             try:
                 assert self._session is not None
-                answer = self._session.ask(question.question, self.hparams.max_new_tokens, question.options)
+                answer = self._session.ask(question.text, question.max_new_tokens or self.hparams.max_new_tokens)
             except (ValueError, RuntimeError) as problem:  # an empty question, NaN scores, out of memory
                 error = describe(problem)
         return {
@@ -101,13 +115,21 @@ class VideoQA(LightningModule):
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """As predict, with the expected answer and whether it was met."""
-        row = self.predict_step(item)
-        right = item.question.is_right(row["answer"])
-        if item.question.error is None and item.question.answer is not None:
-            self.accuracy.update(float(right))  # a video that failed counts as wrong; a useless row does not count
-        if row["error"] is None and item.question.answer is None:
+        row, question = self.predict_step(item), item.question
+        right = question.is_right(row["answer"])
+        counts = question.error is None and question.answer is not None  # a useless row does not count ...
+        if counts:
+            self.accuracy.update(float(right))  # ... a video that failed counts as wrong
+        if row["error"] is None and question.answer is None:
             row["error"] = "the annotations have no answer to compare with"
-        return {**row, "expected": item.question.answer, "correct": right}
+        return {
+            **row,
+            "expected": question.answer,
+            "parsed": question.chosen(row["answer"]) if question.options and row["answer"] is not None else None,
+            "correct": right if counts else None,
+            "multiple_choice": bool(question.options),
+            "groups": dict(question.groups),
+        }
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy over all processes."""

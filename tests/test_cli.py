@@ -254,3 +254,22 @@ def test_rows_without_a_usable_annotation_do_not_count_in_the_accuracy(run, vide
     assert run("validate", "--data.annotations", tmp_path / "rows.jsonl", "--data.video_root", videos) == 3
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["accuracy"], results["questions"], results["errors"]) == (1.0, 4, 3)
+
+
+def test_two_runs_are_compared(videos, tmp_path, capsys):
+    """Of the demo model: training-free against uniform, over the same questions; and against itself."""
+    folder = tmp_path / "videos"
+    annotations = str(write_needle_videos(folder, videos=4, patches=64, needles=4, questions=8, seed=5))
+    for mode in ("self", "uniform"):
+        always = ["--data.annotations", annotations, "--output_dir", str(tmp_path / mode), "--data.num_workers", "0"]
+        assert cli.main(["validate", "--config", f"configs/demo/{mode}.yaml", "--model.budget", "28", *always]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "uniform")]) == 0
+    said = capsys.readouterr().out
+    assert "32 questions in common; difference +" in said and "self is better." in said
+    assert "selector" in said and "differ" in said
+    assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "self")]) == 0
+    said = capsys.readouterr().out
+    assert "difference +0.000" in said and "p = 1.0000. no difference is shown" in said
+    assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 1
+    assert "holds no results.json: run `validate`" in capsys.readouterr().err

@@ -3,7 +3,8 @@ import json
 import pytest
 from datasets import Dataset
 
-from datamodules.video_qa import VideoQADataModule, group_by_video, read_annotations, share
+from datamodules.question_data import group_by_video, share
+from datamodules.video_qa import VideoQADataModule, read_annotations
 from flexselect.families import Qwen25VL
 
 ROWS = [

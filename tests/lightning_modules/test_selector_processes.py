@@ -111,7 +111,7 @@ def test_another_training_is_not_gone_on_with(qwen, clips, tmp_path):
     other = tmp_path / "other"
     run(fit_words(qwen, clips, other, *killed, *keep(other, "--trainer.callbacks.die_at", "3")), -signal.SIGKILL)
     said = run(fit_words(qwen, clips, other, "--data.batch_size", "3"), status=1)
-    assert "of a training with 2 clips a step, this one has 3" in said
+    assert "a training on 12 clips, 2 a step; this one has 12 clips, 3 a step" in said
 
 
 def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):

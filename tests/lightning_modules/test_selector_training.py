@@ -222,10 +222,13 @@ def test_the_tower_runs_once_a_step(model):
     assert len(runs) == 2, "one chunk a clip"
 
 
-@pytest.mark.parametrize("query", ["question", "question_and_answer"])
-def test_stored_and_live_scores_train_alike(model, videos, tmp_path, query):
+@pytest.mark.parametrize(
+    ("query", "precision"), [("question", "32-true"), ("question_and_answer", "32-true"), ("question", "bf16-mixed")]
+)
+def test_stored_and_live_scores_train_alike(model, videos, tmp_path, query, precision):
     ask = ["--data.query", query]
     assert score(model, videos, tmp_path / "store", *ask) == 0
+    ask += ["--trainer.precision", precision]
     assert fit(model, videos, tmp_path / "live", *ask) == 0
     assert fit(model, videos, tmp_path / "stored", *ask, "--data.teacher_scores", str(tmp_path / "store")) == 0
     live, stored = (logged(tmp_path / how, "train_loss") for how in ("live", "stored"))

@@ -1,0 +1,1 @@
+"""Benchmarks of long-video question answering, one file each."""

@@ -1,0 +1,112 @@
+"""LongVideoBench, validation: 1,337 questions that refer to a moment (arXiv 2407.15754), with or without subtitles."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, Literal
+
+from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from flexselect.families.base import VideoFamily
+from flexselect.questions import VideoQuestion
+
+MOMENTS = 64  # at which the released evaluation looks for subtitles
+ENDING = LETTER + "\n"
+
+
+class LongVideoBench(Benchmark):
+    """`root` holds the table, `videos/`, and `subtitles/` for the variant with subtitles.
+
+    Args:
+        family: see `Benchmark`, as all but the last.
+        root: the folder.
+        protocol: "paper" or "plain".
+        limit: only the first so many questions.
+        missing_videos: "refuse" or "record".
+        num_workers: processes that decode ahead.
+        with_subtitles: put the subtitles before the question (longvideobench_val_v_sub and val_i).
+    """
+
+    source = "the data set longvideobench/LongVideoBench, its archives unpacked"
+    tables = ("validation-*.parquet", "data/validation-*.parquet", "lvb_val.json", "*.parquet")
+    video_folders = ("videos", ".")
+    protocols: ClassVar = {
+        "paper": Protocol("{subtitles}{question}\n{options}\n{ending}", ENDING, ENDING, 1, "mmmu"),
+        "plain": PLAIN,
+    }
+
+    def __init__(
+        self,
+        family: VideoFamily,
+        root: str,
+        protocol: Literal["paper", "plain"] = "paper",
+        limit: int | None = None,
+        missing_videos: Literal["refuse", "record"] = "refuse",
+        num_workers: int = 1,
+        with_subtitles: bool = False,
+    ) -> None:
+        self.with_subtitles = with_subtitles
+        super().__init__(family, root, protocol, limit, missing_videos, num_workers)
+
+    def question(self, row: dict[str, Any]) -> VideoQuestion:
+        """Options are columns, "N/A" where there is none; the answer is a number."""
+        listed = row.get("candidates") or [row.get(f"option{i}") for i in range(5)]
+        options = tuple(str(option) for option in listed if option not in (None, "N/A"))
+        groups = (("duration_group", str(row["duration_group"])), ("question_category", str(row["question_category"])))
+        video, answer = self.find_video(str(row["video_path"])), "ABCDE"[int(row["correct_choice"])]
+        return VideoQuestion(str(row["id"]), video, row["question"], options, answer, groups=groups)
+
+    def subtitles(self, row: dict[str, Any]) -> str:
+        """The block before the question, or nothing.
+
+        Raises:
+            FileNotFoundError: naming the file of subtitles.
+        """
+        if not self.with_subtitles:
+            return ""
+        path = self.root / "subtitles" / row["subtitle_path"]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; download {self.source}, or leave with_subtitles out")
+        lines = json.loads(path.read_text())
+        return subtitle_block(lines, float(row["duration"]), float(row["starting_timestamp_for_subtitles"])) + "\n"
+
+
+def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float) -> str:
+    """Subtitles as the released evaluation joins them: those on screen at one of 64 moments, dots for the moments.
+
+    Args:
+        lines: with `timestamp` [from, to] and `text`, or `start`, `end` (h:m:s) and `line`.
+        duration: of the clip, in seconds.
+        start: where the clip begins in the time of the subtitles.
+    """
+    if duration > MOMENTS:
+        moments = [duration * i / MOMENTS for i in range(MOMENTS)]
+    else:
+        moments = [float(i) for i in range(int(duration))]
+    parts: list[str] = []
+    passed = 0
+    for line in lines:
+        first, last, text = _shown(line, duration, start)
+        middle = (first + last) / 2
+        while passed < len(moments) and moments[passed] <= middle:
+            parts.append("")
+            passed += 1
+        if last - first < 1:
+            first, last = middle - 0.5, middle + 0.5
+        if any(first < moment < last for moment in moments):
+            parts.append(text)
+    return ".".join(parts)
+
+
+def _shown(line: dict[str, Any], duration: float, start: float) -> tuple[float, float, str]:
+    """From when to when, in seconds of the clip, and what."""
+    if "timestamp" in line:
+        first, last = line["timestamp"]
+        return first - start, (last if isinstance(last, float) else duration) - start, line["text"]
+    first, last = (_seconds(line[end]) for end in ("start", "end"))
+    return first - start, last - start, line["line"]
+
+
+def _seconds(clock: str) -> float:
+    """h:m:s."""
+    hours, minutes, seconds = clock.split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -1,0 +1,35 @@
+"""LVBench: 1,549 questions about 103 videos of an hour or so (arXiv 2406.08035)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from flexselect.questions import VideoQuestion
+
+PREAMBLE = (
+    "Select the best answer to the following multiple-choice question based on the video. "
+    "Respond with only the letter (A, B, C, or D) of the correct option."
+)
+
+
+class LVBench(Benchmark):
+    """`root` holds the table, one row a question, and `data/<key>.mp4`."""
+
+    source = "the data set lmms-lab/LVBench, its archives unpacked"
+    tables = ("test.jsonl", "data/test-*.parquet", "test-*.parquet", "data/train-*.parquet", "*.jsonl", "*.parquet")
+    video_folders = ("data", "videos", "all_videos", ".")
+    protocols: ClassVar = {
+        "paper": Protocol(PREAMBLE + "\n{question}\n{ending}", "\n" + LETTER, "The best answer is:", 1, "first_letter"),
+        "plain": PLAIN,
+    }
+
+    def question(self, row: dict[str, Any]) -> VideoQuestion:
+        """Options stand in the question; the released evaluation takes the brackets around their letters away."""
+        text, options = self.split_options(row["question"])
+        if self.protocol_name == "paper":
+            text = re.sub(r"\(([A-D])\)", r"\1", text)
+        groups = (("question_type", str(row["question_type"][0])), ("type", str(row["type"])))
+        video = self.find_video(str(row["key"]))
+        return VideoQuestion(str(row["uid"]), video, text, options, row["answer"], groups=groups)

@@ -1,0 +1,73 @@
+"""What a validation found, from its predictions: accuracies with intervals, by group, in plain types and as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from flexselect.statistics import accuracy, interval
+
+
+def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[str, Any]:
+    """Results of all predictions that count.
+
+    Args:
+        rows: predictions with `correct` (None: does not count), `video`, `parsed`, `groups`, `error`.
+        macro: the group whose shares are averaged into `accuracy`; None: all questions count alike.
+
+    Returns:
+        `accuracy` with its 95 % `interval`; `micro_accuracy`; counts of `questions`, `errors`, answers without a letter
+        (`unparsed`); and `groups`: accuracy, interval and questions by name and value.
+    """
+    counted = [row for row in rows if row["correct"] is not None]
+    of_group = [row["groups"].get(macro, "") for row in counted] if macro else None
+    names = list(dict.fromkeys(name for row in counted for name in row["groups"]))
+    values = {name: sorted({row["groups"][name] for row in counted if name in row["groups"]}) for name in names}
+    whole = _share(counted, of_group)
+    return {
+        "accuracy": whole["accuracy"],
+        "interval": whole["interval"],
+        "micro_accuracy": _share(counted)["accuracy"],
+        "questions": len(rows),
+        "errors": sum(row["error"] is not None for row in rows),
+        "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
+        "groups": {
+            name: {
+                value: _share([row for row in counted if row["groups"].get(name) == value]) for value in values[name]
+            }
+            for name in names
+        },
+    }
+
+
+def table(results: dict[str, Any], title: str) -> str:
+    """Results as a Markdown table."""
+    lines = [f"# {title}", "", "| | accuracy | 95 % interval | questions |", "|---|---|---|---|"]
+    lines.append(_line("**all**", {**results, "questions": results["questions"]}))
+    for name, values in results["groups"].items():
+        lines += [_line(f"{name}: {value}", share) for value, share in values.items()]
+    notes = f"{results['errors']} errors and {results['unparsed']} answers without a letter count as wrong."
+    return "\n".join([*lines, "", notes, ""])
+
+
+def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:
+    right = [bool(row["correct"]) for row in rows]
+    by_group: dict[str, list[bool]] = {}
+    for group, hit in zip(groups or [""] * len(right), right):
+        by_group.setdefault(group, []).append(hit)
+    found = accuracy(by_group, macro=groups is not None)
+    low, high = interval(right, [row["video"] for row in rows], groups)
+    known = not math.isnan(found)
+    return {
+        "accuracy": found if known else None,
+        "interval": [low, high] if known else None,
+        "questions": len(right),
+    }
+
+
+def _line(name: str, share: dict[str, Any]) -> str:
+    if share["accuracy"] is None:
+        return f"| {name} | | | {share['questions']} |"
+    low, high = share["interval"]
+    return f"| {name} | {share['accuracy']:.3f} | {low:.3f} to {high:.3f} | {share['questions']} |"

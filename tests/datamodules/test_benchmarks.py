@@ -1,0 +1,193 @@
+"""The four benchmarks on miniatures in their real layouts: files, prompts to the letter, scores computed by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+import cli
+from datamodules.benchmarks import longvideobench, lvbench, mlvu, videomme
+from datamodules.benchmarks.longvideobench import subtitle_block
+from flexselect.families import family_of
+from tests import miniature, tiny
+
+ROOT = Path(__file__).parents[2]
+CLASSES = {
+    "VideoMME": videomme.VideoMME,
+    "MLVU": mlvu.MLVU,
+    "LVBench": lvbench.LVBench,
+    "LongVideoBench": longvideobench.LongVideoBench,
+}
+DEMO = str(ROOT / "checkpoints" / "demo" / "video_llm")
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def bench(request, tmp_path_factory):
+    """Name and folder of each miniature: being on that list is being tested."""
+    return request.param, miniature.BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    return {name: build(tmp_path_factory.mktemp(name)) for name, build in miniature.BUILDERS.items()}
+
+
+def opened(name, root, family=None, **options):
+    return CLASSES[name](family or family_of(DEMO), str(root), num_workers=0, **options)
+
+
+def validate(name, root, out, *more):
+    arguments = ["validate", "--config", "configs/demo/self.yaml", "--output_dir", str(out)]
+    arguments += ["--data", f"datamodules.benchmarks.{name.lower()}.{name}", "--data.root", str(root)]
+    arguments += ["--data.num_workers", "0", "--trainer.enable_progress_bar", "false"]
+    status = cli.main([*arguments, *more])
+    results = json.loads((Path(out) / "results.json").read_text())
+    rows = [json.loads(line) for line in (Path(out) / "predictions.jsonl").read_text().splitlines()]
+    return status, results, rows
+
+
+def test_rows_become_questions(bench):
+    name, root = bench
+    data = opened(name, root)
+    assert len(data.questions) == 12 and len({question.key for question in data.questions}) == 12
+    assert all((root / question.video).is_file() for question in data.questions)
+    assert all(question.expected_letter == question.answer for question in data.questions)
+    assert {len(question.options) for question in data.questions} == ({3, 4} if name == "LongVideoBench" else {4})
+    assert all(question.options[0] in question.prompt for question in data.questions)
+    assert len(opened(name, root, limit=5).questions) == 5
+
+
+def test_scores_computed_by_hand(bench, tmp_path):
+    """9 of 12 are right; of MLVU's types 3 of 3 and 6 of 9, so their mean is 5/6."""
+    name, root = bench
+    status, results, rows = validate(name, root, tmp_path, "--data.protocol", "plain")
+    assert status == 0 and [row["correct"] for row in rows].count(True) == 9
+    assert results["micro_accuracy"] == pytest.approx(0.75)
+    assert results["accuracy"] == pytest.approx(5 / 6 if name == "MLVU" else 0.75)
+    assert results["questions"] == 12 and results["errors"] == results["unparsed"] == 0
+    low, high = results["interval"]
+    assert low <= results["accuracy"] <= high
+    if name == "MLVU":
+        shares = results["groups"]["task_type"]
+        assert shares["plotQA"]["accuracy"] == 1.0 and shares["needle"]["accuracy"] == pytest.approx(2 / 3)
+    if name == "VideoMME":
+        assert {value: share["questions"] for value, share in results["groups"]["duration"].items()} == {
+            "short": 4,
+            "medium": 4,
+            "long": 4,
+        }
+    known = results["fingerprint"]
+    assert len(known["weights"]) == len(known["prompts"]) == 16 and known["packages"]["transformers"]
+    assert known["visual_tokens"] == [144, 144] and known["rope"]["mrope_section"]
+    assert results["settings"]["benchmark"] == name and results["settings"]["protocol"] == "plain"
+    assert "| **all** | " in (tmp_path / "results.md").read_text()
+
+
+def test_the_papers_protocol_runs(bench, tmp_path):
+    """The demo model was never asked so; what it says is read by the paper's rule all the same."""
+    name, root = bench
+    status, results, rows = validate(name, root, tmp_path)
+    length = {"VideoMME": 1, "MLVU": 16, "LVBench": 1, "LongVideoBench": 1}[name]
+    assert status == 0 and {q.max_new_tokens for q in opened(name, root).questions} == {length}
+    assert results["settings"]["protocol"] == "paper"
+    for row in rows:
+        assert row["parsed"] is None or row["parsed"] in "ABCD"
+        assert row["correct"] == (row["parsed"] == row["expected"])
+    assert results["unparsed"] == sum(row["parsed"] is None for row in rows)
+
+
+def test_missing_and_corrupt_videos(bench, tmp_path):
+    name, root = bench
+    questions = opened(name, root).questions
+    first, second = list(dict.fromkeys(question.video for question in questions))[:2]
+    contents = (root / first).read_bytes(), (root / second).read_bytes()
+    try:
+        (root / first).unlink()
+        (root / second).write_bytes(b"no video")
+        with pytest.raises(FileNotFoundError, match=f"lacks 1 of 3 videos: {first}.*missing_videos record"):
+            opened(name, root)
+        options = ["--data.protocol", "plain", "--data.missing_videos", "record"]
+        status, results, rows = validate(name, root, tmp_path, *options)
+    finally:
+        (root / first).write_bytes(contents[0])
+        (root / second).write_bytes(contents[1])
+    assert status == 3 and results["errors"] == 8 and results["micro_accuracy"] == pytest.approx(3 / 12)
+    reasons = {row["video"]: row["error"] for row in rows if row["error"]}
+    assert "no such file" in reasons[first] and "is not a video" in reasons[second]
+
+
+def test_what_was_looked_for_is_named(bench, tmp_path):
+    name, _ = bench
+    with pytest.raises(FileNotFoundError, match=r"nowhere is no folder; download the data set"):
+        opened(name, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no table of questions in .*; looked for .*parquet"):
+        opened(name, tmp_path)
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        opened(name, tmp_path, limit=0)
+
+
+SELECT = "Select the best answer to the following multiple-choice question based on the video"
+ONLY = " Respond with only the letter (A, B, C, or D) of the correct option."
+DIRECTLY = "Answer with the option's letter from the given choices directly."
+
+
+def prompts(name, root, family=None, **options):
+    question = opened(name, root, family, **options).questions[0]
+    return question.prompt, question
+
+
+def test_prompts_of_the_paper_to_the_letter(roots, tmp_path):
+    llava = family_of(str(tiny.llava_video(tmp_path)))
+    for family, ending in ((None, "\n" + DIRECTLY), (llava, "The best answer is:")):
+        text, question = prompts("VideoMME", roots["VideoMME"], family)
+        options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", question.options))
+        assert text == f"{SELECT} and the subtitles.{ONLY}\n{question.question}\n{options}\n{ending}"
+        text, question = prompts("LVBench", roots["LVBench"], family)
+        asked = json.loads((roots["LVBench"] / "test.jsonl").read_text().splitlines()[0])["question"]
+        for letter in "ABCD":
+            asked = asked.replace(f"({letter})", letter)
+        assert text == f"{SELECT}.{ONLY}\n{asked}\n{ending}" and "\nA " in text
+        text, question = prompts("MLVU", roots["MLVU"], family)
+        best = "Answer with the best option's letter from the given choices directly."
+        assert text == f"\n{question.question}\n{best}\nBest option: ("
+        text, question = prompts("LongVideoBench", roots["LongVideoBench"], family)
+        options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDE", question.options))
+        assert text == f"{question.question}\n{options}\n{DIRECTLY}\n"
+
+
+def test_subtitles_before_the_question(roots):
+    root = roots["LongVideoBench"]
+    text, _ = prompts("LongVideoBench", root, with_subtitles=True)
+    assert text.startswith("....this is clip 0")
+    plain = prompts("LongVideoBench", root)[0]
+    assert text.endswith("\n" + plain) and text != plain
+    (root / "subtitles" / "clip0_en.json").rename(root / "subtitles" / "away")
+    with pytest.raises(FileNotFoundError, match=r"clip0_en\.json: no such file"):
+        opened("LongVideoBench", root, with_subtitles=True)
+    (root / "subtitles" / "away").rename(root / "subtitles" / "clip0_en.json")
+
+
+def test_subtitle_block():
+    """Moments 0, 1, 2, 3 (four seconds): those up to a line's middle leave an empty part, lines that cover one stay."""
+    lines = [{"timestamp": [10.5, 11.5], "text": "one"}, {"timestamp": [12.1, 12.3], "text": "two"}]
+    assert subtitle_block(lines, 4.0, 10.0).split(".") == ["", "", "one", "", "two"]
+    clock = [{"start": "0:00:00.5", "end": "0:00:01.5", "line": "one"}]
+    assert subtitle_block(clock, 4.0, 0.0).split(".") == ["", "", "one"]
+    long = [{"timestamp": [50.0, 52.0], "text": "seen"}, {"timestamp": [63.0, 63.2], "text": "between"}]
+    parts = subtitle_block(long, 640.0, 0.0).split(".")  # moments every ten seconds
+    assert "between" not in parts and "seen" not in parts and parts == [""] * 7
+    assert subtitle_block([{"timestamp": [49.0, 52.0], "text": "seen"}], 640.0, 0.0).split(".")[-1] == "seen"
+
+
+def test_an_lvbench_table_of_the_hub(roots, tmp_path):
+    """Parquet instead of JSONL."""
+    rows = [json.loads(line) for line in (roots["LVBench"] / "test.jsonl").read_text().splitlines()]
+    Dataset.from_list(rows).to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    (tmp_path / "data").symlink_to(roots["LVBench"] / "data")
+    assert prompts("LVBench", tmp_path)[0] == prompts("LVBench", roots["LVBench"])[0]

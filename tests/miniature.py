@@ -1,0 +1,148 @@
+"""Miniature benchmarks in the real layouts: tables with the real columns, folders, rendered videos, own questions.
+
+Three videos of four questions each; the last question about each has a wrong letter for its answer, so a model that
+sees everything has 9 of 12 right.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from datamodules.needles import ask, draw_needles, render, write_video
+
+ENDINGS = (".mp4", ".MP4", ".mkv")
+TYPES = ("plotQA", "needle", "needle", "needle")  # of a video's questions, MLVU: 3 and 9 questions
+
+
+def questions(folder: Path, names: list[str], seed: int = 3) -> list[dict]:
+    """Render `names` into a folder; rows of video, question, options, letter (wrong for the last of each video)."""
+    rows = []
+    for v, name in enumerate(names):
+        rng = np.random.default_rng([seed, v])
+        needles = draw_needles(rng, 4, 32)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "rendered.mp4"  # the writer goes by the ending, the reader by what is inside
+        write_video(temporary, render(rng, needles, 32), fps=2)
+        temporary.rename(folder / name)
+        for q in range(4):
+            asked = ask(rng, needles, q, by_shape=q % 2 == 0, choice=True)
+            letter = asked.answer if q < 3 else "ABCD"[("ABCD".index(asked.answer) + 1) % 4]
+            true = asked.options["ABCD".index(asked.answer)]
+            rows.append(
+                {
+                    "video": v,
+                    "number": q,
+                    "question": asked.question,
+                    "options": asked.options,
+                    "true": true,
+                    "letter": letter,
+                }
+            )
+    return rows
+
+
+def listed(row: dict) -> str:
+    """Question with its options, "(A) ..." a line."""
+    options = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", row["options"]))
+    return f"{row['question']}\n{options}"
+
+
+def videomme(root: Path) -> Path:
+    rows = questions(root / "data", [f"v{i}{ending}" for i, ending in enumerate(ENDINGS)])
+    table = [
+        {
+            "video_id": f"{row['video']:03d}",
+            "duration": ("short", "medium", "long")[row["video"]],
+            "domain": "Knowledge",
+            "sub_category": "Shapes",
+            "url": "",
+            "videoID": f"v{row['video']}",
+            "question_id": f"{row['video']:03d}-{row['number']}",
+            "task_type": "Object Recognition",
+            "question": row["question"],
+            "options": [f"{letter}. {option}" for letter, option in zip("ABCD", row["options"])],
+            "answer": row["letter"],
+        }
+        for row in rows
+    ]
+    (root / "videomme").mkdir()
+    Dataset.from_list(table).to_parquet(root / "videomme" / "test-00000-of-00001.parquet")
+    return root
+
+
+def mlvu(root: Path) -> Path:
+    rows = questions(root, [f"{name}.mp4" for name in ("ego_1", "ego_2", "needle_3")])
+    names = ("ego_1.mp4", "ego_2.mp4", "needle_3.mp4")
+    table = [
+        {
+            "video_name": names[row["video"]],
+            "question": listed(row),
+            "answer": row["letter"],
+            "task_type": TYPES[row["number"]],
+        }
+        for row in rows
+    ]
+    (root / "mlvu").mkdir()
+    Dataset.from_list(table).to_parquet(root / "mlvu" / "test-00000-of-00001.parquet")
+    return root
+
+
+def lvbench(root: Path) -> Path:
+    rows = questions(root / "data", [f"key{i}{ending}" for i, ending in enumerate(ENDINGS)])
+    table = [
+        {
+            "key": f"key{row['video']}",
+            "type": "cartoon",
+            "video_info": {"duration_minutes": 1, "fps": 2, "resolution": {"width": 84, "height": 84}},
+            "uid": f"{row['video']}{row['number']}",
+            "question": listed(row),
+            "answer": row["letter"],
+            "question_type": ["entity recognition", "key information retrieval"],
+            "time_reference": "00:00-00:16",
+        }
+        for row in rows
+    ]
+    (root / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    return root
+
+
+def longvideobench(root: Path) -> Path:
+    """The last question about each video has three options only."""
+    rows = questions(root / "videos", [f"clip{i}.mp4" for i in range(3)])
+    table = []
+    for row in rows:
+        options, letter = row["options"], row["letter"]
+        if row["number"] == 3:  # a wrong option less, and still a wrong letter
+            wrong = next(option for option in options[::-1] if option != row["true"])
+            options = [option for option in options if option != wrong]
+            letter = "ABC"[(options.index(row["true"]) + 1) % 3]
+        padded = {f"option{i}": options[i] if i < len(options) else "N/A" for i in range(5)}
+        table.append(
+            {
+                "id": f"clip{row['video']}_{row['number']}",
+                "video_id": f"clip{row['video']}",
+                "video_path": f"clip{row['video']}.mp4",
+                "question": row["question"],
+                **padded,
+                "correct_choice": "ABCD".index(letter),
+                "subtitle_path": f"clip{row['video']}_en.json",
+                "starting_timestamp_for_subtitles": 100,
+                "duration": 16.0,
+                "duration_group": 15,
+                "question_category": ("S2E", "T2O")[row["number"] % 2],
+            }
+        )
+    Dataset.from_list(table).to_parquet(root / "validation-00000-of-00001.parquet")
+    (root / "subtitles").mkdir()
+    for i in range(3):
+        lines = [
+            {"timestamp": [102.2, 104.9], "text": f"this is clip {i}"},
+            {"timestamp": [900.0, 901.0], "text": "no"},
+        ]
+        (root / "subtitles" / f"clip{i}_en.json").write_text(json.dumps(lines))
+    return root
+
+
+BUILDERS = {"VideoMME": videomme, "MLVU": mlvu, "LVBench": lvbench, "LongVideoBench": longvideobench}
