@@ -29,14 +29,12 @@ def questions(folder: Path, names: list[str], seed: int = 3) -> list[dict]:
         for q in range(4):
             asked = ask(rng, needles, q, by_shape=q % 2 == 0, choice=True)
             letter = asked.answer if q < 3 else "ABCD"[("ABCD".index(asked.answer) + 1) % 4]
-            true = asked.options["ABCD".index(asked.answer)]
             rows.append(
                 {
                     "video": v,
                     "number": q,
                     "question": asked.question,
                     "options": asked.options,
-                    "true": true,
                     "letter": letter,
                 }
             )
@@ -109,15 +107,11 @@ def lvbench(root: Path) -> Path:
 
 
 def longvideobench(root: Path) -> Path:
-    """The last question about each video has three options only."""
+    """The fifth option is "N/A" everywhere."""
     rows = questions(root / "videos", [f"clip{i}.mp4" for i in range(3)])
     table = []
     for row in rows:
-        options, letter = row["options"], row["letter"]
-        if row["number"] == 3:  # a wrong option less, and still a wrong letter
-            wrong = next(option for option in options[::-1] if option != row["true"])
-            options = [option for option in options if option != wrong]
-            letter = "ABC"[(options.index(row["true"]) + 1) % 3]
+        options = row["options"]
         padded = {f"option{i}": options[i] if i < len(options) else "N/A" for i in range(5)}
         table.append(
             {
@@ -126,7 +120,7 @@ def longvideobench(root: Path) -> Path:
                 "video_path": f"clip{row['video']}.mp4",
                 "question": row["question"],
                 **padded,
-                "correct_choice": "ABCD".index(letter),
+                "correct_choice": "ABCD".index(row["letter"]),
                 "subtitle_path": f"clip{row['video']}_en.json",
                 "starting_timestamp_for_subtitles": 100,
                 "duration": 16.0,

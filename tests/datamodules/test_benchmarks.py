@@ -58,7 +58,7 @@ def test_rows_become_questions(bench):
     assert len(data.questions) == 12 and len({question.key for question in data.questions}) == 12
     assert all((root / question.video).is_file() for question in data.questions)
     assert all(question.expected_letter == question.answer for question in data.questions)
-    assert {len(question.options) for question in data.questions} == ({3, 4} if name == "LongVideoBench" else {4})
+    assert {len(question.options) for question in data.questions} == {4}
     assert all(question.options[0] in question.prompt for question in data.questions)
     assert len(opened(name, root, limit=5).questions) == 5
 
@@ -171,6 +171,13 @@ def test_subtitles_before_the_question(roots):
     with pytest.raises(FileNotFoundError, match=r"clip0_en\.json: no such file"):
         opened("LongVideoBench", root, with_subtitles=True)
     (root / "subtitles" / "away").rename(root / "subtitles" / "clip0_en.json")
+
+
+def test_options_that_are_not_there(roots):
+    data = opened("LongVideoBench", roots["LongVideoBench"])
+    table = Dataset.from_parquet(str(data.table()))
+    question = data.question({**table[0], "option1": "N/A", "option3": "N/A", "correct_choice": 1})
+    assert len(question.options) == 2 and question.answer == "B"
 
 
 def test_subtitle_block():
