@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import warnings
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export
 from flexselect.comparison import compare
+from flexselect.experiments import run_experiment
 from flexselect.families.base import VideoFamily
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
@@ -80,6 +82,18 @@ def prepare_fit(config: Namespace) -> None:
         config.ckpt_path = str(last)
 
 
+def experiment(words: Sequence[str]) -> int:
+    """`experiment --config FILE --output_dir DIR`, and options for all its runs."""
+    parser = argparse.ArgumentParser(prog="cli.py experiment")
+    parser.add_argument("--config", required=True, help="one of configs/experiment")
+    parser.add_argument("--output_dir", required=True, help="gets a folder a run, and the table")
+    given, more = parser.parse_known_args(words)
+    status = run_experiment(given.config, more, given.output_dir, main)
+    if status in (ALL_ANSWERED, SOME_FAILED):
+        sys.stdout.write((Path(given.output_dir) / "experiment.md").read_text())
+    return status
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -97,6 +111,8 @@ def main(args: Sequence[str] | None = None) -> int:
             said = auto_cli(FILE_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
             sys.stdout.write(said or "")
             return ALL_ANSWERED
+        if words and words[0] == "experiment":
+            return experiment(words[1:])
         cli = FlexSelectCLI(
             LightningModule,
             LightningDataModule,

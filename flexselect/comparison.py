@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,52 @@ from flexselect.settings import flat
 from flexselect.statistics import interval, mcnemar
 
 SURE = 0.05  # a difference that chance gives more often is not called one
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the questions that both have."""
+
+    right: tuple[np.ndarray, np.ndarray]  # bool [n] each
+    videos: list[str]
+    p: float  # McNemar's exact test
+
+    @property
+    def difference(self) -> float:
+        """Of the accuracies, first less second."""
+        return float(self.right[0].mean() - self.right[1].mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the difference, whole videos drawn."""
+        return interval(list(self.right[0].astype(float) - self.right[1].astype(float)), self.videos)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What `validate` wrote: `name`, `rows` that count by question, and `about`, its results.
+
+    Raises:
+        FileNotFoundError: naming a folder without results.
+    """
+    results = folder / "results.json"
+    if not results.is_file():
+        raise FileNotFoundError(f"{folder} holds no results.json: run `validate` with --output_dir {folder}")
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    counted = {(row["id"], row["video"], row["question"]): row for row in rows if row.get("correct") is not None}
+    return {"name": folder.name, "rows": counted, "about": json.loads(results.read_text())}
+
+
+def paired(one: dict[str, Any], other: dict[str, Any]) -> Pair:
+    """Two runs question by question.
+
+    Raises:
+        ValueError: if they share none.
+    """
+    shared = [key for key in one["rows"] if key in other["rows"]]
+    if not shared:
+        raise ValueError(f"{one['name']} and {other['name']} have no question in common")
+    right = [np.array([run["rows"][key]["correct"] for key in shared], bool) for run in (one, other)]
+    return Pair((right[0], right[1]), [key[1] for key in shared], mcnemar(list(right[0]), list(right[1])))
 
 
 def compare(one: str, other: str) -> str:
@@ -29,40 +76,24 @@ def compare(one: str, other: str) -> str:
         FileNotFoundError: naming a folder without results.
         ValueError: if they share no question.
     """
-    runs = [_read(Path(folder)) for folder in (one, other)]
-    shared = [key for key in runs[0]["rows"] if key in runs[1]["rows"]]
-    if not shared:
-        raise ValueError(f"{one} and {other} have no question in common")
-    right = [np.array([run["rows"][key]["correct"] for key in shared], bool) for run in runs]
-    videos = [key[1] for key in shared]
-    p = mcnemar(list(right[0]), list(right[1]))
-    difference = right[0].astype(float) - right[1].astype(float)
-    low, high = interval(list(difference), videos)
-    names = [f"{run['name']:>24}" for run in runs]
-    lines = [f"{'':22}{names[0]} {names[1]}", _row("accuracy", *(f"{hits.mean():.3f}" for hits in right))]
-    lines.append(_row("95 % interval", *("{:.3f} to {:.3f}".format(*interval(list(hits), videos)) for hits in right)))
-    only = ((right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum())
-    lines.append(_row("right here alone", *map(str, only)))
-    lines.append(
-        f"{len(shared)} questions in common; difference {difference.mean():+.3f}, 95 % {low:+.3f} to {high:+.3f}"
-    )
-    better = runs[0] if difference.mean() > 0 else runs[1]
-    verdict = f"{better['name']} is better" if p < SURE else "no difference is shown: chance gives such a one too often"
-    lines.append(f"McNemar's exact test: p = {p:.4f}. {verdict}.")
+    runs = [read_run(Path(folder)) for folder in (one, other)]
+    pair = paired(*runs)
+    (first, second), (low, high) = pair.right, pair.interval
+    spans = ("{:.3f} to {:.3f}".format(*interval(list(hits), pair.videos)) for hits in pair.right)
+    better = runs[0]["name"] if pair.difference > 0 else runs[1]["name"]
+    verdict = f"{better} is better" if pair.p < SURE else "no difference is shown: chance gives such a one too often"
+    lines = [
+        _row("", *(run["name"] for run in runs)),
+        _row("accuracy", *(f"{hits.mean():.3f}" for hits in pair.right)),
+        _row("95 % interval", *spans),
+        _row("right here alone", str((first & ~second).sum()), str((second & ~first).sum())),
+        f"{len(first)} questions in common; difference {pair.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f}",
+        f"McNemar's exact test: p = {pair.p:.4f}. {verdict}.",
+    ]
     for run in runs:
-        alone = len(run["rows"]) - len(shared)
-        if alone:
-            lines.append(f"left out: {alone} questions that only {run['name']} has")
+        if len(run["rows"]) > len(first):
+            lines.append(f"left out: {len(run['rows']) - len(first)} questions that only {run['name']} has")
     return "\n".join([*lines, *_differing(runs)]) + "\n"
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    results = folder / "results.json"
-    if not results.is_file():
-        raise FileNotFoundError(f"{folder} holds no results.json: run `validate` with --output_dir {folder}")
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    counted = {(row["id"], row["video"], row["question"]): row for row in rows if row.get("correct") is not None}
-    return {"name": folder.name, "rows": counted, "about": json.loads(results.read_text())}
 
 
 def _row(name: str, one: str, other: str) -> str:

@@ -13,14 +13,17 @@ import yaml
 import cli
 from datamodules.needles import write_needle_videos
 from flexselect import VideoSession
+from flexselect.experiments import run_experiment
 from flexselect.questions import VideoQuestion
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
+from tests import miniature
 from tests.datamodules.test_video import BAD, bad_file, write
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+EXPERIMENTS = sorted((ROOT / "configs" / "experiment").glob("*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(EXPERIMENTS))
 
 
 @pytest.fixture(autouse=True)
@@ -273,3 +276,46 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
     assert "difference +0.000" in said and "p = 1.0000. no difference is shown" in said
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 1
     assert "holds no results.json: run `validate`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_is_made_of_configs_that_parse(file, capsys):
+    """Every run of every published row, up to the point where a checkpoint is needed."""
+    first_line = file.read_text().splitlines()[0]
+    assert first_line.startswith(f"# python cli.py experiment --config {file.relative_to(ROOT)} --data.root DIR ")
+    seen = []
+
+    def parse(words):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*words, "--print_config"])
+        assert caught.value.code in (None, 0)
+        config = yaml.safe_load(capsys.readouterr().out)
+        seen.append((config["model"]["init_args"]["selector"], config["family"]["init_args"]["max_frames"]))
+        return cli.BAD_USAGE if len(seen) == len(plan["runs"]) else cli.ALL_ANSWERED
+
+    plan = yaml.safe_load(file.read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flexselect.experiments.table", lambda folders: "")
+        run_experiment(str(file), ["--data.root", "DIR"], "out", parse)
+    assert [selector for selector, _ in seen][:5] == [None, None, "uniform", "random", "self"]
+    assert seen[1][1] < seen[0][1] and len(seen) == 5 + ("lite" in plan["runs"])
+
+
+def test_an_experiment_with_its_controls(tmp_path, capsys):
+    """On a miniature benchmark: a folder a run, one table, nothing done twice."""
+    root = miniature.videomme(tmp_path)
+    plan = {"configs": ["configs/demo/self.yaml", "configs/data/videomme.yaml"]}
+    plan["runs"] = {"dense": {"model.selector": None}, "uniform": {"model.selector": "uniform"}, "self": {}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    words = ["experiment", "--config", str(tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "out")]
+    words += ["--data.root", str(root), "--data.protocol", "plain", "--data.num_workers", "0", "--model.budget", "9"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "| run | accuracy | 95 % interval | tokens shown | against dense | p |" in said
+    lines = {line.split(" | ")[0].strip("| "): line for line in said.splitlines() if line.startswith("| ")}
+    assert "| 144 | | |" in lines["dense"] and "| 9 | " in lines["uniform"] and "| 9 | " in lines["self"]
+    answered = {run: (tmp_path / "out" / run / "predictions.jsonl").read_text() for run in plan["runs"]}
+    assert cli.main(words) == 0
+    assert answered == {run: (tmp_path / "out" / run / "predictions.jsonl").read_text() for run in plan["runs"]}
+    assert cli.main([*words[:2], str(tmp_path / "none.yaml"), *words[3:]]) == 2
+    assert "none.yaml: no such experiment" in capsys.readouterr().err

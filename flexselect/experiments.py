@@ -1,0 +1,78 @@
+"""A set of validations over the same questions, and one table of them: a result with its controls."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flexselect.comparison import paired, read_run
+from flexselect.settings import UsageError, write_whole
+
+HEAD = "| run | accuracy | 95 % interval | tokens shown | against {} | p |\n|---|---|---|---|---|---|"
+
+
+def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Callable[[Sequence[str]], int]) -> int:
+    """Validate every run of an experiment, each into a folder of its own; called again, it goes on where it stopped.
+
+    Args:
+        file: YAML with `configs`, files that all runs are made of, and `runs`, options by name of the run.
+        words: further options of the command line, for all runs.
+        output_dir: gets a folder a run, and `experiment.md`.
+        main: the command line.
+
+    Returns:
+        The largest exit status of a run; those after one that could not go on are not begun.
+
+    Raises:
+        UsageError: for a file that is none.
+    """
+    plan = _plan(Path(file))
+    worst, done = 0, []
+    for name, options in plan["runs"].items():
+        configs = [word for config in plan["configs"] for word in ("--config", config)]
+        own = [word for option, value in options.items() for word in (f"--{option}", _written(value))]
+        folder = str(Path(output_dir) / name)
+        status = main(["validate", *configs, *own, *words, "--output_dir", folder])
+        worst = max(worst, status)
+        if status in (1, 2):
+            return status
+        done.append(folder)
+    write_whole(Path(output_dir) / "experiment.md", table(done))
+    return worst
+
+
+def table(folders: Sequence[str]) -> str:
+    """Runs beside the first of them, as Markdown; p of McNemar's test on the questions that both have."""
+    runs = [read_run(Path(folder)) for folder in folders]
+    lines = [HEAD.format(runs[0]["name"])]
+    for run in runs:
+        about, rows = run["about"], list(run["rows"].values())
+        low, high = about["interval"] or (float("nan"), float("nan"))
+        shown = max((row["num_kept_tokens"] for row in rows), default=0)
+        versus = "| | |"
+        if run is not runs[0]:
+            pair = paired(run, runs[0])
+            versus = f"| {pair.difference:+.3f} | {pair.p:.4f} |"
+        lines.append(f"| {run['name']} | {about['accuracy']:.3f} | {low:.3f} to {high:.3f} | {shown} {versus}")
+    return "\n".join(lines) + "\n"
+
+
+def _plan(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UsageError(f"{file}: no such experiment")
+    plan = yaml.safe_load(file.read_text())
+    if not isinstance(plan, dict) or not plan.get("configs") or not plan.get("runs"):
+        raise UsageError(f"{file} is no experiment: it needs `configs`, a list of files, and `runs`, options by name")
+    return {"configs": plan["configs"], "runs": {name: options or {} for name, options in plan["runs"].items()}}
+
+
+def _written(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, str):
+        return value
+    return ".inf" if value == math.inf else json.dumps(value)
