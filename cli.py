@@ -78,7 +78,7 @@ def prepare_fit(config: Namespace) -> None:
         ]
     last = Path(folder) / "checkpoints" / "last.ckpt"
     if config.ckpt_path is None and last.exists():
-        logging.getLogger(__name__).warning("going on from %s", last)
+        logging.getLogger("lightning_modules").info("going on from %s", last)
         config.ckpt_path = str(last)
 
 

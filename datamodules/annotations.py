@@ -55,7 +55,7 @@ def read_records(source: str, video_root: str | None = None, seed: int = 0) -> l
         if not Path(source).is_file():
             raise FileNotFoundError(f"{source}: no such annotation file")
         records = []
-        for part in yaml.safe_load(Path(source).read_text()).get("datasets") or []:
+        for part in _parts(source):
             path = str(Path(source).parent / part["json_path"])
             records += _sampled(_records(path, root), path, part.get("sampling_strategy", "all"), seed)
     if not records:
@@ -68,16 +68,32 @@ def _records(source: str, root: Path) -> list[Record]:
     return [_record(row, root, f"{source}, record {number + 1}") for number, row in enumerate(rows)]
 
 
+def _parts(source: str) -> list[dict[str, str]]:
+    """The list of a YAML."""
+    try:
+        whole = yaml.safe_load(Path(source).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is no YAML: {error}") from error
+    parts = whole.get("datasets") if isinstance(whole, dict) else None
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and part.get("json_path") for part in parts):
+        raise ValueError(f"{source} needs a list `datasets` of {{json_path, sampling_strategy}}")
+    return parts
+
+
 def _json(path: Path) -> list[dict[str, Any]]:
     """Rows need not all have the same form here, as they must in a data frame."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such annotation file")
+    rows, where = [], ""
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        return json.loads(path.read_text())
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
+        for number, line in enumerate(path.read_text().splitlines()):
+            where = f", line {number + 1}"
+            rows += [json.loads(line)] if line.strip() else []
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: cannot be read as annotations: {error}") from error
+        raise ValueError(f"{path}{where}: cannot be read as annotations: {error}") from error
+    return rows
 
 
 def _record(row: dict[str, Any], root: Path, where: str) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ GROUPED = 50  # batches' worth of clips that are sorted by their form together
 class EpochOrder(Sampler):
     """A permutation of its own each epoch, which every process takes its share of, all of one length.
 
-    Step t of W processes with batches of B takes the same clips as step t of one process with batches of W * B.
+    Step t of W processes with batches of B takes the same clips as step t of one process with batches of W * B. Which
+    epoch it is, and how much of it is done, follows from the batches that the trainer has had, in earlier runs too.
 
     Args:
         size: number of clips.
         batch_size: B, of one process.
         seed: with the epoch, all that decides the order.
-        trainer: says the epoch, and which process of how many this is; None: the first of one.
+        trainer: knows how far the training is, and which process of how many this is; None: the begin, one process.
         forms: of each clip, sortable; clips of one form go into one batch where that can be. None: any do.
     """
 
@@ -30,24 +31,26 @@ class EpochOrder(Sampler):
     ) -> None:
         self.size, self.batch_size, self.seed, self.trainer, self.forms = size, batch_size, seed, trainer, forms
         self.rank, self.world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        self.resumed: tuple[int, int] | None = None  # epoch, and how many clips of it were trained on before a kill
 
     @property
-    def epoch(self) -> int:
-        """The trainer's."""
-        return self.trainer.current_epoch if self.trainer else 0
+    def num_batches(self) -> int:
+        """Of an epoch, of this process."""
+        whole = -(-len(self) // self.batch_size)
+        limit = self.trainer.limit_train_batches if self.trainer else 1.0
+        return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
 
     def __len__(self) -> int:
         return self.size // self.world
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        had = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self.trainer else 0
+        epoch, done = divmod(had, self.num_batches)
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
         if self.forms is not None:
             order = self._grouped(order, generator)
         mine = order[self.rank :: self.world][: len(self)]
-        done = self.resumed[1] if self.resumed is not None and self.resumed[0] == self.epoch else 0
-        return iter(mine[done:])
+        return iter(mine[done * self.batch_size :])
 
     def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
         """Sorted by form in stretches, cut into steps, and the steps shuffled; a last short step stays last."""
@@ -62,33 +65,11 @@ class EpochOrder(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader of clips in an `EpochOrder`, whose place in the epoch Lightning keeps in its checkpoints."""
+    """A loader whose sampler knows its place, so that nothing need be kept: this says so to Lightning, which asks."""
 
-    def __init__(self, clips: Any, order: EpochOrder, collate: Callable, num_workers: int) -> None:
-        super().__init__(clips, batch_size=order.batch_size, sampler=order, collate_fn=collate, num_workers=num_workers)
-        self.order = order
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
-    def state_dict(self) -> dict[str, int]:
-        """How far the training is: what workers have read ahead does not count."""
-        assert self.order.trainer is not None
-        done = self.order.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"epoch": self.order.epoch, "steps": done, **self._form}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on there.
-
-        Raises:
-            ValueError: where there are other clips, or a step takes another number of them.
-        """
-        before = {name: state[name] for name in self._form}
-        if before != self._form:
-            was, now = (f"{form['clips']} clips, {form['clips_a_step']} a step" for form in (before, self._form))
-            raise ValueError(
-                f"the checkpoint is of a training on {was}; this one has {now} (data.batch_size times processes). "
-                "In the middle of an epoch both must stay as they were"
-            )
-        self.order.resumed = state["epoch"], state["steps"] * self.order.batch_size
-
-    @property
-    def _form(self) -> dict[str, int]:
-        return {"clips": self.order.size, "clips_a_step": self.order.batch_size * self.order.world}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""

@@ -64,7 +64,7 @@ class NeedleCurriculum(LightningDataModule):
             self.stage = min(self.stage + 1, len(self.stages) - 1)
         stage = self.stages[self.stage]
         clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch])
-        return DataLoader(clips, batch_size=None, num_workers=1, persistent_workers=False)
+        return DataLoader(clips, batch_size=None)  # a worker would take the threads that train
 
     def state_dict(self) -> dict[str, Any]:
         """The stage, for a resumed training."""

@@ -67,10 +67,11 @@ class SelectorDataModule(LightningDataModule):
         """What its scores are stored under."""
         return record.key(self.query)
 
-    def unscored(self) -> int:
-        """How many clips the store does not know."""
+    def unscored(self) -> list[str]:
+        """The clips that the store does not know."""
         assert self.store is not None
-        return sum(key not in self.store for key in {self.key(record) for record in self.records + self.val_records})
+        clips = {self.key(record): record.video for record in self.records + self.val_records}
+        return [video for key, video in clips.items() if key not in self.store]
 
     def skip(self, scored: Container[str]) -> None:
         """Leave out of predict what was scored before.
@@ -83,7 +84,13 @@ class SelectorDataModule(LightningDataModule):
     @property
     def num_train_batches(self) -> int:
         """Of an epoch, of this process."""
-        return -(-(len(self.records) // self._process()[1]) // self.batch_size)
+        return EpochOrder(len(self.records), self.batch_size, self.seed, self.trainer).num_batches
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which clips a step takes."""
+        clips_a_step = self.batch_size * self._process()[1]
+        return {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
 
     def train_dataloader(self) -> DataLoader:
         """Lists of `TrainingClip`.
@@ -95,7 +102,13 @@ class SelectorDataModule(LightningDataModule):
             raise ValueError("nothing to train on: give --data.annotations FILE")
         forms = forms_of(self.records, self.family) if self.batch_size > 1 else None
         order = EpochOrder(len(self.records), self.batch_size, self.seed, self.trainer, forms)
-        return ResumableLoader(_Clips(self, self.records), order, _without_gaps, self.num_workers)
+        return ResumableLoader(
+            _Clips(self, self.records),
+            batch_size=self.batch_size,
+            sampler=order,
+            collate_fn=_without_gaps,
+            num_workers=self.num_workers,
+        )
 
     def val_dataloader(self) -> DataLoader | list:
         """The same, in the order of the file; every process gets as many, for processes wait for one another."""

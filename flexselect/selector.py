@@ -125,6 +125,8 @@ class LiteSelector(PreTrainedModel):
         if self.config.own_tokenizer:
             copy_files(str(self.name_or_path), Path(folder), TOKENIZER_FILES)
         super().save_pretrained(folder, *args, **{"save_original_format": False, **options})
+        for weights in Path(folder).glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors lets its owner alone read them
         if self.config.training is not None:
             (Path(folder) / "README.md").write_text(model_card(self.config.training))
 

@@ -37,17 +37,16 @@ def begin(
 
     Args:
         family: of the VideoLLM that it ranks for.
-        selector: folder or hub id of one to go on from; None: a new one.
+        selector: folder or hub id of one to go on from, whatever `start` and `sizes` say; None: a new one.
         start: see `starting_config`.
         sizes: see `starting_config`.
         reduction: it is trained with.
 
     Raises:
-        ValueError: for both, or neither.
+        ValueError: for none of the three.
     """
-    new = start is not None or sizes is not None
-    if new == (selector is not None):
-        raise ValueError("give either a selector to go on from, or a start or sizes of a new one")
+    if selector is None and start is None and sizes is None:
+        raise ValueError("give --model.selector to go on from, or --model.start or --model.sizes of a new selector")
     if selector is None:
         made = LiteSelector(starting_config(family, start, sizes or {}, reduction))
         made.name_or_path = start or ""  # where its tokenizer is, if it has its own

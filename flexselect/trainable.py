@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from flexselect.selector import LiteSelector
@@ -37,9 +38,16 @@ def add_lora(selector: LiteSelector, options: dict[str, Any]) -> None:
     Args:
         selector: any.
         options: of `peft.LoraConfig`, `r` and `lora_alpha` for two; `target_modules` are all linear layers unless said.
+
+    Raises:
+        ValueError: naming an option that there is not.
     """
     from peft import LoraConfig, inject_adapter_in_model  # importing it takes a second that most runs need not spend
 
+    known = [field.name for field in fields(LoraConfig)]
+    foreign = [name for name in options if name not in known]
+    if foreign:
+        raise ValueError(f"lora: peft's LoraConfig has no {', '.join(foreign)}; it has {', '.join(known)}")
     selector.decoder.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(**{"target_modules": list(LINEARS), **options}), selector.decoder)
 

@@ -42,6 +42,20 @@ class RankingMetrics(nn.Module):
                 self.means[metric_name(ranking, "recall", share)].update(recall)
                 self.means[metric_name(ranking, "overlap", share)].update(overlap_at_k(scores, teacher, k))
 
+    def computed(self) -> dict[str, float]:
+        """All of them, over all processes."""
+        return {name: float(mean.compute()) for name, mean in self.means.items()}
+
+
+def in_words(found: dict[str, float]) -> str:
+    """Recall beside the controls', in one line."""
+    shares = []
+    for share in BUDGETS:
+        ours, *chance = (found[metric_name(ranking, "recall", share)] for ranking in RANKINGS)
+        controls = ", ".join(f"{name} {value:.2f}" for name, value in zip(CONTROLS, chance))
+        shares.append(f"best {share:.0%} {ours:.3f} ({controls})")
+    return f"of the teacher's tokens the selector finds: {'; '.join(shares)}"
+
 
 def _drawn_by_chance(scores: Tensor) -> dict[str, Tensor]:
     """What the controls give as many tokens."""

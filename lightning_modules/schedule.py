@@ -35,13 +35,11 @@ def total_steps(trainer: Trainer, batches: int) -> int:
 
     Args:
         trainer: knows the epochs, and how many batches make a step.
-        batches: of an epoch, of this process.
+        batches: of an epoch, of this process, as many as are taken.
 
     Raises:
         ValueError: for a training without an end.
     """
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     known = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         known.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)

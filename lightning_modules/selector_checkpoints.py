@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from flexselect.checkpoints.export import export
 
@@ -20,14 +22,64 @@ def selector_checkpoints(root: Path, monitor: str, save_every: int) -> list[Call
     Args:
         root: `--output_dir`; gets `checkpoints/last.ckpt`, `checkpoints/best.ckpt` and `selector/`.
         monitor: the metric that says which is best, the larger the better.
-        save_every: steps between two writings of `last.ckpt`.
+        save_every: steps between two writings of `last.ckpt`; it is written after each validation, too.
     """
-    folder = root / FOLDER
     best = ModelCheckpoint(
-        folder, "best", monitor=monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
+        root / FOLDER, "best", monitor=monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
     )
-    last = ModelCheckpoint(folder, "last", every_n_train_steps=save_every, enable_version_counter=False)
-    return [best, last, ExportSelector(best, folder / LAST, root / EXPORTED)]
+    return [best, ResumePoint(root / FOLDER / LAST, save_every), ExportSelector(best, root)]
+
+
+class ResumePoint(Callback):
+    """Keeps one checkpoint to go on from, and says where the training begins and stops.
+
+    Args:
+        path: of the checkpoint.
+        every: steps.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self.step: int | None = None  # of the checkpoint
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say from where."""
+        if trainer.global_step:
+            self.step = trainer.global_step
+            log.info("going on from step %d", trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Within an epoch; at its end validation comes first, so that none is lost."""
+        ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if not ends and trainer.global_step % self.every == 0 and trainer.global_step != self.step:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After a validation within a training."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where nothing is validated."""
+        if self.step != trainer.global_step:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what is there to go on from."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            there = "nothing was saved yet" if self.step is None else f"{self.path} is of step {self.step}"
+            log.warning("stopped at step %d; %s; call again to go on", trainer.global_step, there)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A training that was done before is not begun."""
+        if self.step is None and trainer.ckpt_path:
+            log.warning(
+                "nothing left to train: %s is of the last step; give another --output_dir, or more epochs", self.path
+            )
+
+    def _save(self, trainer: Trainer) -> None:
+        self.step = trainer.global_step
+        trainer.save_checkpoint(self.path)
 
 
 class ExportSelector(Callback):
@@ -35,18 +87,16 @@ class ExportSelector(Callback):
 
     Args:
         best: knows which is best.
-        last: written once more at the end.
-        output: folder of the exported selector.
+        root: `--output_dir`.
     """
 
-    def __init__(self, best: ModelCheckpoint, last: Path, output: Path) -> None:
-        self.best, self.last, self.output = best, last, output
+    def __init__(self, best: ModelCheckpoint, root: Path) -> None:
+        self.best, self.root = best, root
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both."""
-        trainer.save_checkpoint(self.last)
+        """Write it."""
+        trainer.save_checkpoint(self.root / FOLDER / LAST)
         if trainer.is_global_zero:
-            chosen = self.best.best_model_path or str(self.last)
-            export(chosen, str(self.output), overwrite=True)
-            log.info("%s is exported to %s", chosen, self.output)
+            chosen = self.best.best_model_path or str(self.root / FOLDER / LAST)
+            log.info(export(chosen, str(self.root / EXPORTED), overwrite=True).strip())
         trainer.strategy.barrier("the selector is exported")

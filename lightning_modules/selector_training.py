@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,13 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.losses import LOSSES
 from flexselect.prompt import EncodedVideo, VideoPrompt
 from flexselect.scorers import LiteScorer
-from flexselect.settings import UsageError, differences
+from flexselect.settings import UsageError, differences, write_whole
 from flexselect.starting import TEACHER, begin, starting_weights
 from flexselect.teacher import Teacher
 from flexselect.trainable import add_lora
 from flexselect.trainable import freeze as freeze_parts
 from flexselect.training_clip import TrainingClip
-from lightning_modules.ranking_metrics import RankingMetrics, metric_name
+from lightning_modules.ranking_metrics import RankingMetrics, in_words, metric_name
 from lightning_modules.schedule import total_steps, warmup_cosine
 from lightning_modules.selector_checkpoints import selector_checkpoints
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 BEST_BY = metric_name("selector", "recall", 0.05)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 NOTABLE = 0.3  # recall over chance: selectors with random weights reach 0.2, attention being what it is
-FREE = ("lr", "warmup", "weight_decay", "gradient_checkpointing", "save_every")  # may change from run to run
+FREE = ("gradient_checkpointing", "save_every")  # may change from run to run
 
 
 class SelectorTraining(LightningModule):
@@ -95,14 +96,16 @@ class SelectorTraining(LightningModule):
     # -- begin
 
     def setup(self, stage: str) -> None:
-        """Refuse weights in half precision.
+        """Refuse what would mean nothing.
 
         Raises:
-            UsageError: naming the precisions that train.
+            UsageError: for weights in half precision, or a validation of no selector.
         """
         if str(self.trainer.precision) not in PRECISIONS:
             reason = "updates of small steps are lost in half-precision weights"
             raise UsageError(f"trainer.precision is {self.trainer.precision}: {reason}; use {' or '.join(PRECISIONS)}")
+        if stage == "validate" and self.hparams.selector is None and not self.trainer.ckpt_path:
+            raise UsageError("nothing trained to validate: give --model.selector DIR, or --ckpt_path FILE")
 
     def configure_callbacks(self) -> list[Callback]:
         """Checkpoints to go on from, the best one, and its export at the end."""
@@ -133,7 +136,7 @@ class SelectorTraining(LightningModule):
         missing = data.unscored()
         if missing:
             raise UsageError(
-                f"{data.store.folder} lacks the teacher scores of {missing} clips: "
+                f"{data.store.folder} lacks the teacher scores of {len(missing)} clips, {missing[0]} for one: "
                 "complete it with `predict` and the same annotations"
             )
         return True
@@ -223,17 +226,26 @@ class SelectorTraining(LightningModule):
     def on_train_epoch_end(self) -> None:
         """How many clips could not be used."""
         self.log("clips_left_out", self.clips_left_out)
+        count = int(self.clips_left_out.compute())
+        if count:
+            log.warning("%d clips could not be used and were replaced; the reasons are above", count)
 
     def on_validation_epoch_end(self) -> None:
-        """Means over all processes; says so where the selector knows no more than chance."""
+        """Means over all processes, in words too; says so where the selector knows little more than chance."""
         self.log_dict(dict(self.metrics.means))
-        found, chance = (self.metrics.means[metric_name(r, "recall", 0.05)].compute() for r in ("selector", "random"))
-        if not self.trainer.sanity_checking and found < chance + NOTABLE:
+        found = self.metrics.computed()
+        if self.trainer.sanity_checking:
+            return
+        log.info(in_words(found))
+        if found[BEST_BY] < found[metric_name("random", "recall", 0.05)] + NOTABLE:
             log.warning(
-                "the selector finds %.3f of the teacher's best 5 %% tokens, chance %.3f: it is not trained yet, or for "
-                "another model, layer or reduction than %s, layer %d, %s",
-                *(found, chance, self.family.path, self.teacher.layer, self.hparams.reduction),
+                "that is little: it is not trained yet, or for another model, layer or reduction than %s, layer %d, %s",
+                *(self.family.path, self.teacher.layer, self.hparams.reduction),
             )
+        if self.trainer.state.fn == TrainerFn.VALIDATING and self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "results.json", json.dumps({**found, "settings": self.settings}, indent=2))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `export` and a resumed training need beside the weights: all in plain types."""
@@ -262,7 +274,7 @@ class SelectorTraining(LightningModule):
     def settings(self) -> dict[str, Any]:
         """All that a resumed training must have in common with the one it goes on with."""
         options = {name: value for name, value in self.hparams.items() if name not in FREE}
-        return {"family": self.family.settings, **options}
+        return {"family": self.family.settings, "data": self.trainer.datamodule.settings, **options}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, linear warm-up, cosine to 0."""

@@ -12,7 +12,7 @@ from flexselect.trainable import add_lora, merge_lora
 PREFIX = "selector."
 
 
-def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
+def export(ckpt_path: str, output: str, overwrite: bool = False) -> str:
     """Write config.json, model.safetensors, a model card, and its tokenizer where the selector has its own.
 
     Args:
@@ -20,10 +20,17 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
         output: folder to write.
         overwrite: replace a selector that is there.
 
+    Returns:
+        What was done, in words.
+
     Raises:
         FileNotFoundError: no such checkpoint.
         ValueError: not one of a selector, or `output` holds a checkpoint already.
     """
+    if Path(ckpt_path).is_dir():
+        raise ValueError(
+            f"{ckpt_path} is a folder; a checkpoint that `fit` wrote is a file, checkpoints/best.ckpt for one"
+        )
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"{ckpt_path}: no such checkpoint")
     if (Path(output) / "config.json").exists() and not overwrite:
@@ -31,7 +38,8 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
     try:
         checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and EOF errors, by what is broken
-        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: {error}") from error
+        reason = str(error).partition(". ")[0]  # torch goes on with advice that does not fit
+        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: {reason}") from error
     about = checkpoint.get("selector")
     if about is None:
         raise ValueError(f"{ckpt_path} holds no selector: it was not written by a selector's training")
@@ -45,3 +53,4 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> None:
         merge_lora(selector)
     selector.config.training = about["card"]
     selector.save_pretrained(output)
+    return f"{ckpt_path} is exported to {output}\n"

@@ -24,7 +24,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: naming the path, when there is no such file or it cannot be fetched.
     """
     folder = Path(path)
-    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists()):
+    below = str(path).count("/") == 1 and folder.parent.is_dir()  # a folder here, not an owner on the hub
+    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or below):
         raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
     try:
         found = cached_file(str(path), "config.json")

@@ -1,6 +1,7 @@
 """Training annotations: the forms they come in, sampling that every process agrees on, broken clips."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,20 @@ def test_conversations_in_a_data_set(tmp_path):
     assert record.question == "What is red?" and record.answer == "The ball."
 
 
+def test_bad_lines_and_lists_are_named(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"video": "a.mp4", "question": "Why?"}\n{"video"')
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 2: cannot be read"):
+        read_records(str(tmp_path / "train.jsonl"))
+    for text, said in (
+        ("- a\n b: [", "is no YAML"),
+        ("foo: 1", "needs a list `datasets`"),
+        ("datasets: [1]", "needs a"),
+    ):
+        (tmp_path / "all.yaml").write_text(text)
+        with pytest.raises(ValueError, match=f"all.yaml.*{said}"):
+            read_records(str(tmp_path / "all.yaml"))
+
+
 def numbered(count):
     return [{"video": f"{i}.mp4", "question": "Why?"} for i in range(count)]
 
@@ -96,16 +111,19 @@ def test_bad_annotations_are_named(tmp_path, text, message):
         read_records(str(tmp_path / "nowhere.json"))
 
 
-def loader(checkpoint, videos, rank=0, world=1, epoch=0, val=False, **options):
+def loader(checkpoint, videos, rank=0, world=1, val=False, **options):
     annotations = str(videos / "annotations.jsonl")
     given = {"val_annotations": annotations} if val else {"annotations": annotations}
     data = SelectorDataModule(Qwen25VL(str(checkpoint)), **given, num_workers=0, **options)
-    data.trainer = process(rank, world, epoch)
+    data.trainer = process(rank, world)
     return data
 
 
-def process(rank=0, world=1, epoch=0):
-    return type("Trainer", (), {"global_rank": rank, "world_size": world, "current_epoch": epoch})()
+def process(rank=0, world=1, had=0, limit=1.0):
+    """A trainer that has had so many batches."""
+    progress = {"batch_progress": SimpleNamespace(total=SimpleNamespace(ready=had))}
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(**progress))
+    return SimpleNamespace(global_rank=rank, world_size=world, fit_loop=loop, limit_train_batches=limit)
 
 
 def order(size=8, batch=1, seed=0, forms=None, **process_options):
@@ -114,7 +132,7 @@ def order(size=8, batch=1, seed=0, forms=None, **process_options):
 
 def test_each_epoch_has_an_order_of_its_own_that_processes_share():
     assert order() == order() and sorted(order()) == list(range(8))
-    assert order() != order(epoch=1) and order() != order(seed=1)
+    assert order() != order(had=8) and order() != order(seed=1)
     halves = [order(rank=rank, world=2) for rank in range(2)]
     assert sorted(halves[0] + halves[1]) == list(range(8)) and len(halves[0]) == len(halves[1])
 
@@ -142,12 +160,12 @@ def test_clips_of_one_form_go_together():
 
 
 def test_an_order_is_taken_up_where_it_was_left():
-    whole = EpochOrder(8, 2, 0, process(epoch=1))
-    rest = EpochOrder(8, 2, 0, process(epoch=1))
-    rest.resumed = 1, 4
-    assert list(rest) == list(whole)[4:] and len(rest) == 8
-    rest.resumed = 0, 4
-    assert list(rest) == list(whole), "of that epoch only"
+    """Four batches an epoch."""
+    second = order(8, batch=2, had=4)
+    assert order(8, batch=2, had=6) == second[4:] and order(8, batch=2, had=7) == second[6:]
+    assert order(8, batch=2, had=8) not in (second, []), "an epoch that is done is followed by the next"
+    short = order(8, batch=2, had=3, limit=2)
+    assert short == order(8, batch=2, had=2, limit=2)[2:], "of an epoch that was cut short"
 
 
 def test_every_process_validates_as_many_clips(checkpoint, videos):

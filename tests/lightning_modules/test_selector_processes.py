@@ -69,16 +69,22 @@ def test_two_processes_are_one(qwen, clips, tmp_path):
     assert len(exported) == len((one / "selector" / "model.safetensors").read_bytes())
 
 
-def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, tmp_path):
-    """Checkpoints after steps 2 and 4 of 6 an epoch; killed before step 5's end; three workers' data order and all."""
-    options = ["--data.batch_size", "2", "--trainer.max_epochs", "2", "--model.save_every", "2"]
+@pytest.mark.parametrize(
+    ("save_every", "die_at", "saved"),
+    [(2, 5, 4), (3, 7, 6), (100, 8, 6), (100, 6, 6)],
+    ids=["in an epoch", "where an epoch ends", "after a validation", "before an epoch's first step"],
+)
+def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, tmp_path, save_every, die_at, saved):
+    """Six steps an epoch, two epochs, a worker that reads ahead."""
+    options = ["--data.batch_size", "2", "--trainer.max_epochs", "2", "--model.save_every", str(save_every)]
     options += ["--data.num_workers", "1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(fit_words(qwen, clips, whole, *options))
-    run(fit_words(qwen, clips, broken, *options, *keep(broken, "--trainer.callbacks.die_at", "5")), -signal.SIGKILL)
-    assert last(broken)["global_step"] == 4
+    die = keep(broken, "--trainer.callbacks.die_at", str(die_at))
+    run(fit_words(qwen, clips, broken, *options, *die), -signal.SIGKILL)
+    assert last(broken)["global_step"] == saved
     said = run(fit_words(qwen, clips, broken, *options))
-    assert f"going on from {broken / 'checkpoints' / 'last.ckpt'}" in said
+    assert f"going on from {broken / 'checkpoints' / 'last.ckpt'}" in said and f"going on from step {saved}" in said
     ends = [last(out) for out in (whole, broken)]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 12
     for name, weight in ends[0]["state_dict"].items():
@@ -86,6 +92,19 @@ def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, tmp_path):
     curves = [loss_curve(out) for out in (whole, broken)]
     assert curves[0] == curves[1] and len(curves[0]) == 12, "the same losses, step by step"
     assert len(set(curves[0].values())) == 12, "canary"
+    exported = [(out / "selector" / "model.safetensors").read_bytes() for out in (whole, broken)]
+    assert exported[0] == exported[1], "the same one is the best"
+
+
+def test_interrupted_it_says_what_there_is(qwen, clips, tmp_path):
+    options = ["--data.batch_size", "2", "--model.save_every", "2"]
+    interrupt = keep(tmp_path, "--trainer.callbacks.die_at", "3", "--trainer.callbacks.politely", "true")
+    said = run(fit_words(qwen, clips, tmp_path, *options, *interrupt), status=1)
+    assert f"stopped at step 3; {tmp_path / 'checkpoints' / 'last.ckpt'} is of step 2; call again to go on" in said
+    run(fit_words(qwen, clips, tmp_path, *options))
+    assert last(tmp_path)["global_step"] == 6
+    said = run(fit_words(qwen, clips, tmp_path, *options))
+    assert "nothing left to train" in said
 
 
 def loss_curve(out):
@@ -110,8 +129,8 @@ def test_another_training_is_not_gone_on_with(qwen, clips, tmp_path):
     killed = ["--data.batch_size", "2", "--model.save_every", "1"]
     other = tmp_path / "other"
     run(fit_words(qwen, clips, other, *killed, *keep(other, "--trainer.callbacks.die_at", "3")), -signal.SIGKILL)
-    said = run(fit_words(qwen, clips, other, "--data.batch_size", "3"), status=1)
-    assert "a training on 12 clips, 2 a step; this one has 12 clips, 3 a step" in said
+    said = run(fit_words(qwen, clips, other, "--data.batch_size", "3"), status=2)
+    assert "data.clips_a_step was 2, is 3" in said
 
 
 def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):

@@ -124,7 +124,7 @@ def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
     write_needle_videos(videos, videos=1, patches=48, needles=3, questions=4, seed=1)
 
     def validate(selector):
-        options = ["--model.selector", str(selector), "--model.start", "null", "--model.sizes", "null"]
+        options = ["--model.selector", str(selector)]
         options += ["--family.max_frames", "96"]  # hundreds of tokens, for recall to mean something
         caplog.clear()
         assert cli.main(words("validate", "train_selector", qwen, videos, tmp_path / "val", *options)) == 0
@@ -138,12 +138,16 @@ def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
     assert validate(tmp_path / "wrong")
     assert not validate(tmp_path / "right")
     assert "selector_recall_0_05" in capsys.readouterr().out
+    found = json.loads((tmp_path / "val" / "results.json").read_text())
+    assert found["selector_recall_0_05"] == pytest.approx(1.0) and found["settings"]["reduction"] == "max"
+    assert cli.main(words("validate", "train_selector", qwen, videos, tmp_path / "val")) == 2
+    assert "nothing trained to validate: give --model.selector DIR" in capsys.readouterr().err
 
 
 def attach(training):
     strategy = type("Strategy", (), {"root_device": torch.device("cpu")})()
     data = type("Data", (), {"store": None})()
-    parts = {"strategy": strategy, "global_step": 0, "precision": "32-true", "datamodule": data}
+    parts = {"strategy": strategy, "global_step": 0, "precision": "32-true", "datamodule": data, "ckpt_path": None}
     training._trainer = type("Trainer", (), parts)()
     return training
 
@@ -242,7 +246,9 @@ def test_stored_scores_need_no_decoder(qwen, videos, tmp_path):
     (teacher,), _ = training.scores([clip(training)])
     bare = SelectorTraining(family_of(str(qwen[1])), sizes=SIZES, dtype="float32")
     store = type("Store", (), {"match": lambda self, settings: None})()
-    attach(bare).trainer.datamodule = type("Data", (), {"store": store, "query": "question", "unscored": lambda _: 0})()
+    attach(bare).trainer.datamodule = type(
+        "Data", (), {"store": store, "query": "question", "unscored": lambda _: []}
+    )()
     bare.configure_model()
     assert len(bare.lm.decoder.layers) == 0
     (stored,), (student,) = bare.scores([clip(bare, scores=teacher)])
@@ -285,7 +291,10 @@ def test_a_half_written_store_is_completed_not_redone(qwen, videos, tmp_path, ca
     index.write_text("".join(lines[:5]) + lines[5][:20])  # killed
     stored = ["--data.teacher_scores", str(store)]
     assert fit(qwen, videos, tmp_path / "out", *stored) == 2
-    assert "lacks the teacher scores of 3 clips: complete it with `predict`" in capsys.readouterr().err
+    assert (
+        "lacks the teacher scores of 3 clips, needles_001.mp4 for one: complete it with `predict`"
+        in capsys.readouterr().err
+    )
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert score(qwen, videos, store) == 0
@@ -348,10 +357,10 @@ def test_what_is_not_finite_stops_the_training(model):
 
 def test_what_cannot_begin_is_refused(qwen, capsys):
     family = family_of(str(qwen[1]))
-    with pytest.raises(ValueError, match="give either a selector"):
-        SelectorTraining(family, selector="somewhere", sizes=SIZES)
-    with pytest.raises(ValueError, match="a start or sizes of a new one"):
+    with pytest.raises(ValueError, match=r"give --model\.selector to go on from, or --model\.start"):
         SelectorTraining(family)
+    with pytest.raises(ValueError, match=r"LoraConfig has no alpha; it has .*lora_alpha"):
+        SelectorTraining(family, sizes=SIZES, lora={"alpha": 1})
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
@@ -363,3 +372,5 @@ def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
     (tmp_path / "broken.ckpt").write_bytes(b"PK")
     assert cli.main(["export", "--ckpt_path", str(tmp_path / "broken.ckpt"), "--output", str(tmp_path / "out")]) == 1
     assert "cannot be read as a checkpoint" in capsys.readouterr().err
+    assert cli.main(["export", "--ckpt_path", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "is a folder; a checkpoint that `fit` wrote is a file" in capsys.readouterr().err
