@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 2**22  # pairs of tokens looked at together: 16 MB in float32
+BLOCK = 2**20  # pairs of tokens looked at together: 4 MB in float32
 
 
 def soft_rank(x: Tensor, temperature: float = 1e-4) -> Tensor:
