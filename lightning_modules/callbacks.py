@@ -49,8 +49,7 @@ class PredictionWriter(Callback):
         folder = self.folder(pl_module)
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            settings = {**pl_module.settings, **trainer.datamodule.settings}
-            match_settings(folder / "settings.json", settings, "answers of a run")
+            match_settings(folder / "settings.json", self._settings(pl_module), "answers of a run")
         asked = {question.key for question in trainer.datamodule.questions}
         kept = [row for row in read_rows(folder) if row["error"] is None]
         trainer.strategy.barrier("predictions are read")
@@ -67,9 +66,13 @@ class PredictionWriter(Callback):
         """Where this run writes."""
         if self.output_dir is not None:
             return Path(self.output_dir)
-        settings = json.dumps(pl_module.settings, sort_keys=True)
+        settings = json.dumps(self._settings(pl_module), sort_keys=True)
         name = f"{Path(pl_module.hparams.selector or 'dense').name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         return Path("outputs") / name
+
+    def _settings(self, pl_module: VideoQA) -> dict[str, Any]:
+        """All that decides an answer: of the model, and of how questions are put."""
+        return {**pl_module.settings, **pl_module.trainer.datamodule.settings}
 
     # -- one answer
 
@@ -123,7 +126,7 @@ class PredictionWriter(Callback):
             fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked)}
             fingerprint["visual_tokens"] = [min(tokens), max(tokens)] if tokens else None
             results = summarise(list(self.rows.values()), data.macro)
-            results |= {"settings": {**pl_module.settings, **data.settings}, "fingerprint": fingerprint}
+            results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint}
             write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
             write_whole(folder / "results.md", table(results, folder.name))
 
