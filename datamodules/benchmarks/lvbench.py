@@ -17,7 +17,7 @@ PREAMBLE = (
 class LVBench(Benchmark):
     """`root` holds the table, one row a question, and `data/<key>.mp4`."""
 
-    source = "the data set lmms-lab/LVBench, its archives unpacked"
+    source = "the data set lmms-eval/LVBench, its archives unpacked"
     tables = ("test.jsonl", "data/test-*.parquet", "test-*.parquet", "data/train-*.parquet", "*.jsonl", "*.parquet")
     video_folders = ("data", "videos", "all_videos", ".")
     protocols: ClassVar = {
@@ -31,5 +31,5 @@ class LVBench(Benchmark):
         if self.protocol_name == "paper":
             text = re.sub(r"\(([A-D])\)", r"\1", text)
         groups = (("question_type", str(row["question_type"][0])), ("type", str(row["type"])))
-        video = self.find_video(str(row["key"]))
+        video = self.find_video(str(row.get("key") or row["video_path"]))
         return VideoQuestion(str(row["uid"]), video, text, options, row["answer"], groups=groups)

@@ -16,7 +16,7 @@ PREAMBLE = (  # no subtitles are given; the released evaluation says so all the 
 class VideoMME(Benchmark):
     """`root` holds the table as on the hub, and `data/<videoID>.mp4`."""
 
-    source = "the data set lmms-lab/Video-MME, its archives unpacked"
+    source = "the data set lmms-eval/Video-MME, its archives unpacked"
     tables = ("videomme/test-*.parquet", "test-*.parquet", "*.parquet")
     video_folders = ("data", "videos", ".")
     protocols: ClassVar = {
