@@ -94,17 +94,34 @@ def experiment(words: Sequence[str]) -> int:
     return status
 
 
+def quiet() -> None:
+    """Our own messages as they are; of Lightning's, warnings alone."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lightning_modules").setLevel(logging.INFO)
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
+
+
+def finished(cli: FlexSelectCLI) -> int:
+    """Show the answers about a single video; the exit status."""
+    writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
+    if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
+        for row in writer.rows.values():
+            sys.stdout.write(f"{row['question']}\n{row['answer'] if row['error'] is None else row['error']}\n")
+    failed = any(row["error"] for row in writer.rows.values())
+    if isinstance(cli.model, TeacherScoring):
+        failed = cli.model.failed > 0
+    return SOME_FAILED if failed else ALL_ANSWERED
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
         The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on.
     """
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("lightning_modules").setLevel(logging.INFO)
-    for chatty in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
+    quiet()
     try:
         words = list(sys.argv[1:] if args is None else args)
         if words and words[0] in FILE_VERBS:
@@ -135,14 +152,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"could not go on: {error}\n")
         logging.getLogger(__name__).debug("where", exc_info=True)
         return COULD_NOT_GO_ON
-    writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
-    if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
-        for row in writer.rows.values():
-            sys.stdout.write(f"{row['question']}\n{row['answer'] if row['error'] is None else row['error']}\n")
-    failed = any(row["error"] for row in writer.rows.values())
-    if isinstance(cli.model, TeacherScoring):
-        failed = cli.model.failed > 0
-    return SOME_FAILED if failed else ALL_ANSWERED
+    return finished(cli)
 
 
 def run() -> None:

@@ -14,12 +14,12 @@ class KeepGradients(Callback):
     Args:
         folder: where to.
         die_at: a step; None: never.
-        politely: by the signal of Ctrl-C.
+        politely: as by Ctrl-C.
     """
 
     def __init__(self, folder: str, die_at: int | None = None, politely: bool = False) -> None:
         self.folder, self.die_at = Path(folder), die_at
-        self.signal = signal.SIGINT if politely else signal.SIGKILL
+        self.politely = politely
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == 0 and trainer.is_global_zero:
@@ -27,4 +27,6 @@ class KeepGradients(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             torch.save(grads, self.folder / "gradients.pt")
         if trainer.global_step == self.die_at:
-            os.kill(os.getpid(), self.signal)
+            if self.politely:
+                raise KeyboardInterrupt  # the signal itself is ignored in the background of a shell
+            os.kill(os.getpid(), signal.SIGKILL)

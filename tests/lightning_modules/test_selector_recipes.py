@@ -37,6 +37,7 @@ def test_recipe_of_a_selector(kind, videos, tmp_path):
     always = ["--config", "configs/trainer/cpu.yaml", "--family.path", str(model), "--model.reference_layer", "2"]
     always += ["--data.annotations", annotations, "--data.val_annotations", annotations, "--data.num_workers", "0"]
     always += ["--family.max_frames", "2", "--trainer.enable_progress_bar", "false"]
+    always += ["--trainer.strategy", "auto"]  # a process group would stay, and its port taken, in this process
     store, out = str(tmp_path / "store"), str(tmp_path / "out")
     assert cli.main(["predict", "--config", f"configs/teacher_scores/{recipe}", *always, "--output_dir", store]) == 0
     options = ["--data.teacher_scores", store, "--output_dir", out, "--model.start", str(start)]
