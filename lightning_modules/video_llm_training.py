@@ -102,7 +102,7 @@ class VideoLLMTraining(LightningModule):
             return
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path(self.family.path).resolve():
-            weights = shutil.ignore_patterns("*.safetensors")
+            weights = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard")  # nor another training's curves
             shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=weights)
         self.model.save_pretrained(folder)
 
