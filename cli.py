@@ -22,6 +22,7 @@ from flexselect.experiments import run_experiment
 from flexselect.families.base import VideoFamily
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
 
 FILE_VERBS = {"convert": convert, "export": export, "compare": compare}  # from folder to folder, without a Trainer
@@ -76,7 +77,7 @@ def prepare_fit(config: Namespace) -> None:
             Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(save_dir=folder, name=name))
             for kind, name in (("TensorBoardLogger", "tensorboard"), ("CSVLogger", "csv"))
         ]
-    last = Path(folder) / "checkpoints" / "last.ckpt"
+    last = Path(folder) / FOLDER / LAST
     if config.ckpt_path is None and last.exists():
         logging.getLogger("lightning_modules").info("going on from %s", last)
         config.ckpt_path = str(last)

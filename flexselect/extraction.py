@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Sequence
 
 Extractor = Callable[[str, Sequence[str]], str | None]  # (answer, the options in words) -> letter
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = string.ascii_uppercase
 LEAD_INS = (  # the last two are joined by a missing comma in the released evaluation, and so never found
     "The best answer is",
     "The correct answer is",
@@ -50,16 +51,17 @@ def mmmu(answer: str, options: Sequence[str]) -> str | None:
 
 def ours(answer: str, options: Sequence[str]) -> str | None:
     """Alone, "B. ring", "(B)", "The answer is B", or in words."""
-    plain = [_plain(option) for option in options]
-    if _plain(answer) in plain:
-        return LETTERS[plain.index(_plain(answer))]
+    in_words = [plain(option) for option in options]
+    if plain(answer) in in_words:
+        return LETTERS[in_words.index(plain(answer))]
     letters = re.escape(LETTERS[: len(options)])
     first = re.match(rf"\W*([{letters}])\b", answer) or re.search(rf"\b([{letters}])\b(?=\W*$)", answer)
     return first.group(1) if first else None
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"^[\W_]+|[\W_]+$", "", str(text)).casefold()
+def plain(text: str) -> str:
+    """Without the punctuation around it, whatever its case."""
+    return text.strip().strip(string.punctuation + string.whitespace).casefold()
 
 
 EXTRACTORS: dict[str, Extractor] = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
-from typing import Any
 
-from flexselect.extraction import EXTRACTORS, LETTERS, ours
+from flexselect.extraction import EXTRACTORS, LETTERS, ours, plain
 from flexselect.prompt import VideoClip
 
 
@@ -49,7 +47,7 @@ class VideoQuestion:
         if answer is None or self.answer is None:
             return False
         if not self.options:
-            return _plain(answer) == _plain(self.answer)
+            return plain(answer) == plain(self.answer)
         chosen = self.chosen(answer)
         return chosen is not None and chosen == self.expected_letter
 
@@ -78,7 +76,3 @@ class QuestionItem:
     clip: VideoClip | None = None
     error: str | None = None  # why there is no clip
     decode_seconds: float = 0.0
-
-
-def _plain(text: Any) -> str:
-    return str(text).strip().strip(string.punctuation + string.whitespace).casefold()

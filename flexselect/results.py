@@ -44,7 +44,7 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
 def table(results: dict[str, Any], title: str) -> str:
     """Results as a Markdown table."""
     lines = [f"# {title}", "", "| | accuracy | 95 % interval | questions |", "|---|---|---|---|"]
-    lines.append(_line("**all**", {**results, "questions": results["questions"]}))
+    lines.append(_line("**all**", results))
     for name, values in results["groups"].items():
         lines += [_line(f"{name}: {value}", share) for value, share in values.items()]
     notes = f"{results['errors']} errors and {results['unparsed']} answers without a letter count as wrong."

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexselect.settings import UsageError, differences, match_settings
+from flexselect.settings import UsageError, differences, write_whole
 
 SETTINGS = "settings.json"
 INFORMATION = ("path",)  # where the model lay does not matter: its weights are hashed
@@ -28,8 +28,14 @@ def as_stored(scores: Tensor) -> Tensor:
     Eleven significant bits down to 6e-5 of the largest; the released trainings rank eight bits. A training rounds its
     live scores so as well, and is the same whichever it uses.
     """
+    packed, scale = _packed(scores)
+    return packed.float() * scale
+
+
+def _packed(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """float16 in units of the largest, and that."""
     scale = scores.max()
-    return (scores / scale).half().float() * scale
+    return (scores / scale).half(), scale
 
 
 class ScoreStore:
@@ -65,7 +71,7 @@ class ScoreStore:
         if (Path(folder) / SETTINGS).exists():
             cls(folder).match(settings)
         else:
-            match_settings(Path(folder) / SETTINGS, settings, "teacher scores")
+            write_whole(Path(folder) / SETTINGS, json.dumps(settings, indent=2))
         return cls(folder)
 
     def match(self, settings: dict[str, Any]) -> None:
@@ -143,8 +149,8 @@ class ScoreWriter:
         """
         if not bool(scores.isfinite().all()) or not float(scores.max()) > 0:
             raise ValueError("the teacher's scores are NaN or all zero")
-        scale = scores.max()
-        data = (scores / scale).half().cpu().numpy().tobytes()
+        packed, scale = _packed(scores)
+        data = packed.cpu().numpy().tobytes()
         before = self.scores.stat().st_size if self.scores.exists() else 0
         padding = b"\0" * (before % 2)  # killed in a number
         self._append(self.scores, padding + data)

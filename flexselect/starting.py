@@ -73,8 +73,8 @@ def starting_config(
     """
     if start is None or start == TEACHER:
         return selector_config(family, sizes, reduction)
-    small = read_config(start)
-    if small.get("model_type") == "qwen2" and not any(known.claims(small) for known in FAMILIES):
+    small = _language_model(start)
+    if small is not None:
         return selector_config(family, {name: small[name] for name in SIZES} | sizes, reduction)
     other, inputs = family_of(start), family.selector_inputs
     if type(other) is not type(family) or inputs is None:
@@ -100,14 +100,21 @@ def starting_weights(selector: LiteSelector, start: str, teacher: VideoLM) -> No
     lm, options = teacher, LoadOptions(torch.float32)
     decoder: nn.Module = teacher.decoder
     if start != TEACHER:
-        small = read_config(start)
-        if small.get("model_type") == "qwen2" and not any(known.claims(small) for known in FAMILIES):
+        small = _language_model(start)
+        if small is not None:
             decoder = load_weights(Qwen2ForCausalLM, start, Qwen2Config.from_dict(small), options).model
         else:
             lm = family_of(start).load(options)
             decoder = lm.decoder
     _copy(selector.decoder, decoder.state_dict(), start)
     _copy(selector.projector, lm.projector_weights(), start)
+
+
+def _language_model(start: str) -> dict[str, Any] | None:
+    """The config.json of a Qwen2 without a tower; None of anything else."""
+    config = read_config(start)
+    alone = config.get("model_type") == "qwen2" and not any(known.claims(config) for known in FAMILIES)
+    return config if alone else None
 
 
 def _copy(module: nn.Module, source: dict[str, Tensor], start: str) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
-from flexselect.families.base import VideoFamily
 from flexselect.questions import VideoQuestion
 
 MOMENTS = 64  # at which the released evaluation looks for subtitles
@@ -17,13 +16,9 @@ class LongVideoBench(Benchmark):
     """`root` holds the table, `videos/`, and `subtitles/` for the variant with subtitles.
 
     Args:
-        family: see `Benchmark`, as all but the last.
-        root: the folder.
-        protocol: "paper" or "plain".
-        limit: only the first so many questions.
-        missing_videos: "refuse" or "record".
-        num_workers: processes that decode ahead.
+        args: see `Benchmark`.
         with_subtitles: put the subtitles before the question (longvideobench_val_v_sub and val_i).
+        kwargs: see `Benchmark`.
     """
 
     source = "the data set longvideobench/LongVideoBench, its archives unpacked"
@@ -34,18 +29,9 @@ class LongVideoBench(Benchmark):
         "plain": PLAIN,
     }
 
-    def __init__(
-        self,
-        family: VideoFamily,
-        root: str,
-        protocol: Literal["paper", "plain"] = "paper",
-        limit: int | None = None,
-        missing_videos: Literal["refuse", "record"] = "refuse",
-        num_workers: int = 1,
-        with_subtitles: bool = False,
-    ) -> None:
+    def __init__(self, *args: Any, with_subtitles: bool = False, **kwargs: Any) -> None:
         self.with_subtitles = with_subtitles
-        super().__init__(family, root, protocol, limit, missing_videos, num_workers)
+        super().__init__(*args, **kwargs)
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
         """Options are columns, "N/A" where there is none; the answer is a number."""

@@ -54,3 +54,7 @@ def test_mmmu(answer, letter):
 )
 def test_ours(answer, letter):
     assert ours(answer, OPTIONS) == letter
+
+
+def test_options_that_are_signs_are_told_apart():
+    assert ours("\u2190", ("\u2192", "\u2190")) == "B"
