@@ -4,7 +4,7 @@ BIN := .venv/bin
 ENV := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench train-demo clean
+.PHONY: help demo test test-slow test-lmms check bench train-demo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,12 +25,24 @@ test: $(ENV) ## Run the tests (CPU, offline, minutes)
 test-slow: $(ENV) ## Run the tests that train a model
 	@$(BIN)/python -m pytest -m slow
 
+LMMS := .venv-lmms/bin
+
+.venv-lmms/.installed: pyproject.toml
+	@echo "Installing lmms-eval into .venv-lmms (about 7 GB, some minutes) ..."
+	@$(PYTHON) -m venv .venv-lmms
+	@$(LMMS)/python -m pip install -q -e ".[test,lmms]"
+	@touch $@
+
+test-lmms: .venv-lmms/.installed ## Run the tests of the lmms-eval plugin, in an environment of its own
+	@$(LMMS)/python -m pytest tests/flexselect_lmms
+
 check: $(ENV) ## Lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(ENV) ## Measure the probe and the loss: time and memory beside the straightforward way
+bench: $(ENV) ## Measure the probe, the loss and a benchmark's throughput beside the straightforward way
 	@$(BIN)/python -m bench.probe
 	@$(BIN)/python -m bench.loss
+	@$(BIN)/python -m bench.benchmark
 
 SELECTOR := outputs/demo_selector
 CLIPS := --data.annotations $(SELECTOR)/train/annotations.jsonl --data.val_annotations $(SELECTOR)/val/annotations.jsonl

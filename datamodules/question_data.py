@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.video import VideoError, read_video
 from flexselect.families.base import VideoFamily
+from flexselect.feature_cache import FeatureCache
 from flexselect.questions import QuestionItem, VideoQuestion
 
 
@@ -36,6 +38,7 @@ class QuestionData(LightningDataModule):
         self.family, self.video_root, self.num_workers = family, video_root, num_workers
         self.questions = group_by_video(questions)
         self.answered: set[tuple[str, str, str]] = set()
+        self.cache: FeatureCache | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -50,14 +53,30 @@ class QuestionData(LightningDataModule):
         """
         self.answered = set(answered)
 
+    def use(self, cache: FeatureCache) -> None:
+        """Decode no video whose features are in the cache."""
+        self.cache = cache
+
     def predict_dataloader(self) -> DataLoader:
         """One `QuestionItem` a step, in the order of the videos."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = share(self.questions, rank, world)
-        items = _Items(self.family, mine, self.answered, Path(self.video_root))
+        mine = share(self.questions, rank, world, self.work())
+        items = _Items(self.family, mine, self.answered, Path(self.video_root), self.cache)
         return DataLoader(items, batch_size=None, num_workers=self.num_workers)
 
     val_dataloader = predict_dataloader
+
+    def work(self) -> dict[str, float]:
+        """A measure of what each video costs: its share of all bytes, and of all questions that are still open.
+
+        The size stands for the length, which only opening a file would tell.
+        """
+        videos = dict.fromkeys(question.video for question in self.questions)
+        asked = Counter(question.video for question in self.questions if question.key not in self.answered)
+        files = {video: Path(self.video_root) / video for video in videos if asked[video]}
+        sizes = {video: file.stat().st_size if file.is_file() else 0 for video, file in files.items()}
+        bytes_, questions = sum(sizes.values()) or 1, sum(asked.values()) or 1
+        return {video: sizes.get(video, 0) / bytes_ + asked[video] / questions for video in videos}
 
     def transfer_batch_to_device(self, batch: QuestionItem, device: torch.device, dataloader_idx: int) -> QuestionItem:
         """Leave frames where they are: the tower takes them chunk by chunk."""
@@ -68,9 +87,14 @@ class _Items(Dataset):
     """Decodes a video at its first question that is still to be answered."""
 
     def __init__(
-        self, family: VideoFamily, questions: list[VideoQuestion], answered: set[tuple[str, str, str]], root: Path
+        self,
+        family: VideoFamily,
+        questions: list[VideoQuestion],
+        answered: set[tuple[str, str, str]],
+        root: Path,
+        cache: FeatureCache | None,
     ) -> None:
-        self.family, self.questions, self.root = family, questions, root
+        self.family, self.questions, self.root, self.cache = family, questions, root, cache
         self.prompter = None  # built in the worker
         to_ask = {i: q.video for i, q in enumerate(questions) if q.key not in answered and q.error is None}
         self.openers = set({video: i for i, video in reversed(to_ask.items())}.values())
@@ -82,16 +106,19 @@ class _Items(Dataset):
         question = self.questions[index]
         if index not in self.openers:
             return QuestionItem(question)
-        began = time.perf_counter()
+        began, path = time.perf_counter(), self.root / question.video
         try:
             self.prompter = self.prompter or self.family.prompter()
-            frames, seconds = read_video(self.root / question.video, self.family.sample, self.prompter.resize)
+            encoded = self.cache.get(path, self.prompter.prefix_ids) if self.cache else None
+            if encoded is not None:
+                return QuestionItem(question, True, encoded=encoded, decode_seconds=time.perf_counter() - began)
+            frames, seconds = read_video(path, self.family.sample, self.prompter.resize)
             clip = self.prompter.clip(frames, seconds)
         except VideoError as error:
             return QuestionItem(question, opens=True, error=str(error))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
             return QuestionItem(question, opens=True, error=f"{question.video}: {type(error).__name__}: {error}")
-        return QuestionItem(question, True, clip, decode_seconds=time.perf_counter() - began)
+        return QuestionItem(question, True, clip, path=str(path), decode_seconds=time.perf_counter() - began)
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
@@ -100,8 +127,22 @@ def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
     return sorted(questions, key=lambda question: order[question.video])
 
 
-def share(questions: list[VideoQuestion], rank: int, world: int) -> list[VideoQuestion]:
-    """One process's videos: every `world`-th, so that no video is decoded twice and no question doubled."""
-    videos = list(dict.fromkeys(question.video for question in questions))[rank::world]
-    mine = set(videos)
+def share(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:
+    """One process's videos, whole ones: no video is decoded twice, no question doubled, none without a process.
+
+    The most work first, each to the process that has the least: at most a third longer than the best there is (Graham,
+    1969). Each process gets a video, if there are as many.
+
+    Args:
+        questions: all of them.
+        rank: this process.
+        world: of how many.
+        work: of each video.
+    """
+    loads, mine = [0.0] * world, set()
+    for video in sorted(work, key=lambda video: -work[video]):
+        least = loads.index(min(loads))
+        loads[least] += work[video] + 1e-9  # also what costs nothing is shared out
+        if least == rank:
+            mine.add(video)
     return [question for question in questions if question.video in mine]

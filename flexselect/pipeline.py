@@ -172,6 +172,15 @@ class FlexSelect:
             encoded = self.encode(VideoPrompt(clip, self.lm.prompter.prefix_ids, torch.empty(0, dtype=torch.long)))
         return VideoSession(self, clip, encoded, clock.timings)
 
+    def open_encoded(self, encoded: EncodedVideo, timings: dict[str, float] | None = None) -> VideoSession:
+        """Take up a video that was encoded before, by this model; see `flexselect.feature_cache`.
+
+        Args:
+            encoded: on any device.
+            timings: seconds already spent on it, by stage.
+        """
+        return VideoSession(self, None, encoded.to(self.lm.device), timings or {})
+
     # -- prepared tensors
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
@@ -232,10 +241,10 @@ class VideoSession:
     """A video that is ready for questions: its frames are decoded and encoded once."""
 
     def __init__(
-        self, flexselect: FlexSelect, clip: VideoClip, encoded: EncodedVideo, timings: dict[str, float]
+        self, flexselect: FlexSelect, clip: VideoClip | None, encoded: EncodedVideo, timings: dict[str, float]
     ) -> None:
         self.flexselect = flexselect
-        self.clip = clip  # the frames, on the CPU, for pictures
+        self.clip = clip  # the frames, on the CPU, for pictures; None where only their features were kept
         self.encoded = encoded
         self.timings = timings  # seconds spent on the video, under decode and encode
 

@@ -78,11 +78,20 @@ class EncodedVideo(_Movable):
     brackets: tuple[Brackets, ...] = ()
     seen: Tensor | None = None  # [V, d], the same tokens as a selector sees them
     selector_text: tuple[Tensor, Tensor] | None = None  # see `VideoPrompt`
+    seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
 
     @property
     def num_units(self) -> int:
         """U."""
         return self.grid[0]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What of the video is looked at: `grid`; `frames` T and real `fps`, None where the times are unknown."""
+        shown = None if self.seconds is None else self.seconds.tolist()
+        span = shown[-1] - shown[0] if shown else 0.0
+        fps = round((len(shown) - 1) / span, 3) if shown and span > 0 else None
+        return {"grid": list(self.grid), "frames": len(shown) if shown else None, "fps": fps}
 
     @property
     def num_tokens(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from flexselect.extraction import EXTRACTORS, LETTERS, ours, plain
-from flexselect.prompt import VideoClip
+from flexselect.prompt import EncodedVideo, VideoClip
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class VideoQuestion:
     extractor: str = "ours"  # how a letter is read out of an answer, see `flexselect.extraction`
     max_new_tokens: int | None = None  # None: the run's
     groups: tuple[tuple[str, str], ...] = ()  # what accuracy is broken down by, ("duration", "long") for one
+    guess: bool = False  # an answer that no letter can be read out of counts as a letter drawn by chance
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -48,12 +50,16 @@ class VideoQuestion:
             return False
         if not self.options:
             return plain(answer) == plain(self.answer)
-        chosen = self.chosen(answer)
+        chosen = self.chosen(answer) or (self._drawn(answer) if self.guess else None)
         return chosen is not None and chosen == self.expected_letter
 
     def chosen(self, answer: str) -> str | None:
         """The letter that an answer chooses; None if none can be read out of it."""
         return EXTRACTORS[self.extractor](answer, self.options)
+
+    def _drawn(self, answer: str) -> str:
+        """By chance, and the same each time."""
+        return random.Random("\0".join((*self.key, answer))).choice(LETTERS[: len(self.options)])
 
     @property
     def expected_letter(self) -> str | None:
@@ -74,5 +80,7 @@ class QuestionItem:
     question: VideoQuestion
     opens: bool = False  # whether a clip, or the reason why there is none, comes with it
     clip: VideoClip | None = None
+    encoded: EncodedVideo | None = None  # instead of a clip, where a `FeatureCache` had it
+    path: str | None = None  # of the video's file
     error: str | None = None  # why there is no clip
     decode_seconds: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flexselect.statistics import accuracy, interval
@@ -39,6 +39,26 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
             for name in names
         },
     }
+
+
+def videos_seen(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was looked at of each video that was answered about: `frames`, `fps`, `grid`, `visual_tokens`."""
+    return {
+        row["video"]: {**(row.get("sampling") or {}), "visual_tokens": row["num_visual_tokens"]}
+        for row in rows
+        if row["error"] is None
+    }
+
+
+def ranges(videos: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Least and most of each number over all videos; None where none is known."""
+    found: dict[str, list[float]] = {"frames": [], "fps": [], "units": [], "visual_tokens": []}
+    for video in videos:
+        known = {**video, "units": video["grid"][0] if "grid" in video else None}
+        for name, values in found.items():
+            if known.get(name) is not None:
+                values.append(known[name])
+    return {name: [min(values), max(values)] if values else None for name, values in found.items()}
 
 
 def table(results: dict[str, Any], title: str) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
 from flexselect.fingerprint import text_hash
-from flexselect.results import summarise, table
+from flexselect.results import ranges, summarise, table, videos_seen
 from flexselect.settings import UsageError, match_settings, write_whole
 from lightning_modules.video_qa import VideoQA
 
@@ -122,11 +122,10 @@ class PredictionWriter(Callback):
         if self._file is not None and trainer.is_global_zero:
             data, folder = trainer.datamodule, self.folder(pl_module)
             asked = [question.text for question in data.questions]
-            tokens = [row["num_visual_tokens"] for row in self.rows.values() if row["error"] is None]
-            fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked)}
-            fingerprint["visual_tokens"] = [min(tokens), max(tokens)] if tokens else None
+            videos = videos_seen(self.rows.values())
+            fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}
             results = summarise(list(self.rows.values()), data.macro)
-            results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint}
+            results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
             write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
             write_whole(folder / "results.md", table(results, folder.name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any, Literal
 
 import torch
@@ -11,11 +11,14 @@ from torchmetrics import MeanMetric
 
 from flexselect.checks import check_options
 from flexselect.families.base import VideoFamily
+from flexselect.feature_cache import FeatureCache
 from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
+from flexselect.scorers import CONTROLS
 
-PLACEMENT = ("device_map", "offload_folder")  # options that change no answer
+PLACEMENT = ("device_map", "offload_folder", "feature_cache", "feature_cache_gb")  # options that change no answer
+OWN = ("max_new_tokens", "feature_cache", "feature_cache_gb")  # options that are not the pipeline's
 
 
 class VideoQA(LightningModule):
@@ -23,6 +26,11 @@ class VideoQA(LightningModule):
 
     The model is loaded when a run begins, not when this is built, so a mistyped option costs no loading time. It is no
     submodule: a model spread over GPUs must not be moved, and frozen weights belong in no training checkpoint.
+
+    Args of its own:
+        max_new_tokens: the most of an answer.
+        feature_cache: a folder where vision features are kept, for later runs over the same videos; None: none are.
+        feature_cache_gb: the most that folder takes; what was not used for longest goes first.
     """
 
     def __init__(
@@ -42,6 +50,8 @@ class VideoQA(LightningModule):
         attn_implementation: str = "sdpa",
         quantization: Literal["4bit", "8bit"] | None = None,
         max_new_tokens: int = 64,
+        feature_cache: str | None = None,
+        feature_cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="family")
@@ -54,6 +64,7 @@ class VideoQA(LightningModule):
         self.flexselect: FlexSelect | None = None
         self._session: VideoSession | None = None
         self._video_error: str | None = None
+        self._cache: FeatureCache | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -69,18 +80,30 @@ class VideoQA(LightningModule):
     def fingerprint(self) -> dict[str, Any]:
         """What a result must be known by beside its settings: packages, weights, positions."""
         selector = self.hparams.selector
-        trained = selector is not None and Path(selector).is_dir()
+        trained = selector is not None and selector not in ("self", *CONTROLS)
         return {
             "packages": package_versions(),
             "weights": weights_hash(self.family.path),
             "selector_weights": weights_hash(str(selector)) if trained else None,
             "rope": self.family.model_config.get_text_config().to_dict().get("rope_parameters"),
+            "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         }
+
+    def setup(self, stage: str) -> None:
+        """Let the data side know of the cache, so that what is there is not decoded."""
+        if self.hparams.feature_cache is not None:
+            known = self.fingerprint
+            decides = {name: known[name] for name in ("packages", "weights", "selector_weights")}
+            decides |= {name: self.hparams[name] for name in ("dtype", "quantization", "attn_implementation")}
+            numbers = {name: value for name, value in self.family.settings.items() if name != "path"}
+            decides |= {"family": numbers}
+            self._cache = FeatureCache(self.hparams.feature_cache, self.hparams.feature_cache_gb, decides)
+            self.trainer.datamodule.use(self._cache)
 
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
-            options = {name: value for name, value in self.hparams.items() if name != "max_new_tokens"}
+            options = {name: value for name, value in self.hparams.items() if name not in OWN}
             self.family.prompter()  # a tokenizer that is missing or another's is known before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
             self.flexselect = FlexSelect.from_pretrained(self.family, **options, device=device)
@@ -115,7 +138,10 @@ class VideoQA(LightningModule):
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """As predict, with the expected answer and whether it was met."""
-        row, question = self.predict_step(item), item.question
+        earlier, question = item.question.key in self.answered, item.question
+        row = self.predict_step(item)
+        if not earlier:
+            row["sampling"] = self._session.encoded.sampling if self._session else None
         right = question.is_right(row["answer"])
         counts = question.error is None and question.answer is not None  # a useless row does not count ...
         if counts:
@@ -137,11 +163,15 @@ class VideoQA(LightningModule):
 
     def _open(self, item: QuestionItem) -> None:
         self._session, self._video_error = None, item.error
-        if item.clip is None:
-            return
         assert self.flexselect is not None
+        timings = {"decode": item.decode_seconds}
         try:
-            self._session = self.flexselect.open_clip(item.clip, {"decode": item.decode_seconds})
+            if item.encoded is not None:
+                self._session = self.flexselect.open_encoded(item.encoded, {**timings, "encode": 0.0})
+            elif item.clip is not None:
+                self._session = self.flexselect.open_clip(item.clip, timings)
+                if self._cache is not None and item.path is not None:
+                    self._cache.put(item.path, self._session.encoded)
         except (ValueError, RuntimeError) as problem:
             self._video_error = f"{item.question.video}: {describe(problem)}"
 

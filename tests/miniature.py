@@ -54,7 +54,7 @@ def videomme(root: Path) -> Path:
             "video_id": f"{row['video']:03d}",
             "duration": ("short", "medium", "long")[row["video"]],
             "domain": "Knowledge",
-            "sub_category": "Shapes",
+            "sub_category": "Astronomy",
             "url": "",
             "videoID": f"v{row['video']}",
             "question_id": f"{row['video']:03d}-{row['number']}",

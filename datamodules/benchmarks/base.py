@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.benchmarks.hub import fetch
 from datamodules.question_data import QuestionData
 from datamodules.rows import read_rows
 from flexselect.choices import check_choice
@@ -21,19 +25,19 @@ ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 class Protocol:
     """How a question is put and its answer read: data, so that two runs can be told apart by it.
 
-    `paper` is the released evaluation (arXiv 2506.00993), slips included that move numbers; `plain` asks and reads as
-    this project does by itself.
+    `paper` is the released evaluation (arXiv 2506.00993), slips included that move numbers; `lmms` is lmms-eval 0.7 as
+    it stands; `plain` asks and reads as this project does by itself.
     """
 
     template: str  # with {question}, {options}, {subtitles} and {ending}
     ending: str  # what comes last
-    ending_llava: str  # the same for LLaVA-Video, where it is another one
     max_new_tokens: int
     extractor: str  # see `flexselect.extraction`
+    ending_llava: str | None = None  # of LLaVA-Video, where it is another one
 
 
 LETTER = "Answer with the option's letter from the given choices directly."
-PLAIN = Protocol("{subtitles}{question}\n{options}\n{ending}", LETTER, LETTER, 16, "ours")
+PLAIN = Protocol("{subtitles}{question}\n{options}\n{ending}", LETTER, 16, "ours")
 
 
 class Benchmark(QuestionData):
@@ -42,10 +46,14 @@ class Benchmark(QuestionData):
     Args:
         family: samples and resizes the frames; `paper` prompts LLaVA-Video in its own words.
         root: the folder.
-        protocol: "paper" or "plain", see `Protocol`.
+        protocol: "paper", "lmms" or "plain", see `Protocol`.
         limit: only the first so many questions.
         missing_videos: "refuse" a folder that lacks videos; or "record" them, as wrong answers with their reason.
         num_workers: processes that decode ahead.
+        repair: defects of the `paper` protocol to do without, by their names in `defects`.
+        unparsed: answers without a letter are "wrong"; or "random", a letter by chance, as the released LongVideoBench
+            has it. They are counted in either.
+        download: fetch from the hub what `root` lacks, and unpack it: up to hundreds of GB.
 
     Raises:
         FileNotFoundError: naming what was looked for, or the videos that are missing.
@@ -54,33 +62,37 @@ class Benchmark(QuestionData):
     tables: tuple[str, ...]  # patterns of the table of questions, the first that is there counts
     video_folders: tuple[str, ...]  # where videos may lie
     protocols: dict[str, Protocol]
-    source: str  # where it is downloaded from
+    defects: dict[str, dict[str, Any]]  # of `paper`, that move numbers: by name, what is otherwise without them
+    repository: str  # the data set on the hub
     macro: str | None = None  # the group whose shares are averaged; None: over all questions
 
     def __init__(
         self,
         family: VideoFamily,
         root: str,
-        protocol: Literal["paper", "plain"] = "paper",
+        protocol: Literal["paper", "lmms", "plain"] = "paper",
         limit: int | None = None,
         missing_videos: Literal["refuse", "record"] = "refuse",
         num_workers: int = 1,
+        repair: Sequence[str] = (),
+        unparsed: Literal["wrong", "random"] = "wrong",
+        download: bool = False,
     ) -> None:
-        check_choice("protocol", protocol, tuple(self.protocols))
         check_choice("missing_videos", missing_videos, ("refuse", "record"))
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.root, self.protocol_name = Path(root), protocol
-        self.protocol, self.limit = self.protocols[protocol], limit
-        self.llava = family.name == "LLaVA-Video"
+        self.limit = limit
+        self._put_as(root, protocol, family.name == "LLaVA-Video", repair, unparsed)
+        if download:
+            fetch(self.repository, self.root)
         rows = read_rows(str(self.table()))[:limit]
-        questions = [self._put(row) for row in rows]
+        questions = [self.put(row) for row in rows]
         missing = sorted({q.video for q in questions if not (self.root / q.video).is_file()})
         if missing and missing_videos == "refuse":
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise FileNotFoundError(
                 f"{root} lacks {len(missing)} of {len({q.video for q in questions})} videos: {shown}. Download them "
-                f"({self.source}), or count them as wrong with --data.missing_videos record"
+                f"(the data set {self.repository}), or count them as wrong with --data.missing_videos record"
             )
         super().__init__(family, questions, root, num_workers)
 
@@ -96,6 +108,32 @@ class Benchmark(QuestionData):
 
     # -- final
 
+    @classmethod
+    def reader(cls, root: str, protocol: str = "paper", llava: bool = False) -> Benchmark:
+        """The same without a table: `put` for rows that come from elsewhere, lmms-eval for one.
+
+        Args:
+            root: where the videos are.
+            protocol: see the class.
+            llava: whether the model is LLaVA-Video.
+        """
+        benchmark = cls.__new__(cls)
+        benchmark._put_as(root, protocol, llava, (), "wrong")
+        return benchmark
+
+    def _put_as(self, root: str, protocol: str, llava: bool, repair: Sequence[str], unparsed: str) -> None:
+        """How questions are put, and where the videos are."""
+        check_choice("protocol", protocol, tuple(self.protocols))
+        check_choice("unparsed", unparsed, ("wrong", "random"))
+        for name in repair:
+            check_choice("repair", name, tuple(self.defects))
+        if repair and protocol != "paper":
+            raise ValueError(f"repair is for the defects of the paper protocol, not for {protocol!r}")
+        self.root, self.protocol_name, self.llava = Path(root), protocol, llava
+        self.repair, self.unparsed = sorted(repair), unparsed
+        mended = {name: value for defect in repair for name, value in self.defects[defect].items()}
+        self.protocol = replace(self.protocols[protocol], **mended)
+
     def split_options(self, text: str) -> tuple[str, tuple[str, ...]]:
         """A question whose options stand in it, "(A) ..." a line: as `plain` asks it, without them; and the options."""
         options = tuple(re.findall(r"^\([A-Z]\) ?(.*)$", text, re.MULTILINE))
@@ -105,7 +143,8 @@ class Benchmark(QuestionData):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides what is asked, for the record of a run."""
-        return {"benchmark": type(self).__name__, "protocol": self.protocol_name, "limit": self.limit}
+        put = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed}
+        return {"benchmark": type(self).__name__, **put, "limit": self.limit}
 
     def table(self) -> Path:
         """The file with the questions.
@@ -114,12 +153,16 @@ class Benchmark(QuestionData):
             FileNotFoundError: naming where it was looked for.
         """
         if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root} is no folder; download {self.source} and give it as --data.root")
+            raise FileNotFoundError(f"{self.root} is no folder; {self._advice}")
         for pattern in self.tables:
             for found in sorted(self.root.glob(pattern)):
                 return found
         looked = ", ".join(str(self.root / pattern) for pattern in self.tables)
-        raise FileNotFoundError(f"no table of questions in {self.root}; looked for {looked}. Download {self.source}")
+        raise FileNotFoundError(f"no table of questions in {self.root}; looked for {looked}; {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return f"download the data set {self.repository} into it, archives unpacked, or give --data.download true"
 
     def find_video(self, name: str) -> str:
         """A video's path relative to the root, whatever its ending; the first place to look, if it is in none."""
@@ -129,17 +172,28 @@ class Benchmark(QuestionData):
                 path = Path(folder) / f"{name}{ending}"
                 if (self.root / path).is_file():
                     return str(path)
+        for ending in endings:
+            if f"{name}{ending}" in self._anywhere:
+                return self._anywhere[f"{name}{ending}"]
         return str(Path(self.video_folders[0]) / (name if Path(name).suffix in ENDINGS else f"{name}.mp4"))
 
-    def _put(self, row: dict[str, Any]) -> VideoQuestion:
-        """A row as the protocol puts it."""
+    @cached_property
+    def _anywhere(self) -> dict[str, str]:
+        """Videos by name, in whatever folder the archives put them; none that is there twice."""
+        found = [path.relative_to(self.root) for path in self.root.rglob("*") if path.suffix in ENDINGS]
+        twice = {name for name, count in Counter(path.name for path in found).items() if count > 1}
+        return {path.name: str(path) for path in found if path.name not in twice}
+
+    def put(self, row: dict[str, Any]) -> VideoQuestion:
+        """A row of the table as the protocol puts it."""
         asked, protocol = self.question(row), self.protocol
         options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDE", asked.options))
+        ending = protocol.ending_llava if self.llava and protocol.ending_llava else protocol.ending
         text = protocol.template.format(
             question=asked.question,
             options=options,
             subtitles=self.subtitles(row),
-            ending=protocol.ending_llava if self.llava else protocol.ending,
+            ending=ending,
         )
-        length, rule = protocol.max_new_tokens, protocol.extractor
-        return replace(asked, prompt=text, max_new_tokens=length, extractor=rule)
+        length, rule, guess = protocol.max_new_tokens, protocol.extractor, self.unparsed == "random"
+        return replace(asked, prompt=text, max_new_tokens=length, extractor=rule, guess=guess)

@@ -10,6 +10,7 @@ from flexselect.questions import VideoQuestion
 
 MOMENTS = 64  # at which the released evaluation looks for subtitles
 ENDING = LETTER + "\n"
+TEMPLATE = "{subtitles}{question}\n{options}\n{ending}"
 
 
 class LongVideoBench(Benchmark):
@@ -21,17 +22,26 @@ class LongVideoBench(Benchmark):
         kwargs: see `Benchmark`.
     """
 
-    source = "the data set longvideobench/LongVideoBench, its archives unpacked"
+    repository = "longvideobench/LongVideoBench"
     tables = ("validation-*.parquet", "data/validation-*.parquet", "lvb_val.json", "*.parquet")
     video_folders = ("videos", ".")
     protocols: ClassVar = {
-        "paper": Protocol("{subtitles}{question}\n{options}\n{ending}", ENDING, ENDING, 1, "mmmu"),
+        "paper": Protocol(TEMPLATE, ENDING, 1, "mmmu"),
+        "lmms": Protocol(TEMPLATE, ENDING, 32, "first_letter_to_e"),
         "plain": PLAIN,
     }
+    defects: ClassVar = {
+        "dots": {},  # before the subtitles, one for each moment without any: see `subtitle_block`
+        "one_token": {"max_new_tokens": 32},
+    }
+
+    with_subtitles = False
 
     def __init__(self, *args: Any, with_subtitles: bool = False, **kwargs: Any) -> None:
         self.with_subtitles = with_subtitles
         super().__init__(*args, **kwargs)
+        if with_subtitles and self.protocol_name == "lmms":
+            raise ValueError("lmms-eval has no task of videos with subtitles: give --data.protocol paper or plain")
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
         """Options are columns, "N/A" where there is none; the answer is a number."""
@@ -51,18 +61,20 @@ class LongVideoBench(Benchmark):
             return ""
         path = self.root / "subtitles" / row["subtitle_path"]
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; download {self.source}, or leave with_subtitles out")
+            raise FileNotFoundError(f"{path}: no such file; unpack {self.repository}'s, or leave with_subtitles out")
         lines = json.loads(path.read_text())
-        return subtitle_block(lines, float(row["duration"]), float(row["starting_timestamp_for_subtitles"])) + "\n"
+        start, dots = float(row["starting_timestamp_for_subtitles"]), "dots" not in self.repair
+        return subtitle_block(lines, float(row["duration"]), start, dots) + "\n"
 
 
-def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float) -> str:
+def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float, dots: bool = True) -> str:
     """Subtitles as the released evaluation joins them: those on screen at one of 64 moments, dots for the moments.
 
     Args:
         lines: with `timestamp` [from, to] and `text`, or `start`, `end` (h:m:s) and `line`.
         duration: of the clip, in seconds.
         start: where the clip begins in the time of the subtitles.
+        dots: as released: one for each moment, up to the middle of a line, that has passed.
     """
     if duration > MOMENTS:
         moments = [duration * i / MOMENTS for i in range(MOMENTS)]
@@ -73,7 +85,7 @@ def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float) -
     for line in lines:
         first, last, text = _shown(line, duration, start)
         middle = (first + last) / 2
-        while passed < len(moments) and moments[passed] <= middle:
+        while dots and passed < len(moments) and moments[passed] <= middle:
             parts.append("")
             passed += 1
         if last - first < 1:

@@ -8,21 +8,26 @@ from typing import Any, ClassVar
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
 from flexselect.questions import VideoQuestion
 
-PREAMBLE = (
+TEMPLATE = (
     "Select the best answer to the following multiple-choice question based on the video. "
-    "Respond with only the letter (A, B, C, or D) of the correct option."
+    "Respond with only the letter (A, B, C, or D) of the correct option.\n{question}\n{ending}"
 )
 
 
 class LVBench(Benchmark):
     """`root` holds the table, one row a question, and `data/<key>.mp4`."""
 
-    source = "the data set lmms-eval/LVBench, its archives unpacked"
+    repository = "lmms-eval/LVBench"
     tables = ("test.jsonl", "data/test-*.parquet", "test-*.parquet", "data/train-*.parquet", "*.jsonl", "*.parquet")
     video_folders = ("data", "videos", "all_videos", ".")
     protocols: ClassVar = {
-        "paper": Protocol(PREAMBLE + "\n{question}\n{ending}", "\n" + LETTER, "The best answer is:", 1, "first_letter"),
+        "paper": Protocol(TEMPLATE, "\n" + LETTER, 1, "first_letter", ending_llava="The best answer is:"),
+        "lmms": Protocol("{question}\n{ending}", "Answer the question with the option letter", 16, "ranked"),
         "plain": PLAIN,
+    }
+    defects: ClassVar = {
+        "joined_lead_ins": {"extractor": "first_letter_after_any_lead_in"},
+        "one_token": {"max_new_tokens": 16},
     }
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:

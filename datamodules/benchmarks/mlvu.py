@@ -13,15 +13,18 @@ BEST = LETTER.replace("the option's", "the best option's")
 class MLVU(Benchmark):
     """`root` holds the table as on the hub, and the videos by name."""
 
-    source = "the data set sy1998/MLVU_dev, its archives unpacked"
+    repository = "sy1998/MLVU_dev"
     tables = ("mlvu/test-*.parquet", "data/test-*.parquet", "test-*.parquet", "*.parquet")
     video_folders = (".", "video", "videos", "mlvu_dev")
     macro = "task_type"
     protocols: ClassVar = {
-        "paper": Protocol(
-            "\n{question}\n" + BEST + "\n{ending}", "Best option: (", "Best option: (", 16, "before_bracket"
-        ),
+        "paper": Protocol("\n{question}\n" + BEST + "\n{ending}", "Best option: (", 16, "before_bracket"),
+        "lmms": Protocol("{question}\nOnly give the best option.\n{ending}", "Best option: (", 16, "ranked"),
         "plain": PLAIN,
+    }
+    defects: ClassVar = {
+        "empty_line": {"template": "{question}\n" + BEST + "\n{ending}"},
+        "letter_or_bracket": {"extractor": "ours"},  # released: "B. text" is read as nothing
     }
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:

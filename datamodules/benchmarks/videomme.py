@@ -7,23 +7,27 @@ from typing import Any, ClassVar
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
 from flexselect.questions import VideoQuestion
 
-PREAMBLE = (  # no subtitles are given; the released evaluation says so all the same
+TEMPLATE = (  # no subtitles are given; the released evaluation and lmms-eval say so all the same
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
-    "Respond with only the letter (A, B, C, or D) of the correct option."
+    "Respond with only the letter (A, B, C, or D) of the correct option.\n{question}\n{options}\n{ending}"
 )
 
 
 class VideoMME(Benchmark):
     """`root` holds the table as on the hub, and `data/<videoID>.mp4`."""
 
-    source = "the data set lmms-eval/Video-MME, its archives unpacked"
+    repository = "lmms-eval/Video-MME"
     tables = ("videomme/test-*.parquet", "test-*.parquet", "*.parquet")
     video_folders = ("data", "videos", ".")
     protocols: ClassVar = {
-        "paper": Protocol(
-            PREAMBLE + "\n{question}\n{options}\n{ending}", "\n" + LETTER, "The best answer is:", 1, "first_letter"
-        ),
+        "paper": Protocol(TEMPLATE, "\n" + LETTER, 1, "first_letter", ending_llava="The best answer is:"),
+        "lmms": Protocol(TEMPLATE, "\n" + LETTER, 16, "ranked"),
         "plain": PLAIN,
+    }
+    defects: ClassVar = {
+        "says_subtitles": {"template": TEMPLATE.replace(" and the subtitles", "")},
+        "joined_lead_ins": {"extractor": "first_letter_after_any_lead_in"},
+        "one_token": {"max_new_tokens": 16},
     }
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:

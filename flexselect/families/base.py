@@ -199,7 +199,8 @@ class VideoLM(ABC):
             features.append(self.project(vision, grid))
             if selector is not None:
                 seen.append(selector(vision, grid))
-        encoded = EncodedVideo(prompt.prefix_ids, torch.cat(features), clip.grid, clip.seconds_per_unit, clip.brackets)
+        known = clip.grid, clip.seconds_per_unit, clip.brackets
+        encoded = EncodedVideo(prompt.prefix_ids, torch.cat(features), *known, seconds=clip.seconds)
         return replace(encoded, seen=torch.cat(seen), selector_text=prompt.selector_text) if seen else encoded
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:

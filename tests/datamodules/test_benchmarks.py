@@ -1,6 +1,7 @@
 """The four benchmarks on miniatures in their real layouts: files, prompts to the letter, scores computed by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,10 @@ def test_scores_computed_by_hand(bench, tmp_path):
             "medium": 4,
             "long": 4,
         }
+    assert {tuple(video["grid"]) for video in results["videos"].values()} == {(16, 3, 3)}
+    assert all(video["frames"] == 32 and video["fps"] == 2.0 for video in results["videos"].values())
     known = results["fingerprint"]
+    assert (known["frames"], known["fps"], known["units"], known["seed"]) == ([32, 32], [2.0, 2.0], [16, 16], 0)
     assert len(known["weights"]) == len(known["prompts"]) == 16 and known["packages"]["transformers"]
     assert known["visual_tokens"] == [144, 144] and known["rope"]["mrope_section"]
     assert results["settings"]["benchmark"] == name and results["settings"]["protocol"] == "plain"
@@ -159,6 +163,67 @@ def test_prompts_of_the_paper_to_the_letter(roots, tmp_path):
         text, question = prompts("LongVideoBench", roots["LongVideoBench"], family)
         options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDE", question.options))
         assert text == f"{question.question}\n{options}\n{DIRECTLY}\n"
+
+
+def test_prompts_of_lmms_eval_to_the_letter(roots, tmp_path):
+    """As lmms-eval 0.7.3 wrote them when it was asked; every family gets the same."""
+    llava = family_of(str(tiny.llava_video(tmp_path)))
+    for family in (None, llava):
+        text, question = prompts("VideoMME", roots["VideoMME"], family, protocol="lmms")
+        listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", question.options))
+        assert text == f"{SELECT} and the subtitles.{ONLY}\n{question.question}\n{listed}\n\n{DIRECTLY}"
+        assert (question.max_new_tokens, question.extractor) == (16, "ranked")
+        text, question = prompts("LVBench", roots["LVBench"], family, protocol="lmms")
+        asked = json.loads((roots["LVBench"] / "test.jsonl").read_text().splitlines()[0])["question"]
+        assert text == f"{asked}\nAnswer the question with the option letter" and "\n(A) " in text
+        text, question = prompts("MLVU", roots["MLVU"], family, protocol="lmms")
+        assert text == f"{question.question}\nOnly give the best option.\nBest option: ("
+        text, question = prompts("LongVideoBench", roots["LongVideoBench"], family, protocol="lmms")
+        listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", question.options))
+        assert text == f"{question.question}\n{listed}\n{DIRECTLY}\n" and question.max_new_tokens == 32
+    with pytest.raises(ValueError, match="lmms-eval has no task of videos with subtitles"):
+        opened("LongVideoBench", roots["LongVideoBench"], protocol="lmms", with_subtitles=True)
+
+
+def test_defects_can_be_repaired(bench):
+    """Each is data: what it changes is seen, all else is the same."""
+    name, root = bench
+    (_, paper), kind = prompts(name, root), CLASSES[name]
+    for defect, mended in kind.defects.items():
+        data = opened(name, root, repair=[defect])
+        assert data.settings["repair"] == [defect] and data.protocol == replace(kind.protocols["paper"], **mended)
+        assert mended == {} or data.questions[0] != paper
+    with pytest.raises(ValueError, match="repair must be one of"):
+        opened(name, root, repair=["other"])
+    with pytest.raises(ValueError, match="repair is for the defects of the paper protocol, not for 'plain'"):
+        opened(name, root, repair=list(kind.defects)[:1], protocol="plain")
+    if name == "VideoMME":
+        assert "the video. Respond" in prompts(name, root, repair=["says_subtitles"])[0]
+    if name == "LongVideoBench":
+        assert prompts(name, root, with_subtitles=True, repair=["dots"])[0].startswith("this is clip 0\n")
+
+
+def test_answers_without_a_letter_are_wrong_or_drawn(roots):
+    (question, *_), (drawn, *_) = (
+        opened("LongVideoBench", roots["LongVideoBench"], unparsed=unparsed).questions
+        for unparsed in ("wrong", "random")
+    )
+    assert not question.is_right("no idea") and question.chosen("no idea") is drawn.chosen("no idea") is None
+    answers = [f"no idea {i}" for i in range(400)]
+    hits = [drawn.is_right(answer) for answer in answers]
+    assert (
+        hits == [drawn.is_right(answer) for answer in answers] and 60 < sum(hits) < 140
+    )  # a quarter, and the same each time
+    assert drawn.is_right(drawn.answer)
+
+
+def test_videos_are_found_in_whatever_folder_they_are(roots, tmp_path):
+    (tmp_path / "videomme").symlink_to(roots["VideoMME"] / "videomme")
+    (tmp_path / "unpacked" / "here").mkdir(parents=True)
+    for video in (roots["VideoMME"] / "data").iterdir():
+        (tmp_path / "unpacked" / "here" / video.name).symlink_to(video)
+    found = {question.video for question in opened("VideoMME", tmp_path).questions}
+    assert found == {f"unpacked/here/v{i}{ending}" for i, ending in enumerate(miniature.ENDINGS)}
 
 
 def test_subtitles_before_the_question(roots):

@@ -6,6 +6,7 @@ from datasets import Dataset
 from datamodules.question_data import group_by_video, share
 from datamodules.video_qa import VideoQADataModule, read_annotations
 from flexselect.families import Qwen25VL
+from flexselect.questions import VideoQuestion
 
 ROWS = [
     {"id": "1", "video": "a.mp4", "question": "Q1?", "options": ["x", "y"], "answer": "A"},
@@ -76,9 +77,29 @@ def test_grouping_and_sharing():
     questions = read_annotations_from(ROWS)
     grouped = group_by_video(questions)
     assert [q.id for q in grouped] == ["1", "3", "2"]
-    parts = [share(grouped, rank, 2) for rank in range(2)]
+    parts = [share(grouped, rank, 2, {"a.mp4": 2.0, "b.mp4": 1.0}) for rank in range(2)]
     assert [[q.id for q in part] for part in parts] == [["1", "3"], ["2"]]
-    assert share(grouped, 2, 3) == []
+    assert share(grouped, 2, 3, {"a.mp4": 2.0, "b.mp4": 1.0}) == []
+
+
+def test_work_is_shared_evenly():
+    work = {f"{i}.mp4": float(size) for i, size in enumerate([7, 7, 6, 6, 5, 4, 4, 1])}
+    questions = [VideoQuestion(video, video, "Q?") for video in work]
+    parts = [share(questions, rank, 4, work) for rank in range(4)]
+    assert sorted(q.id for part in parts for q in part) == sorted(work)
+    assert [sum(work[q.video] for q in part) for part in parts] == [11.0, 8.0, 11.0, 10.0]  # in turns: 12, 11, 10, 7
+    nothing = dict.fromkeys(work, 0.0)  # all answered
+    assert all(len(share(questions, rank, 4, nothing)) == 2 for rank in range(4))
+
+
+def test_work_counts_bytes_and_open_questions(checkpoint, tmp_path):
+    for name, size in (("a.mp4", 300), ("b.mp4", 100)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    data = VideoQADataModule(Qwen25VL(str(checkpoint)), annotations=str(tmp_path / "rows.jsonl"))
+    assert data.work() == pytest.approx({"a.mp4": 300 / 400 + 2 / 3, "b.mp4": 100 / 400 + 1 / 3})
+    data.skip([question.key for question in data.questions if question.video == "a.mp4"])
+    assert data.work() == {"a.mp4": 0.0, "b.mp4": 2.0}
 
 
 def read_annotations_from(rows):

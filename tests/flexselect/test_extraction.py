@@ -2,7 +2,7 @@
 
 import pytest
 
-from flexselect.extraction import before_bracket, first_letter, mmmu, ours
+from flexselect.extraction import EXTRACTORS, before_bracket, first_letter, mmmu, ours, ranked
 
 OPTIONS = ("a ring", "a square", "Blue paint", "none")
 
@@ -58,3 +58,38 @@ def test_ours(answer, letter):
 
 def test_options_that_are_signs_are_told_apart():
     assert ours("\u2190", ("\u2192", "\u2190")) == "B"
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [  # as lmms-eval 0.7.3 answered when it was asked
+        ("B", "B"),
+        ("(B)", "B"),
+        ("b", None),
+        ("Option B", "B"),
+        ("A man is B", "A"),
+        ("A x (B)", "A"),
+        ("x C. y D", "D"),
+        ("z C. y D w", "C"),
+        ("z (B) y C. w", "B"),
+        ("x D: y A) w", "D"),
+        ("The answer is (D) red", "D"),
+        ("The answer is B. A is wrong", "A"),
+        ("The answer is: (B) orange. Because xDx", "D"),
+        ("(A) red\n(B) orange", "B"),
+        ("The correct option is C, not D", "D"),
+        ("Because", "B"),
+        ("xAxBxAx", "A"),
+        ("choice is, AnswerEredDAthe", "D"),
+        ("", None),
+        ("E", None),
+    ],
+)
+def test_ranked(answer, letter):
+    assert ranked(answer, OPTIONS) == letter
+
+
+def test_first_letter_without_the_slip():
+    whole, to_e = EXTRACTORS["first_letter_after_any_lead_in"], EXTRACTORS["first_letter_to_e"]
+    assert whole("Best answer: C", OPTIONS) == to_e("Best answer: C", OPTIONS) == "C"
+    assert whole("E", OPTIONS) is None and to_e("E", OPTIONS) == "E"

@@ -1,0 +1,104 @@
+"""A benchmark from the hub into a folder, its archives unpacked; called again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+
+log = logging.getLogger(__name__)
+
+DONE = ".unpacked"  # archives that are, a line each
+
+
+def fetch(repository: str, folder: Path) -> None:
+    """Download a data set and unpack it; processes that do so at once wait for one another.
+
+    Args:
+        repository: "owner/name" on the hub.
+        folder: made when missing. Archives stay, so that the hub's client knows them; delete them when all is there.
+
+    Raises:
+        ConnectionError: if it cannot be downloaded, with the reason.
+        OSError: for an archive that is broken, naming it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".download.lock"):
+        try:
+            snapshot_download(repository, repo_type="dataset", local_dir=folder)
+        except Exception as error:  # of the client's many kinds; its words say which
+            raise ConnectionError(f"{repository} cannot be downloaded into {folder}: {error}") from error
+        unpack(folder)
+
+
+def unpack(folder: Path) -> None:
+    """Unpack each archive under a folder where it lies, once: zip, tar, and tar in parts (".tar.part.aa").
+
+    Raises:
+        OSError: for one that is broken, naming it.
+    """
+    record = folder / DONE
+    done = set(record.read_text().splitlines()) if record.exists() else set()
+    for name, parts in _archives(folder).items():
+        line = f"{name} {sum(part.stat().st_size for part in parts)}"
+        if line in done:
+            continue
+        log.info("unpacking %s", folder / name)
+        try:
+            _extract(parts, (folder / name).parent)
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise OSError(f"{folder / name} is broken ({error}): delete it and download it again") from error
+        with record.open("a") as file:
+            file.write(line + "\n")
+
+
+def _archives(folder: Path) -> dict[str, list[Path]]:
+    """Archives by their name under a folder, with their parts in order."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        whole = re.fullmatch(r"(.*\.(?:zip|tar|tar\.gz|tgz))(?:\.part.*)?", path.name)
+        if whole and path.is_file() and ".cache" not in path.relative_to(folder).parts:
+            found.setdefault(str(path.relative_to(folder).with_name(whole.group(1))), []).append(path)
+    return found
+
+
+def _extract(parts: list[Path], where: Path) -> None:
+    if parts[0].suffix == ".zip":
+        with zipfile.ZipFile(parts[0]) as archive:
+            archive.extractall(where)
+        return
+    stream: Any = _Joined(parts)
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        archive.extractall(where, filter="data")  # nothing outside the folder
+
+
+class _Joined:
+    """Files one after another, as one to read from."""
+
+    def __init__(self, parts: list[Path]) -> None:
+        self._files = self._opened(parts)
+        self._file = next(self._files)
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        data = self._file.read(size)
+        while not data:
+            following = next(self._files, None)
+            if following is None:
+                return b""
+            self._file = following
+            data = self._file.read(size)
+        return data
+
+    @staticmethod
+    def _opened(parts: list[Path]) -> Iterator[BinaryIO]:
+        for part in parts:
+            with part.open("rb") as file:
+                yield file

@@ -1,0 +1,123 @@
+"""Vision features on disk: a video that was encoded once is neither decoded nor encoded again, in no later run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flexselect.prompt import EncodedVideo
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+STALE = 3600  # seconds after which a file that is still being written is not
+
+
+class FeatureCache:
+    """Encoded videos in a folder of bounded size; those that were used last are kept.
+
+    Any number of processes may share it: a file appears whole or not at all, and one that another process has deleted
+    meanwhile is a video that is not there.
+
+    Args:
+        folder: made when missing; may hold the features of several models.
+        max_gb: the most that its files take, in 10^9 bytes.
+        settings: all that features depend on beside the video: weights, sampling, dtype, packages.
+    """
+
+    def __init__(self, folder: str | Path, max_gb: float, settings: dict[str, Any]) -> None:
+        if max_gb <= 0:
+            raise ValueError(f"a feature cache needs room: max_gb must be above 0, got {max_gb}")
+        self.folder, self.max_bytes = Path(folder), int(max_gb * 1e9)
+        self.settings = json.dumps(settings, sort_keys=True, default=str)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, video: str | Path, prefix_ids: Tensor) -> EncodedVideo | None:
+        """A video's features, on the CPU; None if they are not here.
+
+        Args:
+            video: its file; another size or time of change is another video.
+            prefix_ids: the text before it, int64 [A].
+        """
+        try:
+            file = self._file(Path(video))
+            encoded = _read(file, prefix_ids)
+            os.utime(file)  # used just now
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, KeyError, ValueError) as error:
+            log.warning("%s cannot be read (%s): it is deleted, the video is encoded again", file, error)
+            file.unlink(missing_ok=True)
+            return None
+        return encoded
+
+    def put(self, video: str | Path, encoded: EncodedVideo) -> None:
+        """Keep a video's features, and make room for them; a disk that is full is said, and nothing else happens."""
+        file = self._file(Path(video))
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            _write(temporary, encoded)
+            temporary.replace(file)
+            self._make_room(file)
+        except (OSError, SafetensorError) as error:
+            log.warning("%s: not kept (%s)", file, error)
+            temporary.unlink(missing_ok=True)
+
+    def _file(self, video: Path) -> Path:
+        """Where a video's features lie."""
+        about = video.stat()
+        known = f"{self.settings}\0{video.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
+        return self.folder / (hashlib.sha256(known.encode()).hexdigest()[:32] + SUFFIX)
+
+    def _make_room(self, newest: Path) -> None:
+        """Delete what was not used for longest, down to the bound."""
+        found = []
+        for file in self.folder.glob(f"*{SUFFIX}"):
+            try:
+                about = file.stat()
+            except FileNotFoundError:  # deleted by another process
+                continue
+            found.append((about.st_mtime_ns, about.st_size, file))
+        for left in self.folder.glob("*.tmp"):  # by a process that was killed while it wrote
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > STALE:
+                    left.unlink()
+        total = sum(size for _, size, _ in found)
+        for _, size, file in sorted(found):
+            if total <= self.max_bytes:
+                return
+            if file != newest or size > self.max_bytes:
+                file.unlink(missing_ok=True)
+                total -= size
+
+
+def _write(file: Path, encoded: EncodedVideo) -> None:
+    tensors = {"features": encoded.features, "seen": encoded.seen, "seconds": encoded.seconds}
+    brackets = [[ids.tolist() for ids in around] for around in encoded.brackets]
+    about = {"grid": encoded.grid, "seconds_per_unit": encoded.seconds_per_unit, "brackets": brackets}
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, file, {"about": json.dumps(about)})
+
+
+def _read(file: Path, prefix_ids: Tensor) -> EncodedVideo:
+    with safe_open(file, "pt") as stored:
+        about = json.loads(stored.metadata()["about"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    brackets = tuple((torch.tensor(before), torch.tensor(after)) for before, after in about["brackets"])
+    known = tuple(about["grid"]), about["seconds_per_unit"], brackets
+    encoded = EncodedVideo(prefix_ids, tensors["features"], *known)
+    if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
+        raise ValueError("its features do not fit its grid")
+    return replace(encoded, seen=tensors.get("seen"), seconds=tensors.get("seconds"))

@@ -1,0 +1,31 @@
+"""What to type: `python -m flexselect_lmms MODEL [SELECTOR]` prints a command of lmms-eval."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from flexselect_lmms.arguments import identity
+
+TASKS = Path(__file__).parent / "tasks"
+
+
+def main() -> None:
+    """Print the command for a model and a selector, with the hash of their weights."""
+    parser = argparse.ArgumentParser(prog="python -m flexselect_lmms", description=main.__doc__)
+    parser.add_argument("model", help="folder or hub id of the VideoLLM")
+    parser.add_argument(
+        "selector", nargs="?", default="self", help="self, uniform, random, none, or a folder or hub id"
+    )
+    given = parser.parse_args()
+    selector = None if given.selector == "none" else given.selector
+    known = f"pretrained={given.model},selector={given.selector},weights={identity(given.model, selector)}"
+    tasks = ",".join(sorted(path.stem for path in TASKS.glob("*_flexselect.yaml")))
+    sys.stdout.write(
+        f"lmms-eval eval --model flexselect --model_args {known} \\\n"
+        f"  --include_path {TASKS} --tasks {tasks} \\\n"
+        "  --batch_size 1 --output_path outputs/lmms --log_samples\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The model that lmms-eval asks: `lmms-eval eval --model flexselect --model_args pretrained=DIR,selector=self ...`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.protocol import ChatMessages
+from tqdm import tqdm
+
+from flexselect import FlexSelect
+from flexselect.pipeline import VideoSession
+from flexselect_lmms.arguments import check_identity, options
+
+log = logging.getLogger(__name__)
+
+
+class FlexSelectLMMS(lmms):
+    """FlexSelect behind lmms-eval's chat interface: requests with one video each, answered greedily.
+
+    Args:
+        pretrained: folder or hub id of the VideoLLM.
+        batch_size: 1; the argument is there because lmms-eval gives it.
+        max_batch_size: as batch_size.
+        device: None: this process's GPU, else the CPU.
+        weights: hash of model and selector; compared with what is loaded, so that the response cache of lmms-eval,
+            which goes by these words, is right. `python -m flexselect_lmms` prints it.
+        given: options of `FlexSelect.from_pretrained` and numbers of the family, such as selector, budget,
+            reference_layer, reduction, fps, max_frames; or by the names of the released scripts.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        weights: str | None = None,
+        **given: Any,
+    ) -> None:
+        super().__init__()
+        if int(batch_size) != 1:
+            log.warning("questions are answered one by one: batch_size=%s has no effect", batch_size)
+        self._rank, self._world_size = (int(os.environ.get(name, i)) for i, name in enumerate(("RANK", "WORLD_SIZE")))
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if device is None or (device == "cuda" and self._world_size > 1):
+            device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        chosen = options(given)
+        check_identity(weights, pretrained, chosen.get("selector"))
+        self.flexselect = FlexSelect.from_pretrained(pretrained, device=self.device, **chosen)
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer requests, in their order; each video is opened once for all its questions."""
+        asked = [_asked(self.task_dict, request) for request in requests]
+        order = sorted(range(len(asked)), key=lambda i: asked[i][0])
+        answers: dict[int, GenerationResult] = {}
+        path, session = "", None
+        for i in tqdm(order, desc="FlexSelect", disable=self.rank != 0):
+            video, question, max_new_tokens = asked[i]
+            if video != path:
+                path, session = video, self._open(video)
+            answers[i] = self._answer(session, question, max_new_tokens)
+        return [answers[i] for i in range(len(requests))]
+
+    def _open(self, video: str) -> VideoSession | None:
+        try:
+            return self.flexselect.open(video)
+        except (ValueError, OSError, RuntimeError) as error:  # one bad video never stops the run
+            log.error("%s; its questions are answered with nothing", error)
+            return None
+
+    def _answer(self, session: VideoSession | None, question: str, max_new_tokens: int) -> GenerationResult:
+        if session is None:
+            return GenerationResult("")
+        try:
+            answer = session.ask(question, max_new_tokens)
+        except (ValueError, RuntimeError) as error:
+            log.error("%s; answered with nothing", error)
+            return GenerationResult("")
+        return GenerationResult(answer.text, TokenCounts(input_tokens=answer.num_kept_tokens))
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Not for FlexSelect: it answers in words."""
+        raise NotImplementedError("FlexSelect answers questions; it has no task of likelihoods")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not for FlexSelect: one question, one answer."""
+        raise NotImplementedError("FlexSelect answers one question at a time; it has no task of several rounds")
+
+
+def _asked(tasks: Any, request: Instance) -> tuple[str, str, int]:
+    """Video, question and length of a request.
+
+    Raises:
+        ValueError: for one that is not about just one video, or that is to be sampled.
+    """
+    _, doc_to_messages, generation, doc_id, task, split = request.args
+    messages = ChatMessages(messages=doc_to_messages(tasks[task][split][doc_id]))
+    images, videos, audios = messages.extract_media()
+    if len(videos) != 1 or images or audios:
+        found = f"{len(videos)} videos, {len(images)} images, {len(audios)} sounds"
+        raise ValueError(f"{task} has {found} a question; FlexSelect answers questions about one video")
+    if generation.get("do_sample") or (generation.get("temperature") or 0) > 0:
+        raise ValueError(f"{task} wants sampled answers ({generation}); FlexSelect answers greedily")
+    text = "".join(part.text for message in messages.messages for part in message.content if part.type == "text")
+    return str(videos[0]), text, int(generation.get("max_new_tokens", 16))

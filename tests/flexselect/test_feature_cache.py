@@ -1,0 +1,109 @@
+"""Vision features on disk."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from flexselect.feature_cache import FeatureCache
+from flexselect.prompt import EncodedVideo
+from tests import tiny
+
+PREFIX = torch.tensor([1, 2])
+
+
+def encoded(tokens=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(tokens, 4, generator=generator).bfloat16()
+    return EncodedVideo(PREFIX, features, (tokens // 2, 1, 2), 0.5, seconds=torch.arange(tokens).double())
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "videos").mkdir()
+    found = [tmp_path / "videos" / f"{i}.mp4" for i in range(4)]
+    for i, file in enumerate(found):
+        file.write_bytes(bytes(i + 1))
+    return found
+
+
+def test_what_was_put_comes_back(tmp_path, files):
+    cache = FeatureCache(tmp_path / "cache", 1, {"weights": "a"})
+    assert cache.get(files[0], PREFIX) is None
+    cache.put(files[0], encoded())
+    found = cache.get(files[0], PREFIX)
+    assert torch.equal(found.features, encoded().features) and found.features.dtype == torch.bfloat16
+    assert (found.grid, found.seconds_per_unit, found.brackets) == ((3, 1, 2), 0.5, ())
+    assert found.sampling == encoded().sampling == {"grid": [3, 1, 2], "frames": 6, "fps": 1.0}
+    assert cache.get(files[1], PREFIX) is None
+
+
+def test_another_model_or_file_is_not_mistaken(tmp_path, files):
+    FeatureCache(tmp_path / "cache", 1, {"weights": "a"}).put(files[0], encoded())
+    assert FeatureCache(tmp_path / "cache", 1, {"weights": "b"}).get(files[0], PREFIX) is None
+    files[0].write_bytes(b"another video")
+    assert FeatureCache(tmp_path / "cache", 1, {"weights": "a"}).get(files[0], PREFIX) is None
+
+
+def test_what_was_not_used_for_longest_goes(tmp_path, files):
+    cache = FeatureCache(tmp_path / "cache", 1, {})
+    cache.put(files[0], encoded())
+    (one,) = (tmp_path / "cache").glob("*.safetensors")
+    cache.max_bytes = int(2.5 * one.stat().st_size)
+    os.utime(one, ns=(1, 1))
+    cache.put(files[1], encoded(seed=1))
+    assert cache.get(files[0], PREFIX) is not None  # used: now 1 is older
+    older = next(file for file in (tmp_path / "cache").glob("*.safetensors") if file != one)
+    os.utime(older, ns=(1, 1))
+    cache.put(files[2], encoded(seed=2))
+    assert [cache.get(file, PREFIX) is not None for file in files[:3]] == [True, False, True]
+    cache.max_bytes = 10
+    cache.put(files[3], encoded(seed=3))  # larger than the whole cache
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_a_broken_file_is_a_video_that_is_not_there(tmp_path, files, caplog):
+    cache = FeatureCache(tmp_path / "cache", 1, {})
+    cache.put(files[0], encoded())
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-20])
+    assert cache.get(files[0], PREFIX) is None and not file.exists()
+    assert "is deleted, the video is encoded again" in caplog.text
+
+
+def test_a_full_disk_and_what_a_kill_left(tmp_path, files, monkeypatch, caplog):
+    cache = FeatureCache(tmp_path / "cache", 1, {})
+    left = tmp_path / "cache" / "abc.1.tmp"
+    left.write_bytes(b"half")
+    cache.put(files[0], encoded())
+    assert left.exists()  # another process may be writing it
+    os.utime(left, (time.time() - 7200,) * 2)
+    cache.put(files[1], encoded())
+    assert not left.exists()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flexselect.feature_cache.save_file", full)
+    cache.put(files[2], encoded())
+    assert "not kept ([Errno 28] No space left on device)" in caplog.text and cache.get(files[2], PREFIX) is None
+
+
+def test_no_room_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_gb must be above 0, got 0"):
+        FeatureCache(tmp_path, 0, {})
+
+
+def test_answers_from_kept_features_are_the_same(load, tmp_path):
+    """To the last bit, in every family, brackets and all."""
+    fs = load(selector="self", budget=6)
+    session = fs.open(tiny.frames(8, 56, 84), range(8))
+    video = tmp_path / "video.mp4"
+    video.write_bytes(b"1")
+    cache = FeatureCache(tmp_path / "cache", 1, {})
+    cache.put(video, session.encoded)
+    again = fs.open_encoded(cache.get(video, fs.lm.prompter.prefix_ids))
+    one, other = (each.ask("Which shape is red?", max_new_tokens=4) for each in (session, again))
+    assert torch.equal(one.selection.scores, other.selection.scores) and one.text == other.text
+    assert torch.equal(one.selection.kept, other.selection.kept)

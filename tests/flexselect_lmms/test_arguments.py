@@ -1,0 +1,104 @@
+"""What lmms-eval's words mean, and its tasks beside the native ones; without lmms-eval itself."""
+
+import logging
+import runpy
+import sys
+
+import pytest
+import yaml
+
+from datamodules.benchmarks.longvideobench import LongVideoBench
+from datamodules.benchmarks.lvbench import LVBench
+from datamodules.benchmarks.mlvu import MLVU
+from datamodules.benchmarks.videomme import VideoMME
+from datamodules.rows import read_rows
+from flexselect.families import family_of
+from flexselect_lmms.arguments import check_identity, identity, options
+from flexselect_lmms.tasks import questions
+from tests import miniature, tiny
+from tests.test_architecture import ROOT
+
+DEMO = str(ROOT / "checkpoints" / "demo" / "video_llm")
+SELECTOR = str(ROOT / "checkpoints" / "demo" / "selector")
+KINDS = {"videomme": VideoMME, "mlvu": MLVU, "lvbench": LVBench, "longvideobench": LongVideoBench}
+
+
+def test_own_and_released_names(caplog):
+    own = {"selector": "self", "budget": 7040, "reference_layer": 20, "reduction": "token_selection", "max_frames": 512}
+    released = {"use_token_selector": True, "token_selector_path": "self", "tkn_budget": 7040}
+    released |= {"token_selector_layer": 20, "drop_func_name": "token_selection", "max_frames_num": 512}
+    assert options(own) == options(released) == own
+    assert options({"use_token_selector": False, "token_selector_path": "self"}) == {"selector": None}
+    assert options({"selector": "None", "fps": 1.0}) == {"selector": None, "fps": 1.0}
+    assert options({"use_flash_attention_2": True}) == {"attn_implementation": "flash_attention_2"}
+    with caplog.at_level(logging.WARNING):
+        assert options({"conv_template": "qwen_1_5"}) == {}
+    assert "conv_template=qwen_1_5 has no effect" in caplog.text
+    with pytest.raises(ValueError, match="budget is given twice in model_args, once as tkn_budget"):
+        options({"budget": 1, "tkn_budget": 2})
+
+
+def test_identity_tells_weights_apart(caplog):
+    assert identity(DEMO, "self") == identity(DEMO, None) != identity(DEMO, SELECTOR)
+    check_identity(identity(DEMO, SELECTOR), DEMO, SELECTOR)
+    with pytest.raises(ValueError, match="model_args say weights=abc, but these are"):
+        check_identity("abc", DEMO, "self")
+    check_identity(None, DEMO, "self")
+    assert f"add weights={identity(DEMO, 'self')} to --model_args" in caplog.text
+
+
+def test_the_command_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["flexselect_lmms", DEMO, SELECTOR])
+    runpy.run_module("flexselect_lmms", run_name="__main__")
+    said = capsys.readouterr().out
+    assert f"pretrained={DEMO},selector={SELECTOR},weights={identity(DEMO, SELECTOR)}" in said
+    assert "videomme_flexselect" in said and "--include_path" in said
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """$HF_HOME with the miniatures where lmms-eval puts them."""
+    for name, build in miniature.BUILDERS.items():
+        build(tmp_path / questions.FOLDERS[KINDS[name.lower()]])
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    questions._benchmark.cache_clear()
+    yield tmp_path
+    questions._benchmark.cache_clear()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_own_tasks_put_questions_as_the_paper_protocol(home, tmp_path, name):
+    root = home / questions.FOLDERS[KINDS[name]]
+    text, video, result = (getattr(questions, f"{name}_{part}") for part in ("text", "video", "result"))
+    for family, chosen in (
+        (family_of(DEMO), None),
+        (family_of(str(tiny.llava_video(tmp_path))), {"llava_video": True}),
+    ):
+        data = KINDS[name](family, str(root))
+        by_prompt = {question.text: question for question in data.questions}
+        docs = read_rows(str(data.table()))
+        assert len(docs) == 12 and all(text(doc, chosen) in by_prompt for doc in docs)
+    found = [result(doc, ["B"])["accuracy"]["right"] for doc in docs]
+    assert found == [data.put(doc).answer == "B" for doc in docs] and any(found) and not all(found)
+    assert result(docs[0], ["?"]) == {**result(docs[0], ["?"]), "unparsed": 1.0}
+    assert video(docs[0]) == [str(root / data.put(docs[0]).video)]
+
+
+def test_every_task_names_functions_that_are_there():
+    files = sorted((ROOT / "flexselect_lmms" / "tasks").glob("*.yaml"))
+    assert len(files) == 7
+    yaml.SafeLoader.add_constructor("!function", lambda loader, node: node.value)
+    for file in files:
+        task = yaml.safe_load(file.read_text())
+        named = [value for value in task.values() if str(value).startswith("questions.")]
+        named += [metric["aggregation"] for metric in task.get("metric_list", ())]
+        assert all(hasattr(questions, name.partition(".")[2]) or name == "mean" for name in named)
+        assert "include" in task or len(named) == 5
+    released = yaml.safe_load((ROOT / "flexselect_lmms" / "tasks" / "mlvu_dev_flexselect.yaml").read_text())
+    assert released["generation_kwargs"]["max_new_tokens"] == MLVU.protocols["paper"].max_new_tokens
+
+
+def test_the_mean_of_groups():
+    rows = [{"right": True, "group": "ego"}, {"right": False, "group": "needle"}, {"right": False, "group": "needle"}]
+    assert questions.mean_of_groups(rows) == 0.5
+    assert questions.mean_of_groups([{**row, "group": ""} for row in rows]) == pytest.approx(1 / 3)

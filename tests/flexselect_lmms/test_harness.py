@@ -1,0 +1,165 @@
+"""lmms-eval asks the model: the same answers as natively. In an environment of its own: `make test-lmms`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+import cli
+from tests import miniature
+from tests.test_architecture import ROOT
+
+pytest.importorskip("lmms_eval", reason="NOT CHECKED through lmms-eval: it is not installed; see `make test-lmms`")
+
+import lmms_eval.tasks
+
+from flexselect_lmms.arguments import identity
+
+DEMO = "checkpoints/demo/video_llm"
+STOCK = Path(lmms_eval.tasks.__file__).parent
+TASKS = ROOT / "flexselect_lmms" / "tasks"
+FOLDERS = {"VideoMME": "videomme", "MLVU": "mlvu", "LVBench": "lvbench", "LongVideoBench": "datasets/longvideobench"}
+NAMES = {"VideoMME": "videomme", "MLVU": "mlvu_dev", "LVBench": "lvbench", "LongVideoBench": "longvideobench_val_v"}
+SPLITS = {"LVBench": "train", "LongVideoBench": "validation"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """$HF_HOME with the four miniatures where lmms-eval looks, and tasks that read their tables from there."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "tasks").mkdir()
+    for name, folder in FOLDERS.items():
+        root = miniature.BUILDERS[name](home / folder)
+        kind, table = ("json", "test.jsonl") if name == "LVBench" else ("parquet", "**/*.parquet")
+        rows = load_dataset(kind, data_files=str(root / table), split="train")
+        if name == "LVBench":  # the hub's own column, beside those of the released table
+            endings = {f"key{i}": f"data/key{i}{ending}" for i, ending in enumerate(miniature.ENDINGS)}
+            rows = rows.add_column("video_path", [endings[row["key"]] for row in rows])
+        rows.to_parquet(str(home / "tasks" / f"{name}.parquet"))
+        stock = next(STOCK.rglob(f"{NAMES[name]}.yaml"))
+        own = [TASKS / f"{NAMES[name]}_flexselect.yaml"]
+        own += TASKS.glob("longvideobench_val_v_sub_*.yaml") if name == "LongVideoBench" else ()
+        for base, ending in ((stock, "_local"), *((file, "_local") for file in own)):
+            lines = f"include: {base}\ntask: {base.stem}{ending}\ndataset_path: parquet\n"
+            files = f"{SPLITS.get(name, 'test')}: {home / 'tasks' / f'{name}.parquet'}"
+            (home / "tasks" / f"{base.stem}{ending}.yaml").write_text(
+                f"{lines}dataset_kwargs: {{data_files: {{{files}}}}}\n"
+            )
+    return home
+
+
+def harness(home, out, tasks, arguments=f"pretrained={DEMO},selector=self,dtype=float32", *more, launch=("-m",)):
+    """Run lmms-eval; results by task, and answers by task and document."""
+    command = [sys.executable, *launch, "lmms_eval", "eval", "--model", "flexselect", "--model_args", arguments]
+    command += ["--include_path", home / "tasks", "--tasks", ",".join(tasks), "--batch_size", "1", "--device", "cpu"]
+    command += ["--output_path", out, "--log_samples", *more]
+    offline = dict.fromkeys(
+        ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "ACCELERATE_USE_CPU"), "1"
+    )
+    variables = {**os.environ, **offline, "HF_HOME": str(home), "LMMS_EVAL_DATASETS_CACHE": str(home / "arrow")}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=variables, capture_output=True, text=True, timeout=500)
+    found = sorted(out.rglob("*_results.json"))
+    assert found, done.stdout[-3000:] + done.stderr[-3000:]  # a run that failed exits with 0
+    results = json.loads(found[-1].read_text())["results"]
+    rows = {}
+    for task in tasks:
+        (file,) = out.rglob(f"*_samples_{task}.jsonl")
+        rows[task] = [json.loads(line) for line in file.read_text().splitlines()]
+    return results, rows, done.stdout + done.stderr
+
+
+def native(home, out, name, protocol, *more):
+    """The same through `validate`: answers in the order of the table."""
+    arguments = ["validate", "--config", "configs/demo/self.yaml", "--output_dir", str(out)]
+    arguments += ["--data", f"datamodules.benchmarks.{name.lower()}.{name}", "--data.root", str(home / FOLDERS[name])]
+    arguments += ["--data.protocol", protocol, "--data.num_workers", "0", "--trainer.enable_progress_bar", "false"]
+    assert cli.main([*arguments, *more]) == 0
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    return json.loads((out / "results.json").read_text()), rows
+
+
+@pytest.fixture(scope="module")
+def asked(home, tmp_path_factory):
+    """All tasks in one run, over videos that are decoded once for all of them."""
+    return harness(home, tmp_path_factory.mktemp("out"), [file.stem for file in (home / "tasks").glob("*.yaml")])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stock_tasks_answer_as_the_lmms_protocol(home, asked, tmp_path, monkeypatch, name):
+    """Question by question: the prompt, the answer in words, and what it counts as."""
+    monkeypatch.chdir(ROOT)
+    _, rows, _ = asked
+    results, mine = native(home, tmp_path, name, "lmms")
+    theirs = rows[f"{NAMES[name]}_local"]
+    assert [row["filtered_resps"] for row in theirs] == [row["answer"] for row in mine]
+    assert len({row["answer"] for row in mine}) > 2  # canary: a model that always says the same would show nothing
+    for row, own in zip(theirs, mine):
+        assert own["question"] in row["input"]
+        found = next(row[metric] for metric in row if metric.endswith(("_score", "_acc")))
+        if name == "LVBench":
+            assert found == own["correct"]
+        else:
+            read = found.get("pred_answer", found.get("parsed_pred"))
+            assert read == own["parsed"] or own["parsed"] is None  # LongVideoBench draws a letter where none is read
+    assert results["questions"] == 12
+
+
+def test_stock_scores(home, asked, tmp_path, monkeypatch):
+    """In their own units; MLVU's mean has seven types there, two of which are in the miniature."""
+    monkeypatch.chdir(ROOT)
+    scores, _, _ = asked
+    mine = {name: native(home, tmp_path / name, name, "lmms")[0]["accuracy"] for name in NAMES}
+    assert scores["videomme_local"]["videomme_perception_score,none"] == pytest.approx(100 * mine["VideoMME"])
+    assert scores["lvbench_local"]["lvbench_score,none"] == pytest.approx(mine["LVBench"])
+    assert scores["mlvu_dev_local"]["mlvu_percetion_score,none"] == pytest.approx(100 * mine["MLVU"] * 2 / 7)
+    assert scores["longvideobench_val_v_local"]["lvb_acc,none"] == pytest.approx(mine["LongVideoBench"])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "subtitles"])
+def test_own_tasks_answer_as_the_paper_protocol(home, asked, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    scores, rows, _ = asked
+    task = f"{NAMES.get(name, 'longvideobench_val_v_sub')}_flexselect_local"
+    more = ["--data.with_subtitles", "true"] if name == "subtitles" else []
+    results, mine = native(home, tmp_path, "LongVideoBench" if name == "subtitles" else name, "paper", *more)
+    assert [row["filtered_resps"] for row in rows[task]] == [row["answer"] for row in mine]
+    assert [row["accuracy"]["right"] for row in rows[task]] == [row["correct"] for row in mine]
+    assert scores[task]["accuracy,none"] == pytest.approx(results["accuracy"])
+    assert scores[task]["unparsed,none"] == pytest.approx(results["unparsed"] / 12)
+
+
+def test_released_names_two_processes_and_the_response_cache(home, asked, tmp_path):
+    """torchrun with two processes and the released scripts' words; then again, answered by the cache alone."""
+    known = f"pretrained={DEMO},use_token_selector=True,token_selector_path=self,drop_func_name=token_selection"
+    known += f",tkn_budget=112,token_selector_layer=1,dtype=float32,weights={identity(DEMO, 'self')}"
+    cache = ["--use_cache", tmp_path / "cache"]
+    two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", "-m")
+    _, cold, said = harness(home, tmp_path / "cold", ["lvbench_local"], known, *cache, launch=two)
+    assert "FlexSelect: 100%" in said
+    _, warm, said = harness(home, tmp_path / "warm", ["lvbench_local"], known, *cache)
+    assert "FlexSelect: 100%" not in said
+    by_id = lambda rows: {row["doc_id"]: row["filtered_resps"] for row in rows["lvbench_local"]}  # noqa: E731
+    assert by_id(cold) == by_id(warm) == by_id(asked[1]) and len(by_id(cold)) == 12
+
+
+def test_weights_that_are_not_those_that_were_named(home, tmp_path):
+    with pytest.raises(AssertionError, match=r"model_args say weights=abc, but these are [0-9a-f]{16}"):
+        harness(home, tmp_path, ["lvbench_local"], f"pretrained={DEMO},selector=self,weights=abc")
+
+
+def test_a_broken_video_is_answered_with_nothing(home, tmp_path):
+    video = home / "videomme" / "data" / "v0.mp4"
+    contents = video.read_bytes()
+    video.write_bytes(b"no video")
+    try:
+        _, rows, said = harness(home, tmp_path, ["videomme_flexselect_local"])
+    finally:
+        video.write_bytes(contents)
+    assert "v0.mp4: is not a video" in said and "its questions are answered with nothing" in said
+    answers = [row["filtered_resps"] for row in rows["videomme_flexselect_local"]]
+    assert answers[:4] == [""] * 4 and all(answers[4:])
+    assert [row["unparsed"] for row in rows["videomme_flexselect_local"]][:4] == [1.0] * 4
