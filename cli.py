@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export
 from flexselect.comparison import compare
-from flexselect.experiments import run_experiment
+from flexselect.experiments import asks_for_experiment, run_experiment
 from flexselect.families.base import VideoFamily
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
@@ -84,8 +84,8 @@ def prepare_fit(config: Namespace) -> None:
 
 
 def experiment(words: Sequence[str]) -> int:
-    """`experiment --config FILE --output_dir DIR`, and options for all its runs."""
-    parser = argparse.ArgumentParser(prog="cli.py experiment")
+    """`experiment --config FILE --output_dir DIR`, and options for all its runs; `validate` with such a file, too."""
+    parser = argparse.ArgumentParser(prog="cli.py experiment", allow_abbrev=False)
     parser.add_argument("--config", required=True, help="one of configs/experiment")
     parser.add_argument("--output_dir", required=True, help="gets a folder a run, and the table")
     given, more = parser.parse_known_args(words)
@@ -129,7 +129,7 @@ def main(args: Sequence[str] | None = None) -> int:
             said = auto_cli(FILE_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
             sys.stdout.write(said or "")
             return ALL_ANSWERED
-        if words and words[0] == "experiment":
+        if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):
             return experiment(words[1:])
         cli = FlexSelectCLI(
             LightningModule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -44,6 +45,20 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
         done.append(folder)
     write_whole(Path(output_dir) / "experiment.md", table(done))
     return worst
+
+
+def asks_for_experiment(words: Sequence[str]) -> bool:
+    """Whether the first `--config` of a command line is an experiment."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    files = [Path(file) for file in parser.parse_known_args(words)[0].config[:1]]
+    if not files or not files[0].is_file():
+        return False
+    try:
+        content = yaml.safe_load(files[0].read_text())
+    except yaml.YAMLError:  # LightningCLI says what is wrong with it
+        return False
+    return isinstance(content, dict) and "runs" in content
 
 
 def table(folders: Sequence[str]) -> str:

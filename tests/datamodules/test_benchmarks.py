@@ -146,9 +146,14 @@ def prompts(name, root, family=None, **options):
     return question.prompt, question
 
 
+def other_family(name, folder):
+    (folder / name).mkdir()
+    return family_of(str(tiny.BUILDERS[name](folder / name)))
+
+
 def test_prompts_of_the_paper_to_the_letter(roots, tmp_path):
-    llava = family_of(str(tiny.llava_video(tmp_path)))
-    for family, ending in ((None, "\n" + DIRECTLY), (llava, "The best answer is:")):
+    llava, internvl = other_family("llava_video", tmp_path), other_family("internvl", tmp_path)
+    for family, ending in ((None, "\n" + DIRECTLY), (internvl, "\n" + DIRECTLY), (llava, "The best answer is:")):
         text, question = prompts("VideoMME", roots["VideoMME"], family)
         options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", question.options))
         assert text == f"{SELECT} and the subtitles.{ONLY}\n{question.question}\n{options}\n{ending}"
@@ -167,8 +172,8 @@ def test_prompts_of_the_paper_to_the_letter(roots, tmp_path):
 
 def test_prompts_of_lmms_eval_to_the_letter(roots, tmp_path):
     """As lmms-eval 0.7.3 wrote them when it was asked; every family gets the same."""
-    llava = family_of(str(tiny.llava_video(tmp_path)))
-    for family in (None, llava):
+    llava, internvl = other_family("llava_video", tmp_path), other_family("internvl", tmp_path)
+    for family in (None, internvl, llava):
         text, question = prompts("VideoMME", roots["VideoMME"], family, protocol="lmms")
         listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", question.options))
         assert text == f"{SELECT} and the subtitles.{ONLY}\n{question.question}\n{listed}\n\n{DIRECTLY}"
