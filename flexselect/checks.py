@@ -13,7 +13,7 @@ from flexselect.attention import resolve_reduction
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily
 from flexselect.families.loading import read_config
-from flexselect.scorers import CONTROLS
+from flexselect.scorers import CONTROLS, is_trained
 
 
 def check_options(
@@ -34,7 +34,7 @@ def check_options(
     check_choice("dtype", dtype, ("bfloat16", "float16", "float32"))
     if selector is not None and "/" not in selector and not Path(selector).is_dir():
         check_choice("selector", selector, ("self", *CONTROLS, "the folder or hub id of one"))
-    if selector is not None and selector not in ("self", *CONTROLS):
+    if is_trained(selector):
         read_config(selector)
     if reference_layer is not None and not 0 <= reference_layer < family.num_layers:
         most = family.num_layers - 1

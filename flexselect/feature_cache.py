@@ -57,9 +57,10 @@ class FeatureCache:
             os.utime(file)  # used just now
         except FileNotFoundError:
             return None
-        except (SafetensorError, KeyError, ValueError) as error:
-            log.warning("%s cannot be read (%s): it is deleted, the video is encoded again", file, error)
-            file.unlink(missing_ok=True)
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            log.warning("the kept features of %s cannot be read (%s): it is encoded again", video, error)
+            with suppress(OSError):
+                self._file(Path(video)).unlink()
             return None
         return encoded
 

@@ -21,7 +21,7 @@ from flexselect.families.loading import LoadOptions
 from flexselect.partition import frame_sets, split_budget, split_budget_released
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
 from flexselect.questions import VideoQuestion
-from flexselect.scorers import CONTROLS, LiteScorer, ReferenceLayerScorer, Scorer
+from flexselect.scorers import CONTROLS, LiteScorer, ReferenceLayerScorer, Scorer, is_trained
 from flexselect.selection import select
 from flexselect.selector import LiteSelector
 
@@ -121,7 +121,7 @@ class FlexSelect:
         if scoring_only and selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {selector!r}')
         lite = None
-        if selector is not None and selector not in ("self", *CONTROLS):
+        if is_trained(selector):
             lite = LiteSelector.from_pretrained(selector, dtype=dtype, device=device)
         depth = layer + 1 if scoring_only else None
         placed = getattr(torch, dtype), device, device_map, offload_folder, attn_implementation, quantization

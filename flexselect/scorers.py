@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -236,3 +236,8 @@ class RandomScorer(Scorer):
 
 
 CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}
+
+
+def is_trained(selector: str | None) -> TypeGuard[str]:
+    """Whether an option names a trained selector, by folder or hub id, and no mode."""
+    return selector not in (None, "self", *CONTROLS)

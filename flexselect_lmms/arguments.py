@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from flexselect.fingerprint import weights_hash
-from flexselect.scorers import CONTROLS
+from flexselect.scorers import is_trained
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +42,13 @@ def options(given: dict[str, Any]) -> dict[str, Any]:
         found[own] = None if str(value).lower() in NOTHING else value
     if not found.pop("use_token_selector", True):
         found["selector"] = None  # dense, as released
-    for name in ("selector", "drop_func_name"):
-        if name in found and found[name] is not None:
-            found[name] = str(found[name])
     return found
 
 
 def identity(path: str, selector: str | None) -> str:
     """Hash of all weights: what `--use_cache` of lmms-eval must see, which else knows a folder by its name only."""
-    trained = selector not in (None, "self", *CONTROLS)
-    return weights_hash(path) + (weights_hash(str(selector)) if trained else "")
+    hashes = [weights_hash(path), *([weights_hash(selector)] if is_trained(selector) else ())]
+    return "-".join(("sha", *hashes))  # a word: lmms-eval makes numbers of what looks like one
 
 
 def check_identity(expected: str | None, path: str, selector: str | None) -> None:
@@ -63,5 +60,5 @@ def check_identity(expected: str | None, path: str, selector: str | None) -> Non
     found = identity(path, selector)
     if expected is None:
         log.warning("add weights=%s to --model_args: only so does --use_cache tell other weights in one folder", found)
-    elif str(expected) != found:
+    elif expected != found:
         raise ValueError(f"model_args say weights={expected}, but these are {found}: they were changed meanwhile")

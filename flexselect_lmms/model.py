@@ -45,7 +45,7 @@ class FlexSelectLMMS(lmms):
         **given: Any,
     ) -> None:
         super().__init__()
-        if int(batch_size) != 1:
+        if str(batch_size) != "1":
             log.warning("questions are answered one by one: batch_size=%s has no effect", batch_size)
         self._rank, self._world_size = (int(os.environ.get(name, i)) for i, name in enumerate(("RANK", "WORLD_SIZE")))
         local = int(os.environ.get("LOCAL_RANK", 0))

@@ -9,13 +9,14 @@ import torch
 from lightning import LightningModule
 from torchmetrics import MeanMetric
 
+from flexselect.attention import resolve_reduction
 from flexselect.checks import check_options
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
 from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
-from flexselect.scorers import CONTROLS
+from flexselect.scorers import is_trained
 
 PLACEMENT = ("device_map", "offload_folder", "feature_cache", "feature_cache_gb")  # options that change no answer
 OWN = ("max_new_tokens", "feature_cache", "feature_cache_gb")  # options that are not the pipeline's
@@ -74,17 +75,19 @@ class VideoQA(LightningModule):
             options["reference_layer"] = self.family.default_reference_layer
         if self.hparams.selector is not None and self.hparams.budget is None:
             options["budget"] = self.family.default_budget
+        if self.hparams.selector == "self":
+            options["reduction"] = resolve_reduction(self.hparams.reduction or "max")
+        options["positions"] = self.hparams.positions or self.family.default_positions
         return {"family": self.family.settings, **options}
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What a result must be known by beside its settings: packages, weights, positions."""
         selector = self.hparams.selector
-        trained = selector is not None and selector not in ("self", *CONTROLS)
         return {
             "packages": package_versions(),
             "weights": weights_hash(self.family.path),
-            "selector_weights": weights_hash(str(selector)) if trained else None,
+            "selector_weights": weights_hash(selector) if is_trained(selector) else None,
             "rope": self.family.model_config.get_text_config().to_dict().get("rope_parameters"),
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         }
