@@ -11,15 +11,17 @@ of keys, so no [H, Q, N] tensor ever exists. (The released code forms that tenso
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+Past = list[tuple[Tensor, Tensor]]  # of each layer up to the reference layer: keys and values, [B, H_kv, n, d]
 
 PROBED = "flexselect_probe"  # the attention function's name in transformers
 REDUCTIONS = {
@@ -114,6 +116,8 @@ def _probed_attention(
 ) -> tuple[Tensor, None]:
     if module.layer_idx != probe.layer:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    if probe.query_rows == 0:  # only the keys and values are wanted, which the cache has by now
+        raise _LayerReachedError
     rows = query[:, :, -probe.query_rows :]
     with torch.autocast(query.device.type, enabled=False):  # scores are float32 under any precision
         probe.scores = visual_attention(
@@ -139,7 +143,12 @@ def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
 
 
 def probed_scores(
-    decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: Probe, **more: Any
+    decoder: PreTrainedModel,
+    embeddings: Tensor,
+    position_ids: Tensor,
+    probe: Probe,
+    past: Past | None = None,
+    **more: Any,
 ) -> Tensor:
     """Run a decoder up to the probe's layer and return the scores, with gradients where they are wanted.
 
@@ -150,24 +159,63 @@ def probed_scores(
         embeddings: [B, N, D], sequences of one length, shorter queries padded at their end.
         position_ids: [B, N], or [3, B, N] for M-RoPE.
         probe: what to read.
+        past: of what stands before `embeddings`, see `states_before`; None: nothing does.
         more: keywords of the decoder, for deepstack.
 
     Returns:
         float32 [B, V].
     """
-    ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)  # without it, positions with
-    # gaps are taken for packed sequences, silently
-    with _attention(decoder, PROBED):
-        try:
-            decoder(
-                inputs_embeds=embeddings,
-                position_ids=position_ids,
-                attention_mask=ones,
-                use_cache=False,
-                probe=probe,
-                **more,
-            )
-        except _LayerReachedError:
-            assert probe.scores is not None
-            return probe.scores
-    raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")
+    _run_to_layer(decoder, embeddings, position_ids, probe, _cache(past), **more)
+    assert probe.scores is not None
+    return probe.scores
+
+
+def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, layer: int, **more: Any) -> Past:
+    """Keys and values, up to a layer, of all that stands before the question: the same for every question.
+
+    Args:
+        decoder: the text model, without its head.
+        embeddings: [B, n, D].
+        position_ids: [B, n], or [3, B, n] for M-RoPE.
+        layer: the reference layer.
+        more: keywords of the decoder, for deepstack.
+    """
+    cache = DynamicCache()
+    _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), cache, **more)
+    layers: list[Any] = cache.layers
+    return [(kept.keys, kept.values) for kept in layers]
+
+
+def _cache(past: Past | None) -> DynamicCache | None:
+    """As the decoder takes it. It appends to copies: a second question finds what the first one found."""
+    if past is None:
+        return None
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(past):
+        cache.update(keys, values, layer)
+    return cache
+
+
+def _run_to_layer(
+    decoder: PreTrainedModel,
+    embeddings: Tensor,
+    position_ids: Tensor,
+    probe: Probe,
+    cache: DynamicCache | None,
+    **more: Any,
+) -> None:
+    before = cache.get_seq_length() if cache is not None else 0
+    shape = len(embeddings), before + embeddings.shape[1]
+    ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)  # without it, positions with gaps are taken
+    # for packed sequences, silently
+    with _attention(decoder, PROBED), suppress(_LayerReachedError):
+        decoder(
+            inputs_embeds=embeddings,
+            position_ids=position_ids,
+            attention_mask=ones,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            probe=probe,
+            **more,
+        )
+        raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")

@@ -53,7 +53,7 @@ class FeatureCache:
         """
         try:
             file = self._file(Path(video))
-            encoded = _read(file, prefix_ids)
+            encoded, _ = read_encoded(file, prefix_ids)
             os.utime(file)  # used just now
         except FileNotFoundError:
             return None
@@ -69,7 +69,7 @@ class FeatureCache:
         file = self._file(Path(video))
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
         try:
-            _write(temporary, encoded)
+            write_encoded(temporary, encoded, {})
             temporary.replace(file)
             self._make_room(file)
         except (OSError, SafetensorError) as error:
@@ -104,15 +104,27 @@ class FeatureCache:
                 total -= size
 
 
-def _write(file: Path, encoded: EncodedVideo) -> None:
+def write_encoded(file: Path, encoded: EncodedVideo, made_with: dict[str, Any]) -> None:
+    """Write a video's features in safetensors, with what they were made with."""
     tensors = {"features": encoded.features, "seen": encoded.seen, "seconds": encoded.seconds}
     brackets = [[ids.tolist() for ids in around] for around in encoded.brackets]
-    about = {"grid": encoded.grid, "seconds_per_unit": encoded.seconds_per_unit, "brackets": brackets}
+    about = {
+        "grid": encoded.grid,
+        "seconds_per_unit": encoded.seconds_per_unit,
+        "brackets": brackets,
+        "made_with": made_with,
+    }
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
     save_file(kept, file, {"about": json.dumps(about)})
 
 
-def _read(file: Path, prefix_ids: Tensor) -> EncodedVideo:
+def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str, Any]]:
+    """Read features again, on the CPU, and what they were made with.
+
+    Raises:
+        FileNotFoundError: no such file.
+        SafetensorError, KeyError, ValueError: a file that is broken, or not of such features.
+    """
     with safe_open(file, "pt") as stored:
         about = json.loads(stored.metadata()["about"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -121,4 +133,5 @@ def _read(file: Path, prefix_ids: Tensor) -> EncodedVideo:
     encoded = EncodedVideo(prefix_ids, tensors["features"], *known)
     if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
         raise ValueError("its features do not fit its grid")
-    return replace(encoded, seen=tensors.get("seen"), seconds=tensors.get("seconds"))
+    whole = replace(encoded, seen=tensors.get("seen"), seconds=tensors.get("seconds"))
+    return whole, about["made_with"]

@@ -30,6 +30,19 @@ class Layout:
         """Q: all text after the last visual token."""
         return len(self.ids) - self.span.stop
 
+    @property
+    def before_query(self) -> Layout:
+        """Up to the last visual token: what no question changes."""
+        stop = self.span.stop
+        return Layout(self.ids[:stop], self.visual[:stop], self.unit[:stop])
+
+    def then(self, query_ids: Tensor) -> Layout:
+        """The same with a query, int64 [Q], at its end."""
+        text = torch.zeros(len(query_ids), dtype=torch.bool)
+        unit = torch.full((len(query_ids),), -1)
+        parts = (self.ids, query_ids), (self.visual, text), (self.unit, unit)
+        return Layout(*(torch.cat([part.cpu() for part in both]) for both in parts))
+
     def keep(self, kept: Tensor, shift: int = 0) -> Tensor:
         """What is left of the prompt when only some visual tokens are: bool [N].
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from flexselect.checks import check_options, checked_frames, checked_seconds
@@ -18,12 +19,16 @@ from flexselect.clock import Clock
 from flexselect.families import family_of
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.loading import LoadOptions
+from flexselect.feature_cache import read_encoded
+from flexselect.fingerprint import weights_hash
 from flexselect.partition import frame_sets, split_budget, split_budget_released
-from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
-from flexselect.questions import VideoQuestion
-from flexselect.scorers import CONTROLS, LiteScorer, ReferenceLayerScorer, Scorer, is_trained
+from flexselect.prepared import PreparedSets
+from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.scorers import CONTROLS, AttentionScorer, LiteScorer, ReferenceLayerScorer, Scorer, is_trained
 from flexselect.selection import select
 from flexselect.selector import LiteSelector
+from flexselect.session import VideoSession
+from flexselect.settings import differences
 
 VideoReader = Callable[
     [str, Callable[[int, float], Sequence[int]], Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]
@@ -138,13 +143,19 @@ class FlexSelect:
     # -- a video from a file or from memory
 
     def open(
-        self, video: str | Path | Tensor | np.ndarray, seconds: Tensor | Sequence[float] | None = None
+        self,
+        video: str | Path | Tensor | np.ndarray,
+        seconds: Tensor | Sequence[float] | None = None,
+        keep: str = "features",
+        keep_on: str | None = None,
     ) -> VideoSession:
         """Do once what does not depend on the question: sample, decode, resize and encode.
 
         Args:
             video: a video file; or frames uint8 [T, h, w, 3], taken as they are.
             seconds: when each frame is shown, float [T]; only with frames.
+            keep: see `VideoSession.keeping`.
+            keep_on: see there.
 
         Raises:
             ValueError: what the reader says of a file it cannot read, or frames of another form.
@@ -158,7 +169,7 @@ class FlexSelect:
                 frames = prompter.resize(checked_frames(video))
                 seconds = None if seconds is None else checked_seconds(seconds, len(frames))
             clip = prompter.clip(frames, seconds)
-        return self.open_clip(clip, clock.timings)
+        return self.open_clip(clip, clock.timings).keeping(keep, keep_on)
 
     def open_clip(self, clip: VideoClip, timings: dict[str, float] | None = None) -> VideoSession:
         """Encode a clip that was decoded elsewhere, in a worker for one.
@@ -180,6 +191,30 @@ class FlexSelect:
             timings: seconds already spent on it, by stage.
         """
         return VideoSession(self, None, encoded.to(self.lm.device), timings or {})
+
+    def load_session(self, file: str | Path) -> VideoSession:
+        """Take up what `VideoSession.save` wrote, with this model and selector; the video itself is not needed.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that is broken, or of another model or sampling, naming what differs.
+        """
+        try:
+            encoded, made_with = read_encoded(Path(file), self.lm.prompter.prefix_ids)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
+        other = differences(made_with, self.made_with)
+        if other:
+            raise ValueError(f"{file} was saved by another model ({other}): open the video again")
+        if encoded.seen is None and isinstance(self.scorer, LiteScorer):
+            raise ValueError(f"{file} was saved without a trained selector: open the video again")
+        return self.open_encoded(encoded)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What features depend on, beside the video: weights and the family's numbers."""
+        numbers = {name: value for name, value in self.family.settings.items() if name != "path"}
+        return {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), **numbers}
 
     # -- prepared tensors
 
@@ -216,15 +251,25 @@ class FlexSelect:
         """Vision tower and projection; does not look at the question."""
         return self.lm.encode(prompt, self.scorer.selector.project if isinstance(self.scorer, LiteScorer) else None)
 
-    def select_encoded(self, encoded: EncodedVideo, query_ids: Tensor) -> Selection:
+    def select_encoded(
+        self, encoded: EncodedVideo, query_ids: Tensor, prepared: list[PreparedSets] | None = None
+    ) -> Selection:
         """Score, then keep the best of each frame set.
+
+        Args:
+            encoded: the video.
+            query_ids: the text after it, int64 [Q].
+            prepared: what the scorer's `prepare` made of the video; None: nothing.
 
         Raises:
             ValueError: without a scorer (dense): there is nothing to select by.
         """
         if self.scorer is None:
             raise ValueError('nothing to select by: load with selector="self", "uniform" or "random"')
-        scores = self.scorer.score(encoded, query_ids)
+        if prepared is not None and isinstance(self.scorer, AttentionScorer):
+            scores = self.scorer.score_prepared(encoded, query_ids, prepared)
+        else:
+            scores = self.scorer.score(encoded, query_ids)
         sets = frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set)
         sizes = [len(tokens) for tokens in sets]
         if self.budget_split == "exact":
@@ -235,56 +280,6 @@ class FlexSelect:
         selection = select(scores, sets, shares)
         shift = self.scorer.shift(encoded) if isinstance(self.scorer, LiteScorer) else 0
         return replace(selection, shift=shift) if shift else selection
-
-
-class VideoSession:
-    """A video that is ready for questions: its frames are decoded and encoded once."""
-
-    def __init__(
-        self, flexselect: FlexSelect, clip: VideoClip | None, encoded: EncodedVideo, timings: dict[str, float]
-    ) -> None:
-        self.flexselect = flexselect
-        self.clip = clip  # the frames, on the CPU, for pictures; None where only their features were kept
-        self.encoded = encoded
-        self.timings = timings  # seconds spent on the video, under decode and encode
-
-    def select(self, question: str, options: Sequence[str] = ()) -> Selection:
-        """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
-        query_ids = self.flexselect.lm.prompter.query_ids(VideoQuestion("", "", question, tuple(options)).text)
-        return self.flexselect.select_encoded(self.encoded, query_ids)
-
-    def ask(self, question: str, max_new_tokens: int = 64, options: Sequence[str] = ()) -> Answer:
-        """Answer one question.
-
-        Args:
-            question: in words.
-            max_new_tokens: the most tokens of the answer.
-            options: of a multiple-choice question, listed below it as A, B, ...
-
-        Returns:
-            The answer; its timings hold this question's own `score`, `prefill` and `generate`, and the video's shared
-            `decode` and `encode`.
-
-        Raises:
-            ValueError: for an empty question.
-        """
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError("the question is empty")
-        fs, encoded = self.flexselect, self.encoded
-        clock = Clock(fs.lm.device, self.timings)
-        query_ids = fs.lm.prompter.query_ids(VideoQuestion("", "", question, tuple(options)).text)
-        selection = None
-        with clock("score"):
-            if fs.scorer is not None:
-                selection = fs.select_encoded(encoded, query_ids)
-        with clock("prefill"):
-            inputs = fs.lm.assemble(encoded, query_ids, selection, fs.positions)
-        clock.start("prefill")
-        end = fs.lm.prompter.end_of_turn
-        ids = fs.lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
-        clock.stop()
-        kept = encoded.num_tokens if selection is None else len(selection.kept)
-        return Answer(fs.lm.prompter.decode(ids), selection, encoded.num_tokens, kept, clock.timings)
 
 
 def _video_reader() -> VideoReader:

@@ -18,8 +18,8 @@ from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
 from flexselect.scorers import is_trained
 
-PLACEMENT = ("device_map", "offload_folder", "feature_cache", "feature_cache_gb")  # options that change no answer
-OWN = ("max_new_tokens", "feature_cache", "feature_cache_gb")  # options that are not the pipeline's
+OWN = ("max_new_tokens", "keep", "keep_on", "feature_cache", "feature_cache_gb")  # options that are not the pipeline's
+PLACEMENT = ("device_map", "offload_folder", *OWN[1:])  # options that change no answer
 
 
 class VideoQA(LightningModule):
@@ -30,6 +30,8 @@ class VideoQA(LightningModule):
 
     Args of its own:
         max_new_tokens: the most of an answer.
+        keep: "scores_kv" keeps keys and values of a video from question to question, see `VideoSession.keeping`.
+        keep_on: where.
         feature_cache: a folder where vision features are kept, for later runs over the same videos; None: none are.
         feature_cache_gb: the most that folder takes; what was not used for longest goes first.
     """
@@ -51,6 +53,8 @@ class VideoQA(LightningModule):
         attn_implementation: str = "sdpa",
         quantization: Literal["4bit", "8bit"] | None = None,
         max_new_tokens: int = 64,
+        keep: Literal["features", "scores_kv"] = "features",
+        keep_on: str | None = None,
         feature_cache: str | None = None,
         feature_cache_gb: float = 100.0,
     ) -> None:
@@ -175,6 +179,8 @@ class VideoQA(LightningModule):
                 self._session = self.flexselect.open_clip(item.clip, timings)
                 if self._cache is not None and item.path is not None:
                     self._cache.put(item.path, self._session.encoded)
+            if self._session is not None:
+                self._session.keeping(self.hparams.keep, self.hparams.keep_on)
         except (ValueError, RuntimeError) as problem:
             self._video_error = f"{item.question.video}: {describe(problem)}"
 
