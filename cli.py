@@ -87,11 +87,12 @@ def experiment(words: Sequence[str]) -> int:
     """`experiment --config FILE --output_dir DIR`, and options for all its runs; `validate` with such a file, too."""
     parser = argparse.ArgumentParser(prog="cli.py experiment", allow_abbrev=False)
     parser.add_argument("--config", required=True, help="one of configs/experiment")
-    parser.add_argument("--output_dir", required=True, help="gets a folder a run, and the table")
+    parser.add_argument("--output_dir", help="gets a folder a run, and the table; outputs/NAME by default")
     given, more = parser.parse_known_args(words)
-    status = run_experiment(given.config, more, given.output_dir, main)
-    if status in (ALL_ANSWERED, SOME_FAILED):
-        sys.stdout.write((Path(given.output_dir) / "experiment.md").read_text())
+    folder = given.output_dir or str(Path("outputs") / Path(given.config).stem)
+    status = run_experiment(given.config, more, folder, main)
+    table = Path(folder) / "experiment.md"
+    sys.stdout.write(table.read_text() if table.exists() else "")
     return status
 
 
@@ -101,7 +102,8 @@ def quiet() -> None:
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
+    for own in (".*LeafSpec.*", "LightningCLI's args parameter"):  # Lightning's own, on every run
+        warnings.filterwarnings("ignore", message=own)
 
 
 def finished(cli: FlexSelectCLI) -> int:

@@ -93,7 +93,7 @@ def read_video(
 def _open(path: str | Path) -> decord.VideoReader:
     file = Path(path)
     if not file.exists():
-        raise VideoError(path, "no such file; check the path, or --data.video_root")
+        raise VideoError(path, "no such file; check the path and the folder that it is relative to")
     if file.is_dir():
         raise VideoError(path, "is a folder, not a video file")
     if file.stat().st_size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def check_options(
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
     resolve_reduction(reduction or "max")
+
+
+def check_cache(folder: str, most_gb: float) -> None:
+    """Refuse a feature cache that cannot be written, or has no room.
+
+    Raises:
+        ValueError: naming the option and the reason.
+    """
+    if most_gb <= 0:
+        raise ValueError(f"feature_cache_gb must be above 0, got {most_gb}")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tried = Path(folder) / f".writable-{os.getpid()}"
+        tried.touch()
+        tried.unlink()
+    except OSError as error:
+        raise ValueError(f"feature_cache {folder} cannot be written: {error.strerror}") from error
 
 
 def checked_frames(video: Tensor | np.ndarray) -> Tensor:

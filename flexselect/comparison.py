@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flexselect.results import span
 from flexselect.settings import flat
 from flexselect.statistics import interval, mcnemar
 
@@ -79,7 +80,7 @@ def compare(one: str, other: str) -> str:
     runs = [read_run(Path(folder)) for folder in (one, other)]
     pair = paired(*runs)
     (first, second), (low, high) = pair.right, pair.interval
-    spans = ("{:.3f} to {:.3f}".format(*interval(list(hits), pair.videos)) for hits in pair.right)
+    spans = (span(interval(list(hits), pair.videos)) for hits in pair.right)
     better = runs[0]["name"] if pair.difference > 0 else runs[1]["name"]
     verdict = f"{better} is better" if pair.p < SURE else "no difference is shown: chance gives such a one too often"
     lines = [
@@ -87,8 +88,10 @@ def compare(one: str, other: str) -> str:
         _row("accuracy", *(f"{hits.mean():.3f}" for hits in pair.right)),
         _row("95 % interval", *spans),
         _row("right here alone", str((first & ~second).sum()), str((second & ~first).sum())),
+        *(_row(name, *(str(run["about"][name]) for run in runs)) for name in ("errors", "unparsed")),
         f"{len(first)} questions in common; difference {pair.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f}",
         f"McNemar's exact test: p = {pair.p:.4f}. {verdict}.",
+        f"(The test counts single questions; the interval draws whole videos, {len(set(pair.videos))} here.)",
     ]
     for run in runs:
         if len(run["rows"]) > len(first):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +13,15 @@ from typing import Any
 import yaml
 
 from flexselect.comparison import paired, read_run
+from flexselect.results import span
 from flexselect.settings import UsageError, write_whole
 
-HEAD = "| run | accuracy | 95 % interval | tokens shown | against {} | p |\n|---|---|---|---|---|---|"
+HEAD = (
+    "| run | accuracy | 95 % interval | tokens shown | against {} | p | errors | no letter |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+log = logging.getLogger(__name__)
 
 
 def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Callable[[Sequence[str]], int]) -> int:
@@ -27,13 +34,14 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
         main: the command line.
 
     Returns:
-        The largest exit status of a run; those after one that could not go on are not begun.
+        The largest exit status of a run. One that could not go on is named and left out of the table, and the others
+        are made; where it is the first, none is begun after it.
 
     Raises:
         UsageError: for a file that is none.
     """
     plan = _plan(Path(file))
-    worst, done = 0, []
+    worst, done = 0, list[str]()
     for name, options in plan["runs"].items():
         configs = [word for config in plan["configs"] for word in ("--config", config)]
         own = [word for option, value in options.items() for word in (f"--{option}", _written(value))]
@@ -41,7 +49,10 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
         status = main(["validate", *configs, *own, *words, "--output_dir", folder])
         worst = max(worst, status)
         if status in (1, 2):
-            return status
+            log.error("run %s of %s was not made (status %d)", name, file, status)
+            if not done:
+                return status
+            continue
         done.append(folder)
     write_whole(Path(output_dir) / "experiment.md", table(done))
     return worst
@@ -67,13 +78,13 @@ def table(folders: Sequence[str]) -> str:
     lines = [HEAD.format(runs[0]["name"])]
     for run in runs:
         about, rows = run["about"], list(run["rows"].values())
-        low, high = about["interval"] or (float("nan"), float("nan"))
         shown = max((row["num_kept_tokens"] for row in rows), default=0)
-        versus = "| | |"
+        versus = "| |"
         if run is not runs[0]:
             pair = paired(run, runs[0])
-            versus = f"| {pair.difference:+.3f} | {pair.p:.4f} |"
-        lines.append(f"| {run['name']} | {about['accuracy']:.3f} | {low:.3f} to {high:.3f} | {shown} {versus}")
+            versus = f"| {pair.difference:+.3f} | {pair.p:.4f}"
+        found = f"| {run['name']} | {about['accuracy']:.3f} | {span(about['interval'])} | {shown} {versus}"
+        lines.append(f"{found} | {about['errors']} | {about['unparsed']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,9 +38,8 @@ def weights_hash(path: str) -> str:
 
 def package_versions() -> dict[str, str]:
     """Of the packages that can move a number."""
-    return {
-        name: version(name) for name in ("flexselect", "torch", "torchvision", "transformers", "decord", "lightning")
-    }
+    names = ("flexselect", "torch", "torchvision", "transformers", "tokenizers", "decord", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def text_hash(texts: list[str]) -> str:

@@ -50,15 +50,17 @@ class VideoQuestion:
             return False
         if not self.options:
             return plain(answer) == plain(self.answer)
-        chosen = self.chosen(answer) or (self._drawn(answer) if self.guess else None)
+        chosen = self.chosen(answer) or self.drawn(answer)
         return chosen is not None and chosen == self.expected_letter
 
     def chosen(self, answer: str) -> str | None:
         """The letter that an answer chooses; None if none can be read out of it."""
         return EXTRACTORS[self.extractor](answer, self.options)
 
-    def _drawn(self, answer: str) -> str:
-        """By chance, and the same each time."""
+    def drawn(self, answer: str) -> str | None:
+        """The letter that an answer without one counts as, by chance and the same each time; None where none is."""
+        if not self.guess or self.chosen(answer) is not None:
+            return None
         return random.Random("\0".join((*self.key, answer))).choice(LETTERS[: len(self.options)])
 
     @property

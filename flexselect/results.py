@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flexselect.settings import flat
 from flexselect.statistics import accuracy, interval
 
 
@@ -67,8 +68,12 @@ def table(results: dict[str, Any], title: str) -> str:
     lines.append(_line("**all**", results))
     for name, values in results["groups"].items():
         lines += [_line(f"{name}: {value}", share) for value, share in values.items()]
-    notes = f"{results['errors']} errors and {results['unparsed']} answers without a letter count as wrong."
-    return "\n".join([*lines, "", notes, ""])
+    settings, known = flat(results.get("settings", {})), results.get("fingerprint", {})
+    unread = "count as a letter drawn by chance" if settings.get("unparsed") == "random" else "count as wrong"
+    notes = f"{results['errors']} errors count as wrong; {results['unparsed']} answers without a letter {unread}."
+    about = {**settings, **{name: value for name, value in known.items() if not isinstance(value, dict)}}
+    said = [f"- {name}: {value}" for name, value in about.items() if value is not None]
+    return "\n".join([*lines, "", notes, "", *said, ""])
 
 
 def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) 
     known = not math.isnan(found)
     return {
         "accuracy": found if known else None,
-        "interval": [low, high] if known else None,
+        "interval": None if math.isnan(low) else [low, high],
         "questions": len(right),
     }
 
@@ -89,5 +94,9 @@ def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) 
 def _line(name: str, share: dict[str, Any]) -> str:
     if share["accuracy"] is None:
         return f"| {name} | | | {share['questions']} |"
-    low, high = share["interval"]
-    return f"| {name} | {share['accuracy']:.3f} | {low:.3f} to {high:.3f} | {share['questions']} |"
+    return f"| {name} | {share['accuracy']:.3f} | {span(share['interval'])} | {share['questions']} |"
+
+
+def span(interval: Sequence[float] | None) -> str:
+    """An interval in words; nothing where none is known."""
+    return "" if interval is None or math.isnan(interval[0]) else "{:.3f} to {:.3f}".format(*interval)

@@ -39,9 +39,9 @@ def interval(
         seed: of it.
 
     Returns:
-        Lower and upper end; NaN for no question.
+        Lower and upper end; NaN for no question, and for those of one video alone: nothing says how others would do.
     """
-    if not len(right):
+    if len(set(videos)) < 2:
         return math.nan, math.nan
     names, video = np.unique(np.asarray(videos), return_inverse=True)
     kinds = np.zeros(len(right), int) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

@@ -4,9 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from flexselect.families import family_of
 from flexselect_lmms.arguments import identity
 
 TASKS = Path(__file__).parent / "tasks"
+ASKED = ("videomme_flexselect", "mlvu_dev_flexselect", "lvbench_flexselect", "longvideobench_val_v_flexselect")
+BY_FAMILY = {"LLaVA-Video": ("videomme_llava_video_flexselect", ASKED[1], "lvbench_llava_video_flexselect", ASKED[3])}
 
 
 def main() -> None:
@@ -19,7 +22,7 @@ def main() -> None:
     given = parser.parse_args()
     selector = None if given.selector == "none" else given.selector
     known = f"pretrained={given.model},selector={given.selector},weights={identity(given.model, selector)}"
-    tasks = ",".join(sorted(path.stem for path in TASKS.glob("*_flexselect.yaml")))
+    tasks = ",".join(BY_FAMILY.get(family_of(given.model).name, ASKED))
     sys.stdout.write(
         f"lmms-eval eval --model flexselect --model_args {known} \\\n"
         f"  --include_path {TASKS} --tasks {tasks} \\\n"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from inspect import signature
 from typing import Any
 
+from flexselect import FlexSelect
+from flexselect.families import family_of
 from flexselect.fingerprint import weights_hash
 from flexselect.scorers import is_trained
 
@@ -43,6 +46,19 @@ def options(given: dict[str, Any]) -> dict[str, Any]:
     if not found.pop("use_token_selector", True):
         found["selector"] = None  # dense, as released
     return found
+
+
+def check_known(path: str, chosen: dict[str, Any]) -> None:
+    """Refuse a name that nothing takes.
+
+    Raises:
+        ValueError: naming it, and those that there are.
+    """
+    taken = {*signature(FlexSelect.from_pretrained).parameters} - {"path", "device", "family_options"}
+    taken |= {*family_of(path).numbers}
+    unknown = sorted(set(chosen) - taken)
+    if unknown:
+        raise ValueError(f"model_args have no {', '.join(unknown)}; there are {', '.join(sorted(taken))}")
 
 
 def identity(path: str, selector: str | None) -> str:

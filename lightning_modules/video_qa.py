@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torchmetrics import MeanMetric
 
 from flexselect.attention import resolve_reduction
-from flexselect.checks import check_options
+from flexselect.checks import check_cache, check_options
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
 from flexselect.fingerprint import package_versions, weights_hash
@@ -63,6 +63,8 @@ class VideoQA(LightningModule):
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if feature_cache is not None:
+            check_cache(feature_cache, feature_cache_gb)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
@@ -74,7 +76,8 @@ class VideoQA(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides an answer: what two runs must share for their answers to belong together."""
-        options = {name: value for name, value in self.hparams.items() if name not in PLACEMENT}
+        own = (name for name in self.hparams if not name.startswith("_"))  # what Lightning adds is its own
+        options = {name: self.hparams[name] for name in own if name not in PLACEMENT}
         if self.hparams.selector == "self" and self.hparams.reference_layer is None:
             options["reference_layer"] = self.family.default_reference_layer
         if self.hparams.selector is not None and self.hparams.budget is None:
@@ -160,6 +163,7 @@ class VideoQA(LightningModule):
             "expected": question.answer,
             "parsed": question.chosen(row["answer"]) if question.options and row["answer"] is not None else None,
             "correct": right if counts else None,
+            **({"drawn": question.drawn(row["answer"] or "")} if question.guess and row["error"] is None else {}),
             "multiple_choice": bool(question.options),
             "groups": dict(question.groups),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from datamodules.benchmarks.hub import fetch
 from datamodules.question_data import QuestionData
@@ -65,6 +66,7 @@ class Benchmark(QuestionData):
     defects: dict[str, dict[str, Any]]  # of `paper`, that move numbers: by name, what is otherwise without them
     repository: str  # the data set on the hub
     macro: str | None = None  # the group whose shares are averaged; None: over all questions
+    variant: ClassVar[dict[str, Any]] = {}  # options of a benchmark's own, for the record of a run
 
     def __init__(
         self,
@@ -74,19 +76,23 @@ class Benchmark(QuestionData):
         limit: int | None = None,
         missing_videos: Literal["refuse", "record"] = "refuse",
         num_workers: int = 1,
-        repair: Sequence[str] = (),
+        repair: str | list[str] | None = None,
         unparsed: Literal["wrong", "random"] = "wrong",
         download: bool = False,
     ) -> None:
         check_choice("missing_videos", missing_videos, ("refuse", "record"))
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.limit = limit
+        self.limit, repair = limit, [repair] if isinstance(repair, str) else repair or []
         self._put_as(root, protocol, family.name == "LLaVA-Video", repair, unparsed)
         if download:
             fetch(self.repository, self.root)
-        rows = read_rows(str(self.table()))[:limit]
-        questions = [self.put(row) for row in rows]
+        table = self.table()
+        self.table_hash = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
+        try:
+            questions = [self.put(row) for row in read_rows(str(table))[:limit]]
+        except KeyError as error:
+            raise ValueError(f"{table} has no column {error}: it is not the table of {type(self).__name__}") from error
         missing = sorted({q.video for q in questions if not (self.root / q.video).is_file()})
         if missing and missing_videos == "refuse":
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
@@ -143,8 +149,9 @@ class Benchmark(QuestionData):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides what is asked, for the record of a run."""
-        put = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed}
-        return {"benchmark": type(self).__name__, **put, "limit": self.limit}
+        put = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed, **self.variant}
+        put |= {"max_new_tokens": self.protocol.max_new_tokens, "extractor": self.protocol.extractor}
+        return {"benchmark": type(self).__name__, **put, "limit": self.limit, "table": self.table_hash}
 
     def table(self) -> Path:
         """The file with the questions.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def fetch(repository: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".download.lock"):
         try:
+            HfApi().dataset_info(repository)  # out of reach, the client below would take what is there for all
             snapshot_download(repository, repo_type="dataset", local_dir=folder)
         except Exception as error:  # of the client's many kinds; its words say which
             raise ConnectionError(f"{repository} cannot be downloaded into {folder}: {error}") from error

@@ -38,7 +38,7 @@ class LongVideoBench(Benchmark):
     with_subtitles = False
 
     def __init__(self, *args: Any, with_subtitles: bool = False, **kwargs: Any) -> None:
-        self.with_subtitles = with_subtitles
+        self.with_subtitles, self.variant = with_subtitles, {"with_subtitles": with_subtitles}
         super().__init__(*args, **kwargs)
         if with_subtitles and self.protocol_name == "lmms":
             raise ValueError("lmms-eval has no task of videos with subtitles: give --data.protocol paper or plain")

@@ -222,6 +222,38 @@ def test_answers_without_a_letter_are_wrong_or_drawn(roots):
     assert drawn.is_right(drawn.answer)
 
 
+def test_a_drawn_letter_is_recorded(roots, tmp_path):
+    status, results, rows = validate(
+        "MLVU", roots["MLVU"], tmp_path, "--data.protocol", "lmms", "--data.unparsed", "random"
+    )
+    drawn = [row for row in rows if row["parsed"] is None]
+    assert status == 0 and drawn and results["unparsed"] == len(drawn)
+    assert all(row["correct"] == (row["drawn"] == row["expected"]) for row in drawn)
+    assert all(row["drawn"] is None for row in rows if row["parsed"])
+    assert "answers without a letter count as a letter drawn by chance" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize("more", [["--data.with_subtitles", "true"], ["--data.repair", "one_token"]])
+def test_how_questions_are_put_is_never_mixed_in_one_folder(roots, tmp_path, more, capsys):
+    assert validate("LongVideoBench", roots["LongVideoBench"], tmp_path)[0] == 0
+    assert validate("LongVideoBench", roots["LongVideoBench"], tmp_path, *more)[0] == 2
+    assert "holds answers of a run with other settings" in capsys.readouterr().err
+
+
+def test_another_table_is_another_run(roots, tmp_path, capsys):
+    other = miniature.mlvu(tmp_path / "other")
+    table = str(next(other.rglob("*.parquet")))
+    Dataset.from_list(Dataset.from_parquet(table).to_list()[:8]).to_parquet(table)
+    assert validate("MLVU", roots["MLVU"], tmp_path / "out")[0] == 0
+    assert validate("MLVU", other, tmp_path / "out")[0] == 2
+    assert "table was" in capsys.readouterr().err
+
+
+def test_the_table_of_another_benchmark(roots):
+    with pytest.raises(ValueError, match=r"has no column '\w+': it is not the table of VideoMME"):
+        opened("VideoMME", roots["MLVU"] / "mlvu")
+
+
 def test_videos_are_found_in_whatever_folder_they_are(roots, tmp_path):
     (tmp_path / "videomme").symlink_to(roots["VideoMME"] / "videomme")
     (tmp_path / "unpacked" / "here").mkdir(parents=True)

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from flexselect.families import family_of
 from flexselect.feature_cache import FeatureCache
 from flexselect.prompt import EncodedVideo
 from tests import tiny
@@ -107,3 +108,14 @@ def test_answers_from_kept_features_are_the_same(load, tmp_path):
     one, other = (each.ask("Which shape is red?", max_new_tokens=4) for each in (session, again))
     assert torch.equal(one.selection.scores, other.selection.scores) and one.text == other.text
     assert torch.equal(one.selection.kept, other.selection.kept)
+
+
+def test_a_cache_that_cannot_be_is_refused_before_a_model_loads(checkpoint, tmp_path):
+    from lightning_modules.video_qa import VideoQA
+
+    family = family_of(str(checkpoint))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"feature_cache .*file cannot be written: File exists"):
+        VideoQA(family, feature_cache=str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="feature_cache_gb must be above 0, got 0"):
+        VideoQA(family, feature_cache=str(tmp_path / "cache"), feature_cache_gb=0)

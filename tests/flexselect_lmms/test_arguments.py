@@ -13,7 +13,7 @@ from datamodules.benchmarks.mlvu import MLVU
 from datamodules.benchmarks.videomme import VideoMME
 from datamodules.rows import read_rows
 from flexselect.families import family_of
-from flexselect_lmms.arguments import check_identity, identity, options
+from flexselect_lmms.arguments import check_identity, check_known, identity, options
 from flexselect_lmms.tasks import questions
 from tests import miniature, tiny
 from tests.test_architecture import ROOT
@@ -38,6 +38,12 @@ def test_own_and_released_names(caplog):
         options({"budget": 1, "tkn_budget": 2})
 
 
+def test_an_option_that_nothing_takes_is_named():
+    check_known(DEMO, {"selector": "self", "max_pixels": 100, "dtype": "float32"})
+    with pytest.raises(ValueError, match=r"model_args have no selectr; there are .*budget, .*fps, .*selector"):
+        check_known(DEMO, {"selectr": "self"})
+
+
 def test_identity_tells_weights_apart(caplog):
     assert identity(DEMO, "self") == identity(DEMO, None) != identity(DEMO, SELECTOR)
     check_identity(identity(DEMO, SELECTOR), DEMO, SELECTOR)
@@ -52,7 +58,8 @@ def test_the_command_is_printed(monkeypatch, capsys):
     runpy.run_module("flexselect_lmms", run_name="__main__")
     said = capsys.readouterr().out
     assert f"pretrained={DEMO},selector={SELECTOR},weights={identity(DEMO, SELECTOR)}" in said
-    assert "videomme_flexselect" in said and "--include_path" in said
+    assert "--tasks videomme_flexselect,mlvu_dev_flexselect,lvbench_flexselect,longvideobench_val_v_flexselect " in said
+    assert "--include_path" in said
 
 
 @pytest.fixture
