@@ -1,4 +1,4 @@
-"""Vision features on disk: a video that was encoded once is neither decoded nor encoded again, in no later run."""
+"""Vision features on disk: a video is decoded and encoded once, however many runs ask about it."""
 
 from __future__ import annotations
 
@@ -66,15 +66,19 @@ class FeatureCache:
 
     def put(self, video: str | Path, encoded: EncodedVideo) -> None:
         """Keep a video's features, and make room for them; a disk that is full is said, and nothing else happens."""
-        file = self._file(Path(video))
+        try:
+            self._keep(self._file(Path(video)), encoded)
+        except (OSError, SafetensorError) as error:
+            log.warning("the features of %s are not kept (%s)", video, error)
+
+    def _keep(self, file: Path, encoded: EncodedVideo) -> None:
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
         try:
             write_encoded(temporary, encoded, {})
             temporary.replace(file)
-            self._make_room(file)
-        except (OSError, SafetensorError) as error:
-            log.warning("%s: not kept (%s)", file, error)
+        finally:
             temporary.unlink(missing_ok=True)
+        self._make_room(file)
 
     def _file(self, video: Path) -> Path:
         """Where a video's features lie."""

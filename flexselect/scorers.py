@@ -82,10 +82,14 @@ class AttentionScorer(Scorer):
         return self.scores([encoded], [query_ids])[0]
 
     @torch.inference_mode()
-    def prepare(self, encoded: EncodedVideo) -> list[PreparedSets]:
+    def prepare(self, encoded: EncodedVideo, keep_on: str | None = None) -> list[PreparedSets]:
         """Do once what does not depend on the question: prefix and visual tokens, up to the reference layer.
 
         Its size is 2 * layers * key/value width for each token: 43 KB in Qwen2.5-VL-7B's bfloat16 up to layer 20.
+
+        Args:
+            encoded: the video.
+            keep_on: device to lie on until a question comes; None: where it was made.
         """
         video, _ = self.view(encoded, torch.empty(0, dtype=torch.long))
         prepared = []
@@ -94,7 +98,8 @@ class AttentionScorer(Scorer):
             grid = (features.shape[1] // video.tokens_per_unit, *video.grid[1:])
             embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in sets], grid)
             past = states_before(self.decoder, embeddings, where, self.layer, **deepstack)
-            prepared.append(PreparedSets(sets, grid, past))
+            part = PreparedSets(sets, grid, past)
+            prepared.append(part.to(keep_on) if keep_on else part)
         return prepared
 
     @torch.inference_mode()

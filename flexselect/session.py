@@ -107,6 +107,5 @@ class VideoSession:
         if self.keep != "scores_kv" or not isinstance(scorer, AttentionScorer):
             return None
         if self._prepared is None:
-            prepared = scorer.prepare(self.encoded)
-            self._prepared = [part.to(self.keep_on) for part in prepared] if self.keep_on else prepared
+            self._prepared = scorer.prepare(self.encoded, self.keep_on)
         return self._prepared
