@@ -23,6 +23,7 @@ from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
 from flexselect.families.replaced import SideBySide, replaced
+from flexselect.families.windows import batch_windows
 from flexselect.layout import Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -103,6 +104,7 @@ class Qwen25VL(VideoFamily):
 
     def wrap(self, model: PreTrainedModel) -> Qwen25VLM:
         """Make the device half of a model that is already there."""
+        batch_windows(model.model.visual)
         return Qwen25VLM(model, self)
 
 

@@ -22,6 +22,7 @@ from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
 from flexselect.families.replaced import SideBySide, replaced
+from flexselect.families.windows import batch_windows
 from flexselect.layout import Brackets, Layout
 from flexselect.prompt import VideoClip, VideoPrompt
 
@@ -98,6 +99,7 @@ class Qwen3VL(VideoFamily):
 
     def wrap(self, model: PreTrainedModel) -> Qwen3VLM:
         """Make the device half of a model that is already there."""
+        batch_windows(model.model.visual)
         return Qwen3VLM(model, self)
 
 

@@ -1,0 +1,57 @@
+"""A vision tower's windows, in a few calls of PyTorch's attention where transformers makes one a window and layer.
+
+Qwen's towers attend within windows, or within one time step, of a long row of patches. For flash-attention transformers
+hands over where each begins; for SDPA it cuts the row and goes window by window: thousands of small calls a clip. An
+attention function whose name says "flash" is told the cuts as well; this one runs windows of equal length together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+BATCHED = "flexselect_windows_flash"  # the attention function's name in transformers
+
+
+def batched_windows(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention within windows.
+
+    Args:
+        module: of the tower.
+        query: [1, H, N, d].
+        key: [1, H, N, d].
+        value: [1, H, N, d].
+        mask: none in these towers.
+        kwargs: `scaling`, and `cu_seq_lens_q` int [windows + 1], where each window begins and the last ends.
+
+    Returns:
+        [1, N, H, d], and no weights.
+    """
+    cuts = kwargs.get("cu_seq_lens_q")
+    if cuts is None:  # already cut
+        out, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return out, None
+    lengths, begins = cuts.diff(), cuts[:-1]
+    result = torch.empty_like(query.transpose(1, 2))  # [1, N, H, d]
+    for length in lengths.unique().tolist():
+        rows = begins[lengths == length, None] + torch.arange(length, device=cuts.device)  # [windows, length]
+        q, k, v = (states[0][:, rows].transpose(0, 1) for states in (query, key, value))  # [windows, H, length, d]
+        found = scaled_dot_product_attention(q, k, v, scale=kwargs.get("scaling"))
+        result[0, rows] = found.transpose(1, 2)
+    return result, None
+
+
+AttentionInterface.register(BATCHED, batched_windows)
+
+
+def batch_windows(tower: PreTrainedModel) -> None:
+    """Let a tower that would use SDPA run its windows together."""
+    if tower.config._attn_implementation == "sdpa":
+        tower.config._attn_implementation_internal = BATCHED
