@@ -39,11 +39,12 @@ test-lmms: .venv-lmms/.installed ## Run the tests of the lmms-eval plugin, in an
 check: $(ENV) ## Lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(ENV) ## Measure probe, loss, benchmark throughput and sessions beside the straightforward way
+bench: $(ENV) ## Measure probe, loss, benchmarks, sessions and vision tower beside the straightforward way
 	@$(BIN)/python -m bench.probe
 	@$(BIN)/python -m bench.loss
 	@$(BIN)/python -m bench.benchmark
 	@$(BIN)/python -m bench.session
+	@$(BIN)/python -m bench.tower
 
 SELECTOR := outputs/demo_selector
 CLIPS := --data.annotations $(SELECTOR)/train/annotations.jsonl --data.val_annotations $(SELECTOR)/val/annotations.jsonl
