@@ -67,18 +67,11 @@ class FeatureCache:
     def put(self, video: str | Path, encoded: EncodedVideo) -> None:
         """Keep a video's features, and make room for them; a disk that is full is said, and nothing else happens."""
         try:
-            self._keep(self._file(Path(video)), encoded)
+            file = self._file(Path(video))
+            write_encoded(file, encoded, {})
+            self._make_room(file)
         except (OSError, SafetensorError) as error:
             log.warning("the features of %s are not kept (%s)", video, error)
-
-    def _keep(self, file: Path, encoded: EncodedVideo) -> None:
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            write_encoded(temporary, encoded, {})
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._make_room(file)
 
     def _file(self, video: Path) -> Path:
         """Where a video's features lie."""
@@ -109,7 +102,7 @@ class FeatureCache:
 
 
 def write_encoded(file: Path, encoded: EncodedVideo, made_with: dict[str, Any]) -> None:
-    """Write a video's features in safetensors, with what they were made with."""
+    """Write a video's features in safetensors, with what they were made with, in one step: whole or not at all."""
     tensors = {"features": encoded.features, "seen": encoded.seen, "seconds": encoded.seconds}
     brackets = [[ids.tolist() for ids in around] for around in encoded.brackets]
     about = {
@@ -119,7 +112,12 @@ def write_encoded(file: Path, encoded: EncodedVideo, made_with: dict[str, Any]) 
         "made_with": made_with,
     }
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
-    save_file(kept, file, {"about": json.dumps(about)})
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(kept, temporary, {"about": json.dumps(about)})
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str, Any]]:

@@ -213,8 +213,7 @@ class FlexSelect:
     @property
     def made_with(self) -> dict[str, Any]:
         """What features depend on, beside the video: weights and the family's numbers."""
-        numbers = {name: value for name, value in self.family.settings.items() if name != "path"}
-        return {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), **numbers}
+        return {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), **self.family.identity}
 
     # -- prepared tensors
 

@@ -94,8 +94,7 @@ class AttentionScorer(Scorer):
         video, _ = self.view(encoded, torch.empty(0, dtype=torch.long))
         prepared = []
         for sets in self._batches([(video, torch.empty(0, dtype=torch.long))]):
-            features = torch.stack([video.features[s.tokens] for s in sets])
-            grid = (features.shape[1] // video.tokens_per_unit, *video.grid[1:])
+            features, grid = self._stacked([video], sets)
             embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in sets], grid)
             past = states_before(self.decoder, embeddings, where, self.layer, **deepstack)
             part = PreparedSets(sets, grid, past)
@@ -125,8 +124,7 @@ class AttentionScorer(Scorer):
         seen = [self.view(video, query) for video, query in zip(videos, queries)]
         found = [torch.empty(video.num_tokens, device=video.features.device) for video, _ in seen]
         for sets in self._batches(seen):
-            features = torch.stack([seen[s.video][0].features[s.tokens] for s in sets])
-            grid = (features.shape[1] // seen[sets[0].video][0].tokens_per_unit, *seen[sets[0].video][0].grid[1:])
+            features, grid = self._stacked([video for video, _ in seen], sets)
             for part, scores in zip(sets, self._run(features, [s.layout for s in sets], grid)):
                 found[part.video][part.tokens] = scores.to(found[part.video])
         return found
@@ -140,6 +138,13 @@ class AttentionScorer(Scorer):
         probe = Probe(self.layer, longest.query_rows, longest.span, self.reduction, counts)
         found = probed_scores(self.decoder, embeddings, where, probe, **deepstack)
         return found[:, longest.visual[longest.span].to(found.device)]
+
+    @staticmethod
+    def _stacked(videos: list[EncodedVideo], sets: list[FrameSet]) -> tuple[Tensor, tuple[int, int, int]]:
+        """The features of frame sets of one form, [B, v, D], and the grid of each."""
+        features = torch.stack([videos[s.video].features[s.tokens] for s in sets])
+        first = videos[sets[0].video]
+        return features, (features.shape[1] // first.tokens_per_unit, *first.grid[1:])
 
     def _inputs(
         self, features: Tensor, layouts: list[Layout], grid: tuple[int, int, int]

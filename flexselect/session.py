@@ -59,9 +59,7 @@ class VideoSession:
 
     def save(self, file: str | Path) -> None:
         """Write the features; `FlexSelect.load_session` takes them up in another process, without the video."""
-        temporary = Path(file).with_suffix(".tmp")
-        write_encoded(temporary, self.encoded, self.flexselect.made_with)
-        temporary.replace(file)
+        write_encoded(Path(file), self.encoded, self.flexselect.made_with)
 
     def select(self, question: str, options: Sequence[str] = ()) -> Selection:
         """Rank and choose the visual tokens for a question, without answering it; see `ask`."""

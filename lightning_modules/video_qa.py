@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -18,8 +19,9 @@ from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
 from flexselect.scorers import is_trained
 
-OWN = ("max_new_tokens", "keep", "keep_on", "feature_cache", "feature_cache_gb")  # options that are not the pipeline's
-PLACEMENT = ("device_map", "offload_folder", *OWN[1:])  # options that change no answer
+KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
+OWN = ("max_new_tokens", *KEPT)  # options that are not the pipeline's
+PLACEMENT = ("device_map", "offload_folder", *KEPT)  # options that change no answer
 
 
 class VideoQA(LightningModule):
@@ -87,9 +89,9 @@ class VideoQA(LightningModule):
         options["positions"] = self.hparams.positions or self.family.default_positions
         return {"family": self.family.settings, **options}
 
-    @property
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What a result must be known by beside its settings: packages, weights, positions."""
+        """What a result must be known by beside its settings: packages, weights, positions. Weights are read once."""
         selector = self.hparams.selector
         return {
             "packages": package_versions(),
@@ -102,11 +104,9 @@ class VideoQA(LightningModule):
     def setup(self, stage: str) -> None:
         """Let the data side know of the cache, so that what is there is not decoded."""
         if self.hparams.feature_cache is not None:
-            known = self.fingerprint
-            decides = {name: known[name] for name in ("packages", "weights", "selector_weights")}
+            decides = {name: self.fingerprint[name] for name in ("packages", "weights", "selector_weights")}
             decides |= {name: self.hparams[name] for name in ("dtype", "quantization", "attn_implementation")}
-            numbers = {name: value for name, value in self.family.settings.items() if name != "path"}
-            decides |= {"family": numbers}
+            decides |= {"family": self.family.identity}
             self._cache = FeatureCache(self.hparams.feature_cache, self.hparams.feature_cache_gb, decides)
             self.trainer.datamodule.use(self._cache)
 

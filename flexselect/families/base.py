@@ -59,6 +59,11 @@ class VideoFamily(ABC):
         return {"class": type(self).__name__, "path": self.path} | {name: self.__dict__[name] for name in self.numbers}
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The same wherever the checkpoint lies: its weights are known by their hash."""
+        return {name: value for name, value in self.settings.items() if name != "path"}
+
+    @property
     def num_layers(self) -> int:
         """Decoder layers of the LLM."""
         return self.model_config.get_text_config().num_hidden_layers
