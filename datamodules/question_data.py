@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datamodules.video import VideoError, read_video
+from datamodules.video import VideoError, open_video
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
 from flexselect.questions import QuestionItem, VideoQuestion
@@ -28,7 +28,8 @@ class QuestionData(LightningDataModule):
         family: samples and resizes the frames.
         questions: all of them; their videos are relative to `video_root`.
         video_root: a folder.
-        num_workers: processes that decode ahead; 0 decodes in the main process.
+        num_workers: processes that decode ahead, a whole clip in memory each; 0 decodes in the main process, a few
+            frames at a time.
     """
 
     macro: str | None = None  # the group whose shares are averaged into the accuracy; None: all questions count alike
@@ -112,8 +113,11 @@ class _Items(Dataset):
             encoded = self.cache.get(path, self.prompter.prefix_ids) if self.cache else None
             if encoded is not None:
                 return QuestionItem(question, True, encoded=encoded, decode_seconds=time.perf_counter() - began)
-            frames, seconds = read_video(path, self.family.sample, self.prompter.resize)
-            clip = self.prompter.clip(frames, seconds)
+            stream = open_video(path, self.family.sample, self.prompter.resize)
+            spent = time.perf_counter() - began
+            if get_worker_info() is None:  # decoded while the tower looks at it
+                return QuestionItem(question, True, stream=stream, path=str(path), decode_seconds=spent)
+            clip = self.prompter.clip(stream.whole(), stream.seconds)
         except VideoError as error:
             return QuestionItem(question, opens=True, error=str(error))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run

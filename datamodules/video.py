@@ -1,20 +1,23 @@
-"""Video files: probe, sample, decode. The only file that opens one."""
+"""Video files: probe, sample, decode. What is wrong with one is said with its name, the reason and what to do."""
 
 from __future__ import annotations
 
 import math
-import re
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import decord
+import av
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
-decord.logging.set_level(decord.logging.QUIET)  # what it has to say comes as an exception, with the file's name
+from datamodules.decoding import FrameIndex, MissingFrameError, decoded, read_index
+from flexselect.frames import FrameStream
 
-CHUNK_BYTES = 64 * 2**20  # frames at native resolution in memory at a time: about 10 of 1080p
+av.logging.set_level(av.logging.PANIC)  # what it has to say comes as an exception, with the file's name
 
 
 class VideoError(ValueError):
@@ -37,7 +40,7 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before any frame is decoded."""
+    """What is known of a video before any frame but the first is decoded."""
 
     num_frames: int
     fps: float
@@ -56,41 +59,56 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: naming the file and the reason.
     """
-    return _probe(path, _open(path))
+    index, fps = _opened(path)
+    with _failing(path, index.times[:1], index):
+        (first,) = decoded(index, index.times[:1], lambda frame: frame, 1)
+    return VideoInfo(len(index.times), fps, *first.shape[1:3])
 
 
-def read_video(
-    path: str | Path,
-    sample: Callable[[int, float], Sequence[int]],
-    resize: Callable[[Tensor], Tensor],
-    chunk_bytes: int = CHUNK_BYTES,
-) -> tuple[Tensor, Tensor]:
-    """Decode the sampled frames, chunk by chunk, each resized as it comes.
+def open_video(
+    path: str | Path, sample: Callable[[int, float], Sequence[int]], resize: Callable[[Tensor], Tensor]
+) -> FrameStream:
+    """Choose the frames of a video; they are decoded when the stream is gone through.
 
     Args:
         path: the file.
         sample: (frames in the file, frames a second) to the indices wanted, ascending.
-        resize: uint8 [t, h, w, 3] to the size wanted, uint8.
-        chunk_bytes: how much is held at native resolution.
+        resize: uint8 [1, h, w, 3] to the size wanted, uint8.
 
     Returns:
-        Frames uint8 [T, H, W, 3], and the second at which each is shown, float64 [T].
+        The stream: frames uint8 [t, H, W, 3], and the second at which each is shown.
 
     Raises:
-        VideoError: naming the file and the reason.
+        VideoError: naming the file and the reason; going through the stream may raise it too.
     """
-    reader = _open(path)
-    info = _probe(path, reader)
-    indices = list(sample(info.num_frames, info.fps))
-    per_chunk = max(1, chunk_bytes // (info.height * info.width * 3))
-    chunks = [resize(frames) for frames in _decode(path, reader, indices, per_chunk)]
-    seconds = torch.from_numpy(reader.get_frame_timestamp(indices)[:, 0]).double()
-    if not bool((seconds.diff() >= 0).all()):
-        raise VideoError(path, "its frames are not in the order of their timestamps; re-encode it with ffmpeg")
-    return torch.cat(chunks), seconds
+    index, fps = _opened(path)
+    wanted = [index.times[i] for i in sample(len(index.times), fps)]
+    seconds = torch.tensor(wanted, dtype=torch.float64) * float(index.time_base)
+
+    def read() -> Iterator[Tensor]:
+        with _failing(path, wanted, index):
+            yield from decoded(index, wanted, resize, _threads())
+
+    return FrameStream(len(wanted), seconds, read)
 
 
-def _open(path: str | Path) -> decord.VideoReader:
+def read_video(
+    path: str | Path, sample: Callable[[int, float], Sequence[int]], resize: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """All frames of `open_video` at once: uint8 [T, H, W, 3], and the second at which each is shown, float64 [T]."""
+    stream = open_video(path, sample, resize)
+    assert stream.seconds is not None
+    return stream.whole(), stream.seconds
+
+
+def _threads() -> int:
+    """Processes that decode ahead share the cores."""
+    worker = get_worker_info()
+    return max(1, min(8, (os.cpu_count() or 1) // (worker.num_workers if worker else 1)))
+
+
+def _opened(path: str | Path) -> tuple[FrameIndex, float]:
+    """Where the frames of a file are, and how many a second."""
     file = Path(path)
     if not file.exists():
         raise VideoError(path, "no such file; check the path and the folder that it is relative to")
@@ -99,38 +117,27 @@ def _open(path: str | Path) -> decord.VideoReader:
     if file.stat().st_size == 0:
         raise VideoError(path, "the file is empty; copy or download it again")
     try:
-        return decord.VideoReader(str(file))
-    except (RuntimeError, decord.DECORDError) as error:
-        if "cannot find video stream" in str(error):
-            raise VideoError(path, "has no video stream (audio only?)") from error
+        with av.open(str(file)) as container:
+            if not container.streams.video:
+                raise VideoError(path, "has no video stream (audio only?)")
+            fps = float(container.streams.video[0].average_rate or 0)
+            index = read_index(container) if fps > 0 else None
+    except av.FFmpegError as error:
         reason = "is not a video, or is cut short before its index; ffprobe says more. Download it again"
         raise VideoError(path, reason) from error
-
-
-def _probe(path: str | Path, reader: decord.VideoReader) -> VideoInfo:
-    num_frames, fps = len(reader), float(reader.get_avg_fps())
-    if num_frames == 0:
-        raise VideoError(path, "has no frames")
-    if not (math.isfinite(fps) and fps > 0):
+    if index is None or not math.isfinite(fps):
         raise VideoError(path, f"has no usable frame rate ({fps})")
+    if not index.times:
+        raise VideoError(path, "has no frames")
+    return index, fps
+
+
+@contextmanager
+def _failing(path: str | Path, wanted: Sequence[int], index: FrameIndex) -> Iterator[None]:
+    """Say which frames could not be decoded."""
     try:
-        height, width = reader[0].shape[:2]
-    except (RuntimeError, decord.DECORDError) as error:
-        raise _broken(path, 0, 0, num_frames, error) from error
-    return VideoInfo(num_frames, fps, height, width)
-
-
-def _decode(path: str | Path, reader: decord.VideoReader, indices: Sequence[int], per_chunk: int) -> Iterator[Tensor]:
-    for first in range(0, len(indices), per_chunk):
-        wanted = list(indices[first : first + per_chunk])
-        try:
-            yield torch.from_numpy(reader.get_batch(wanted).asnumpy())
-        except (RuntimeError, decord.DECORDError) as error:
-            raise _broken(path, wanted[0], wanted[-1], len(reader), error) from error
-
-
-def _broken(path: str | Path, first: int, last: int, num_frames: int, error: Exception) -> VideoError:
-    where = f"frames {first} to {last} of {num_frames}"
-    reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
-    last_line = re.sub(r"\S+\.cc:\d+: ", "", str(error).strip().splitlines()[-1].split("] ")[-1])
-    return VideoError(path, f"{reason}. The decoder says: {last_line[:200]}")
+        yield
+    except (av.FFmpegError, MissingFrameError) as error:
+        where = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
+        reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
+        raise VideoError(path, f"{reason}. The decoder says: {str(error)[:200]}") from error

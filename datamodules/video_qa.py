@@ -27,7 +27,7 @@ class VideoQADataModule(QuestionData):
         video_root: folder that `video` is relative to; None: the annotation file's folder.
         video: one video file.
         question: one question about `video`, or several as a list.
-        num_workers: processes that decode ahead; 0 decodes in the main process.
+        num_workers: processes that decode ahead, see `QuestionData`; with `video` there is nothing to decode ahead.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class VideoQADataModule(QuestionData):
         else:
             asked = [question] if isinstance(question, str) else list(question or [])
             questions = [_checked({"id": str(i), "video": video, "question": q}) for i, q in enumerate(asked)]
-            super().__init__(family, questions, video_root or ".", num_workers)
+            super().__init__(family, questions, video_root or ".", num_workers=0)
 
 
 def read_annotations(source: str) -> list[VideoQuestion]:

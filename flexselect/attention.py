@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -135,11 +136,11 @@ AttentionMaskInterface.register(PROBED, sdpa_mask)
 def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
     """Switch a decoder's attention function, and back again whatever happens."""
     before = decoder.config._attn_implementation
-    decoder.set_attn_implementation(name)
+    decoder.config._attn_implementation = name  # what the model's own method does last, after searching all its modules
     try:
         yield
     finally:
-        decoder.set_attn_implementation(before)
+        decoder.config._attn_implementation = before
 
 
 def probed_scores(
@@ -191,8 +192,11 @@ def _cache(past: Past | None) -> DynamicCache | None:
     if past is None:
         return None
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(past):
-        cache.update(keys, values, layer)
+    for keys, values in past:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
     return cache
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from flexselect.attention import resolve_reduction
 from flexselect.choices import check_choice
+from flexselect.controls import CONTROLS, is_trained
 from flexselect.families.base import VideoFamily
 from flexselect.families.loading import read_config
-from flexselect.scorers import CONTROLS, is_trained
 
 
 def check_options(

@@ -53,7 +53,7 @@ class FeatureCache:
         """
         try:
             file = self._file(Path(video))
-            encoded, _ = read_encoded(file, prefix_ids)
+            encoded = read_encoded(file, prefix_ids)[0]
             os.utime(file)  # used just now
         except FileNotFoundError:
             return None
@@ -68,7 +68,7 @@ class FeatureCache:
         """Keep a video's features, and make room for them; a disk that is full is said, and nothing else happens."""
         try:
             file = self._file(Path(video))
-            write_encoded(file, encoded, {})
+            write_encoded(file, encoded)
             self._make_room(file)
         except (OSError, SafetensorError) as error:
             log.warning("the features of %s are not kept (%s)", video, error)
@@ -101,15 +101,27 @@ class FeatureCache:
                 total -= size
 
 
-def write_encoded(file: Path, encoded: EncodedVideo, made_with: dict[str, Any]) -> None:
-    """Write a video's features in safetensors, with what they were made with, in one step: whole or not at all."""
-    tensors = {"features": encoded.features, "seen": encoded.seen, "seconds": encoded.seconds}
+def write_encoded(
+    file: Path,
+    encoded: EncodedVideo,
+    made_with: dict[str, Any] | None = None,
+    states: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a video's features in safetensors, in one step: whole or not at all.
+
+    Args:
+        file: that is written.
+        encoded: the video.
+        made_with: what it was made with.
+        states: what was kept of its scoring, by name, see `flexselect.prepared`.
+    """
+    tensors = {"features": encoded.features, "seen": encoded.seen, "seconds": encoded.seconds, **(states or {})}
     brackets = [[ids.tolist() for ids in around] for around in encoded.brackets]
     about = {
         "grid": encoded.grid,
         "seconds_per_unit": encoded.seconds_per_unit,
         "brackets": brackets,
-        "made_with": made_with,
+        "made_with": made_with or {},
     }
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -120,8 +132,10 @@ def write_encoded(file: Path, encoded: EncodedVideo, made_with: dict[str, Any]) 
         temporary.unlink(missing_ok=True)
 
 
-def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str, Any]]:
-    """Read features again, on the CPU, and what they were made with.
+def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str, Any], dict[str, Tensor]]:
+    """Read features again: the video, what it was made with, and what was kept of its scoring.
+
+    Its tensors are parts of the file, mapped into memory: opening it takes no time, and what is used is read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -132,8 +146,8 @@ def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     brackets = tuple((torch.tensor(before), torch.tensor(after)) for before, after in about["brackets"])
     known = tuple(about["grid"]), about["seconds_per_unit"], brackets
-    encoded = EncodedVideo(prefix_ids, tensors["features"], *known)
+    encoded = EncodedVideo(prefix_ids, tensors.pop("features"), *known)
     if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
         raise ValueError("its features do not fit its grid")
-    whole = replace(encoded, seen=tensors.get("seen"), seconds=tensors.get("seconds"))
-    return whole, about["made_with"]
+    whole = replace(encoded, seen=tensors.pop("seen", None), seconds=tensors.pop("seconds", None))
+    return whole, about["made_with"], tensors

@@ -29,12 +29,12 @@ def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list
     return [tokens[first::num_sets].reshape(-1) for first in range(num_sets)]
 
 
-def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:
+def split_budget(budget: int, set_sizes: Sequence[int], multiple: int = 1) -> list[int]:
     """Share a budget over sets in proportion to their sizes; the shares sum to min(budget, total).
 
     Largest remainders get the tokens that rounding down leaves over, earlier sets first, so no set is given more than
-    it holds. (The released code gives each set int(budget / S), loses the rest, and fails where a set holds less: see
-    `split_budget_released`.)
+    it holds; `multiple` changes nothing. (The released code gives each set int(budget / S), loses the rest, and fails
+    where a set holds less: see `split_budget_released`.)
     """
     if budget < 1:
         raise ValueError(f"budget must be at least 1 visual token, got {budget}")
@@ -59,3 +59,6 @@ def split_budget_released(budget: int, set_sizes: Sequence[int], multiple: int =
         raise ValueError(f"budget must be at least 1 visual token, got {budget}")
     budget = math.ceil(budget / multiple) * multiple
     return [min(budget // len(set_sizes), size) for size in set_sizes]
+
+
+BUDGET_SPLITS = {"exact": split_budget, "released": split_budget_released}

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from flexselect.asking import answers
 from flexselect.checks import check_options, checked_frames, checked_seconds
 from flexselect.choices import check_choice
 from flexselect.clock import Clock
+from flexselect.controls import CONTROLS, is_trained
 from flexselect.families import family_of
-from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
+from flexselect.families.encoding import encode, encode_stream
 from flexselect.families.loading import LoadOptions
-from flexselect.feature_cache import read_encoded
 from flexselect.fingerprint import weights_hash
-from flexselect.partition import frame_sets, split_budget, split_budget_released
+from flexselect.frames import FrameStream, stream_of, video_reader
+from flexselect.partition import BUDGET_SPLITS, frame_sets
 from flexselect.prepared import PreparedSets
-from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
-from flexselect.scorers import CONTROLS, AttentionScorer, LiteScorer, ReferenceLayerScorer, Scorer, is_trained
+from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.scorers import AttentionScorer, LiteScorer, ReferenceLayerScorer, Scorer
 from flexselect.selection import select
 from flexselect.selector import LiteSelector
-from flexselect.session import VideoSession
-from flexselect.settings import differences
-
-VideoReader = Callable[
-    [str, Callable[[int, float], Sequence[int]], Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]
-]  # (path, family.sample, prompter.resize) -> resized frames uint8 [T, h, w, 3], seconds float64 [T]
+from flexselect.session import VideoSession, load_session
 
 
 class FlexSelect:
@@ -67,7 +63,7 @@ class FlexSelect:
         self.positions = positions or family.default_positions
         if self.budget < 1:
             raise ValueError(f"budget must be at least 1 visual token, got {self.budget}")
-        check_choice("budget_split", budget_split, ("exact", "released"))
+        check_choice("budget_split", budget_split, tuple(BUDGET_SPLITS))
         check_choice("positions", self.positions, ("original", "compact"))
 
     @classmethod
@@ -148,40 +144,43 @@ class FlexSelect:
         seconds: Tensor | Sequence[float] | None = None,
         keep: str = "features",
         keep_on: str | None = None,
+        progress: bool | None = None,
     ) -> VideoSession:
         """Do once what does not depend on the question: sample, decode, resize and encode.
+
+        A file is decoded some frames at a time while the tower looks at those before: memory holds the features alone.
 
         Args:
             video: a video file; or frames uint8 [T, h, w, 3], taken as they are.
             seconds: when each frame is shown, float [T]; only with frames.
             keep: see `VideoSession.keeping`.
             keep_on: see there.
+            progress: whether a bar is shown for a video that takes long; None: on a terminal.
 
         Raises:
             ValueError: what the reader says of a file it cannot read, or frames of another form.
         """
-        clock = Clock(self.lm.device)
-        prompter = self.lm.prompter
+        clock, prompter = Clock(self.lm.device), self.lm.prompter
         with clock("decode"):
             if isinstance(video, (str, Path)):
-                frames, seconds = _video_reader()(str(video), self.family.sample, prompter.resize)
+                stream = video_reader()(str(video), self.family.sample, prompter.resize)
             else:
-                frames = prompter.resize(checked_frames(video))
-                seconds = None if seconds is None else checked_seconds(seconds, len(frames))
-            clip = prompter.clip(frames, seconds)
-        return self.open_clip(clip, clock.timings).keeping(keep, keep_on)
+                frames = checked_frames(video)
+                times = None if seconds is None else checked_seconds(seconds, len(frames))
+                stream = stream_of(frames, times, prompter.resize)
+        session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
+        if keep != "nothing":
+            session.take(Clock(self.lm.device))
+        return session
 
-    def open_clip(self, clip: VideoClip, timings: dict[str, float] | None = None) -> VideoSession:
-        """Encode a clip that was decoded elsewhere, in a worker for one.
+    def open_source(self, source: VideoClip | FrameStream, timings: dict[str, float] | None = None) -> VideoSession:
+        """Take up a video whose frames come from elsewhere; it is encoded when that is needed.
 
         Args:
-            clip: sampled and resized.
+            source: a clip that was decoded, in a worker for one; or frames as they come.
             timings: seconds already spent on it, by stage.
         """
-        clock = Clock(self.lm.device, timings)
-        with clock("encode"):
-            encoded = self.encode(VideoPrompt(clip, self.lm.prompter.prefix_ids, torch.empty(0, dtype=torch.long)))
-        return VideoSession(self, clip, encoded, clock.timings)
+        return VideoSession(self, source, None, timings)
 
     def open_encoded(self, encoded: EncodedVideo, timings: dict[str, float] | None = None) -> VideoSession:
         """Take up a video that was encoded before, by this model; see `flexselect.feature_cache`.
@@ -190,30 +189,39 @@ class FlexSelect:
             encoded: on any device.
             timings: seconds already spent on it, by stage.
         """
-        return VideoSession(self, None, encoded.to(self.lm.device), timings or {})
+        return VideoSession(self, None, encoded.to(self.lm.device), timings)
 
-    def load_session(self, file: str | Path) -> VideoSession:
+    def load_session(self, file: str | Path, keep_on: str | None = None) -> VideoSession:
         """Take up what `VideoSession.save` wrote, with this model and selector; the video itself is not needed.
+
+        Args:
+            file: with keys and values too, they are taken up if the scorer is the same.
+            keep_on: "cpu" leaves it all in the file, mapped into memory; None: features go to the model's device.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: a file that is broken, or of another model or sampling, naming what differs.
         """
-        try:
-            encoded, made_with = read_encoded(Path(file), self.lm.prompter.prefix_ids)
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
-        other = differences(made_with, self.made_with)
-        if other:
-            raise ValueError(f"{file} was saved by another model ({other}): open the video again")
-        if encoded.seen is None and isinstance(self.scorer, LiteScorer):
-            raise ValueError(f"{file} was saved without a trained selector: open the video again")
-        return self.open_encoded(encoded)
+        return load_session(self, Path(file), keep_on)
+
+    def ask_all(self, asked: Sequence[tuple[VideoSession, str]], max_new_tokens: int = 64) -> list[Answer]:
+        """Answer questions about several videos at once.
+
+        Args:
+            asked: pairs of a session and a question about its video.
+            max_new_tokens: the most tokens of an answer.
+
+        Returns:
+            An answer a question, in their order: the same as from `VideoSession.ask`.
+        """
+        return answers(self, asked, max_new_tokens)
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """What features depend on, beside the video: weights and the family's numbers."""
-        return {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), **self.family.identity}
+        """What a session depends on, beside the video: weights and numbers; its states, also the scorer."""
+        scored = self.scorer.made_with if isinstance(self.scorer, AttentionScorer) else None
+        own = {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), "scored": scored}
+        return {**own, **self.family.identity}
 
     # -- prepared tensors
 
@@ -232,7 +240,7 @@ class FlexSelect:
 
     def select(self, prompt: VideoPrompt) -> Selection:
         """Score the visual tokens of a prompt and keep the budget's worth."""
-        return self.select_encoded(self.encode(prompt), prompt.query_ids)
+        return self.select_encoded(self.encode(prompt), [prompt.query_ids])[0]
 
     def next_token_logits(self, prompt: VideoPrompt, selection: Selection | None = None) -> Tensor:
         """Logits after the prompt, float32 [vocab]; dense without a selection."""
@@ -242,52 +250,51 @@ class FlexSelect:
     def generate(self, prompt: VideoPrompt, selection: Selection | None = None, max_new_tokens: int = 64) -> Tensor:
         """Greedy answer, int64 [n], new tokens only; dense without a selection."""
         inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
-        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)
+        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)[0]
 
     # -- the method
 
     def encode(self, prompt: VideoPrompt) -> EncodedVideo:
         """Vision tower and projection; does not look at the question."""
-        return self.lm.encode(prompt, self.scorer.selector.project if isinstance(self.scorer, LiteScorer) else None)
+        return encode(self.lm, prompt, self._selector_view)
+
+    def encode_source(self, source: VideoClip | FrameStream, clock: Clock, progress: bool | None) -> EncodedVideo:
+        """The same of a video alone, from where its frames come; see `encode_stream`."""
+        prefix = self.lm.prompter.prefix_ids
+        if isinstance(source, FrameStream):
+            return replace(encode_stream(self.lm, source, clock, self._selector_view, progress), prefix_ids=prefix)
+        with clock("encode"):
+            return self.encode(VideoPrompt(source, prefix, torch.empty(0, dtype=torch.long)))
+
+    @property
+    def _selector_view(self) -> VisionProjector | None:
+        return self.scorer.selector.project if isinstance(self.scorer, LiteScorer) else None
 
     def select_encoded(
-        self, encoded: EncodedVideo, query_ids: Tensor, prepared: list[PreparedSets] | None = None
-    ) -> Selection:
-        """Score, then keep the best of each frame set.
+        self, encoded: EncodedVideo, queries: Sequence[Tensor], prepared: list[PreparedSets] | None = None
+    ) -> list[Selection]:
+        """Score for each of several questions, then keep the best of each frame set.
 
         Args:
             encoded: the video.
-            query_ids: the text after it, int64 [Q].
+            queries: the text after it, int64 [Q] each.
             prepared: what the scorer's `prepare` made of the video; None: nothing.
 
         Raises:
-            ValueError: without a scorer (dense): there is nothing to select by.
+            ValueError: without a scorer (dense).
         """
         if self.scorer is None:
             raise ValueError('nothing to select by: load with selector="self", "uniform" or "random"')
-        if prepared is not None and isinstance(self.scorer, AttentionScorer):
-            scores = self.scorer.score_prepared(encoded, query_ids, prepared)
+        if isinstance(self.scorer, AttentionScorer) and (prepared is not None or len(queries) > 1):
+            parts = self.scorer.prepare(encoded) if prepared is None else prepared
+            found = self.scorer.score_prepared(encoded, queries, parts)
         else:
-            scores = self.scorer.score(encoded, query_ids)
+            found = [self.scorer.score(encoded, query) for query in queries]
+        return [self._best(encoded, scores) for scores in found]
+
+    def _best(self, encoded: EncodedVideo, scores: Tensor) -> Selection:
         sets = frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set)
-        sizes = [len(tokens) for tokens in sets]
-        if self.budget_split == "exact":
-            shares = split_budget(self.budget, sizes)
-        else:
-            multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
-            shares = split_budget_released(self.budget, sizes, multiple)
-        selection = select(scores, sets, shares)
+        multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
+        shares = BUDGET_SPLITS[self.budget_split](self.budget, [len(tokens) for tokens in sets], multiple)
         shift = self.scorer.shift(encoded) if isinstance(self.scorer, LiteScorer) else 0
-        return replace(selection, shift=shift) if shift else selection
-
-
-def _video_reader() -> VideoReader:
-    """The decoder, found by entry point so that this package depends on none.
-
-    Raises:
-        RuntimeError: if none is installed.
-    """
-    readers = entry_points(group="flexselect.video_readers")
-    for reader in readers:
-        return reader.load()
-    raise RuntimeError("no video reader is installed: run `pip install -e .`, or pass frames to open(frames, seconds)")
+        return replace(select(scores, sets, shares), shift=shift)

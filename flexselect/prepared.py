@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,3 +37,27 @@ class PreparedSets:
     def to(self, device: torch.device | str) -> PreparedSets:
         """A copy whose keys and values lie on `device`."""
         return replace(self, past=[(keys.to(device), values.to(device)) for keys, values in self.past])
+
+
+def named_states(parts: Iterable[PreparedSets]) -> dict[str, Tensor]:
+    """Keys and values by name, as a file holds them."""
+    return {
+        f"states.{p}.{layer}.{name}": state
+        for p, part in enumerate(parts)
+        for layer, states in enumerate(part.past)
+        for name, state in zip(("keys", "values"), states)
+    }
+
+
+def with_states(forms: Iterable[PreparedSets], states: Mapping[str, Tensor]) -> list[PreparedSets]:
+    """The inverse: frame sets with the keys and values of a file.
+
+    Raises:
+        KeyError: if some are not there.
+    """
+    depth = len({name.split(".")[2] for name in states})
+
+    def of_layer(p: int, layer: int) -> tuple[Tensor, Tensor]:
+        return states[f"states.{p}.{layer}.keys"], states[f"states.{p}.{layer}.values"]
+
+    return [replace(form, past=[of_layer(p, layer) for layer in range(depth)]) for p, form in enumerate(forms)]

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from flexselect.extraction import EXTRACTORS, LETTERS, ours, plain
+from flexselect.frames import FrameStream
 from flexselect.prompt import EncodedVideo, VideoClip
 
 
@@ -75,14 +76,15 @@ class VideoQuestion:
 class QuestionItem:
     """What the data side hands over for one question.
 
-    The clip comes with the first question of each video that is still to be answered; the ones after it are about the
-    same clip.
+    The clip, or what stands for it, comes with the first question of each video that is still to be answered; the ones
+    after it are about the same clip.
     """
 
     question: VideoQuestion
     opens: bool = False  # whether a clip, or the reason why there is none, comes with it
     clip: VideoClip | None = None
-    encoded: EncodedVideo | None = None  # instead of a clip, where a `FeatureCache` had it
+    stream: FrameStream | None = None  # instead of a clip, where it is decoded in the main process
+    encoded: EncodedVideo | None = None  # instead of both, where a `FeatureCache` had it
     path: str | None = None  # of the video's file
     error: str | None = None  # why there is no clip
     decode_seconds: float = 0.0

@@ -6,9 +6,9 @@ Training-free, uniform and random selection differ in this object alone, so the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from flexselect.attention import Probe, probed_scores, resolve_reduction, states
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merged
+from flexselect.fingerprint import weights_hash
 from flexselect.layout import Layout
 from flexselect.partition import frame_sets
 from flexselect.prepared import FrameSet, PreparedSets
@@ -74,6 +75,11 @@ class AttentionScorer(Scorer):
     def view(self, encoded: EncodedVideo, query_ids: Tensor) -> tuple[EncodedVideo, Tensor]:
         """The video and the query, int64 [Q], as the decoder takes them."""
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What keys and values depend on, beside the video and the VideoLLM. The one method that may be extended."""
+        return {"layer": self.layer, "units_per_set": self.units_per_set, "tokens_per_batch": self.tokens_per_batch}
+
     # Final from here on.
 
     @torch.inference_mode()
@@ -82,47 +88,64 @@ class AttentionScorer(Scorer):
         return self.scores([encoded], [query_ids])[0]
 
     @torch.inference_mode()
-    def prepare(self, encoded: EncodedVideo, keep_on: str | None = None) -> list[PreparedSets]:
+    def prepare(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
         """Do once what does not depend on the question: prefix and visual tokens, up to the reference layer.
 
         Its size is 2 * layers * key/value width for each token: 43 KB in Qwen2.5-VL-7B's bfloat16 up to layer 20.
 
         Args:
-            encoded: the video.
-            keep_on: device to lie on until a question comes; None: where it was made.
+            encoded: the video, on any device.
+
+        Yields:
+            Some frame sets at a time.
         """
-        video, _ = self.view(encoded, torch.empty(0, dtype=torch.long))
-        prepared = []
-        for sets in self._batches([(video, torch.empty(0, dtype=torch.long))]):
+        nothing = torch.empty(0, dtype=torch.long)
+        video, _ = self.view(encoded, nothing)
+        for sets in self._batches([(video, nothing)]):
             features, grid = self._stacked([video], sets)
             embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in sets], grid)
-            past = states_before(self.decoder, embeddings, where, self.layer, **deepstack)
-            part = PreparedSets(sets, grid, past)
-            prepared.append(part.to(keep_on) if keep_on else part)
-        return prepared
+            yield PreparedSets(sets, grid, states_before(self.decoder, embeddings, where, self.layer, **deepstack))
+
+    def prepared_forms(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+        """The same without keys and values, for those that were stored."""
+        nothing = torch.empty(0, dtype=torch.long)
+        for sets in self._batches([(self.view(encoded, nothing)[0], nothing)]):
+            yield PreparedSets(sets, (len(sets[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
 
     @torch.inference_mode()
-    def score_prepared(self, encoded: EncodedVideo, query_ids: Tensor, prepared: list[PreparedSets]) -> Tensor:
-        """The same as `score`, running the rows of the question alone."""
-        video, query = self.view(encoded, query_ids)
-        found = torch.empty(video.num_tokens, device=video.features.device)
+    def score_prepared(
+        self, encoded: EncodedVideo, queries: Sequence[Tensor], prepared: Iterable[PreparedSets]
+    ) -> list[Tensor]:
+        """The same as `score` for each of several questions, running their rows alone.
+
+        Args:
+            encoded: the video.
+            queries: int64 [Q] each.
+            prepared: what `prepare` made, kept or as it comes.
+        """
+        seen = [self.view(encoded, query) for query in queries]
+        found = [torch.empty(encoded.num_tokens, device=self.lm.device) for _ in queries]
         for part in prepared:
-            layouts = [s.layout.then(query) for s in part.sets]
-            layout = layouts[0]  # brackets may be worded otherwise in others, but they stand where they do here
-            after = slice(layout.span.stop, None)
-            where = self._positions(layout, part.grid, len(layouts))[..., after]
-            embeddings = self.embed(torch.stack([layout.ids[after] for layout in layouts]).to(where.device))
-            probe = Probe(self.layer, layout.query_rows, layout.span, self.reduction)
-            past = [(keys.to(where.device), values.to(where.device)) for keys, values in part.past]
-            scores = probed_scores(self.decoder, embeddings, where, probe, past)
-            for s, of_set in zip(part.sets, scores[:, layout.visual[layout.span].to(scores.device)]):
-                found[s.tokens] = of_set.to(found)
+            at_hand = part.to(self.lm.device)
+            for (_, query), scores in zip(seen, found):
+                self._score_rows(query, at_hand, scores)
         return found
+
+    def _score_rows(self, query: Tensor, part: PreparedSets, found: Tensor) -> None:
+        layouts = [s.layout.then(query) for s in part.sets]
+        layout = layouts[0]  # brackets may be worded otherwise in others, but they stand where they do here
+        after = slice(layout.span.stop, None)
+        where = self._positions(layout, part.grid, len(layouts))[..., after]
+        embeddings = self.embed(torch.stack([layout.ids[after] for layout in layouts]).to(where.device))
+        probe = Probe(self.layer, layout.query_rows, layout.span, self.reduction)
+        scores = probed_scores(self.decoder, embeddings, where, probe, part.past)
+        for s, of_set in zip(part.sets, scores[:, layout.visual[layout.span].to(scores.device)]):
+            found[s.tokens] = of_set.to(found)
 
     def scores(self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor]) -> list[Tensor]:
         """Of several videos with a query each, those of one form together; with gradients: float32 [V] each."""
         seen = [self.view(video, query) for video, query in zip(videos, queries)]
-        found = [torch.empty(video.num_tokens, device=video.features.device) for video, _ in seen]
+        found = [torch.empty(video.num_tokens, device=self.lm.device) for video, _ in seen]
         for sets in self._batches(seen):
             features, grid = self._stacked([video for video, _ in seen], sets)
             for part, scores in zip(sets, self._run(features, [s.layout for s in sets], grid)):
@@ -139,10 +162,9 @@ class AttentionScorer(Scorer):
         found = probed_scores(self.decoder, embeddings, where, probe, **deepstack)
         return found[:, longest.visual[longest.span].to(found.device)]
 
-    @staticmethod
-    def _stacked(videos: list[EncodedVideo], sets: list[FrameSet]) -> tuple[Tensor, tuple[int, int, int]]:
-        """The features of frame sets of one form, [B, v, D], and the grid of each."""
-        features = torch.stack([videos[s.video].features[s.tokens] for s in sets])
+    def _stacked(self, videos: list[EncodedVideo], sets: list[FrameSet]) -> tuple[Tensor, tuple[int, int, int]]:
+        """The features of frame sets of one form, [B, v, D], where they are needed now, and the grid of each."""
+        features = torch.stack([videos[s.video].features[s.tokens] for s in sets]).to(self.lm.device)
         first = videos[sets[0].video]
         return features, (features.shape[1] // first.tokens_per_unit, *first.grid[1:])
 
@@ -232,6 +254,11 @@ class LiteScorer(AttentionScorer):
         assert encoded.seen is not None, "encoded without the selector"
         return replace(encoded, prefix_ids=prefix, features=encoded.seen), query
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """Also the selector's weights."""
+        return {**super().made_with, "selector": weights_hash(str(self.selector.name_or_path))}
+
     def shift(self, encoded: EncodedVideo) -> int:
         """How far the released code's scores are from the tokens they mean, see `Selection.shift`.
 
@@ -258,32 +285,3 @@ class LiteScorer(AttentionScorer):
         tokenizer = self.lm.prompter.tokenizer
         text = tokenizer.decode([i for i in ids.tolist() if i != tokenizer.bos_token_id], skip_special_tokens=False)
         return torch.tensor(self.selector.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
-
-
-class UniformScorer(Scorer):
-    """A control that ignores the question: tokens evenly spread over the video, and over each frame set of it."""
-
-    def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
-        """A low-discrepancy sequence over the units: its k best are k tokens almost evenly spread, for every k."""
-        golden = (5**0.5 - 1) / 2
-        order = torch.arange(encoded.num_tokens, dtype=torch.float64)
-        return (1 - order * golden % 1).float()
-
-
-class RandomScorer(Scorer):
-    """A control that draws tokens by chance; the same video length and seed give the same draw."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
-        """Independent uniform numbers in 0..1."""
-        return torch.rand(encoded.num_tokens, generator=torch.Generator().manual_seed(self.seed))
-
-
-CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}
-
-
-def is_trained(selector: str | None) -> TypeGuard[str]:
-    """Whether an option names a trained selector, by folder or hub id, and no mode."""
-    return selector not in (None, "self", *CONTROLS)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from flexselect.asking import answers
 from flexselect.choices import check_choice
 from flexselect.clock import Clock
-from flexselect.feature_cache import write_encoded
-from flexselect.prepared import PreparedSets
+from flexselect.feature_cache import read_encoded, write_encoded
+from flexselect.frames import FrameStream
+from flexselect.prepared import PreparedSets, named_states, with_states
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip
 from flexselect.questions import VideoQuestion
-from flexselect.scorers import AttentionScorer
+from flexselect.scorers import AttentionScorer, LiteScorer
+from flexselect.settings import differences
 
 if TYPE_CHECKING:
     from flexselect.pipeline import FlexSelect
 
-KEEP = ("features", "scores_kv")
+KEEP = ("nothing", "features", "scores_kv")
 
 
 class VideoSession:
@@ -25,46 +32,118 @@ class VideoSession:
 
     Args:
         flexselect: the model.
-        clip: the frames, on the CPU, for pictures; None where only their features were kept.
-        encoded: the features.
-        timings: seconds spent on the video, under decode and encode.
+        source: where frames come from; None where only their features were kept.
+        encoded: the features; None: they are made when they are first asked for.
+        timings: seconds spent on the video so far, under decode and encode.
+        progress: whether a bar is shown for a video that takes long; None: on a terminal.
     """
 
     def __init__(
-        self, flexselect: FlexSelect, clip: VideoClip | None, encoded: EncodedVideo, timings: dict[str, float]
+        self,
+        flexselect: FlexSelect,
+        source: VideoClip | FrameStream | None,
+        encoded: EncodedVideo | None = None,
+        timings: dict[str, float] | None = None,
+        progress: bool | None = None,
     ) -> None:
-        self.flexselect, self.clip, self.encoded, self.timings = flexselect, clip, encoded, timings
+        self.flexselect, self.source, self.timings, self.progress = flexselect, source, dict(timings or {}), progress
         self.keep: str = "features"
         self.keep_on: str | None = None
+        self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
+        self._encoded = encoded
         self._prepared: list[PreparedSets] | None = None
+        self._folder: TemporaryDirectory | None = None  # what is kept on disk, deleted with the session
 
     def keeping(self, keep: str, on: str | None = None) -> VideoSession:
         """Say what is kept between questions; returns the session.
 
         Args:
-            keep: "features"; or "scores_kv", also the keys and values of prefix and visual tokens up to the reference
-                layer, so that from the second question on only the question's rows are scored. The scores are the same.
-            on: device that keys and values lie on between questions, "cpu" for one; None: where they were made.
+            keep: "features"; "scores_kv", also the keys and values of prefix and visual tokens up to the reference
+                layer, so that from the second question on only the question's rows are scored; or "nothing": the video
+                is decoded and encoded for each question. Scores and answers are the same.
+            on: where what is kept lies between questions: a device, "cpu" for one, or "disk" (temporary files, mapped
+                into memory); None: where it was made.
+
+        Raises:
+            ValueError: for another word, or "nothing" where there is no video to go back to.
         """
         check_choice("keep", keep, KEEP)
+        if keep == "nothing" and self.source is None:
+            raise ValueError("keep='nothing' needs the video, and this session has its features only")
         self.keep, self.keep_on, self._prepared = keep, on, None
+        if keep == "nothing":
+            self._encoded = None
+        elif self._encoded is not None:
+            self._encoded = self._put(self._encoded)
         return self
+
+    @property
+    def clip(self) -> VideoClip | None:
+        """The frames, for pictures, decoded anew where they were not kept; None where there is no video."""
+        if isinstance(self.source, FrameStream):
+            return self.flexselect.lm.prompter.clip(self.source.whole(), self.source.seconds)
+        return self.source
+
+    @property
+    def encoded(self) -> EncodedVideo:
+        """The features."""
+        return self.take(Clock(self.flexselect.lm.device))
+
+    def take(self, clock: Clock) -> EncodedVideo:
+        """The features; `clock` gets the seconds that making them took, if they were not there."""
+        if self._encoded is not None:
+            return self._encoded
+        assert self.source is not None
+        encoded = self.flexselect.encode_source(self.source, clock, self.progress)
+        self.sampling = encoded.sampling
+        if self.keep != "nothing":
+            self._encoded = encoded = self._put(encoded)
+            spent = {stage: clock.timings.pop(stage) for stage in ("decode", "encode") if stage in clock.timings}
+            self.timings |= {stage: self.timings.get(stage, 0.0) + seconds for stage, seconds in spent.items()}
+        return encoded
+
+    def prepared(self, encoded: EncodedVideo) -> list[PreparedSets] | None:
+        """Keys and values for scoring, made at the first question; None where none are kept."""
+        scorer = self.flexselect.scorer
+        if self.keep != "scores_kv" or not isinstance(scorer, AttentionScorer):
+            return None
+        if self._prepared is None:
+            self._prepared = list(self._put_states(scorer.prepare(encoded)))
+        return self._prepared
 
     @property
     def num_bytes(self) -> dict[str, int]:
         """What is kept between questions: bytes of `features`, and of `scores_kv` once a question was scored."""
-        seen = self.encoded.seen.nbytes if self.encoded.seen is not None else 0
-        states = sum(part.num_bytes for part in self._prepared or ())
-        return {"features": self.encoded.features.nbytes + seen, "scores_kv": states}
+        kept = self._encoded
+        features = 0 if kept is None else kept.features.nbytes + (0 if kept.seen is None else kept.seen.nbytes)
+        return {"features": features, "scores_kv": sum(part.num_bytes for part in self._prepared or ())}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in self.num_bytes.items())
+        return f"VideoSession({self.sampling or 'not yet encoded'}, keeps {sizes} on {self.keep_on or 'its device'})"
 
     def save(self, file: str | Path) -> None:
-        """Write the features; `FlexSelect.load_session` takes them up in another process, without the video."""
-        write_encoded(Path(file), self.encoded, self.flexselect.made_with)
+        """Write what is kept; `FlexSelect.load_session` takes it up in another process, without the video.
+
+        With keep="scores_kv" keys and values are written too (they are made now if they were not there yet).
+        """
+        encoded = self.encoded
+        states = named_states(self.prepared(encoded) or ())
+        write_encoded(Path(file), encoded, self.flexselect.made_with, states)
+
+    def restore(self, states: dict[str, Any]) -> VideoSession:
+        """Take up keys and values that `save` wrote."""
+        scorer = self.flexselect.scorer
+        assert isinstance(scorer, AttentionScorer)
+        self.keeping("scores_kv", self.keep_on)
+        self._prepared = with_states(scorer.prepared_forms(self.encoded), states)
+        return self
 
     def select(self, question: str, options: Sequence[str] = ()) -> Selection:
         """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
-        query_ids = self.flexselect.lm.prompter.query_ids(VideoQuestion("", "", question, tuple(options)).text)
-        return self.flexselect.select_encoded(self.encoded, query_ids, self._kept())
+        encoded = self.encoded
+        query_ids = self.flexselect.lm.prompter.query_ids(_asked(question, options))
+        return self.flexselect.select_encoded(encoded, [query_ids], self.prepared(encoded))[0]
 
     def ask(self, question: str, max_new_tokens: int = 64, options: Sequence[str] = ()) -> Answer:
         """Answer one question.
@@ -81,29 +160,57 @@ class VideoSession:
         Raises:
             ValueError: for an empty question.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError("the question is empty")
-        fs, encoded = self.flexselect, self.encoded
-        clock = Clock(fs.lm.device, self.timings)
-        query_ids = fs.lm.prompter.query_ids(VideoQuestion("", "", question, tuple(options)).text)
-        selection = None
-        with clock("score"):
-            if fs.scorer is not None:
-                selection = fs.select_encoded(encoded, query_ids, self._kept())
-        with clock("prefill"):
-            inputs = fs.lm.assemble(encoded, query_ids, selection, fs.positions)
-        clock.start("prefill")
-        end = fs.lm.prompter.end_of_turn
-        ids = fs.lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
-        clock.stop()
-        kept = encoded.num_tokens if selection is None else len(selection.kept)
-        return Answer(fs.lm.prompter.decode(ids), selection, encoded.num_tokens, kept, clock.timings)
+        return answers(self.flexselect, [(self, _asked(question, options))], max_new_tokens)[0]
 
-    def _kept(self) -> list[PreparedSets] | None:
-        """Keys and values for scoring, made at the first question; None where none are kept."""
-        scorer = self.flexselect.scorer
-        if self.keep != "scores_kv" or not isinstance(scorer, AttentionScorer):
-            return None
-        if self._prepared is None:
-            self._prepared = scorer.prepare(self.encoded, self.keep_on)
-        return self._prepared
+    def ask_all(self, questions: Sequence[str], max_new_tokens: int = 64) -> list[Answer]:
+        """Answer several questions at once: the video is scored for all of them, the answers are one batch.
+
+        The same answers as from `ask` one by one; see `FlexSelect.ask_all` for questions about several videos.
+        """
+        return answers(self.flexselect, [(self, question) for question in questions], max_new_tokens)
+
+    # -- where it lies
+
+    def _file(self, name: str) -> Path:
+        self._folder = self._folder or TemporaryDirectory(prefix="flexselect-")
+        return Path(self._folder.name) / name
+
+    def _put(self, encoded: EncodedVideo) -> EncodedVideo:
+        if self.keep_on != "disk":
+            return encoded if self.keep_on is None else encoded.to(self.keep_on)
+        file = self._file("features.safetensors")
+        write_encoded(file, encoded)
+        return read_encoded(file, encoded.prefix_ids)[0]
+
+    def _put_states(self, parts: Iterator[PreparedSets]) -> Iterator[PreparedSets]:
+        """Each part is put away before the next is made."""
+        for number, part in enumerate(parts):
+            if self.keep_on == "disk":
+                file = self._file(f"states-{number}.safetensors")
+                save_file({name: state.cpu().contiguous() for name, state in named_states([part]).items()}, file)
+                yield with_states([part], load_file(file))[0]
+            else:
+                yield part if self.keep_on is None else part.to(self.keep_on)
+
+
+def _asked(question: str, options: Sequence[str]) -> str:
+    """A question with its options; checked when it is put."""
+    return VideoQuestion("", "", question, tuple(options)).text if options and question.strip() else question
+
+
+def load_session(fs: FlexSelect, file: Path, keep_on: str | None) -> VideoSession:
+    """See `FlexSelect.load_session`."""
+    try:
+        encoded, made_with, states = read_encoded(file, fs.lm.prompter.prefix_ids)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
+    scored, ours = made_with.pop("scored", None), fs.made_with
+    same_scorer = scored == ours.pop("scored")
+    other = differences(made_with, ours)
+    if other:
+        raise ValueError(f"{file} was saved by another model ({other}): open the video again")
+    if encoded.seen is None and isinstance(fs.scorer, LiteScorer):
+        raise ValueError(f"{file} was saved without a trained selector: open the video again")
+    session = fs.open_encoded(encoded) if keep_on is None else VideoSession(fs, None, encoded)
+    session.keep_on = keep_on
+    return session.restore(states) if states and same_scorer else session

@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule
 
 from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.encoding import encode
 from flexselect.score_store import ScoreStore, ScoreWriter
 from flexselect.settings import UsageError
 from flexselect.teacher import Teacher
@@ -71,7 +72,7 @@ class TeacherScoring(LightningModule):
         reasons = {clip.key: clip.left_out[0] for clip in clips if clip.prompt is None}
         try:
             if usable:
-                video = self._lm.encode(usable[0][1])  # the same for all
+                video = encode(self._lm, usable[0][1])  # the same for all
                 queries = [prompt.query_ids for _, prompt in usable]
                 for (key, _), scores in zip(usable, self.teacher.scores(self._lm, [video] * len(queries), queries)):
                     self._writer.add(key, scores)

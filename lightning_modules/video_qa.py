@@ -12,12 +12,12 @@ from torchmetrics import MeanMetric
 
 from flexselect.attention import resolve_reduction
 from flexselect.checks import check_cache, check_options
+from flexselect.controls import is_trained
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
 from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.questions import QuestionItem
-from flexselect.scorers import is_trained
 
 KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
 OWN = ("max_new_tokens", *KEPT)  # options that are not the pipeline's
@@ -33,7 +33,7 @@ class VideoQA(LightningModule):
     Args of its own:
         max_new_tokens: the most of an answer.
         keep: "scores_kv" keeps keys and values of a video from question to question, see `VideoSession.keeping`.
-        keep_on: where.
+        keep_on: where: a device or "disk".
         feature_cache: a folder where vision features are kept, for later runs over the same videos; None: none are.
         feature_cache_gb: the most that folder takes; what was not used for longest goes first.
     """
@@ -55,7 +55,7 @@ class VideoQA(LightningModule):
         attn_implementation: str = "sdpa",
         quantization: Literal["4bit", "8bit"] | None = None,
         max_new_tokens: int = 64,
-        keep: Literal["features", "scores_kv"] = "features",
+        keep: Literal["nothing", "features", "scores_kv"] = "features",
         keep_on: str | None = None,
         feature_cache: str | None = None,
         feature_cache_gb: float = 100.0,
@@ -151,7 +151,7 @@ class VideoQA(LightningModule):
         earlier, question = item.question.key in self.answered, item.question
         row = self.predict_step(item)
         if not earlier:
-            row["sampling"] = self._session.encoded.sampling if self._session else None
+            row["sampling"] = self._session.sampling if self._session else None
         right = question.is_right(row["answer"])
         counts = question.error is None and question.answer is not None  # a useless row does not count ...
         if counts:
@@ -175,18 +175,24 @@ class VideoQA(LightningModule):
     def _open(self, item: QuestionItem) -> None:
         self._session, self._video_error = None, item.error
         assert self.flexselect is not None
-        timings = {"decode": item.decode_seconds}
+        timings, source = {"decode": item.decode_seconds}, item.clip or item.stream
         try:
             if item.encoded is not None:
-                self._session = self.flexselect.open_encoded(item.encoded, {**timings, "encode": 0.0})
-            elif item.clip is not None:
-                self._session = self.flexselect.open_clip(item.clip, timings)
-                if self._cache is not None and item.path is not None:
-                    self._cache.put(item.path, self._session.encoded)
-            if self._session is not None:
-                self._session.keeping(self.hparams.keep, self.hparams.keep_on)
-        except (ValueError, RuntimeError) as problem:
-            self._video_error = f"{item.question.video}: {describe(problem)}"
+                session = self.flexselect.open_encoded(item.encoded, {**timings, "encode": 0.0})
+            elif source is not None:
+                session = self.flexselect.open_source(source, timings)
+            else:
+                return
+            session.keeping(self.hparams.keep, self.hparams.keep_on)
+            if self._cache is not None and source is not None and item.path is not None:
+                self._cache.put(item.path, session.encoded)
+            elif self.hparams.keep != "nothing":
+                session.encoded  # noqa: B018 (now, so that what is wrong with a video is said of the video)
+            self._session = session
+        except (ValueError, RuntimeError, OSError) as problem:
+            reason = describe(problem)
+            named = item.path is not None and reason.startswith(item.path)
+            self._video_error = reason if named else f"{item.question.video}: {reason}"
 
 
 def describe(problem: Exception) -> str:

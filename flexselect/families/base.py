@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +30,7 @@ class VideoFamily(ABC):
 
     name: str  # of the model, for errors
     numbers: tuple[str, ...]  # arguments that decide what the model sees
+    frames_per_unit: int
     published_budget: int
     published_layers: dict[int, int]  # reference layer by the LLM's number of layers
     default_positions: str  # "original" or "compact", as the released code has it for this family
@@ -191,23 +191,6 @@ class VideoLM(ABC):
             grid = (last - first, *clip.grid[1:])
             yield self.vision(self._pixel_values(clip, first, last), grid), grid
 
-    @torch.inference_mode()
-    def encode(self, prompt: VideoPrompt, selector: VisionProjector | None = None) -> EncodedVideo:
-        """Make a prompt's clip ready for any question.
-
-        Args:
-            prompt: with its clip.
-            selector: projects the same view once more, for a selector.
-        """
-        clip, features, seen = prompt.clip, [], []
-        for vision, grid in self.views(clip):
-            features.append(self.project(vision, grid))
-            if selector is not None:
-                seen.append(selector(vision, grid))
-        known = clip.grid, clip.seconds_per_unit, clip.brackets
-        encoded = EncodedVideo(prompt.prefix_ids, torch.cat(features), *known, seconds=clip.seconds)
-        return replace(encoded, seen=torch.cat(seen), selector_text=prompt.selector_text) if seen else encoded
-
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         if clip.pixels.dtype == torch.uint8:
             return self.prompter.pixel_values(clip, first, last)
@@ -236,6 +219,7 @@ class VideoLM(ABC):
         if selection is not None:
             keep = layout.keep(selection.kept, selection.shift)
             features = features[keep[layout.visual].to(features.device)]
+        features = features.to(self.device)
         where = where[:, keep].to(self.device)  # [P, n]
         if positions == "compact":
             where = torch.arange(where.shape[1], device=self.device).expand(where.shape[0], -1)
@@ -268,17 +252,17 @@ class VideoLM(ABC):
         max_new_tokens: int,
         on_token: Callable[[], None],
         end_of_turn: int | None = None,
-    ) -> Tensor:
+    ) -> list[Tensor]:
         """Greedy decoding; positions go on from the last one.
 
         Args:
-            inputs: what `assemble` returned.
+            inputs: what `assemble` returned; several are a batch, see `flexselect.families.batching`.
             max_new_tokens: at most so many.
             on_token: called when a token's logits are there; the first call ends the prefill.
             end_of_turn: an id to stop at, beside those that the checkpoint's own generation settings name.
 
         Returns:
-            int64 [n], the new tokens.
+            int64 [n] a prompt, the new tokens.
 
         Raises:
             ValueError: if the logits are NaN: no token would mean anything; or for a model loaded for scoring only.

@@ -11,20 +11,33 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 
 def greedy(
-    model: Any, inputs: dict[str, Tensor], max_new_tokens: int, on_token: Callable[[], None], end_of_turn: int | None
-) -> Tensor:
-    """New tokens, int64 [n]; see `VideoLM.generate`."""
+    model: Any,
+    inputs: dict[str, Tensor],
+    max_new_tokens: int,
+    on_token: Callable[[], None],
+    end_of_turn: int | None,
+    **more: Any,
+) -> list[Tensor]:
+    """New tokens, int64 [n] a prompt, up to the one that ends it; see `VideoLM.generate`."""
     stop = model.generation_config.eos_token_id
-    stops = [*(stop if isinstance(stop, list) else [stop]), end_of_turn]
+    stops = {*(stop if isinstance(stop, list) else [stop]), end_of_turn} - {None}
     greedily = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     out = model.generate(
         **inputs,
         **greedily,
+        **more,
         max_new_tokens=max_new_tokens,
-        eos_token_id=sorted({number for number in stops if number is not None}) or None,
+        eos_token_id=sorted(stops) or None,
+        pad_token_id=min(stops, default=0),  # what a finished answer goes on with while others are written
         logits_processor=LogitsProcessorList([_Watch(on_token)]),
     )
-    return out[0, inputs["input_ids"].shape[1] :]
+    return [_ended(row, stops) for row in out[:, inputs["input_ids"].shape[1] :]]
+
+
+def _ended(row: Tensor, stops: set[int]) -> Tensor:
+    """Without what follows the end."""
+    ends = [i for i, token in enumerate(row.tolist()) if token in stops]
+    return row[: ends[0] + 1] if ends else row
 
 
 class _Watch(LogitsProcessor):

@@ -47,6 +47,7 @@ class InternVL(VideoFamily):
     """
 
     name = "InternVL"
+    frames_per_unit = 1
     numbers = ("fps", "max_frames")
     published_layers = REFERENCE_LAYERS
     default_positions = "compact"

@@ -53,6 +53,7 @@ class LlavaVideo(VideoFamily):
     """
 
     name = "LLaVA-Video"
+    frames_per_unit = 1
     numbers = ("fps", "max_frames", "newlines")
     published_layers = REFERENCE_LAYERS
     default_positions = "compact"

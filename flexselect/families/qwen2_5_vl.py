@@ -52,6 +52,7 @@ class Qwen25VL(VideoFamily):
     """
 
     name = "Qwen2.5-VL"
+    frames_per_unit = UNIT_FRAMES
     numbers = ("fps", "max_frames", "min_pixels", "max_pixels", "time_step")
     published_layers = REFERENCE_LAYERS
     default_positions = "original"

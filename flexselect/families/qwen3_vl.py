@@ -51,6 +51,7 @@ class Qwen3VL(VideoFamily):
     """
 
     name = "Qwen3-VL"
+    frames_per_unit = UNIT_FRAMES
     numbers = ("fps", "max_frames", "min_pixels", "max_pixels")
     published_layers = REFERENCE_LAYERS
     default_positions = "original"

@@ -1,14 +1,18 @@
 """Real files, good and bad: each bad one is named, with its reason."""
 
 import pickle
+import time
 from pathlib import Path
 
 import av
+import decord
 import numpy as np
 import pytest
 import torch
 
-from datamodules.video import VideoError, probe, read_video
+from datamodules import video
+from datamodules.decoding import Decoder, decoded
+from datamodules.video import VideoError, open_video, probe, read_video
 
 
 def write(path: Path, count: int, fps: int = 10, faststart: bool = False) -> Path:
@@ -56,17 +60,117 @@ def test_frames_and_times_are_the_ones_asked_for(tmp_path):
     assert brightness.tolist() == pytest.approx([0, 66, 198], abs=4)
 
 
-def test_chunks_do_not_matter_and_bound_what_is_held(tmp_path):
-    path, sizes = write(tmp_path / "clip.mp4", 40), []
+def test_one_frame_at_native_size_is_held_by_a_thread(tmp_path):
+    sizes = []
 
     def shrink(frames):
         sizes.append(len(frames))
         return frames[:, ::2, ::2]
 
-    whole, _ = read_video(path, everything, shrink)
-    chunked, _ = read_video(path, everything, shrink, chunk_bytes=7 * 64 * 96 * 3)
-    assert torch.equal(whole, chunked)
-    assert sizes == [40, 7, 7, 7, 7, 7, 5]
+    path = write(tmp_path / "clip.mp4", 40)
+    assert torch.equal(read_video(path, everything, shrink)[0], read_video(path, everything, as_it_is)[0][:, ::2, ::2])
+    assert sizes == [1] * 40
+
+
+def write_like_the_web(path: Path, count: int, keys: int = 12, codec: str = "libx264", **options) -> Path:
+    """Moving texture, frames built on later ones, a key frame now and then."""
+    texture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24, options={**options})
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        stream.codec_context.gop_size = keys
+        for i in range(count):
+            frame = np.ascontiguousarray(texture[i % 60 : i % 60 + 96, 2 * i % 100 : 2 * i % 100 + 128])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+FILES = {
+    "b_frames.mp4": {"bf": "3", "b-pyramid": "normal"},
+    "open_gop.mkv": {"bf": "3", "x264-params": "open-gop=1"},
+    "stream.ts": {"bf": "2"},
+    "old.avi": {"codec": "mpeg4"},
+    "hevc.mp4": {"codec": "libx265", "x265-params": "log-level=none"},
+    "web.webm": {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"},
+    "one_key.mp4": {"bf": "3", "keys": 1000},
+}
+
+
+WANTED = [range(150), range(0, 150, 7), [3], [149], [0, 1, 2, 90, 91, 148, 149]]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_frames_are_those_of_decoding_everything(tmp_path, name):
+    """Whatever is left out, sought or shared between threads."""
+    path = write_like_the_web(tmp_path / name, 150, **FILES[name])
+    with av.open(str(path)) as container:
+        every = torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])
+    assert len(every) == 150 and not torch.equal(every[0], every[1]), "canary"
+    index, _ = video._opened(path)
+    for wanted in WANTED:
+        for threads in (1, 3):
+            found = torch.cat(list(decoded(index, [index.times[i] for i in wanted], as_it_is, threads)))
+            assert torch.equal(found, every[list(wanted)]), (wanted, threads)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_indices_rates_and_times_are_those_of_decord(tmp_path, name):
+    """The published numbers were made with decord's. (Its frames are others where it seeks in HEVC or open GOPs.)"""
+    path = write_like_the_web(tmp_path / name, 150, **FILES[name])
+    reader, everywhere = decord.VideoReader(str(path)), list(range(150))
+    frames, seconds = read_video(path, everything, as_it_is)
+    assert len(frames) == len(reader) and probe(path).fps == pytest.approx(reader.get_avg_fps())
+    times = torch.from_numpy(reader.get_frame_timestamp(everywhere)[:, 0]).double()
+    torch.testing.assert_close(seconds - seconds[0], times - times[0], atol=2e-3, rtol=0)
+    if name in ("b_frames.mp4", "old.avi", "web.webm", "one_key.mp4"):
+        assert (frames.numpy() == reader.get_batch(everywhere).asnumpy()).all()
+
+
+def test_what_nobody_asked_for_is_left_out(tmp_path, monkeypatch):
+    path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
+    index, _ = video._opened(path)
+    counts = []
+    decode = Decoder._decode
+
+    def counted(decoder):
+        for shown in decode(decoder):
+            counts[-1] += 1
+            yield shown
+
+    monkeypatch.setattr(Decoder, "_decode", counted)
+    for step in (1, 50):
+        counts.append(0)
+        list(decoded(index, index.times[::step], as_it_is, 1))
+    assert counts[0] == 150 and counts[1] < 30, "decoding begins at the key frame before, and leaves frames out"
+
+
+def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
+    path, resized = write_like_the_web(tmp_path / "clip.mp4", 150), []
+
+    def resize(frames):
+        resized.append(1)
+        return frames
+
+    index, _ = video._opened(path)
+    taken = decoded(index, index.times, resize, 2)
+    next(taken)
+    time.sleep(0.5)
+    assert len(resized) <= 5 * 24 < 150, "one piece was taken, three are under way or ready"
+    taken.close()
+
+
+@pytest.mark.parametrize("kind", ["h264", "no timestamps"])
+def test_a_stream_may_be_gone_through_twice(tmp_path, kind):
+    path = (
+        write_like_the_web(tmp_path / "a.mp4", 40)
+        if kind == "h264"
+        else write_like_the_web(tmp_path / "a.avi", 40, codec="mpeg4")
+    )
+    stream = open_video(path, everything, as_it_is)
+    steps = [len(frames) for frames in stream.steps(16)]
+    assert steps == [16, 16, 8] and stream.num_frames == 40
+    assert torch.equal(stream.whole(), torch.cat(list(stream.steps(7))))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from datasets import Dataset
 
 from datamodules.question_data import group_by_video, share
@@ -112,15 +113,22 @@ def test_one_clip_a_video(checkpoint, videos):
     data = VideoQADataModule(Qwen25VL(str(checkpoint)), annotations=str(videos / "annotations.jsonl"), num_workers=0)
     items = list(data.predict_dataloader())
     assert [item.opens for item in items] == [True, False, False, False] * 2
-    assert [item.clip is not None for item in items] == [True, False, False, False] * 2
-    assert items[0].clip.grid[0] == 6 and items[0].decode_seconds > 0
+    assert [item.stream is not None for item in items] == [True, False, False, False] * 2
+    assert items[0].stream.num_frames == 12 and items[0].decode_seconds > 0
+
+
+def test_a_worker_hands_over_what_the_main_process_would_decode(checkpoint, videos):
+    given = {"family": Qwen25VL(str(checkpoint)), "annotations": str(videos / "annotations.jsonl")}
+    (ahead, *_), (here, *_) = (list(VideoQADataModule(**given, num_workers=n).predict_dataloader()) for n in (1, 0))
+    assert ahead.stream is None and ahead.clip.grid[0] == 6
+    assert torch.equal(ahead.clip.pixels, here.stream.whole()) and torch.equal(ahead.clip.seconds, here.stream.seconds)
 
 
 def test_no_video_is_decoded_for_answered_questions(checkpoint, videos):
     data = VideoQADataModule(Qwen25VL(str(checkpoint)), annotations=str(videos / "annotations.jsonl"), num_workers=0)
     data.skip([question.key for question in data.questions[:6]])
     items = list(data.predict_dataloader())
-    assert [item.clip is not None for item in items] == [False] * 6 + [True, False]
+    assert [item.stream is not None for item in items] == [False] * 6 + [True, False]
     assert [item.opens for item in items] == [False] * 6 + [True, False]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from flexselect import FlexSelect, Selection
-from flexselect.scorers import RandomScorer, ReferenceLayerScorer, UniformScorer
+from flexselect.controls import RandomScorer, UniformScorer
+from flexselect.scorers import ReferenceLayerScorer
 from tests import tiny
 
 

@@ -1,10 +1,13 @@
 """What a session keeps between questions: exact, and less work."""
 
+import gc
+
 import pytest
 import torch
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
+from flexselect.families.batching import left_padded
 from flexselect.selector import selector_config
 from tests import tiny
 
@@ -75,10 +78,99 @@ def test_states_may_lie_elsewhere_and_keep_must_be_known(load):
     here, there = fs.open(frames, keep="scores_kv"), fs.open(frames, keep="scores_kv", keep_on="cpu")
     assert torch.equal(here.select(QUESTIONS[0]).scores, there.select(QUESTIONS[0]).scores)
     assert here.num_bytes == there.num_bytes
-    with pytest.raises(ValueError, match="keep must be one of features, scores_kv, got 'all'"):
+    with pytest.raises(ValueError, match="keep must be one of nothing, features, scores_kv, got 'all'"):
         fs.open(frames, keep="all")
     dense = load(selector=None).open(frames, keep="scores_kv")
     assert dense.ask(QUESTIONS[0], max_new_tokens=1).selection is None and dense.num_bytes["scores_kv"] == 0
+
+
+@pytest.mark.parametrize("keep", ["nothing", "features", "scores_kv"])
+@pytest.mark.parametrize("keep_on", [None, "cpu", "disk"])
+def test_what_is_kept_and_where_changes_no_answer(load, keep, keep_on):
+    fs = load(selector="self", budget=6, units_per_set=4)
+    frames, seconds = tiny.frames(22, 56, 84), range(22)
+    session, plain = (fs.open(frames, seconds, **kept) for kept in ({"keep": keep, "keep_on": keep_on}, {}))
+    for question in QUESTIONS:
+        one, other = (s.ask(question, max_new_tokens=3) for s in (session, plain))
+        assert one.text == other.text and torch.equal(one.selection.kept, other.selection.kept)
+        assert set(one.timings) == {"decode", "encode", "score", "prefill", "generate"}
+    sizes = session.num_bytes
+    assert (sizes["features"] > 0) == (keep != "nothing") and (sizes["scores_kv"] > 0) == (keep == "scores_kv")
+    assert session.sampling == plain.sampling and ("disk" in repr(session)) == (keep_on == "disk")
+
+
+def test_what_lies_on_disk_goes_with_the_session(load, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fs = load(selector="self", budget=6)
+    session = fs.open(tiny.frames(8, 56, 84), keep="scores_kv", keep_on="disk")
+    session.ask(QUESTIONS[0], max_new_tokens=1)
+    files = sorted(file.name for file in tmp_path.rglob("*.safetensors"))
+    assert files[0] == "features.safetensors" and "states-0.safetensors" in files
+    del session
+    gc.collect()
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_states_are_saved_and_taken_up_by_the_same_scorer_alone(load, tmp_path):
+    fs = load(selector="self", budget=6, units_per_set=4)
+    session = fs.open(tiny.frames(22, 56, 84), range(22), keep="scores_kv")
+    session.save(tmp_path / "talk.session")
+    again = fs.load_session(tmp_path / "talk.session")
+    assert again.num_bytes == session.num_bytes and again.num_bytes["scores_kv"] > 0
+    other = load(selector="self", budget=6, units_per_set=3).load_session(tmp_path / "talk.session", keep_on="cpu")
+    assert other.num_bytes["scores_kv"] == 0 and other.num_bytes["features"] > 0
+    monkeyed = []
+    fs.scorer.prepare = lambda *arguments: monkeyed.append(arguments)
+    assert torch.equal(again.select(QUESTIONS[1]).scores, session.select(QUESTIONS[1]).scores) and not monkeyed
+    with pytest.raises(ValueError, match="needs the video"):
+        again.keeping("nothing")
+
+
+def test_questions_asked_together_are_answered_as_one_by_one(load):
+    """Of several lengths, about videos of several lengths, dense and selected, ended early and not."""
+    for selector in (None, "self"):
+        fs = load(selector=selector, budget=6, units_per_set=4)
+        sessions = [fs.open(tiny.frames(n, 56, 84, seed=n), range(n)) for n in (6, 22)]
+        asked = [(sessions[i % 2], question) for i, question in enumerate((*QUESTIONS, "Why?"))]
+        together = fs.ask_all(asked, max_new_tokens=6)
+        for (session, question), found in zip(asked, together):
+            alone = session.ask(question, max_new_tokens=6)
+            assert found.text == alone.text and found.num_kept_tokens == alone.num_kept_tokens
+            assert set(found.timings) == set(alone.timings)
+            if selector:
+                assert torch.equal(found.selection.kept, alone.selection.kept)
+        assert [a.text for a in sessions[0].ask_all(QUESTIONS, 6)] == [sessions[0].ask(q, 6).text for q in QUESTIONS]
+
+
+def test_padding_changes_no_logits_and_no_end(load):
+    fs = load(selector="self", budget=6)
+    session, lm = fs.open(tiny.frames(6, 56, 84)), fs.lm
+    queries = [lm.prompter.query_ids(question) for question in ("Why?", QUESTIONS[1])]
+    chosen = fs.select_encoded(session.encoded, queries)
+    prompts = [lm.assemble(session.encoded, *both, fs.positions) for both in zip(queries, chosen)]
+    both = left_padded(prompts)
+    assert (both["attention_mask"].sum(1) == torch.tensor([p["input_ids"].shape[1] for p in prompts])).all()
+    expected, found = lm.next_token_logits(prompts[0]), lm.next_token_logits(both)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    unmasked = lm.next_token_logits({**both, "attention_mask": torch.ones_like(both["attention_mask"])})
+    assert float((unmasked - expected).abs().max()) > 1e-3, "canary: the padding is seen without the mask"
+    (first, *_), _ = lm.generate(both, 4, lambda: None)
+    endings = lm.generate(both, 4, lambda: None, end_of_turn=int(first))
+    assert endings[0].tolist() == [int(first)] and len(endings[1]) >= 1
+    alone = lm.generate(prompts[1], 4, lambda: None, end_of_turn=int(first))[0]
+    assert torch.equal(endings[1], alone)
+
+
+def test_a_batch_keeps_to_its_token_limit(load, monkeypatch):
+    fs = load(selector="self", budget=6)
+    session, batches = fs.open(tiny.frames(6, 56, 84)), []
+    generate = fs.lm.generate
+    fs.lm.generate = lambda inputs, *more: batches.append(tuple(inputs["input_ids"].shape)) or generate(inputs, *more)
+    one = session.ask("Why?", 2)
+    monkeypatch.setattr("flexselect.asking.TOKENS_TOGETHER", 2 * batches[0][1])
+    answers = session.ask_all(["Why?"] * 5, 2)
+    assert [size for size, _ in batches] == [1, 2, 2, 1] and {a.text for a in answers} == {one.text}
+    assert session.ask_all([]) == []
 
 
 def test_a_saved_session_answers_without_the_video(load, tmp_path):

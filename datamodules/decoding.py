@@ -1,0 +1,166 @@
+"""Frames of a video by their timestamps: from key frame to key frame, in several threads, with bounded memory.
+
+A frame that nobody asked for is decoded only where another one is built on it: of H.264 and HEVC that is about half.
+The frames that were asked for are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from queue import SimpleQueue
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+LEAST, MOST = 16, 64  # frames decoded by one thread at a time
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Where the frames of a file are; made by reading it once without decoding."""
+
+    path: str
+    times: list[int]  # when each frame is shown, ascending, in `time_base` seconds; 0, 1, 2, ... if not `timed`
+    keys: list[int]  # those of key frames: decoding can begin there
+    time_base: Fraction
+    timed: bool  # whether frames are known by timestamps; else they are counted
+    seekable: bool
+
+
+def read_index(container: av.container.InputContainer) -> FrameIndex:
+    """Look at every packet of the first video stream."""
+    stream = container.streams.video[0]
+    shown = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
+    known = [(pts, is_key) for pts, is_key in shown if pts is not None]
+    if len(known) < len(shown):  # an AVI, for one
+        return FrameIndex(container.name, list(range(len(shown))), [0], 1 / stream.average_rate, False, False)
+    times, keys = sorted(pts for pts, _ in known), sorted(pts for pts, is_key in known if is_key)
+    name = container.format.name
+    seekable = "mp4" in name or "matroska" in name  # others have no index of their own, and land anywhere
+    return FrameIndex(container.name, times, keys, stream.time_base, True, seekable)
+
+
+class MissingFrameError(ValueError):
+    """A frame that the index has did not come out of the decoder."""
+
+
+class Decoder:
+    """One thread's way through a file, forwards only.
+
+    Args:
+        index: of the file.
+        wanted: all timestamps that it may be asked for.
+    """
+
+    def __init__(self, index: FrameIndex, wanted: frozenset[int]) -> None:
+        self.index, self.wanted = index, wanted
+        self._container = av.open(index.path)
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1  # threads of ours cost less than the codec's: see docs/LOG.md
+        self._decoded = self._decode()
+        self._shown: tuple[int, np.ndarray] | None = None  # the last frame that was asked for
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()
+
+    def frame(self, time: int) -> np.ndarray:
+        """The frame shown at a timestamp, later than the last one asked for: uint8 [h, w, 3].
+
+        Raises:
+            MissingFrameError: if there is none, though the index has one.
+            av.FFmpegError: for data that cannot be decoded.
+        """
+        if self._shown is not None and self._shown[0] == time:
+            return self._shown[1]
+        key = self.index.keys[max(0, bisect_right(self.index.keys, time) - 1)] if self.index.keys else 0
+        if self.index.seekable and key > (self._shown[0] if self._shown else self.index.times[0]):
+            self._container.seek(key, stream=self._stream)
+            self._decoded = self._decode()
+        for shown, frame in self._decoded:
+            if shown == time:
+                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+                self._shown = time, np.ascontiguousarray(turned)
+                return self._shown[1]
+            if shown > time:
+                break
+        raise MissingFrameError(f"frame {self.index.times.index(time)} is not there")
+
+    def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        context, count = self._stream.codec_context, 0
+        for packet in self._container.demux(self._stream):
+            if self.index.timed and packet.size:
+                context.skip_frame = "DEFAULT" if packet.pts in self.wanted else "NONREF"
+            for frame in context.decode(packet):
+                shown = frame.pts if self.index.timed else count
+                count += 1
+                if shown is not None:
+                    yield shown, frame
+
+
+def pieces(index: FrameIndex, wanted: Sequence[int]) -> list[list[int]]:
+    """Cut what is wanted into what one thread decodes at a time, between key frames where they are near enough.
+
+    Args:
+        index: of the file.
+        wanted: timestamps, ascending.
+    """
+    cut: list[list[int]] = [[]]
+    for time in wanted:
+        last = cut[-1]
+        new_key = bool(last) and bisect_right(index.keys, time) > bisect_right(index.keys, last[-1])
+        if len(last) >= MOST or (len(last) >= LEAST and new_key):
+            cut.append([])
+        cut[-1].append(time)
+    return cut
+
+
+def decoded(
+    index: FrameIndex, wanted: Sequence[int], resize: Callable[[Tensor], Tensor], threads: int
+) -> Iterator[Tensor]:
+    """Decode in order, some pieces ahead of what was taken; each frame is resized as it comes.
+
+    Args:
+        index: of the file.
+        wanted: timestamps, ascending.
+        resize: uint8 [1, h, w, 3] to the size wanted.
+        threads: at most so many; one where the file has few key frames.
+
+    Yields:
+        A piece at a time, uint8 [t, H, W, 3].
+    """
+    cut, idle = pieces(index, wanted), SimpleQueue[Decoder]()
+    keys = {bisect_right(index.keys, piece[0]) for piece in cut}
+    threads = max(1, min(threads, len(keys)))
+    everything, decoders = frozenset(wanted), list[Decoder]()
+
+    def run(piece: list[int]) -> Tensor:
+        decoder = idle.get()
+        try:
+            return torch.cat([resize(torch.from_numpy(decoder.frame(time))[None]) for time in piece])
+        finally:
+            idle.put(decoder)
+
+    pool = ThreadPoolExecutor(threads, "decoder")
+    try:
+        for _ in range(threads):
+            decoders.append(Decoder(index, everything))
+            idle.put(decoders[-1])
+        todo = iter(cut)
+        running = deque(pool.submit(run, piece) for piece in islice(todo, threads + 1))
+        while running:
+            frames = running.popleft().result()
+            running.extend(pool.submit(run, piece) for piece in islice(todo, 1))
+            yield frames
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for decoder in decoders:
+            decoder.close()
