@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,25 @@ def memory(name: str) -> float:
     return int(status[name].split()[0]) / 1024
 
 
+@contextmanager
+def extra_megabytes(found: list[float]) -> Iterator[None]:
+    """Add to a list how far the memory of this process rises in a block, above what it was."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = memory("VmRSS")
+    yield
+    found.append(memory("VmHWM") - before)
+
+
 def _measure(method: Callable, inputs: Callable, size: int, small: int, times: int, pipe: Any) -> None:
     method(*inputs(small))  # warm-up: libraries are loaded here
     given = inputs(size)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: a child starts with its parent's
-    before = memory("VmRSS")
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        result = method(*given)
-        seconds.append(time.perf_counter() - began)
-    pipe.send((memory("VmHWM") - before, sorted(seconds)[times // 2], result.detach().numpy()))
+    seconds, megabytes = [], list[float]()
+    with extra_megabytes(megabytes):
+        for _ in range(times):
+            began = time.perf_counter()
+            result = method(*given)
+            seconds.append(time.perf_counter() - began)
+    pipe.send((megabytes[0], sorted(seconds)[times // 2], result.detach().numpy()))
 
 
 def alone(method: Callable, inputs: Callable, size: int, small: int, times: int = 3) -> tuple[float, float, np.ndarray]:

@@ -1,6 +1,9 @@
-"""The first and the later questions about a video, by what is kept: seconds to score, beside prefill and generation.
+"""The first and the later questions about a video, stage by stage, beside prefilling the kept tokens and generating.
 
-python -m bench.session        (in `make bench`)
+    python -m bench.session        (in `make bench`)
+
+The demo's model on a rendered video; and each family with random weights and as many tokens a unit as the released ones
+(a video as it is after the tower), one token in sixteen kept, as published.
 """
 
 from __future__ import annotations
@@ -9,53 +12,73 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from bench.measure import write_result
+from bench.models import FAMILIES, random_model, random_video
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
+from flexselect.session import VideoSession
 
-MODEL, QUESTIONS, PATCHES = "checkpoints/demo/video_llm", 24, 512
-ASKED = ("What colour is the {}?", "Which shape is {}?")
+DEMO, DEMO_UNITS = "checkpoints/demo/video_llm", 512
+UNITS, UNITS_PER_SET, SHARE = 128, 32, 16
+QUESTIONS, NEW_TOKENS = 12, 4
+SHAPES = ("circle", "square", "ring", "cross")
+STAGES = ("score", "prefill", "generate")
 
 
-def ask_all(fs: FlexSelect, video: str, keep: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of the first question by stage, and the median of the later ones."""
-    session = fs.open(video, keep=keep)
-    answers = [session.ask(ASKED[i % 2].format("circle"), max_new_tokens=4).timings for i in range(QUESTIONS)]
-    stages = ("score", "prefill", "generate")
-    later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in stages}
-    return {stage: answers[0][stage] for stage in stages}, later
+def ask_all(session: VideoSession) -> dict:
+    """Seconds by stage: of the first question, the second, and the median of the later ones."""
+    answers = [session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS)]
+    later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in STAGES}
+    first, second = ({stage: answers[i][stage] for stage in STAGES} for i in range(2))
+    answering = later["prefill"] + later["generate"]
+    found = {"first": first, "second": second, "later": later, "ratio": (later["score"] + answering) / answering}
+    return {**found, "kept_mb": sum(session.num_bytes.values()) / 1e6}
+
+
+def measured(name: str, selector: str, fs: FlexSelect, opened) -> list[dict]:
+    """A row for each way to keep; printed."""
+    rows = []
+    for keep in ("features", "scores_kv"):
+        opened().keeping(keep).ask("What colour is the circle?", NEW_TOKENS)  # warm-up
+        row = {"model": name, "selector": selector, "keep": keep, **ask_all(opened().keeping(keep))}
+        later = row["later"]
+        print(
+            f"{name:12}{selector:6}{keep:>10}{row['first']['score']:13.4f}{row['second']['score']:9.4f}"
+            f"{later['score']:9.4f}{later['prefill']:9.4f}{later['generate']:10.4f}{row['ratio']:7.2f}"
+            f"{row['kept_mb']:8.1f}",
+            flush=True,
+        )
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
     """Measure; print the ratio of a later question to prefill and generation alone."""
     disable_progress_bar()
-    print(f"one video of {PATCHES} units; seconds of the first question, and the median of {QUESTIONS - 1} later ones")
+    set_verbosity_error()
+    print(f"demo: {DEMO_UNITS} units of 9 tokens, 112 kept; others: {UNITS} units, one token in {SHARE} kept; seconds")
     print(
-        f"{'selector':10}{'keep':>12}{'first score':>13}{'score':>9}{'prefill':>9}{'generate':>10}{'ratio':>8}{'MB':>8}"
+        f"{'model':12}{'':6}{'keep':>10}{'first score':>13}{'second':>9}{'later':>9}{'prefill':>9}{'generate':>10}"
+        f"{'ratio':>7}{'MB':>8}"
     )
     table = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_needle_videos(folder, videos=1, patches=PATCHES, questions=1)
-        video = str(folder / "needles_000.mp4")
-        for selector in ("self", "checkpoints/demo/selector"):
-            fs = FlexSelect.from_pretrained(MODEL, selector=selector, dtype="float32", device="cpu")
-            ask_all(fs, video, "scores_kv")  # warm-up
-            for keep in ("features", "scores_kv"):
-                first, later = ask_all(fs, video, keep)
-                session = fs.open(video, keep=keep)
-                session.select("Which shape is red?")
-                answering = later["prefill"] + later["generate"]
-                ratio, size = (later["score"] + answering) / answering, sum(session.num_bytes.values()) / 1e6
-                about = {"selector": selector, "keep": keep, "first": first, "later": later}
-                table.append({**about, "ratio": ratio, "kept_mb": size})
-                print(
-                    f"{Path(selector).name:10}{keep:>12}{first['score']:13.4f}{later['score']:9.4f}"
-                    f"{later['prefill']:9.4f}{later['generate']:10.4f}{ratio:8.2f}{size:8.1f}"
-                )
-    write_result("session", {"units": PATCHES, "questions": QUESTIONS}, table)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_needle_videos(folder, videos=1, patches=DEMO_UNITS, questions=1)
+        for label, selector in (("self", "self"), ("lite", "checkpoints/demo/selector")):
+            fs = FlexSelect.from_pretrained(DEMO, selector=selector, dtype="float32", device="cpu")
+            table += measured("demo", label, fs, lambda fs=fs: fs.open(folder / "needles_000.mp4"))
+        for name in FAMILIES:
+            model = random_model(folder / name, name)
+            for label, selector in (("self", "self"), ("lite", str(model / "selector"))):
+                about = {"selector": selector, "dtype": "float32", "device": "cpu", "units_per_set": UNITS_PER_SET}
+                fs = FlexSelect.from_pretrained(str(model), **about)
+                video = random_video(fs, name, UNITS)
+                fs.budget = video.num_tokens // SHARE
+                table += measured(name, label, fs, lambda fs=fs, video=video: fs.open_encoded(video))
+    write_result("session", {"demo_units": DEMO_UNITS, "units": UNITS, "questions": QUESTIONS}, table)
 
 
 if __name__ == "__main__":

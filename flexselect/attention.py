@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -116,7 +117,9 @@ def _probed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probe: Probe, **kwargs: Any
 ) -> tuple[Tensor, None]:
     if module.layer_idx != probe.layer:
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        if query.shape[2] == key.shape[2] or mask is None:
+            return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return _attention_to_states(query, key, value, mask, kwargs["scaling"]), None
     if probe.query_rows == 0:  # only the keys and values are wanted, which the cache has by now
         raise _LayerReachedError
     rows = query[:, :, -probe.query_rows :]
@@ -125,6 +128,14 @@ def _probed_attention(
             rows, key, probe.visual, kwargs["scaling"], probe.reduction, row_counts=probe.row_counts
         )
     raise _LayerReachedError
+
+
+def _attention_to_states(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """A few rows on many kept keys: [B, Q, H, d]. With a mask, transformers' own copies keys and values for each head."""
+    groups = query.shape[1] // key.shape[1]
+    rows = query.unflatten(1, (key.shape[1], groups)).flatten(2, 3)  # [B, H_kv, g * Q, d]
+    out = scaled_dot_product_attention(rows, key, value, mask.repeat(1, 1, groups, 1), scale=scaling)
+    return out.unflatten(2, (groups, query.shape[2])).flatten(1, 2).transpose(1, 2)
 
 
 # A registered attention function without a registered mask function gets no mask at all, silently.

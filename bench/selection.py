@@ -1,0 +1,197 @@
+"""Selecting among 14k, 28k and 112k visual tokens beside the floor and beside the straightforward way.
+
+    python -m bench.selection        (in `make bench`, without the largest size: --tokens 14080 28160 112640)
+
+The floor is the decoder's layers below the reference layer over the same frame sets, and nothing else: no method that
+scores at that layer can be faster. The straightforward way is the method as it is written down (section 3.2): one set
+at a time, the whole score tensor of the reference layer, a loop over the kept tokens. Random weights in Qwen2.5-VL's
+classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+from bench.measure import extra_megabytes, write_result
+from flexselect import attention
+from flexselect.attention import visual_attention
+from flexselect.families.qwen2_5_vl import Qwen25VLM
+from flexselect.partition import frame_sets, split_budget
+from flexselect.prompt import EncodedVideo
+from flexselect.scorers import ReferenceLayerScorer
+from flexselect.selection import select
+
+SIZES = {"hidden_size": 224, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 896}
+LAYER, BUDGET, ROWS, COLUMNS, UNITS_PER_SET, QUERY, ROUNDS = 4, 7040, 11, 20, 64, 48, 3
+VISUAL = 9  # the placeholder's id
+SCORING: dict[str, list[float]] = {"ours": [], "straightforward": []}  # extra megabytes, each time scores are made
+
+
+class Video(SimpleNamespace):
+    """A decoder with random weights, an encoded video and a query."""
+
+    lm: Any
+    encoded: EncodedVideo
+    query: Tensor
+
+
+def video(tokens: int) -> Video:
+    """A video of so many visual tokens."""
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    config = Qwen2_5_VLTextConfig(
+        **SIZES, num_hidden_layers=LAYER + 1, vocab_size=64, rope_parameters=rope, bos_token_id=0, eos_token_id=1
+    )
+    config._attn_implementation = "sdpa"
+    decoder = Qwen2_5_VLTextModel(config).eval().requires_grad_(False)
+    inner = SimpleNamespace(language_model=decoder)
+    vision = SimpleNamespace(tokens_per_second=2)
+    about = SimpleNamespace(video_token_id=VISUAL, vision_config=vision)
+    lm = Qwen25VLM(SimpleNamespace(model=inner, config=about, dtype=torch.float32), None)  # type: ignore[arg-type]
+    encoded = EncodedVideo(torch.arange(5), torch.randn(tokens, SIZES["hidden_size"]), (tokens // 220, ROWS, COLUMNS))
+    return Video(lm=lm, encoded=encoded, query=torch.arange(QUERY) + 10)
+
+
+@contextmanager
+def below_the_layer(decoder: Any) -> Iterator[None]:
+    """Without the reference layer."""
+    layers, norm = decoder.layers, decoder.norm
+    decoder.layers, decoder.norm = layers[:LAYER], nn.Identity()
+    try:
+        yield
+    finally:
+        decoder.layers, decoder.norm = layers, norm
+
+
+def prompts(v: Video, together: int) -> Iterator[tuple[list[Tensor], Tensor, Tensor, Any]]:
+    """Frame sets with embeddings and positions of their prompts, some at a time."""
+    sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
+    for first in range(0, len(sets), together):
+        some = sets[first : first + together]
+        layout = v.encoded.layout(v.query, VISUAL, range(len(some[0]) // (ROWS * COLUMNS)))
+        where = v.lm.position_ids(layout, (len(some[0]) // (ROWS * COLUMNS), ROWS, COLUMNS), 1.0)
+        embedded = v.lm.embed(layout.ids)[None].repeat(len(some), 1, 1)
+        embedded[:, layout.visual] = torch.stack([v.encoded.features[tokens] for tokens in some])
+        yield some, embedded, where[:, None].expand(-1, len(some), -1), layout
+
+
+@torch.inference_mode()
+def floor(v: Video) -> Tensor:
+    """The layers below, two sets at a time, as ours."""
+    last = torch.empty(0)
+    with below_the_layer(v.lm.decoder):
+        for _, embedded, where, _ in prompts(v, 2):
+            last = v.lm.decoder(inputs_embeds=embedded, position_ids=where, use_cache=False).last_hidden_state
+    return last[0, -1]
+
+
+@torch.inference_mode()
+def ours(v: Video) -> Tensor:
+    """Which tokens are kept."""
+    scores = ReferenceLayerScorer(v.lm, LAYER, "max", UNITS_PER_SET).score(v.encoded, v.query)
+    sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
+    return select(scores, sets, split_budget(BUDGET, [len(tokens) for tokens in sets])).kept
+
+
+def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
+
+
+def whole_tensor(q: Tensor, k: Tensor, visual: slice, scaling: float) -> Tensor:
+    """A score for every head, row and key at once, then reduced."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    logits = q @ k.transpose(-1, -2) * scaling  # [1, H, Q, N]
+    logits[..., -QUERY:] += torch.full((QUERY, QUERY), float("-inf")).triu(1)
+    return logits.softmax(-1)[..., visual].amax((1, 2))[0]
+
+
+def probed(*given: Any, **more: Any) -> Tensor:
+    """Ours, its memory measured."""
+    with extra_megabytes(SCORING["ours"]):
+        return visual_attention(*given, **more)
+
+
+@torch.inference_mode()
+def straightforward(v: Video) -> Tensor:
+    """Which tokens are kept, the plain way."""
+    decoder, chosen = v.lm.decoder, set[int]()
+    own, norm = decoder.layers[LAYER].self_attn, decoder.layers[LAYER].input_layernorm
+    width = SIZES["hidden_size"] // SIZES["num_attention_heads"]
+    sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
+    shares = split_budget(BUDGET, [len(tokens) for tokens in sets])
+    for number, (some, embedded, where, layout) in enumerate(prompts(v, 1)):
+        with below_the_layer(decoder):
+            states = norm(decoder(inputs_embeds=embedded, position_ids=where, use_cache=False).last_hidden_state)
+        q, k = (project(states).unflatten(-1, (-1, width)).transpose(1, 2) for project in (own.q_proj, own.k_proj))
+        q, k = (rotated(each, *decoder.rotary_emb(states, where)) for each in (q, k))
+        with extra_megabytes(SCORING["straightforward"]):
+            scores = whole_tensor(q[:, :, -QUERY:], k, layout.span, width**-0.5)
+        for place in scores.topk(shares[number]).indices:
+            chosen.add(some[0][place].item())
+    return torch.tensor(sorted(chosen))
+
+
+WAYS: dict[str, Callable[[Video], Tensor]] = {"floor": floor, "ours": ours, "straightforward": straightforward}
+
+
+def measured(tokens: int) -> dict[str, Any]:
+    """All ways in turn: seconds, and the memory that the scores take, above decoder and inputs."""
+    v = video(tokens)
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    kept = {}
+    for _ in range(ROUNDS if tokens < 100_000 else 1):
+        for name, way in WAYS.items():
+            began = time.perf_counter()
+            kept[name] = way(v)
+            seconds[name].append(time.perf_counter() - began)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    same = len(set(kept["ours"].tolist()) & set(kept["straightforward"].tolist())) / len(kept["ours"])
+    scoring = {name: max(each) for name, each in SCORING.items()}
+    return {"tokens": tokens, "seconds": median, "scoring_mb": scoring, "same_kept": same}
+
+
+def main() -> None:
+    """Print a row a size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[14080, 28160])
+    sizes = parser.parse_args().tokens
+    attention.visual_attention = probed
+    print(f"layer {LAYER}, {SIZES}, {QUERY} query rows, {BUDGET} of the tokens kept; median of {ROUNDS} (112k: one)")
+    heads = (
+        "floor s",
+        "ours s",
+        "plain s",
+        "ours/floor",
+        "plain/floor",
+        "floor MB",
+        "ours MB",
+        "plain MB",
+        "same kept",
+    )
+    print(f"{'tokens':>7}" + "".join(f"{head:>12}" for head in heads))
+    rows = []
+    for tokens in sizes:
+        row = measured(tokens)
+        s, mb = row["seconds"], row["scoring_mb"]
+        shown = [f"{s[name]:12.2f}" for name in WAYS] + [f"{s[name] / s['floor']:12.3f}" for name in list(WAYS)[1:]]
+        shown += [f"{mb[name]:12.1f}" for name in SCORING] + [f"{row['same_kept']:12.4f}"]
+        print(f"{tokens:7}" + "".join(shown), flush=True)
+        rows.append(row)
+    write_result("selection", {"layer": LAYER, **SIZES, "query_rows": QUERY, "budget": BUDGET}, rows)
+
+
+if __name__ == "__main__":
+    main()
