@@ -39,12 +39,10 @@ test-lmms: .venv-lmms/.installed ## Run the tests of the lmms-eval plugin, in an
 check: $(ENV) ## Lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(ENV) ## Measure probe, loss, benchmarks, sessions and vision tower beside the straightforward way
-	@$(BIN)/python -m bench.probe
-	@$(BIN)/python -m bench.loss
-	@$(BIN)/python -m bench.benchmark
-	@$(BIN)/python -m bench.session
-	@$(BIN)/python -m bench.tower
+BENCHES := selection session decode scaling benchmark probe tower loss roofline
+
+bench: $(ENV) ## Measure selection, sessions, decoding and the rest beside the straightforward way (CPU, a quarter of an hour)
+	@for name in $(BENCHES); do printf '\n== bench.%s\n' $$name; $(BIN)/python -m bench.$$name || exit 1; done
 
 SELECTOR := outputs/demo_selector
 CLIPS := --data.annotations $(SELECTOR)/train/annotations.jsonl --data.val_annotations $(SELECTOR)/val/annotations.jsonl

@@ -2,7 +2,8 @@
 
     python -m bench.decode        (in `make bench`; --minutes 120 --frames 1024 for two hours)
 
-A half-minute is rendered with libx264 and repeated without encoding it again. Each way runs in a process of its own.
+A half-minute is rendered with libx264 and repeated without encoding it again. Each way runs in a process of its own;
+`open` is a whole session of the demo's model at the published size of frames: decoded, encoded and let go of.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import decord
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from bench.measure import alone, write_result
 from datamodules.video import read_video
+from flexselect import FlexSelect
 from flexselect.families.inputs import to_area
 
 HEIGHT, WIDTH, FPS, PIECE = 1080, 1920, 24, 30  # pixels, frames a second, seconds rendered
@@ -79,13 +82,32 @@ def get_batch(path: str, count: int) -> Tensor:
     reader = decord.VideoReader(path)
     indices = np.linspace(0, len(reader) - 1, count).round().astype(int)
     frames = torch.from_numpy(reader.get_batch(indices).asnumpy())
-    return torch.cat([resized(some) for some in frames.split(8)]).float().mean((1, 2, 3))
+    return brightness(torch.cat([resized(some) for some in frames.split(8)]))
 
 
 def ours(path: str, count: int) -> Tensor:
     """Some at a time, each resized as it comes."""
     frames, _ = read_video(path, lambda n, fps: np.linspace(0, n - 1, count).round().astype(int).tolist(), resized)
-    return frames.float().mean((1, 2, 3))
+    return brightness(frames)
+
+
+def brightness(frames: Tensor) -> Tensor:
+    """Of each frame."""
+    return torch.stack([frame.float().mean() for frame in frames])
+
+
+def opened(fs: FlexSelect, path: str, count: int) -> Tensor:
+    """A whole session: decoded, resized, encoded, and let go of."""
+    fs.family.max_frames = count
+    return fs.open(path, progress=False).encoded.features.mean(1)
+
+
+def with_model(path: str, count: int) -> tuple[FlexSelect, str, int]:
+    """The demo's model at the published size of frames."""
+    disable_progress_bar()
+    numbers = {"max_pixels": AREA[1], "min_pixels": AREA[0], "fps": float("inf")}
+    about = {"dtype": "float32", "device": "cpu", "selector": "self", **numbers}
+    return FlexSelect.from_pretrained("checkpoints/demo/video_llm", **about), path, count
 
 
 def with_path(path: str, count: int) -> tuple[str, int]:
@@ -100,20 +122,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 128])
     options = parser.parse_args()
     path = str(long_video(options.minutes))
-    print(f"{options.minutes} minutes of {WIDTH} x {HEIGHT}, {FPS} frames a second, H.264; frames resized to 308 x 532")
-    print(f"{'frames':>7}{'get_batch s':>13}{'ours s':>9}{'ratio':>7}{'get_batch MB':>14}{'ours MB':>9}{'same':>6}")
+    print(f"{options.minutes} minutes of {WIDTH} x {HEIGHT}, {FPS} frames a second, H.264; resized to 308 x 532")
+    heads = ("get_batch s", "ours s", "ratio", "get_batch MB", "ours MB", "same", "open s", "open MB")
+    print(f"{'frames':>7}" + "".join(f"{head:>13}" for head in heads))
     rows = []
     for count in options.frames:
         theirs_mb, theirs_s, expected = alone(get_batch, partial(with_path, path), count, 2, times=1)
         mb, seconds, found = alone(ours, partial(with_path, path), count, 2, times=1)
+        open_mb, open_s, _ = alone(opened, partial(with_model, path), count, 2, times=1)
         same = bool((found == expected).all())
-        print(
-            f"{count:7}{theirs_s:13.1f}{seconds:9.1f}{theirs_s / seconds:7.2f}{theirs_mb:14.0f}{mb:9.0f}{same!s:>6}",
-            flush=True,
-        )
-        rows.append(
-            {"frames": count, "get_batch_s": theirs_s, "ours_s": seconds, "get_batch_mb": theirs_mb, "ours_mb": mb}
-        )
+        shown = [f"{value:13.1f}" for value in (theirs_s, seconds)] + [f"{theirs_s / seconds:13.2f}"]
+        shown += [f"{value:13.0f}" for value in (theirs_mb, mb)] + [f"{same!s:>13}{open_s:13.1f}{open_mb:13.0f}"]
+        print(f"{count:7}" + "".join(shown), flush=True)
+        took = {"get_batch_s": theirs_s, "ours_s": seconds, "open_s": open_s}
+        rows.append({"frames": count, **took, "get_batch_mb": theirs_mb, "ours_mb": mb, "open_mb": open_mb})
     write_result("decode", {"minutes": options.minutes, "size": [HEIGHT, WIDTH], "fps": FPS}, rows)
 
 

@@ -22,14 +22,14 @@ from flexselect.session import VideoSession
 
 DEMO, DEMO_UNITS = "checkpoints/demo/video_llm", 512
 UNITS, UNITS_PER_SET, SHARE = 128, 32, 16
-QUESTIONS, NEW_TOKENS = 12, 4
+QUESTIONS, NEW_TOKENS = {"features": 4, "scores_kv": 16}, 4
 SHAPES = ("circle", "square", "ring", "cross")
 STAGES = ("score", "prefill", "generate")
 
 
 def ask_all(session: VideoSession) -> dict:
     """Seconds by stage: of the first question, the second, and the median of the later ones."""
-    answers = [session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS)]
+    answers = [session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS[session.keep])]
     later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in STAGES}
     first, second = ({stage: answers[i][stage] for stage in STAGES} for i in range(2))
     answering = later["prefill"] + later["generate"]

@@ -131,7 +131,10 @@ def _probed_attention(
 
 
 def _attention_to_states(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """A few rows on many kept keys: [B, Q, H, d]. With a mask, transformers' own copies keys and values for each head."""
+    """A few rows on many kept keys: [B, Q, H, d].
+
+    With a mask, transformers' own copies keys and values for every head that shares them.
+    """
     groups = query.shape[1] // key.shape[1]
     rows = query.unflatten(1, (key.shape[1], groups)).flatten(2, 3)  # [B, H_kv, g * Q, d]
     out = scaled_dot_product_attention(rows, key, value, mask.repeat(1, 1, groups, 1), scale=scaling)

@@ -20,7 +20,6 @@ from flexselect.families import family_of
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.families.encoding import encode, encode_stream
 from flexselect.families.loading import LoadOptions
-from flexselect.fingerprint import weights_hash
 from flexselect.frames import FrameStream, stream_of, video_reader
 from flexselect.partition import BUDGET_SPLITS, frame_sets
 from flexselect.prepared import PreparedSets
@@ -85,6 +84,8 @@ class FlexSelect:
         offload_folder: str | None = None,
         quantization: str | None = None,
         scoring_only: bool = False,
+        compile: bool = False,
+        cache_implementation: str | None = None,
         **family_options: Any,
     ) -> FlexSelect:
         """Load a VideoLLM; the family is found from its config.json.
@@ -109,6 +110,8 @@ class FlexSelect:
             offload_folder: for what goes to disk.
             quantization: "4bit" or "8bit" weights, where bitsandbytes is installed.
             scoring_only: load the decoder up to the reference layer only: `select` works, `ask` does not.
+            compile: decoder layers by torch.compile: minutes at the first questions, faster afterwards.
+            cache_implementation: for generation: None, as the model has it, or "static" (see transformers).
             family_options: numbers of the family, such as `fps` and `max_frames` (see `flexselect.families`).
 
         Raises:
@@ -127,6 +130,7 @@ class FlexSelect:
         depth = layer + 1 if scoring_only else None
         placed = getattr(torch, dtype), device, device_map, offload_folder, attn_implementation, quantization
         lm = family.load(LoadOptions(*placed, depth))
+        lm.speed_up(compile, cache_implementation)
         scorer: Scorer | None = None
         if selector == "self":
             scorer = ReferenceLayerScorer(lm, layer, reduction or "max", units_per_set)
@@ -215,13 +219,6 @@ class FlexSelect:
             An answer a question, in their order: the same as from `VideoSession.ask`.
         """
         return answers(self, asked, max_new_tokens)
-
-    @property
-    def made_with(self) -> dict[str, Any]:
-        """What a session depends on, beside the video: weights and numbers; its states, also the scorer."""
-        scored = self.scorer.made_with if isinstance(self.scorer, AttentionScorer) else None
-        own = {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), "scored": scored}
-        return {**own, **self.family.identity}
 
     # -- prepared tensors
 

@@ -14,6 +14,7 @@ from flexselect.asking import answers
 from flexselect.choices import check_choice
 from flexselect.clock import Clock
 from flexselect.feature_cache import read_encoded, write_encoded
+from flexselect.fingerprint import weights_hash
 from flexselect.frames import FrameStream
 from flexselect.prepared import PreparedSets, named_states, with_states
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip
@@ -129,7 +130,7 @@ class VideoSession:
         """
         encoded = self.encoded
         states = named_states(self.prepared(encoded) or ())
-        write_encoded(Path(file), encoded, self.flexselect.made_with, states)
+        write_encoded(Path(file), encoded, made_with(self.flexselect), states)
 
     def restore(self, states: dict[str, Any]) -> VideoSession:
         """Take up keys and values that `save` wrote."""
@@ -198,15 +199,22 @@ def _asked(question: str, options: Sequence[str]) -> str:
     return VideoQuestion("", "", question, tuple(options)).text if options and question.strip() else question
 
 
+def made_with(fs: FlexSelect) -> dict[str, Any]:
+    """What a saved session depends on, beside the video: weights and numbers; its states, also the scorer."""
+    scored = fs.scorer.made_with if isinstance(fs.scorer, AttentionScorer) else None
+    own = {"weights": weights_hash(fs.family.path), "dtype": str(fs.lm.model.dtype), "scored": scored}
+    return {**own, **fs.family.identity}
+
+
 def load_session(fs: FlexSelect, file: Path, keep_on: str | None) -> VideoSession:
     """See `FlexSelect.load_session`."""
     try:
-        encoded, made_with, states = read_encoded(file, fs.lm.prompter.prefix_ids)
+        encoded, theirs, states = read_encoded(file, fs.lm.prompter.prefix_ids)
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
-    scored, ours = made_with.pop("scored", None), fs.made_with
+    scored, ours = theirs.pop("scored", None), made_with(fs)
     same_scorer = scored == ours.pop("scored")
-    other = differences(made_with, ours)
+    other = differences(theirs, ours)
     if other:
         raise ValueError(f"{file} was saved by another model ({other}): open the video again")
     if encoded.seen is None and isinstance(fs.scorer, LiteScorer):

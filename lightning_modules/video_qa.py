@@ -21,7 +21,7 @@ from flexselect.questions import QuestionItem
 
 KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
 OWN = ("max_new_tokens", *KEPT)  # options that are not the pipeline's
-PLACEMENT = ("device_map", "offload_folder", *KEPT)  # options that change no answer
+PLACEMENT = ("device_map", "offload_folder", "compile", "cache_implementation", *KEPT)  # they change no answer
 
 
 class VideoQA(LightningModule):
@@ -54,6 +54,8 @@ class VideoQA(LightningModule):
         offload_folder: str | None = None,
         attn_implementation: str = "sdpa",
         quantization: Literal["4bit", "8bit"] | None = None,
+        compile: bool = False,
+        cache_implementation: Literal["static"] | None = None,
         max_new_tokens: int = 64,
         keep: Literal["nothing", "features", "scores_kv"] = "features",
         keep_on: str | None = None,

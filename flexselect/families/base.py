@@ -122,6 +122,7 @@ class VideoLM(ABC):
     """
 
     units_per_step: int  # units through the tower at a time: bounds memory, changes nothing
+    cache_implementation: str | None = None  # of `generate`
 
     def __init__(self, model: Any, family: VideoFamily) -> None:
         self.model = model
@@ -175,6 +176,13 @@ class VideoLM(ABC):
         if table.weight.is_meta:  # kept elsewhere by accelerate, and brought in for each call
             return torch.device(table._hf_hook.execution_device)
         return table.weight.device
+
+    def speed_up(self, compile: bool, cache_implementation: str | None) -> None:
+        """Compile the decoder's layers, one after another (the first call of each form is slow); choose a cache."""
+        self.cache_implementation = cache_implementation
+        if compile:
+            for layer in self.decoder.layers:
+                layer.compile(dynamic=True)
 
     def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Pixel values of some units, `grid` of them, to visual tokens: [v, W]."""
@@ -270,7 +278,8 @@ class VideoLM(ABC):
         self._require_all_layers()
         embedded = {name: value for name, value in inputs.items() if name != "deepstack"}
         with deepstacked(self.decoder, inputs["deepstack"]):
-            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn)
+            cache = {"cache_implementation": self.cache_implementation} if self.cache_implementation else {}
+            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, **cache)
 
     def _require_all_layers(self) -> None:
         have, needed = len(self.decoder.layers), self.family.num_layers
