@@ -29,7 +29,9 @@ STAGES = ("score", "prefill", "generate")
 
 def ask_all(session: VideoSession) -> dict:
     """Seconds by stage: of the first question, the second, and the median of the later ones."""
-    answers = [session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS[session.keep])]
+    answers = [
+        session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS[session.keep])
+    ]
     later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in STAGES}
     first, second = ({stage: answers[i][stage] for stage in STAGES} for i in range(2))
     answering = later["prefill"] + later["generate"]

@@ -15,7 +15,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from bench.measure import write_result
 from flexselect.families.windows import BATCHED, batch_windows
 
-UNITS, ROWS, COLUMNS, TIMES = 8, 22, 40, 3  # patches of a 308 x 560 frame
+UNITS, ROWS, COLUMNS, TIMES = 8, 22, 40, 5  # patches of a 308 x 560 frame
 DEPTH = {"depth": 4, "fullatt_block_indexes": [3]}  # of 32, one in eight sees the whole frame; here one in four
 WIDTHS = (  # the demo's, and the real one: there matrix products take the time on a CPU
     {"hidden_size": 64, "intermediate_size": 128, "num_heads": 2},

@@ -78,11 +78,16 @@ def lay_out(
         placeholder: the id that stands for a visual token.
         brackets: the text around each of the clip's units; empty where units stand side by side.
     """
+    if not brackets:
+        of_visual = torch.tensor(units, dtype=torch.long).repeat_interleave(tokens_per_unit)
+        ids = torch.cat([prefix.cpu(), torch.full((len(of_visual),), placeholder), query.cpu()])
+        unit = torch.cat([torch.full((len(prefix),), -1), of_visual, torch.full((len(query),), -1)])
+        return Layout(ids, unit >= 0, unit)
     hole = torch.full((tokens_per_unit,), placeholder)
     parts = [(prefix.cpu(), -1, False)]
-    for unit in units:
-        before, after = brackets[unit] if brackets else (hole[:0], hole[:0])
-        parts += [(before.cpu(), unit, False), (hole, unit, True), (after.cpu(), unit, False)]
+    for number in units:
+        before, after = brackets[number]
+        parts += [(before.cpu(), number, False), (hole, number, True), (after.cpu(), number, False)]
     parts.append((query.cpu(), -1, False))
     lengths = torch.tensor([len(ids) for ids, _, _ in parts])
     return Layout(

@@ -132,14 +132,14 @@ class AttentionScorer(Scorer):
         return found
 
     def _score_rows(self, query: Tensor, part: PreparedSets, found: Tensor) -> None:
-        layouts = [s.layout.then(query) for s in part.sets]
-        layout = layouts[0]  # brackets may be worded otherwise in others, but they stand where they do here
-        after = slice(layout.span.stop, None)
-        where = self._positions(layout, part.grid, len(layouts))[..., after]
-        embeddings = self.embed(torch.stack([layout.ids[after] for layout in layouts]).to(where.device))
-        probe = Probe(self.layer, layout.query_rows, layout.span, self.reduction)
+        layout = part.sets[0].layout.then(query)  # brackets may be worded otherwise in others, but they stand alike
+        span, after = layout.span, slice(layout.span.stop, None)
+        where = self._positions(layout, part.grid, len(part.sets))[..., after]
+        ids = torch.stack([torch.cat([s.layout.ids[after], query.cpu()]) for s in part.sets])
+        embeddings = self.embed(ids.to(where.device))
+        probe = Probe(self.layer, ids.shape[1], span, self.reduction)
         scores = probed_scores(self.decoder, embeddings, where, probe, part.past)
-        for s, of_set in zip(part.sets, scores[:, layout.visual[layout.span].to(scores.device)]):
+        for s, of_set in zip(part.sets, scores[:, layout.visual[span].to(scores.device)]):
             found[s.tokens] = of_set.to(found)
 
     def scores(self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor]) -> list[Tensor]:
