@@ -80,7 +80,7 @@ def mean_stages(rows: list[dict], stages: tuple[str, ...]) -> dict[str, float]:
 def show(table: list[dict]) -> None:
     """Print the table."""
     print("\nSeconds of the first question about a video, stage by stage, and of a later one; means.")
-    head = f"{'mode':6} {'accuracy':>8} {'kept':>12} {'first':>7} = " + " + ".join(f"{s:>8}" for s in STAGES)
+    head = f"{'mode':7} {'accuracy':>8} {'kept':>12} {'first':>7} = " + " + ".join(f"{s:>8}" for s in STAGES)
     print(head + f" {'later':>7} = {'score':>6} + {'prefill':>7} + {'generate':>8} {'peak MB':>8}")
     for row in table:
         kept = f"{row['kept_tokens']} of {row['visual_tokens']}"
@@ -88,7 +88,7 @@ def show(table: list[dict]) -> None:
         later = f"{again['score']:6.3f} + {again['prefill']:7.3f} + {again['generate']:8.3f}"
         stages = " + ".join(f"{first[stage]:8.3f}" for stage in STAGES)
         print(
-            f"{row['mode']:6} {row['accuracy']:8.3f} {kept:>12} {row['first_question']:7.3f} = {stages} "
+            f"{row['mode']:7} {row['accuracy']:8.3f} {kept:>12} {row['first_question']:7.3f} = {stages} "
             f"{row['later_question']:7.3f} = {later} "
             f"{row['peak_memory_mb']:8.0f}"
         )
