@@ -8,6 +8,8 @@ import torch
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
 from flexselect.families.batching import left_padded
+from flexselect.frames import FrameStream
+from flexselect.prompt import VideoPrompt
 from flexselect.selector import selector_config
 from tests import tiny
 
@@ -82,6 +84,24 @@ def test_states_may_lie_elsewhere_and_keep_must_be_known(load):
         fs.open(frames, keep="all")
     dense = load(selector=None).open(frames, keep="scores_kv")
     assert dense.ask(QUESTIONS[0], max_new_tokens=1).selection is None and dense.num_bytes["scores_kv"] == 0
+
+
+def test_a_stream_is_encoded_as_the_whole_clip(load):
+    """In steps that fit neither the pieces it comes in nor its length; the last unit may be half."""
+    fs, seconds = load(selector="self", budget=6), torch.arange(13, dtype=torch.float64) / 3
+    prompter = fs.lm.prompter
+    frames = prompter.resize(tiny.frames(13, 56, 84))
+    whole = fs.encode(VideoPrompt(prompter.clip(frames, seconds), prompter.prefix_ids, torch.empty(0).long()))
+    fs.lm.units_per_step = 2
+    session = fs.open_source(FrameStream(13, seconds, lambda: iter(frames.split(5))))
+    found = session.encoded
+    torch.testing.assert_close(found.features, whole.features, atol=1e-6, rtol=1e-6)
+    for name in ("grid", "seconds_per_unit", "sampling"):
+        assert getattr(found, name) == getattr(whole, name)
+    assert len(found.brackets) == len(whole.brackets)
+    for ours, theirs in zip(found.brackets, whole.brackets):
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert torch.equal(session.clip.pixels, prompter.clip(frames, seconds).pixels)
 
 
 @pytest.mark.parametrize("keep", ["nothing", "features", "scores_kv"])

@@ -1,0 +1,198 @@
+"""Time to the first token of the released sizes on a GPU: real shapes, random weights built on the device.
+
+    python -m bench.gpu                                       (about a quarter of an hour on an H200)
+    python -m bench.gpu --tiny --device cpu --frames 4        (the same program on small shapes, to try it)
+
+Pixels are random and lie on the device, so decoding is not part of it. Rates count the operations of `bench.roofline`,
+beside the rate that the card reaches in a large matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, InternVLConfig, LlavaOnevisionConfig, Qwen2_5_VLConfig
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from bench.measure import write_result
+from bench.roofline import MODELS, SMALL, computed
+from flexselect import FlexSelect, LiteSelector
+from flexselect.clock import Clock
+from flexselect.families import family_of
+from flexselect.prompt import VideoClip, VideoPrompt
+from flexselect.scorers import LiteScorer, ReferenceLayerScorer
+from flexselect.selector import selector_config
+
+FRAMES, ROUNDS = (64, 128, 256, 512, 1024), 3
+TINY = {"hidden_size": 96, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def text(decoder: Any, tiny: bool, **more: Any) -> dict[str, Any]:
+    """A language model's configuration."""
+    sizes = {
+        "hidden_size": decoder.width,
+        "intermediate_size": decoder.inner,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.kv_heads,
+    }
+    fixed = {"num_hidden_layers": decoder.layers, "vocab_size": 152064, "bos_token_id": 0, "eos_token_id": 1}
+    return {
+        **fixed,
+        **sizes,
+        **(TINY if tiny else {}),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        **more,
+    }
+
+
+def configuration(name: str, tiny: bool) -> tuple[Any, tuple[int, int], tuple[int, ...]]:
+    """A model's configuration, the token grid of a unit, and the form of a unit's pixel values."""
+    model = next(model for model in MODELS if model.name == name)
+    tower = {"hidden_size": model.tower.width, "intermediate_size": model.tower.inner}
+    ids = {"image_token_id": 9, "video_token_id": 9, "tie_word_embeddings": False}
+    if name.startswith("Qwen"):
+        vision = {**tower, "depth": 32, "num_heads": 16, "out_hidden_size": TINY["hidden_size"] if tiny else 3584}
+        section = [4, 4, 4] if tiny else [16, 24, 24]
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}
+        small = {"hidden_size": 64, "intermediate_size": 96, "depth": 2, "fullatt_block_indexes": [1], "num_heads": 4}
+        decoder = text(model.llm, tiny, rope_parameters=rope)
+        config: Any = Qwen2_5_VLConfig(text_config=decoder, vision_config=vision | (small if tiny else {}), **ids)
+        return config, (11, 20), (880, 1176)
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if name.startswith("LLaVA"):
+        vision = {**tower, "num_hidden_layers": 26, "num_attention_heads": 16, "image_size": 384, "patch_size": 14}
+        vision |= {"model_type": "siglip_vision_model", "vision_use_head": False, **(small if tiny else {})}
+        decoder = text(model.llm, tiny, model_type="qwen2")
+        config = LlavaOnevisionConfig(text_config=decoder, vision_config=vision, mm_newline_position="grid", **ids)
+        return config, (14, 15), (1, 3, 384, 384)
+    vision = {**tower, "num_hidden_layers": 24, "num_attention_heads": 16, "attention_bias": True}
+    vision |= {"image_size": [448, 448], "patch_size": [14, 14], **(small if tiny else {})}
+    ids.pop("video_token_id")
+    decoder = text(model.llm, tiny, model_type="llama")
+    return (
+        InternVLConfig(text_config=decoder, vision_config=vision, image_seq_length=256, **ids),
+        (1, 258),
+        (1, 3, 448, 448),
+    )
+
+
+def build(config: Any, folder: Path, device: str, tiny: bool) -> tuple[Any, Any, LiteSelector]:
+    """Family, model and selector, with random weights made where they stay."""
+    config.save_pretrained(folder)
+    family = family_of(str(folder))
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    small = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_key_value_heads": 2}
+    sizes = (TINY if tiny else small) | {"num_hidden_layers": SMALL.layers}
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval().requires_grad_(False)
+        selector = LiteSelector(selector_config(family, sizes)).to(dtype).eval().requires_grad_(False)
+    return family, family.wrap(model), selector
+
+
+def first_token(fs: FlexSelect, prompt: VideoPrompt) -> dict[str, float]:
+    """Seconds by stage."""
+    clock, selection = Clock(fs.lm.device), None
+    with clock("encode"):
+        encoded = fs.encode(prompt)
+    with clock("score"):
+        if fs.scorer is not None:
+            (selection,) = fs.select_encoded(encoded, [prompt.query_ids])
+    with clock("prefill"):
+        fs.lm.next_token_logits(fs.lm.assemble(encoded, prompt.query_ids, selection, fs.positions))
+    return clock.timings
+
+
+def matmul_rate(device: str, size: int) -> float:
+    """Operations a second in a large product, the best of some."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    a, clock, best = torch.randn(size, size, device=device, dtype=dtype), Clock(torch.device(device)), float("inf")
+    for _ in range(10):
+        clock.stop()
+        began = time.perf_counter()
+        a @ a
+        clock.stop()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def measured(fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, frames: int) -> dict[str, Any]:
+    """A row; where the memory was not enough, that is what it says."""
+    on_gpu, row = fs.lm.device.type == "cuda", {"model": model.name, "mode": mode, "frames": frames}
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        first_token(fs, prompt)  # warm-up
+        rounds = [first_token(fs, prompt) for _ in range(ROUNDS)]
+    except torch.OutOfMemoryError:
+        return {**row, "error": "out of memory"}
+    seconds = {stage: statistics.median(times[stage] for times in rounds) for stage in rounds[0]}
+    cost = computed(model, frames)
+    done = {"encode": cost["tower"], "score": cost.get(f"score_{mode}", 0.0)}
+    done["prefill"] = cost["prefill_dense" if mode == "dense" else "prefill_kept"]
+    rates = {stage: done[stage] / seconds[stage] / 1e12 for stage in done if done[stage]}
+    gigabytes = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
+    total = sum(seconds.values())
+    return {**row, "seconds": seconds, "first_token_s": total, "tflops_by_stage": rates, "peak_gb": gigabytes}
+
+
+def random_prompt(grid: tuple[int, int], form: tuple[int, ...], units: int, like: Tensor) -> VideoPrompt:
+    """So many units of noise between two texts."""
+    pixels = torch.randn(units * form[0], *form[1:], device=like.device, dtype=like.dtype)
+    return VideoPrompt(VideoClip(pixels, (units, *grid)), torch.arange(10, 25), torch.arange(30, 94))
+
+
+def show(row: dict[str, Any]) -> None:
+    """A line."""
+    head = f"{row['model']:16}{row['mode']:7}{row['frames']:7}"
+    if "error" in row:
+        print(f"{head}  {row['error']}", flush=True)
+        return
+    seconds = "".join(f"{row['seconds'][stage]:10.3f}" for stage in ("encode", "score", "prefill"))
+    rates = "".join(f"{row['tflops_by_stage'].get(stage, 0.0):9.1f}" for stage in ("encode", "score", "prefill"))
+    print(f"{head}{seconds}{row['first_token_s']:10.3f}{rates}{row['peak_gb'] or 0:9.1f}", flush=True)
+
+
+def main() -> None:
+    """Print a row a model, mode and number of frames."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, nargs="+", default=list(FRAMES))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--tiny", action="store_true", help="small shapes: the rates mean nothing, and nothing is written"
+    )
+    options = parser.parse_args()
+    disable_progress_bar()
+    set_verbosity_error()
+    rate = matmul_rate(options.device, 512 if options.tiny else 8192)
+    print(f"{options.device}: {rate / 1e12:.1f} TFLOP/s in a matrix product; seconds, TFLOP/s by stage, gigabytes")
+    heads = ("encode", "score", "prefill", "sum")
+    print(f"{'model':16}{'mode':7}{'frames':>7}" + "".join(f"{head:>10}" for head in heads), end="")
+    print("".join(f"{head:>9}" for head in (*heads[:3], "peak GB")))
+    rows = []
+    for model in MODELS:
+        config, grid, form = configuration(model.name, options.tiny)
+        with tempfile.TemporaryDirectory() as folder:
+            family, lm, selector = build(config, Path(folder), options.device, options.tiny)
+            layer = model.layer
+            scorers = {"dense": None, "self": ReferenceLayerScorer(lm, layer), "lite": LiteScorer(lm, selector)}
+            for frames in options.frames:
+                prompt = random_prompt(grid, form, frames // model.unit_frames, next(lm.model.parameters()))
+                for mode, scorer in scorers.items():
+                    fs = FlexSelect(lm, family, scorer, model.budget)
+                    rows.append(measured(fs, mode, model, prompt, frames))
+                    show(rows[-1])
+        del lm, selector, scorers, fs, prompt
+    if not options.tiny:
+        card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+        write_result("gpu", {"card": card, "matmul_tflops": rate / 1e12, "rounds": ROUNDS}, rows)
+
+
+if __name__ == "__main__":
+    main()

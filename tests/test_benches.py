@@ -1,0 +1,45 @@
+"""Programs that measure: those that are quick run, and what is computed is what a counter counts."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaModel
+
+import bench.measure
+from bench import gpu, roofline
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.measure, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_operations_of_a_decoder_are_those_that_torch_counts():
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaModel(LlamaConfig(**sizes, num_hidden_layers=3, vocab_size=32, attn_implementation="eager"))
+    tokens, counter = 50, FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(inputs_embeds=torch.randn(1, tokens, 64))
+    shapes = roofline.Decoder(layers=3, width=64, inner=96, heads=4, kv_heads=2)
+    unmasked = shapes.operations(tokens, 3) + 3 * 2 * tokens**2 * 64  # eager attention computes both halves
+    rotations = 2 * tokens * (64 // 4 // 2)  # of RoPE: positions times frequencies
+    assert counter.get_total_flops() == pytest.approx(unmasked + rotations, rel=1e-3)
+
+
+def test_the_roofline_is_written_and_says_that_it_is_computed(results, capsys):
+    roofline.main()
+    written = json.loads((results / "roofline.json").read_text())
+    assert written["computed"] == "from shapes, not measured" and "computed" in capsys.readouterr().out
+    qwen = next(row for row in written["rows"] if row["model"] == "Qwen2.5-VL-7B" and row["frames"] == 1024)
+    assert qwen["tokens"] == 112_640 and qwen["dense_to"]["lite"] > qwen["dense_to"]["self"] > 2
+
+
+def test_the_gpu_measurement_runs_on_small_shapes(results, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--device", "cpu", "--frames", "4"])
+    gpu.main()
+    shown = capsys.readouterr().out
+    assert [shown.count(mode) for mode in ("dense", "self", "lite")] == [3, 3, 3] and not list(results.iterdir())
