@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -200,10 +201,11 @@ class VideoLM(ABC):
             yield self.vision(self._pixel_values(clip, first, last), grid), grid
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        if clip.pixels.dtype == torch.uint8:
-            return self.prompter.pixel_values(clip, first, last)
         per_unit = len(clip.pixels) // clip.num_units
-        return clip.pixels[first * per_unit : last * per_unit]
+        pixels = clip.pixels[first * per_unit : last * per_unit].to(self.device)  # bytes: a quarter of what floats take
+        if pixels.dtype != torch.uint8:
+            return pixels
+        return self.prompter.pixel_values(replace(clip, pixels=pixels), 0, last - first)
 
     @torch.inference_mode()
     def assemble(

@@ -145,7 +145,8 @@ class InternVLPrompter(Prompter):
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         """Frames [first, last) normalised: float32 [last - first, 3, 448, 448]."""
         pixels = clip.pixels[first:last].permute(0, 3, 1, 2).float() / 255
-        return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
+        return (pixels - mean) / std
 
 
 class InternVLLM(VideoLM):

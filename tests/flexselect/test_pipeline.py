@@ -248,3 +248,12 @@ def test_options_are_asked_as_letters(load):
     asked, written = session.ask("Which?", 2, options=["red", "blue"]), session.ask(listed, 2)
     assert torch.equal(asked.selection.scores, written.selection.scores)
     assert not torch.equal(asked.selection.scores, session.ask("Which?", 2).selection.scores), "canary"
+
+
+def test_frames_are_normalised_where_they_are(load):
+    """On the device that the tower is on; on a device without memory, because a test has no GPU."""
+    prompter = load().lm.prompter
+    clip = prompter.clip(prompter.resize(tiny.frames(4, 56, 84)))
+    here = prompter.pixel_values(clip, 0, clip.num_units)
+    there = prompter.pixel_values(clip.to("meta"), 0, clip.num_units)
+    assert there.device.type == "meta" and there.shape == here.shape and there.dtype == here.dtype
