@@ -62,11 +62,8 @@ class Decoder:
 
     def __init__(self, index: FrameIndex, wanted: frozenset[int]) -> None:
         self.index, self.wanted = index, wanted
-        self._container = av.open(index.path)
-        self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1  # threads of ours cost less than the codec's: see docs/LOG.md
-        self._decoded = self._decode()
         self._shown: tuple[int, np.ndarray] | None = None  # the last frame that was asked for
+        self._open()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -81,18 +78,36 @@ class Decoder:
         """
         if self._shown is not None and self._shown[0] == time:
             return self._shown[1]
-        key = self.index.keys[max(0, bisect_right(self.index.keys, time) - 1)] if self.index.keys else 0
-        if self.index.seekable and key > (self._shown[0] if self._shown else self.index.times[0]):
+        keys = self.index.keys
+        key = keys[max(0, bisect_right(keys, time) - 1)] if keys else 0
+        sought = self.index.seekable and key > (self._shown[0] if self._shown else self.index.times[0])
+        if sought:
             self._container.seek(key, stream=self._stream)
             self._decoded = self._decode()
+        found = self._next(time)
+        if found is None and sought:  # it landed too far: some files are not as their own index says
+            self.close()
+            self._open()
+            found = self._next(time)
+        if found is None:
+            raise MissingFrameError(f"frame {self.index.times.index(time)} is not there")
+        self._shown = time, found
+        return found
+
+    def _open(self) -> None:
+        self._container = av.open(self.index.path)
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1  # threads of ours cost less than the codec's: see docs/LOG.md
+        self._decoded = self._decode()
+
+    def _next(self, time: int) -> np.ndarray | None:
+        """The frame at a timestamp, upright; None if later ones come first."""
         for shown, frame in self._decoded:
             if shown == time:
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                self._shown = time, np.ascontiguousarray(turned)
-                return self._shown[1]
+                return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
             if shown > time:
-                break
-        raise MissingFrameError(f"frame {self.index.times.index(time)} is not there")
+                return None
+        return None
 
     def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
         context, count = self._stream.codec_context, 0

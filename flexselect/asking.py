@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from flexselect.clock import Clock
 from flexselect.families.batching import left_padded
-from flexselect.prompt import Answer, Selection
+from flexselect.prompt import Answer, EncodedVideo, Selection
 
 if TYPE_CHECKING:
     from flexselect.pipeline import FlexSelect
@@ -29,73 +31,75 @@ def answers(fs: FlexSelect, asked: Sequence[tuple[VideoSession, str]], max_new_t
         An answer a question. A stage that it shares with others counts for each in equal parts.
 
     Raises:
-        ValueError: for an empty question.
+        ValueError: for an empty question, or a session of another model.
     """
-    for _, question in asked:
+    for session, question in asked:
         if not isinstance(question, str) or not question.strip():
             raise ValueError("the question is empty")
-    ready: dict[int, _Ready] = {}
+        if session.flexselect is not fs:
+            raise ValueError("a question is about a session of another model: ask it with that model's `ask_all`")
+    chosen: dict[int, _Chosen] = {}
     for session in dict.fromkeys(session for session, _ in asked):
         its = [i for i, (about, _) in enumerate(asked) if about is session]
-        ready |= zip(its, _chosen(fs, session, [asked[i][1] for i in its]))
-    groups = _groups([ready[i] for i in range(len(asked))])
+        chosen |= zip(its, _choose(fs, session, [asked[i][1] for i in its]))
+    groups = _groups(fs, [chosen[i] for i in range(len(asked))])
     return [answer for group in groups for answer in _written(fs, group, max_new_tokens)]
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """One question with its tokens chosen."""
+class _Chosen:
+    """One question with its visual tokens."""
 
-    inputs: dict[str, Any]  # see `VideoLM.assemble`
+    encoded: EncodedVideo
+    query_ids: Tensor
     selection: Selection | None
-    num_tokens: int  # V
     timings: dict[str, float]
 
-    @property
-    def length(self) -> int:
-        """Of the prompt."""
-        return self.inputs["input_ids"].shape[1]
+
+_Prompt = tuple[_Chosen, dict[str, Any]]  # with the LLM's input, see `VideoLM.assemble`
 
 
-def _chosen(fs: FlexSelect, session: VideoSession, questions: list[str]) -> Iterator[_Ready]:
-    """Score a video for all its questions, and lay their prompts out."""
-    shared = Clock(fs.lm.device)
-    encoded = session.take(shared)
+def _choose(fs: FlexSelect, session: VideoSession, questions: list[str]) -> Iterator[_Chosen]:
+    """Score a video for all its questions."""
+    clock = Clock(fs.lm.device)
+    encoded = session.take(clock)
     queries = [fs.lm.prompter.query_ids(question) for question in questions]
-    with shared("score"):
-        chosen: Sequence[Selection | None] = [None] * len(queries)
+    with clock("score"):
+        found: Sequence[Selection | None] = [None] * len(queries)
         if fs.scorer is not None:
-            chosen = fs.select_encoded(encoded, queries, session.prepared(encoded))
-    spent = {**session.timings, **shared.timings, "score": shared.timings["score"] / len(queries)}
-    for query, selection in zip(queries, chosen):
-        clock = Clock(fs.lm.device, spent)
+            found = fs.select_encoded(encoded, queries, session.prepared(encoded))
+    spent = {**session.timings, **clock.timings, "score": clock.timings["score"] / len(queries)}
+    for query_ids, selection in zip(queries, found):
+        yield _Chosen(encoded, query_ids, selection, spent)
+
+
+def _groups(fs: FlexSelect, chosen: list[_Chosen]) -> Iterator[list[_Prompt]]:
+    """Prompts that are answered together, in their order; no more than these are ever laid out."""
+    group: list[_Prompt] = []
+    for one in chosen:
+        clock = Clock(fs.lm.device, one.timings)
         with clock("prefill"):
-            inputs = fs.lm.assemble(encoded, query, selection, fs.positions)
-        yield _Ready(inputs, selection, encoded.num_tokens, clock.timings)
-
-
-def _groups(ready: list[_Ready]) -> Iterator[list[_Ready]]:
-    """As many as go together, in their order."""
-    group: list[_Ready] = []
-    for one in ready:
-        longest = max(other.length for other in [*group, one])
+            inputs = fs.lm.assemble(one.encoded, one.query_ids, one.selection, fs.positions)
+        prompt = replace(one, timings=clock.timings), inputs
+        longest = max(each["input_ids"].shape[1] for _, each in [*group, prompt])
         if group and longest * (len(group) + 1) > TOKENS_TOGETHER:
             yield group
             group = []
-        group.append(one)
+        group.append(prompt)
     if group:
         yield group
 
 
-def _written(fs: FlexSelect, group: list[_Ready], max_new_tokens: int) -> Iterator[Answer]:
+def _written(fs: FlexSelect, group: list[_Prompt], max_new_tokens: int) -> Iterator[Answer]:
     """Generate for a group at once."""
     clock, end = Clock(fs.lm.device), fs.lm.prompter.end_of_turn
     clock.start("prefill")
-    inputs = left_padded([one.inputs for one in group])
+    inputs = left_padded([inputs for _, inputs in group])
     new = fs.lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
     clock.stop()
-    for one, ids in zip(group, new):
+    for (one, _), ids in zip(group, new):
         shares = {stage: seconds / len(group) for stage, seconds in clock.timings.items()}
         timings = {**one.timings, **shares, "prefill": one.timings["prefill"] + shares["prefill"]}
-        kept = one.num_tokens if one.selection is None else len(one.selection.kept)
-        yield Answer(fs.lm.prompter.decode(ids), one.selection, one.num_tokens, kept, timings)
+        tokens = one.encoded.num_tokens
+        kept = tokens if one.selection is None else len(one.selection.kept)
+        yield Answer(fs.lm.prompter.decode(ids), one.selection, tokens, kept, timings)

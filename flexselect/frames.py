@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
@@ -18,7 +18,7 @@ class FrameStream:
     seconds: Tensor | None  # float64 [T], when each frame is shown; None if unknown
     read: Callable[[], Iterator[Tensor]]  # begins anew: uint8 [t, h, w, 3] until all T were given
 
-    def steps(self, size: int) -> Iterator[Tensor]:
+    def steps(self, size: int) -> Generator[Tensor, None, None]:
         """The same frames, exactly `size` at a time; fewer in the last step."""
         waiting: list[Tensor] = []
         count = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -57,8 +58,7 @@ def encode_stream(
         disable=None if progress is None else not progress,
     )
     clock.start("decode")
-    steps = stream.steps(lm.units_per_step * lm.family.frames_per_unit)
-    with bar:
+    with bar, closing(stream.steps(lm.units_per_step * lm.family.frames_per_unit)) as steps:
         first = next(steps)
         every = torch.empty(stream.num_frames, *first.shape[1:], dtype=torch.uint8, device="meta")  # takes no memory
         whole = prompter.clip(every, stream.seconds)

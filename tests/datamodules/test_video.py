@@ -1,8 +1,10 @@
 """Real files, good and bad: each bad one is named, with its reason."""
 
+import dataclasses
 import pickle
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import decord
@@ -143,6 +145,33 @@ def test_what_nobody_asked_for_is_left_out(tmp_path, monkeypatch):
         counts.append(0)
         list(decoded(index, index.times[::step], as_it_is, 1))
     assert counts[0] == 150 and counts[1] < 30, "decoding begins at the key frame before, and leaves frames out"
+
+
+def test_a_file_that_is_sought_wrongly_is_decoded_from_its_start(tmp_path, monkeypatch):
+    path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
+    index, _ = video._opened(path)
+    expected = torch.cat(list(decoded(index, index.times[100:103], as_it_is, 1)))
+    far = dataclasses.replace(index, keys=[0, index.times[96]])
+    monkeypatch.setattr(Decoder, "_open", overshooting(Decoder._open, index.times[120]))
+    assert torch.equal(torch.cat(list(decoded(far, index.times[100:103], as_it_is, 1))), expected)
+
+
+def overshooting(opened, time):
+    """The first way into a file lands behind what was sought."""
+    ways = []
+
+    def open_(decoder):
+        opened(decoder)
+        ways.append(decoder)
+        if len(ways) == 1:
+            container = decoder._container
+            decoder._container = SimpleNamespace(
+                seek=lambda _, stream: container.seek(time, stream=stream),
+                demux=container.demux,
+                close=container.close,
+            )
+
+    return open_
 
 
 def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
