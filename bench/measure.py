@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,11 @@ def alone(method: Callable, inputs: Callable, size: int, small: int, times: int 
 
 def write_result(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Write a table with the machine it was measured on."""
-    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "",
+    )
+    machine = {"machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    machine |= {name: version(name) for name in ("torch", "transformers", "av", "numpy")}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**machine, **about, "rows": rows}, indent=2) + "\n")

@@ -160,7 +160,8 @@ def measured(tokens: int) -> dict[str, Any]:
     median = {name: statistics.median(times) for name, times in seconds.items()}
     same = len(set(kept["ours"].tolist()) & set(kept["straightforward"].tolist())) / len(kept["ours"])
     scoring = {name: max(each) for name, each in SCORING.items()}
-    return {"tokens": tokens, "seconds": median, "scoring_mb": scoring, "same_kept": same}
+    to_floor = {name: median[name] / median["floor"] for name in SCORING}
+    return {"tokens": tokens, "seconds": median, "to_floor": to_floor, "scoring_mb": scoring, "same_kept": same}
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python -m bench.session        (in `make bench`)
 
-The demo's model on a rendered video; and each family with random weights and as many tokens a unit as the released ones
-(a video as it is after the tower), one token in sixteen kept, as published.
+The demo's model on a rendered video; and the three published families with random weights and as many tokens a unit as
+the released ones (a video as it is after the tower), one token in sixteen kept, as published.
 """
 
 from __future__ import annotations

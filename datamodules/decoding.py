@@ -6,13 +6,13 @@ The frames that were asked for are the same to the last bit.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from queue import SimpleQueue
 
 import av
@@ -36,20 +36,28 @@ class FrameIndex:
 
 
 def read_index(container: av.container.InputContainer) -> FrameIndex:
-    """Look at every packet of the first video stream."""
-    stream = container.streams.video[0]
-    shown = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
-    known = [(pts, is_key) for pts, is_key in shown if pts is not None]
-    if len(known) < len(shown):  # an AVI, for one
-        return FrameIndex(container.name, list(range(len(shown))), [0], 1 / stream.average_rate, False, False)
-    times, keys = sorted(pts for pts, _ in known), sorted(pts for pts, is_key in known if is_key)
-    name = container.format.name
+    """Look at every packet of the first video stream.
+
+    What stands before the first key frame (a recording that begins in the middle) cannot be decoded and does not count.
+    Frames are counted where they cannot be told by their times: in AVI, which has none of its own, and where times are
+    missing or begin anew (files that were joined).
+    """
+    stream, name = container.streams.video[0], container.format.name
+    packets = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
+    begins = next((i for i, (_, _, is_key) in enumerate(packets) if is_key), 0)
+    times, orders, _ = zip(*packets[begins:]) if packets else ((), (), ())
+    keys = [pts for pts, _, is_key in packets if is_key and pts is not None]
+    known, decoded_at = sorted({t for t in times if t is not None}), [t for t in orders if t is not None]
+    in_order = all(earlier <= later for earlier, later in pairwise(decoded_at))
+    if "avi" in name or not in_order or len(known) < len(times) or not keys:
+        return FrameIndex(container.name, list(range(len(times))), [0], 1 / stream.average_rate, False, False)
+    shown = known[bisect_left(known, keys[0]) :]
     seekable = "mp4" in name or "matroska" in name  # others have no index of their own, and land anywhere
-    return FrameIndex(container.name, times, keys, stream.time_base, True, seekable)
+    return FrameIndex(container.name, shown, sorted(keys), stream.time_base, True, seekable)
 
 
-class MissingFrameError(ValueError):
-    """A frame that the index has did not come out of the decoder."""
+class DecodingError(ValueError):
+    """Frames are not as the index has them."""
 
 
 class Decoder:
@@ -73,7 +81,7 @@ class Decoder:
         """The frame shown at a timestamp, later than the last one asked for: uint8 [h, w, 3].
 
         Raises:
-            MissingFrameError: if there is none, though the index has one.
+            DecodingError: if there is none, though the index has one.
             av.FFmpegError: for data that cannot be decoded.
         """
         if self._shown is not None and self._shown[0] == time:
@@ -90,7 +98,7 @@ class Decoder:
             self._open()
             found = self._next(time)
         if found is None:
-            raise MissingFrameError(f"frame {self.index.times.index(time)} is not there")
+            raise DecodingError(f"frame {self.index.times.index(time)} is not there")
         self._shown = time, found
         return found
 
@@ -155,12 +163,17 @@ def decoded(
     cut, idle = pieces(index, wanted), SimpleQueue[Decoder]()
     keys = {bisect_right(index.keys, piece[0]) for piece in cut}
     threads = max(1, min(threads, len(keys)))
-    everything, decoders = frozenset(wanted), list[Decoder]()
+    everything, decoders, sizes = frozenset(wanted), list[Decoder](), set[tuple[int, ...]]()
 
     def run(piece: list[int]) -> Tensor:
         decoder = idle.get()
         try:
-            return torch.cat([resize(torch.from_numpy(decoder.frame(time))[None]) for time in piece])
+            frames = [resize(torch.from_numpy(decoder.frame(time))[None]) for time in piece]
+            sizes.update(tuple(frame.shape[1:3]) for frame in frames)
+            if len(sizes) > 1:
+                first, other = (f"{width} x {height}" for height, width in list(sizes)[:2])
+                raise DecodingError(f"its frames change their size between {first} and {other}")
+            return torch.cat(frames)
         finally:
             idle.put(decoder)
 

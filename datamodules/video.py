@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +12,16 @@ from pathlib import Path
 
 import av
 import torch
+from av.stream import Disposition
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from datamodules.decoding import FrameIndex, MissingFrameError, decoded, read_index
+from datamodules.decoding import DecodingError, FrameIndex, decoded, read_index
 from flexselect.frames import FrameStream
+
+log = logging.getLogger(__name__)
+
+SHORT = 0.9  # of the length that a file names: with fewer frames it may have been cut
 
 av.logging.set_level(av.logging.PANIC)  # what it has to say comes as an exception, with the file's name
 
@@ -118,10 +124,12 @@ def _opened(path: str | Path) -> tuple[FrameIndex, float]:
         raise VideoError(path, "the file is empty; copy or download it again")
     try:
         with av.open(str(file)) as container:
-            if not container.streams.video:
+            moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not moving:
                 raise VideoError(path, "has no video stream (audio only?)")
             fps = float(container.streams.video[0].average_rate or 0)
             index = read_index(container) if fps > 0 else None
+            promised = (container.duration or 0) / av.time_base
     except av.FFmpegError as error:
         reason = "is not a video, or is cut short before its index; ffprobe says more. Download it again"
         raise VideoError(path, reason) from error
@@ -129,6 +137,9 @@ def _opened(path: str | Path) -> tuple[FrameIndex, float]:
         raise VideoError(path, f"has no usable frame rate ({fps})")
     if not index.times:
         raise VideoError(path, "has no frames")
+    last = float(index.times[-1] * index.time_base)
+    if last < SHORT * promised - 1:
+        log.warning("%s: its last frame is at %.1f of %.1f seconds; is it cut short?", path, last, promised)
     return index, fps
 
 
@@ -137,7 +148,7 @@ def _failing(path: str | Path, wanted: Sequence[int], index: FrameIndex) -> Iter
     """Say which frames could not be decoded."""
     try:
         yield
-    except (av.FFmpegError, MissingFrameError) as error:
+    except (av.FFmpegError, DecodingError) as error:
         where = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
         reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
         raise VideoError(path, f"{reason}. The decoder says: {str(error)[:200]}") from error

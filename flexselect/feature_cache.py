@@ -70,7 +70,7 @@ class FeatureCache:
             file = self._file(Path(video))
             write_encoded(file, encoded)
             self._make_room(file)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             log.warning("the features of %s are not kept (%s)", video, error)
 
     def _file(self, video: Path) -> Path:
@@ -123,11 +123,28 @@ def write_encoded(
         "brackets": brackets,
         "made_with": made_with or {},
     }
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None}, about)
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write a safetensors file in one step: whole or not at all.
+
+    Raises:
+        OSError: naming the file and the reason.
+    """
+    if file.is_dir() or not file.parent.is_dir():
+        reason = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+        raise OSError(f"{file} cannot be written: {reason}")
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         save_file(kept, temporary, {"about": json.dumps(about)})
         temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in kept.values()) / 1e6
+        raise OSError(
+            f"{file} cannot be written ({size:.0f} MB): {error}; free some room, or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

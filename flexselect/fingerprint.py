@@ -38,7 +38,7 @@ def weights_hash(path: str) -> str:
 
 def package_versions() -> dict[str, str]:
     """Of the packages that can move a number."""
-    names = ("flexselect", "torch", "torchvision", "transformers", "tokenizers", "decord", "numpy", "pillow")
+    names = ("flexselect", "torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 

@@ -167,6 +167,8 @@ class FlexSelect:
         clock, prompter = Clock(self.lm.device), self.lm.prompter
         with clock("decode"):
             if isinstance(video, (str, Path)):
+                if seconds is not None:
+                    raise ValueError("seconds are for frames; a video file has its own")
                 stream = video_reader()(str(video), self.family.sample, prompter.resize)
             else:
                 frames = checked_frames(video)

@@ -103,6 +103,11 @@ class EncodedVideo(_Movable):
         """V / U."""
         return self.num_tokens // self.num_units
 
+    def copied(self) -> EncodedVideo:
+        """With tensors of its own, where they were parts of a file."""
+        seen = None if self.seen is None else self.seen.clone()
+        return replace(self, features=self.features.clone(), seen=seen)
+
     def layout(self, query_ids: Tensor, placeholder: int, units: Sequence[int] | None = None) -> Layout:
         """The prompt with a query, written out; of some units only, if `units` says which."""
         units = range(self.num_units) if units is None else units

@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flexselect.asking import answers
-from flexselect.choices import check_choice
+from flexselect.choices import check_choice, check_place
 from flexselect.clock import Clock
-from flexselect.feature_cache import read_encoded, write_encoded
+from flexselect.feature_cache import read_encoded, write_encoded, write_tensors
 from flexselect.fingerprint import weights_hash
 from flexselect.frames import FrameStream
 from flexselect.prepared import PreparedSets, named_states, with_states
@@ -29,7 +29,7 @@ KEEP = ("nothing", "features", "scores_kv")
 
 
 class VideoSession:
-    """A video that is ready for questions: its frames are decoded and encoded once.
+    """A video that is ready for questions: its frames are decoded and encoded once. For one thread at a time.
 
     Args:
         flexselect: the model.
@@ -66,16 +66,19 @@ class VideoSession:
                 into memory); None: where it was made.
 
         Raises:
-            ValueError: for another word, or "nothing" where there is no video to go back to.
+            ValueError: for another word or device, or "nothing" where there is no video to go back to.
         """
         check_choice("keep", keep, KEEP)
+        check_place(on)
         if keep == "nothing" and self.source is None:
             raise ValueError("keep='nothing' needs the video, and this session has its features only")
         self.keep, self.keep_on, self._prepared = keep, on, None
-        if keep == "nothing":
-            self._encoded = None
-        elif self._encoded is not None:
-            self._encoded = self._put(self._encoded)
+        kept, folder = self._encoded, self._folder
+        self._encoded = self._folder = None
+        if kept is not None and keep != "nothing":
+            self._encoded = self._put(kept if folder is None else kept.copied())
+        if folder is not None:
+            folder.cleanup()
         return self
 
     @property
@@ -163,12 +166,22 @@ class VideoSession:
         """
         return answers(self.flexselect, [(self, _asked(question, options))], max_new_tokens)[0]
 
-    def ask_all(self, questions: Sequence[str], max_new_tokens: int = 64) -> list[Answer]:
+    def ask_all(
+        self, questions: Sequence[str], max_new_tokens: int = 64, options: Sequence[Sequence[str]] = ()
+    ) -> list[Answer]:
         """Answer several questions at once: the video is scored for all of them, the answers are one batch.
 
         The same answers as from `ask` one by one; see `FlexSelect.ask_all` for questions about several videos.
+
+        Args:
+            questions: a list.
+            max_new_tokens: the most tokens of an answer.
+            options: those of each question; none where no question has any.
         """
-        return answers(self.flexselect, [(self, question) for question in questions], max_new_tokens)
+        if isinstance(questions, str) or (options and len(options) != len(questions)):
+            raise ValueError("ask_all takes a list of questions, and options for each or for none; one question: ask")
+        texts = [_asked(question, its) for question, its in zip(questions, options or [()] * len(questions))]
+        return answers(self.flexselect, [(self, text) for text in texts], max_new_tokens)
 
     # -- where it lies
 
@@ -188,32 +201,43 @@ class VideoSession:
         for number, part in enumerate(parts):
             if self.keep_on == "disk":
                 file = self._file(f"states-{number}.safetensors")
-                save_file({name: state.cpu().contiguous() for name, state in named_states([part]).items()}, file)
+                write_tensors(file, named_states([part]), {})
                 yield with_states([part], load_file(file))[0]
             else:
                 yield part if self.keep_on is None else part.to(self.keep_on)
 
 
 def _asked(question: str, options: Sequence[str]) -> str:
-    """A question with its options; checked when it is put."""
-    return VideoQuestion("", "", question, tuple(options)).text if options and question.strip() else question
+    """A question with its options.
+
+    Raises:
+        ValueError: for an empty one.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError("the question is empty")
+    return VideoQuestion("", "", question, tuple(options)).text
 
 
 def made_with(fs: FlexSelect) -> dict[str, Any]:
     """What a saved session depends on, beside the video: weights and numbers; its states, also the scorer."""
     scored = fs.scorer.made_with if isinstance(fs.scorer, AttentionScorer) else None
     own = {"weights": weights_hash(fs.family.path), "dtype": str(fs.lm.model.dtype), "scored": scored}
-    return {**own, **fs.family.identity}
+    return {**own, "selector": (scored or {}).get("selector"), **fs.family.identity}
 
 
 def load_session(fs: FlexSelect, file: Path, keep_on: str | None) -> VideoSession:
     """See `FlexSelect.load_session`."""
+    check_place(keep_on)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, and no session")
     try:
         encoded, theirs, states = read_encoded(file, fs.lm.prompter.prefix_ids)
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
     scored, ours = theirs.pop("scored", None), made_with(fs)
     same_scorer = scored == ours.pop("scored")
+    if not isinstance(fs.scorer, LiteScorer):  # what a selector saw is not looked at
+        theirs["selector"] = None
     other = differences(theirs, ours)
     if other:
         raise ValueError(f"{file} was saved by another model ({other}): open the video again")

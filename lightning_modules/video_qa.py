@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from flexselect.attention import resolve_reduction
 from flexselect.checks import check_cache, check_options
+from flexselect.choices import check_place
 from flexselect.controls import is_trained
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
@@ -67,6 +68,7 @@ class VideoQA(LightningModule):
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        check_place(keep_on)
         if feature_cache is not None:
             check_cache(feature_cache, feature_cache_gb)
         self.family = family
@@ -135,7 +137,11 @@ class VideoQA(LightningModule):
             try:
                 assert self._session is not None
                 answer = self._session.ask(question.text, question.max_new_tokens or self.hparams.max_new_tokens)
-            except (ValueError, RuntimeError) as problem:  # an empty question, NaN scores, out of memory
+            except (
+                ValueError,
+                RuntimeError,
+                OSError,
+            ) as problem:  # an empty question, NaN scores, no memory, a full disk
                 error = describe(problem)
         return {
             "id": question.id,

@@ -174,6 +174,56 @@ def overshooting(opened, time):
     return open_
 
 
+def frames_in_order(path):
+    with av.open(str(path)) as container:
+        return torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])
+
+
+def test_a_recording_that_begins_between_key_frames(tmp_path):
+    """Television, for one: what stands before the first key frame cannot be decoded, and does not count."""
+    whole = write_like_the_web(tmp_path / "whole.ts", 60, bf="2").read_bytes()
+    path = tmp_path / "cut.ts"
+    path.write_bytes(whole[len(whole) // 4 // 188 * 188 :])
+    every, (frames, _) = frames_in_order(path), read_video(path, everything, as_it_is)
+    assert 24 <= len(frames) < 60 and torch.equal(frames, every[-len(frames) :])
+
+
+def test_files_that_were_joined(tmp_path):
+    """Times begin anew, so frames are counted."""
+    parts = [write_like_the_web(tmp_path / f"{i}.ts", 30 + i, bf="2").read_bytes() for i in range(2)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts))
+    every, (frames, seconds) = frames_in_order(path), read_video(path, everything, as_it_is)
+    assert len(frames) == 61 and torch.equal(frames, every) and bool((seconds.diff() > 0).all())
+
+
+def test_an_avi_has_no_times_to_go_by(tmp_path):
+    path = write_like_the_web(tmp_path / "b_frames.avi", 60, bf="3")
+    every = frames_in_order(path)
+    for step in (1, 2, 7, 12):
+        found, _ = read_video(path, lambda n, fps, step=step: range(0, n, step), as_it_is)
+        assert torch.equal(found, every[::step][: len(found)]) and len(found) == len(range(0, 60, step))
+
+
+def test_frames_that_change_their_size(tmp_path):
+    path = tmp_path / "both.ts"
+    write(tmp_path / "small.ts", 20)
+    path.write_bytes((tmp_path / "small.ts").read_bytes() + write_like_the_web(tmp_path / "large.ts", 20).read_bytes())
+    with pytest.raises(VideoError, match=r"both.ts.*change their size between \d+ x \d+ and \d+ x \d+"):
+        read_video(path, everything, as_it_is)
+
+
+def test_a_file_that_was_cut_is_told(tmp_path, caplog):
+    whole = write_like_the_web(tmp_path / "whole.mkv", 240).read_bytes()
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(whole[: len(whole) // 2])
+    frames, _ = read_video(path, everything, as_it_is)
+    assert 60 < len(frames) < 200 and "cut.mkv: its last frame is at" in caplog.text
+    caplog.clear()
+    read_video(tmp_path / "whole.mkv", everything, as_it_is)
+    assert not caplog.text
+
+
 def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
     path, resized = write_like_the_web(tmp_path / "clip.mp4", 150), []
 

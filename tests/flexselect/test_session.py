@@ -4,6 +4,8 @@ import gc
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
@@ -144,6 +146,84 @@ def test_states_are_saved_and_taken_up_by_the_same_scorer_alone(load, tmp_path):
     assert torch.equal(again.select(QUESTIONS[1]).scores, session.select(QUESTIONS[1]).scores) and not monkeyed
     with pytest.raises(ValueError, match="needs the video"):
         again.keeping("nothing")
+
+
+def test_a_session_of_another_selector_is_refused(lite, tmp_path):
+    """What the first selector saw of the video means nothing to the second."""
+    one, other = (lite("qwen2_5_vl", budget=6) for _ in range(2))
+    selector = {name: 2 * weight for name, weight in other.scorer.selector.state_dict().items()}
+    other.scorer.selector.load_state_dict(selector)
+    other.scorer.selector.save_pretrained(tmp_path / "other")
+    other.scorer.selector.config._name_or_path = other.scorer.selector.name_or_path = str(tmp_path / "other")
+    for keep in ("features", "scores_kv"):
+        one.open(tiny.frames(8, 56, 84), keep=keep).save(tmp_path / "talk.session")
+        own = one.load_session(tmp_path / "talk.session")
+        assert own.num_bytes["scores_kv"] == 0 if keep == "features" else own.num_bytes["scores_kv"] > 0
+        other.family.path = one.family.path  # the same VideoLLM
+        with pytest.raises(ValueError, match=r"saved by another model \(selector"):
+            other.load_session(tmp_path / "talk.session")
+
+
+@pytest.mark.parametrize("place", ["dsk", "meta", "cuda:0", 7])
+def test_a_place_that_is_none_is_refused_before_anything_is_decoded(load, place, tmp_path):
+    fs = load(selector="self", budget=6)
+    stream = FrameStream(4, None, lambda: pytest.fail("decoded"))
+    for keep in ("nothing", "features", "scores_kv"):
+        with pytest.raises(ValueError, match="keep_on"):
+            fs.open_source(stream).keeping(keep, place)
+    with pytest.raises(ValueError, match="keep_on"):
+        fs.load_session(tmp_path / "talk.session", place)
+
+
+def test_what_is_no_longer_kept_on_disk_is_deleted(load, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fs = load(selector="self", budget=6)
+    session = fs.open(tiny.frames(8, 56, 84), keep="scores_kv", keep_on="disk")
+    expected = session.select(QUESTIONS[0]).scores
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    for keep in ("features", "nothing"):
+        assert torch.equal(session.keeping(keep).select(QUESTIONS[0]).scores.topk(3).indices, expected.topk(3).indices)
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_what_cannot_be_written_or_asked_is_said(load, tmp_path, monkeypatch):
+    fs = load(selector="self", budget=6)
+    session = fs.open(tiny.frames(4, 56, 84))
+    with pytest.raises(OSError, match=r"none/a.session cannot be written: there is no folder"):
+        session.save(tmp_path / "none" / "a.session")
+    with pytest.raises(OSError, match="cannot be written: it is a folder"):
+        session.save(tmp_path)
+    with pytest.raises(ValueError, match="is a folder, and no session"):
+        fs.load_session(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="holds no session"):
+        fs.load_session(tmp_path / "other.safetensors")
+
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("flexselect.feature_cache.save_file", full)
+    with pytest.raises(
+        OSError, match=r"a.session cannot be written \(\d+ MB\): No space left on device; free some room"
+    ):
+        session.save(tmp_path / "a.session")
+    for wrong in (lambda: session.select(" "), lambda: session.ask_all(["Why?", ""]), lambda: session.ask("")):
+        with pytest.raises(ValueError, match="the question is empty"):
+            wrong()
+    with pytest.raises(ValueError, match="takes a list of questions"):
+        session.ask_all("Why?")
+    with pytest.raises(ValueError, match="a session of another model"):
+        load(selector="self", budget=5).ask_all([(session, "Why?")])
+    with pytest.raises(ValueError, match="a video file has its own"):
+        fs.open("talk.mp4", seconds=[1.0])
+
+
+def test_options_may_be_asked_together(load):
+    fs = load(selector="self", budget=6)
+    session, options = fs.open(tiny.frames(4, 56, 84)), [("red", "blue"), ()]
+    together = session.ask_all(["Which?", "Why?"], 3, options)
+    alone = [session.ask(question, 3, its) for question, its in zip(["Which?", "Why?"], options)]
+    assert [a.text for a in together] == [a.text for a in alone]
 
 
 def test_questions_asked_together_are_answered_as_one_by_one(load):
