@@ -147,7 +147,7 @@ AttentionMaskInterface.register(PROBED, sdpa_mask)
 
 
 @contextmanager
-def _attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
+def attending(decoder: PreTrainedModel, name: str) -> Iterator[None]:
     """Switch a decoder's attention function, and back again whatever happens."""
     before = decoder.config._attn_implementation
     decoder.config._attn_implementation = name  # what the model's own method does last, after searching all its modules
@@ -226,7 +226,7 @@ def _run_to_layer(
     shape = len(embeddings), before + embeddings.shape[1]
     ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)  # without it, positions with gaps are taken
     # for packed sequences, silently
-    with _attention(decoder, PROBED), suppress(_LayerReachedError):
+    with attending(decoder, PROBED), suppress(_LayerReachedError):
         decoder(
             inputs_embeds=embeddings,
             position_ids=position_ids,
