@@ -1,6 +1,6 @@
 """Scores of every layer in one forward pass: where in a decoder the question finds what it asks for (section 3.1).
 
-The reference layer of a model that nobody has published one for is the layer that recalls a needle best: see `recall_at`.
+The reference layer of a model that none was published for is the layer that recalls a needle best: see `recall_at`.
 """
 
 from __future__ import annotations
