@@ -133,6 +133,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return ALL_ANSWERED
         if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):
             return experiment(words[1:])
+        if words[:1] == ["locate"]:  # a name for what `predict` does with such a module
+            args, words[0] = words, "predict"
         cli = FlexSelectCLI(
             LightningModule,
             LightningDataModule,

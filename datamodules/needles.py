@@ -81,6 +81,11 @@ def render(rng: np.random.Generator, needles: list[Needle], num_frames: int, cel
         yield np.clip(frames, 0, 255).astype(np.uint8)
 
 
+def paint(cell: np.ndarray, shape: str, colour: str, rng: np.random.Generator) -> None:
+    """Draw a shape into a cell of a frame, uint8 [28, 28, 3]."""
+    cell[_mask(shape, *rng.uniform(-2, 2, 2))] = COLOURS[colour]
+
+
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     """A smooth, dull random picture, uint8 [side, side, 3]."""
     coarse = rng.integers(30, 150, (9, 9, 3)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -50,6 +51,35 @@ def kept_tokens(
     twin.plot(best, color="tab:orange", linewidth=0.8)
     twin.set_ylabel("best score", color="tab:orange")
     figure.suptitle(title or f"{len(selection.kept)} of {lit.size} visual tokens kept", fontsize=10)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
+    """Draw what `flexselect.locating.summary` found: recall at every layer with 95 % bands, chance, the layer to use.
+
+    Args:
+        path: PNG to write.
+        found: the summary.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for (name, of), (colour, line) in zip(found["by_reduction"].items(), (("0.1", "-"), ("tab:orange", "--"))):
+        layers = range(len(of["mean"]))
+        axis.fill_between(layers, of["low"], of["high"], color=colour, alpha=0.15, linewidth=0)
+        axis.plot(layers, of["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads and rows")
+    axis.axhline(found["chance"], color="0.5", linewidth=0.8, linestyle=":", label="chance")
+    axis.axvline(found["reference_layer"], color="0.7", linewidth=0.8)
+    axis.set(xlabel="layer", ylabel="recall@K of the needle's unit", ylim=(0, 1.02))
+    axis.set_title(
+        f"layer {found['reference_layer']}, {found['reduction']}: {found['recall']:.2f} on {found['clips']} clips"
+    )
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -52,7 +52,7 @@ def test_every_yaml_parses_and_says_how_to_run_it(file, capsys):
     assert first_line.startswith(("# python cli.py ", "# torchrun ", "# sbatch "))
     assert f"--config {file.relative_to(ROOT)}" in first_line
     words = first_line.split()
-    verb = next(word for word in words if word in ("fit", "validate", "predict"))
+    verb = next(word for word in words if word in ("fit", "validate", "predict", "locate"))
     configs = [word for i, word in enumerate(words) if "--config" in words[max(0, i - 1) : i + 1]]
     asks = verb == "predict" and "--data.annotations" not in words
     data = ["--data.video", "v.mp4", "--data.question", "Q?"] if asks else []

@@ -1,0 +1,131 @@
+"""Clips with a needle: one unit is replaced by a picture, and the question is about it (section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.needles import CELL, COLOURS, SHAPES, paint, render
+from datamodules.rows import read_rows
+from datamodules.video import read_video
+from flexselect.families.base import VideoFamily
+from flexselect.locating import NeedleClip
+from flexselect.prompt import VideoPrompt
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+
+
+class NeedleClips(LightningDataModule):
+    """Needles in haystacks, seeded; rendered ones, or pictures and videos of your own.
+
+    A rendered needle is a frame full of one coloured shape ("What colour is the ring?"); a haystack is a dull moving
+    scene.
+
+    Args:
+        family: whose prompts these are.
+        clips: how many.
+        units: of each clip.
+        distractors: rendered needles that are not asked for.
+        needles: JSON, JSONL, CSV or Parquet with `image` (relative to the file) and `question`; None: rendered ones.
+        haystacks: a folder of videos, of which `units` are taken, evenly spread; None: rendered ones.
+        cells: side of a rendered frame, in shapes of 28 pixels.
+        seed: of everything.
+    """
+
+    def __init__(
+        self,
+        family: VideoFamily,
+        clips: int = 64,
+        units: int = 32,
+        distractors: int = 0,
+        needles: str | None = None,
+        haystacks: str | None = None,
+        cells: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if clips < 1 or units < 2 or not 0 <= distractors < min(units, len(SHAPES)):
+            raise ValueError(f"needs clips, units and fewer distractors: got {clips}, {units}, {distractors}")
+        self.family, self.clips, self.units, self.cells, self.seed = family, clips, units, cells, seed
+        self.distractors = distractors if needles is None else 0
+        self.needles = None if needles is None else [(Path(needles).parent, row) for row in read_rows(needles)]
+        self.haystacks = None if haystacks is None else videos_in(Path(haystacks))
+
+    def predict_dataloader(self) -> DataLoader:
+        """A `NeedleClip` a step, shared out over processes."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(_Clips(self, range(self.clips)[rank::world]), batch_size=None)
+
+    def transfer_batch_to_device(self, batch: NeedleClip, device: torch.device, dataloader_idx: int) -> NeedleClip:
+        """Leave frames where they are: the tower takes them chunk by chunk."""
+        return batch
+
+
+class _Clips(Dataset):
+    def __init__(self, data: NeedleClips, numbers: range) -> None:
+        self.data, self.numbers = data, numbers
+        self.prompter = data.family.prompter()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> NeedleClip:
+        data, rng = self.data, np.random.default_rng([self.data.seed, self.numbers[index]])
+        frames = self.prompter.resize(self._haystack(rng))
+        margin = min(5, (data.units - 1) // 4)
+        units = rng.permutation(np.arange(margin, data.units - margin))[: data.distractors + 1]
+        question = ""
+        for unit, (picture, asked) in zip(units, self._needles(rng, len(units))):
+            size = (frames.shape[2], frames.shape[1])
+            image = torch.from_numpy(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).copy())
+            first = int(unit) * data.family.frames_per_unit
+            frames[first : first + data.family.frames_per_unit] = image
+            question = question or asked  # the first is asked for
+        prompt = VideoPrompt(self.prompter.clip(frames), self.prompter.prefix_ids, self.prompter.query_ids(question))
+        return NeedleClip(prompt, int(units[0]))
+
+    def _haystack(self, rng: np.random.Generator) -> Tensor:
+        count = self.data.units * self.data.family.frames_per_unit
+        if self.data.haystacks is None:
+            return torch.from_numpy(np.concatenate(list(render(rng, [], count, self.data.cells))))
+        path = self.data.haystacks[int(rng.integers(len(self.data.haystacks)))]
+        spread = lambda n, fps: np.linspace(0, n - 1, count).round().astype(int).tolist()  # noqa: E731
+        return read_video(path, spread, self.prompter.resize)[0]
+
+    def _needles(self, rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str]]:
+        if self.data.needles is not None:
+            folder, row = self.data.needles[int(rng.integers(len(self.data.needles)))]
+            yield Image.open(folder / str(row["image"])).convert("RGB"), str(row["question"])
+            return
+        shapes, colours = rng.permutation(SHAPES)[:count], rng.permutation(list(COLOURS))[:count]
+        side = self.data.cells * CELL
+        for shape, colour in zip(shapes, colours):
+            background = next(iter(render(rng, [], 1, self.data.cells)))[0]
+            for place in range(self.data.cells**2):
+                y, x = divmod(place, self.data.cells)
+                paint(background[y * CELL :, x * CELL :][:CELL, :CELL], str(shape), str(colour), rng)
+            assert background.shape[0] == side
+            asks = rng.random() < 0.5
+            yield (
+                Image.fromarray(background),
+                f"What colour is the {shape}?" if asks else f"Which shape is {colour}?",
+            )
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The videos of a folder.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS)
+    if not found:
+        raise ValueError(f"{folder} has no video ({', '.join(VIDEOS)})")
+    return found

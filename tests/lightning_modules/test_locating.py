@@ -1,0 +1,59 @@
+"""Which layer finds a needle, through the front door."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cli
+from datamodules.needle_clips import NeedleClips
+from datamodules.needles import write_needle_videos
+from flexselect.families import family_of
+from flexselect.locating import clip_recalls, summary
+
+
+def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
+    words = ["--data.clips", "12", "--output_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
+    assert cli.main(["locate", "--config", "configs/demo/locate.yaml", *words]) == 0
+    found = json.loads((tmp_path / "locate.json").read_text())
+    mean, low = (found["by_reduction"]["max"][name] for name in ("mean", "low"))
+    assert len(mean) == 5 and mean[1] >= 0.95 and low[1] > 10 * found["chance"]
+    assert found["recall"] == max(*mean, *found["by_reduction"]["mean"]["mean"]) and found["clips"] == 12
+    assert Image.open(tmp_path / "locate.png").size[0] > 500
+
+
+def test_all_families_and_the_needle_stands_where_it_is_said(load):
+    fs = load()
+    data = NeedleClips(fs.family, clips=2, units=6, cells=2)
+    clips = list(data.predict_dataloader())
+    for clip, again in zip(clips, NeedleClips(fs.family, clips=2, units=6, cells=2).predict_dataloader()):
+        assert torch.equal(clip.prompt.clip.pixels, again.prompt.clip.pixels) and clip.unit == again.unit, "seeded"
+        frames = clip.prompt.clip.pixels.view(6, -1, *clip.prompt.clip.pixels.shape[1:]).float()
+        away = (frames - frames.median(0).values).abs().mean((1, 2, 3, 4))  # the scene moves slowly
+        assert 1 <= clip.unit < 5 and int(away.argmax()) == clip.unit
+        recalls = clip_recalls(fs.lm, clip)
+        assert recalls.shape == (len(fs.lm.decoder.layers), 2) and bool(((recalls >= 0) & (recalls <= 1)).all())
+    assert not torch.equal(clips[0].prompt.clip.pixels, clips[1].prompt.clip.pixels), "canary"
+
+
+def test_pictures_and_videos_of_ones_own(tmp_path, checkpoint):
+    write_needle_videos(tmp_path / "hay", videos=1, patches=8, questions=1)
+    Image.fromarray(np.full((40, 50, 3), (0, 255, 0), np.uint8)).save(tmp_path / "green.png")
+    (tmp_path / "needles.jsonl").write_text(json.dumps({"image": "green.png", "question": "Which colour?"}) + "\n")
+    given = {"needles": str(tmp_path / "needles.jsonl"), "haystacks": str(tmp_path / "hay")}
+    (clip,) = NeedleClips(family_of(str(checkpoint)), clips=1, units=4, **given).predict_dataloader()
+    units = clip.prompt.clip.pixels.view(4, -1, 3).float().mean(1)
+    assert units[clip.unit].tolist() == [0, 255, 0] and bool((units[: clip.unit, 0] > 20).all())
+    with pytest.raises(ValueError, match="has no video"):
+        NeedleClips(family_of(str(checkpoint)), haystacks=str(tmp_path / "hay" / "none"))
+
+
+def test_the_layer_to_use():
+    recalls = torch.zeros(50, 4, 2)
+    recalls[:, 2, 1], recalls[:, 3, 0], recalls[::2, 1, 0] = 0.8, 0.8, 1.0
+    found = summary(recalls, chance=0.1)
+    assert (found["reference_layer"], found["reduction"]) == (2, "mean") and found["recall"] == pytest.approx(0.8)
+    of = found["by_reduction"]["max"]
+    assert of["low"][1] < 0.5 < of["high"][1] and of["low"][3] == pytest.approx(0.8)
