@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,7 +74,8 @@ class Decoder:
         self._open()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, and at once of the frame at work: it has threads, which no process forked later has."""
+        self._decoded.close()
         self._container.close()
 
     def frame(self, time: int) -> np.ndarray:
@@ -90,6 +91,7 @@ class Decoder:
         key = keys[max(0, bisect_right(keys, time) - 1)] if keys else 0
         sought = self.index.seekable and key > (self._shown[0] if self._shown else self.index.times[0])
         if sought:
+            self._decoded.close()
             self._container.seek(key, stream=self._stream)
             self._decoded = self._decode()
         found = self._next(time)
@@ -117,7 +119,7 @@ class Decoder:
                 return None
         return None
 
-    def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(self) -> Generator[tuple[int, av.VideoFrame], None, None]:
         context, count = self._stream.codec_context, 0
         for packet in self._container.demux(self._stream):
             if self.index.timed and packet.size:

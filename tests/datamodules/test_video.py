@@ -1,6 +1,7 @@
 """Real files, good and bad: each bad one is named, with its reason."""
 
 import dataclasses
+import gc
 import pickle
 import time
 from pathlib import Path
@@ -237,6 +238,25 @@ def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
     time.sleep(0.5)
     assert len(resized) <= 5 * 24 < 150, "one piece was taken, three are under way or ready"
     taken.close()
+
+
+@pytest.mark.parametrize("taken", [1, 3, 99])
+def test_nothing_of_a_decoder_waits_for_the_garbage_collector(tmp_path, taken):
+    """A frame that is freed in a forked worker waits for ever for threads that are not there."""
+    path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
+    index, _ = video._opened(path)
+    gc.collect()
+    gc.disable()
+    try:
+        frames = decoded(index, index.times, as_it_is, 2)
+        for _, _ in zip(range(taken), frames):
+            pass
+        frames.close()
+        alive = [one for one in gc.get_objects() if isinstance(one, (av.VideoFrame, av.container.InputContainer))]
+        suspended = [one for one in gc.get_objects() if isinstance(one, Decoder) and one._decoded.gi_frame is not None]
+        assert not alive and not suspended
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["h264", "no timestamps"])
