@@ -66,6 +66,7 @@ def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for (name, of), (colour, line) in zip(found["by_reduction"].items(), (("0.1", "-"), ("tab:orange", "--"))):
@@ -78,7 +79,7 @@ def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
     axis.set_title(
         f"layer {found['reference_layer']}, {found['reduction']}: {found['recall']:.2f} on {found['clips']} clips"
     )
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
