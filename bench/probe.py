@@ -20,7 +20,7 @@ KEYS = (4096, 16384, 65536)
 
 def whole_tensor(q: Tensor, k: Tensor, visual: slice, scaling: float) -> Tensor:
     """The straightforward way: a score for every head, row and key at once."""
-    k = k.repeat_interleave(HEADS // KV_HEADS, dim=1)
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     logits = (q.float() @ k.float().transpose(-1, -2)) * scaling  # [1, H, Q, N]
     keys, rows = k.shape[2], q.shape[2]
     logits += torch.full((rows, keys), float("-inf")).triu(keys - rows + 1)

@@ -24,6 +24,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from bench.measure import extra_megabytes, write_result
+from bench.probe import whole_tensor
 from flexselect import attention
 from flexselect.attention import visual_attention
 from flexselect.families.qwen2_5_vl import Qwen25VLM
@@ -110,14 +111,6 @@ def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
 
 
-def whole_tensor(q: Tensor, k: Tensor, visual: slice, scaling: float) -> Tensor:
-    """A score for every head, row and key at once, then reduced."""
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    logits = q @ k.transpose(-1, -2) * scaling  # [1, H, Q, N]
-    logits[..., -QUERY:] += torch.full((QUERY, QUERY), float("-inf")).triu(1)
-    return logits.softmax(-1)[..., visual].amax((1, 2))[0]
-
-
 def probed(*given: Any, **more: Any) -> Tensor:
     """Ours, its memory measured."""
     with extra_megabytes(SCORING["ours"]):
@@ -138,7 +131,7 @@ def straightforward(v: Video) -> Tensor:
         q, k = (project(states).unflatten(-1, (-1, width)).transpose(1, 2) for project in (own.q_proj, own.k_proj))
         q, k = (rotated(each, *decoder.rotary_emb(states, where)) for each in (q, k))
         with extra_megabytes(SCORING["straightforward"]):
-            scores = whole_tensor(q[:, :, -QUERY:], k, layout.span, width**-0.5)
+            scores = whole_tensor(q[:, :, -QUERY:], k, layout.span, width**-0.5)[0]
         for place in scores.topk(shares[number]).indices:
             chosen.add(some[0][place].item())
     return torch.tensor(sorted(chosen))

@@ -9,6 +9,8 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Sampler
 
+from datamodules.processes import process_of
+
 GROUPED = 50  # batches' worth of clips that are sorted by their form together
 
 
@@ -30,7 +32,7 @@ class EpochOrder(Sampler):
         self, size: int, batch_size: int, seed: int, trainer: Trainer | None, forms: Sequence[tuple] | None = None
     ) -> None:
         self.size, self.batch_size, self.seed, self.trainer, self.forms = size, batch_size, seed, trainer, forms
-        self.rank, self.world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        self.rank, self.world = process_of(trainer)
 
     @property
     def num_batches(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.needles import CELL, COLOURS, SHAPES, paint, render
+from datamodules.processes import left_where_it_is, process_of
 from datamodules.rows import read_rows
 from datamodules.video import read_video
 from flexselect.families.base import VideoFamily
@@ -60,12 +61,10 @@ class NeedleClips(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """A `NeedleClip` a step, shared out over processes."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = process_of(self.trainer)
         return DataLoader(_Clips(self, range(self.clips)[rank::world]), batch_size=None)
 
-    def transfer_batch_to_device(self, batch: NeedleClip, device: torch.device, dataloader_idx: int) -> NeedleClip:
-        """Leave frames where they are: the tower takes them chunk by chunk."""
-        return batch
+    transfer_batch_to_device = left_where_it_is
 
 
 class _Clips(Dataset):
@@ -105,13 +104,11 @@ class _Clips(Dataset):
             yield Image.open(folder / str(row["image"])).convert("RGB"), str(row["question"])
             return
         shapes, colours = rng.permutation(SHAPES)[:count], rng.permutation(list(COLOURS))[:count]
-        side = self.data.cells * CELL
         for shape, colour in zip(shapes, colours):
             background = next(iter(render(rng, [], 1, self.data.cells)))[0]
             for place in range(self.data.cells**2):
                 y, x = divmod(place, self.data.cells)
                 paint(background[y * CELL :, x * CELL :][:CELL, :CELL], str(shape), str(colour), rng)
-            assert background.shape[0] == side
             asks = rng.random() < 0.5
             yield (
                 Image.fromarray(background),

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, open_video
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
@@ -60,12 +60,13 @@ class QuestionData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """One `QuestionItem` a step, in the order of the videos."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = process_of(self.trainer)
         mine = share(self.questions, rank, world, self.work())
         items = _Items(self.family, mine, self.answered, Path(self.video_root), self.cache)
         return DataLoader(items, batch_size=None, num_workers=self.num_workers)
 
     val_dataloader = predict_dataloader
+    transfer_batch_to_device = left_where_it_is
 
     def work(self) -> dict[str, float]:
         """A measure of what each video costs: its share of all bytes, and of all questions that are still open.
@@ -78,10 +79,6 @@ class QuestionData(LightningDataModule):
         sizes = {video: file.stat().st_size if file.is_file() else 0 for video, file in files.items()}
         bytes_, questions = sum(sizes.values()) or 1, sum(asked.values()) or 1
         return {video: sizes.get(video, 0) / bytes_ + asked[video] / questions for video in videos}
-
-    def transfer_batch_to_device(self, batch: QuestionItem, device: torch.device, dataloader_idx: int) -> QuestionItem:
-        """Leave frames where they are: the tower takes them chunk by chunk."""
-        return batch
 
 
 class _Items(Dataset):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import Record, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
+from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, probe, read_video
 from flexselect.families.base import VideoFamily
 from flexselect.prompt import VideoClip, VideoPrompt
@@ -63,6 +64,8 @@ class SelectorDataModule(LightningDataModule):
         self.store = ScoreStore(teacher_scores) if teacher_scores else None
         self.scored: Container[str] = ()
 
+    transfer_batch_to_device = left_where_it_is
+
     def key(self, record: Record) -> str:
         """What its scores are stored under."""
         return record.key(self.query)
@@ -89,7 +92,7 @@ class SelectorDataModule(LightningDataModule):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides which clips a step takes."""
-        clips_a_step = self.batch_size * self._process()[1]
+        clips_a_step = self.batch_size * process_of(self.trainer)[1]
         return {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
 
     def train_dataloader(self) -> DataLoader:
@@ -114,7 +117,7 @@ class SelectorDataModule(LightningDataModule):
         """The same, in the order of the file; every process gets as many, for processes wait for one another."""
         if not self.val_records:
             return []
-        rank, world = self._process()
+        rank, world = process_of(self.trainer)
         mine = list(range(len(self.val_records)))[rank::world]
         gaps = [_Clips.GAP] * (-(-len(self.val_records) // world) - len(mine))
         clips, size = _Clips(self, self.val_records), self.batch_size
@@ -124,20 +127,13 @@ class SelectorDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """All clips of one video a step, those left out that were scored before; none replaced."""
-        rank, world = self._process()
+        rank, world = process_of(self.trainer)
         videos: dict[Path, dict[str, Record]] = {}
         for record in self.records + self.val_records:
             if self.key(record) not in self.scored:
                 videos.setdefault(record.path, {}).setdefault(self.key(record), record)
         mine = [list(records.values()) for records in videos.values()][rank::world]
         return DataLoader(_Videos(self, mine), batch_size=None, num_workers=self.num_workers)
-
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave frames where they are: the tower takes them chunk by chunk."""
-        return batch
 
 
 class _Reader:

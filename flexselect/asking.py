@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from flexselect.checks import checked_question
 from flexselect.clock import Clock
 from flexselect.families.batching import left_padded
 from flexselect.prompt import Answer, EncodedVideo, Selection
@@ -34,8 +35,7 @@ def answers(fs: FlexSelect, asked: Sequence[tuple[VideoSession, str]], max_new_t
         ValueError: for an empty question, or a session of another model.
     """
     for session, question in asked:
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError("the question is empty")
+        checked_question(question)
         if session.flexselect is not fs:
             raise ValueError("a question is about a session of another model: ask it with that model's `ask_all`")
     chosen: dict[int, _Chosen] = {}
@@ -62,7 +62,7 @@ _Prompt = tuple[_Chosen, dict[str, Any]]  # with the LLM's input, see `VideoLM.a
 def _choose(fs: FlexSelect, session: VideoSession, questions: list[str]) -> Iterator[_Chosen]:
     """Score a video for all its questions."""
     clock = Clock(fs.lm.device)
-    encoded = session.take(clock)
+    encoded = session.encode()
     queries = [fs.lm.prompter.query_ids(question) for question in questions]
     with clock("score"):
         found: Sequence[Selection | None] = [None] * len(queries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,13 @@ def checked_frames(video: Tensor | np.ndarray) -> Tensor:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
         raise ValueError(f"frames must be uint8 [T, h, w, 3], T >= 1; got {frames.dtype} {list(frames.shape)}")
     return frames
+
+
+def checked_question(question: Any) -> str:
+    """A question in words."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError("the question is empty")
+    return question
 
 
 def checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:

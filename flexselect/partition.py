@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+BUDGET_SPLITS = ("exact", "released")
+
 
 def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list[Tensor]:
     """Split a video into interleaved sets that each see the whole of it, thinned out (FlexSelect, section 3.2).
@@ -29,12 +31,12 @@ def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list
     return [tokens[first::num_sets].reshape(-1) for first in range(num_sets)]
 
 
-def split_budget(budget: int, set_sizes: Sequence[int], multiple: int = 1) -> list[int]:
+def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:
     """Share a budget over sets in proportion to their sizes; the shares sum to min(budget, total).
 
     Largest remainders get the tokens that rounding down leaves over, earlier sets first, so no set is given more than
-    it holds; `multiple` changes nothing. (The released code gives each set int(budget / S), loses the rest, and fails
-    where a set holds less: see `split_budget_released`.)
+    it holds. (The released code gives each set int(budget / S), loses the rest, and fails where a set holds less: see
+    `split_budget_released`.)
     """
     if budget < 1:
         raise ValueError(f"budget must be at least 1 visual token, got {budget}")
@@ -61,4 +63,8 @@ def split_budget_released(budget: int, set_sizes: Sequence[int], multiple: int =
     return [min(budget // len(set_sizes), size) for size in set_sizes]
 
 
-BUDGET_SPLITS = {"exact": split_budget, "released": split_budget_released}
+def share_budget(split: str, budget: int, set_sizes: Sequence[int], multiple: int) -> list[int]:
+    """One of the two, by name."""
+    if split == "exact":
+        return split_budget(budget, set_sizes)
+    return split_budget_released(budget, set_sizes, multiple)

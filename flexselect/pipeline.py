@@ -21,7 +21,7 @@ from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.families.encoding import encode, encode_stream
 from flexselect.families.loading import LoadOptions
 from flexselect.frames import FrameStream, stream_of, video_reader
-from flexselect.partition import BUDGET_SPLITS, frame_sets
+from flexselect.partition import BUDGET_SPLITS, frame_sets, share_budget
 from flexselect.prepared import PreparedSets
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
 from flexselect.scorers import AttentionScorer, LiteScorer, ReferenceLayerScorer, Scorer
@@ -62,7 +62,7 @@ class FlexSelect:
         self.positions = positions or family.default_positions
         if self.budget < 1:
             raise ValueError(f"budget must be at least 1 visual token, got {self.budget}")
-        check_choice("budget_split", budget_split, tuple(BUDGET_SPLITS))
+        check_choice("budget_split", budget_split, BUDGET_SPLITS)
         check_choice("positions", self.positions, ("original", "compact"))
 
     @classmethod
@@ -176,7 +176,7 @@ class FlexSelect:
                 stream = stream_of(frames, times, prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
         if keep != "nothing":
-            session.take(Clock(self.lm.device))
+            session.encode()
         return session
 
     def open_source(self, source: VideoClip | FrameStream, timings: dict[str, float] | None = None) -> VideoSession:
@@ -259,11 +259,10 @@ class FlexSelect:
 
     def encode_source(self, source: VideoClip | FrameStream, clock: Clock, progress: bool | None) -> EncodedVideo:
         """The same of a video alone, from where its frames come; see `encode_stream`."""
-        prefix = self.lm.prompter.prefix_ids
         if isinstance(source, FrameStream):
-            return replace(encode_stream(self.lm, source, clock, self._selector_view, progress), prefix_ids=prefix)
+            return encode_stream(self.lm, source, clock, self._selector_view, progress)
         with clock("encode"):
-            return self.encode(VideoPrompt(source, prefix, torch.empty(0, dtype=torch.long)))
+            return self.encode(VideoPrompt(source, self.lm.prompter.prefix_ids, torch.empty(0, dtype=torch.long)))
 
     @property
     def _selector_view(self) -> VisionProjector | None:
@@ -294,6 +293,6 @@ class FlexSelect:
     def _best(self, encoded: EncodedVideo, scores: Tensor) -> Selection:
         sets = frame_sets(encoded.num_units, encoded.tokens_per_unit, self.units_per_set)
         multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
-        shares = BUDGET_SPLITS[self.budget_split](self.budget, [len(tokens) for tokens in sets], multiple)
+        shares = share_budget(self.budget_split, self.budget, [len(tokens) for tokens in sets], multiple)
         shift = self.scorer.shift(encoded) if isinstance(self.scorer, LiteScorer) else 0
         return replace(select(scores, sets, shares), shift=shift)

@@ -25,6 +25,8 @@ from flexselect.prepared import FrameSet, PreparedSets
 from flexselect.prompt import EncodedVideo
 from flexselect.selector import LiteSelector
 
+NO_QUERY = torch.empty(0, dtype=torch.long)
+
 
 class Scorer(ABC):
     """Ranks the visual tokens of a video by their use for a question."""
@@ -99,17 +101,15 @@ class AttentionScorer(Scorer):
         Yields:
             Some frame sets at a time.
         """
-        nothing = torch.empty(0, dtype=torch.long)
-        video, _ = self.view(encoded, nothing)
-        for sets in self._batches([(video, nothing)]):
-            features, grid = self._stacked([video], sets)
-            embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in sets], grid)
-            yield PreparedSets(sets, grid, states_before(self.decoder, embeddings, where, self.layer, **deepstack))
+        video, _ = self.view(encoded, NO_QUERY)
+        for form in self.prepared_forms(encoded):
+            features, grid = self._stacked([video], form.sets)
+            embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in form.sets], grid)
+            yield replace(form, past=states_before(self.decoder, embeddings, where, self.layer, **deepstack))
 
     def prepared_forms(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
         """The same without keys and values, for those that were stored."""
-        nothing = torch.empty(0, dtype=torch.long)
-        for sets in self._batches([(self.view(encoded, nothing)[0], nothing)]):
+        for sets in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)]):
             yield PreparedSets(sets, (len(sets[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from flexselect.asking import answers
+from flexselect.checks import checked_question
 from flexselect.choices import check_choice, check_place
 from flexselect.clock import Clock
 from flexselect.feature_cache import read_encoded, write_encoded, write_tensors
@@ -47,7 +48,8 @@ class VideoSession:
         timings: dict[str, float] | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.flexselect, self.source, self.timings, self.progress = flexselect, source, dict(timings or {}), progress
+        self.flexselect, self.source, self.progress = flexselect, source, progress
+        self.timings = self._spent_before = dict(timings or {})
         self.keep: str = "features"
         self.keep_on: str | None = None
         self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
@@ -90,20 +92,19 @@ class VideoSession:
 
     @property
     def encoded(self) -> EncodedVideo:
-        """The features."""
-        return self.take(Clock(self.flexselect.lm.device))
+        """The features, made now if they are not there; `timings` are of the last time."""
+        return self.encode()
 
-    def take(self, clock: Clock) -> EncodedVideo:
-        """The features; `clock` gets the seconds that making them took, if they were not there."""
+    def encode(self) -> EncodedVideo:
+        """See `encoded`."""
         if self._encoded is not None:
             return self._encoded
         assert self.source is not None
+        clock = Clock(self.flexselect.lm.device, self._spent_before)
         encoded = self.flexselect.encode_source(self.source, clock, self.progress)
-        self.sampling = encoded.sampling
+        self.sampling, self.timings = encoded.sampling, clock.timings
         if self.keep != "nothing":
             self._encoded = encoded = self._put(encoded)
-            spent = {stage: clock.timings.pop(stage) for stage in ("decode", "encode") if stage in clock.timings}
-            self.timings |= {stage: self.timings.get(stage, 0.0) + seconds for stage, seconds in spent.items()}
         return encoded
 
     def prepared(self, encoded: EncodedVideo) -> list[PreparedSets] | None:
@@ -208,14 +209,8 @@ class VideoSession:
 
 
 def _asked(question: str, options: Sequence[str]) -> str:
-    """A question with its options.
-
-    Raises:
-        ValueError: for an empty one.
-    """
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError("the question is empty")
-    return VideoQuestion("", "", question, tuple(options)).text
+    """A question with its options."""
+    return VideoQuestion("", "", checked_question(question), tuple(options)).text
 
 
 def made_with(fs: FlexSelect) -> dict[str, Any]:
@@ -241,8 +236,6 @@ def load_session(fs: FlexSelect, file: Path, keep_on: str | None) -> VideoSessio
     other = differences(theirs, ours)
     if other:
         raise ValueError(f"{file} was saved by another model ({other}): open the video again")
-    if encoded.seen is None and isinstance(fs.scorer, LiteScorer):
-        raise ValueError(f"{file} was saved without a trained selector: open the video again")
     session = fs.open_encoded(encoded) if keep_on is None else VideoSession(fs, None, encoded)
     session.keep_on = keep_on
     return session.restore(states) if states and same_scorer else session

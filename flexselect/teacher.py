@@ -55,11 +55,10 @@ class Teacher:
         Args:
             query: what is read after a clip, see `SelectorDataModule`.
         """
-        family = {name: value for name, value in self.family.settings.items() if name != "path"}
         return {
             "path": self.family.path,
             "weights": weights_hash(self.family.path),
-            "family": family,
+            "family": self.family.identity,
             "reference_layer": self.layer,
             "reduction": resolve_reduction(self.reduction),
             "units_per_set": self.units_per_set,

@@ -12,8 +12,8 @@ from lightning import LightningModule
 from torch import Tensor
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.loading import LoadOptions
 from flexselect.locating import NeedleClip, clip_recalls, summary, table
+from flexselect.pipeline import FlexSelect
 from flexselect.settings import write_whole
 from flexselect.visualize import recall_by_layer
 
@@ -49,9 +49,8 @@ class Locating(LightningModule):
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self._lm is None:
-            dtype, device = torch.__dict__[self.hparams.dtype], self.trainer.strategy.root_device
-            options = LoadOptions(dtype, device, self.hparams.device_map, quantization=self.hparams.quantization)
-            self._lm = self.family.load(options)
+            device = self.trainer.strategy.root_device
+            self._lm = FlexSelect.from_pretrained(self.family, **self.hparams, device=device).lm
 
     def predict_step(self, clip: NeedleClip) -> int:
         """Recall at every layer; how many clips there are now."""

@@ -195,7 +195,7 @@ class VideoQA(LightningModule):
             if self._cache is not None and source is not None and item.path is not None:
                 self._cache.put(item.path, session.encoded)
             elif self.hparams.keep != "nothing":
-                session.encoded  # noqa: B018 (now, so that what is wrong with a video is said of the video)
+                session.encode()  # now, so that what is wrong with a video is said of the video
             self._session = session
         except (ValueError, RuntimeError, OSError) as problem:
             reason = describe(problem)

@@ -27,9 +27,8 @@ def encode(lm: VideoLM, prompt: VideoPrompt, selector: VisionProjector | None = 
         prompt: with its clip.
         selector: projects the same view once more, for a selector.
     """
-    encoded = _gathered(lm, prompt.clip, lm.views(prompt.clip), selector)
-    text = prompt.selector_text if selector is not None else None
-    return replace(encoded, prefix_ids=prompt.prefix_ids, selector_text=text)
+    encoded = _gathered(lm, prompt.prefix_ids, prompt.clip, lm.views(prompt.clip), selector)
+    return encoded if selector is None else replace(encoded, selector_text=prompt.selector_text)
 
 
 @torch.inference_mode()
@@ -72,13 +71,14 @@ def encode_stream(
                 clock.start("decode")
                 frames = next(steps, None)
 
-        encoded = _gathered(lm, whole, views(), selector)
+        encoded = _gathered(lm, prompter.prefix_ids, whole, views(), selector)
     clock.stop()
     return encoded
 
 
 def _gathered(
     lm: VideoLM,
+    prefix_ids: Tensor,
     clip: VideoClip,
     views: Iterable[tuple[Tensor, tuple[int, int, int]]],
     selector: VisionProjector | None,
@@ -97,6 +97,5 @@ def _gathered(
                 seen = projected.new_empty(len(features), projected.shape[1])
             seen[done:stop] = projected
         done = stop
-    prefix = torch.empty(0, dtype=torch.long)
     known = clip.grid, clip.seconds_per_unit, clip.brackets
-    return EncodedVideo(prefix, features, *known, seen=seen if selector else None, seconds=clip.seconds)
+    return EncodedVideo(prefix_ids, features, *known, seen=seen if selector else None, seconds=clip.seconds)
