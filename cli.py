@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import Namespace, auto_cli
+from jsonargparse import ActionYesNo, Namespace, auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -22,6 +22,7 @@ from flexselect.experiments import asks_for_experiment, run_experiment
 from flexselect.families.base import VideoFamily
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.question_files import QuestionPictures, Report
 from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
 
@@ -43,6 +44,9 @@ class FlexSelectCLI(LightningCLI):
         """Add `family`, `output_dir` and `writer`."""
         parser.add_subclass_arguments(VideoFamily, "family", required=True)
         parser.add_argument("--output_dir", type=str | None, default=None, help="folder for everything written")
+        parser.add_argument(
+            "--report", action=ActionYesNo, default=False, help="also write report.html, all on one page"
+        )
         parser.add_lightning_class_args(PredictionWriter, "writer")
         parser.link_arguments("output_dir", "writer.output_dir")
         parser.link_arguments("output_dir", "trainer.default_root_dir")
@@ -52,10 +56,15 @@ class FlexSelectCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
         config = self.config[self.subcommand]
+        callbacks = self.trainer_defaults.setdefault("callbacks", [])
+        if config.report:
+            if self.subcommand == "fit":
+                raise UsageError("--report is for predict and validate; fit has its curves in OUTPUT_DIR/csv")
+            callbacks.append(Report())
         if self.subcommand == "fit":
             prepare_fit(config)
         elif config.trainer.enable_progress_bar is not False:
-            self.trainer_defaults["callbacks"] = [QuestionProgressBar()]
+            callbacks.append(QuestionProgressBar())
         if config.trainer.logger is None:
             config.trainer.logger = False
 
@@ -133,7 +142,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return ALL_ANSWERED
         if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):
             return experiment(words[1:])
-        if words[:1] == ["locate"]:  # a name for what `predict` does with such a module
+        callbacks = [QuestionPictures()] if words[:1] == ["visualize"] else []
+        if words[:1] in (["locate"], ["visualize"]):  # names for `predict` with such a module, and with pictures
             args, words[0] = words, "predict"
         cli = FlexSelectCLI(
             LightningModule,
@@ -142,6 +152,7 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_data=True,
             save_config_callback=None,
             trainer_defaults={
+                "callbacks": callbacks,
                 "logger": None,
                 "enable_checkpointing": False,
                 "enable_model_summary": False,

@@ -94,19 +94,20 @@ def show(table: list[dict]) -> None:
         )
 
 
-def draw(annotations: Path) -> Path:
-    """One question on one video: frames with the kept tokens lit."""
+def draw(annotations: Path) -> list[Path]:
+    """One question on one video: frames with the kept tokens lit, and with the scores of all."""
     from flexselect import FlexSelect
-    from flexselect.visualize import kept_tokens
+    from flexselect.visualize import heat_map, kept_tokens, look_at
 
     question = read_annotations(str(annotations))[0]
     fs = FlexSelect.from_pretrained("checkpoints/demo/video_llm", selector="self", dtype="float32", device="cpu")
     session = fs.open(annotations.parent / question.video)
     answer = session.ask(question.text, max_new_tokens=4)
-    path = OUT / "kept_tokens.png"
     title = f"{question.text} - {answer.text}   ({answer.num_kept_tokens} of {answer.num_visual_tokens} tokens kept)"
-    kept_tokens(path, session.clip.pixels, session.clip.grid, answer.selection, title)
-    return path
+    look, paths = look_at(session, answer.selection), [OUT / "kept_tokens.png", OUT / "heat_map.png"]
+    for path, picture in zip(paths, (kept_tokens, heat_map)):
+        picture(path, look, title)
+    return paths
 
 
 def main() -> None:
@@ -123,11 +124,12 @@ def main() -> None:
         table.append(measure(mode, annotations))
     (OUT / "table.json").write_text(json.dumps(table, indent=2) + "\n")
     show(table)
-    print("\nThe same through validate, training-free ...", flush=True)
-    run(command_line("validate", "self", annotations, fresh(OUT / "self_validate")))
+    print("\nThe same through validate, training-free, with its report ...", flush=True)
+    run([*command_line("validate", "self", annotations, fresh(OUT / "self_validate")), "--report"])
     results = json.loads((OUT / "self_validate" / "results.json").read_text())
     print(f"accuracy {results['accuracy']:.3f}, {results['questions']} questions, {results['errors']} errors")
-    print(f"\nTable: {OUT / 'table.json'}\nPicture: {draw(annotations)}")
+    print(f"\nTable: {OUT / 'table.json'}\nPictures: {', '.join(map(str, draw(annotations)))}")
+    print(f"Report: {OUT / 'self_validate' / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ class NeedleClips(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """A `NeedleClip` a step, shared out over processes."""
         rank, world = process_of(self.trainer)
+        if self.clips < world:
+            raise ValueError(f"{world} processes cannot share {self.clips} clips: give --data.clips {world} or more")
         return DataLoader(_Clips(self, range(self.clips)[rank::world]), batch_size=None)
 
     transfer_batch_to_device = left_where_it_is

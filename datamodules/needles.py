@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flexselect.movie import write_video
+
 COLOURS = {
     "red": (225, 30, 30),
     "orange": (250, 140, 10),
@@ -124,25 +126,6 @@ def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: b
     options = [answer, *(others[i] for i in rng.permutation(len(others))[:3])]
     options = [options[i] for i in rng.permutation(4)]
     return Question(question, LETTERS[options.index(answer)], options, index)
-
-
-def write_video(path: Path, chunks: Iterator[np.ndarray], fps: int) -> None:
-    """Write frames, chunks uint8 [t, h, w, 3] with even h and w, as H.264 mp4."""
-    import av  # only who renders needs an encoder
-
-    with av.open(str(path), "w") as container:
-        stream = None
-        for chunk in chunks:
-            for frame in chunk:
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=fps)
-                    stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt, stream.options = (
-                        "yuv420p",
-                        {"crf": "18", "preset": "veryfast", "x264-params": "cpu-independent=1"},
-                    )  # the same file everywhere
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def write_needle_videos(

@@ -109,7 +109,8 @@ class _Items(Dataset):
             self.prompter = self.prompter or self.family.prompter()
             encoded = self.cache.get(path, self.prompter.prefix_ids) if self.cache else None
             if encoded is not None:
-                return QuestionItem(question, True, encoded=encoded, decode_seconds=time.perf_counter() - began)
+                spent = time.perf_counter() - began
+                return QuestionItem(question, True, encoded=encoded, path=str(path), decode_seconds=spent)
             stream = open_video(path, self.family.sample, self.prompter.resize)
             spent = time.perf_counter() - began
             if get_worker_info() is None:  # decoded while the tower looks at it

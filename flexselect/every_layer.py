@@ -5,7 +5,7 @@ The reference layer of a model that none was published for is the layer that rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,44 @@ def layer_scores(
     with attending(decoder, EVERY):
         decoder(**given, use_cache=False, watch=watch, **more)
     return torch.stack([scores.to(embeddings.device) for scores in watch.scores])
+
+
+@torch.inference_mode()
+def layer_states(
+    decoder: PreTrainedModel, given: dict[str, Any], groups: Mapping[str, Tensor], most: int = 1500
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Hidden states of some tokens at every layer of a decoder, in one forward pass.
+
+    Args:
+        decoder: the text model, without its head; it runs unmodified.
+        given: a prompt of N tokens, see `VideoLM.assemble`.
+        groups: tokens by name, bool [N] each.
+        most: tokens of a group; of a larger one so many, evenly spread: memory holds no others.
+
+    Returns:
+        float32 [layers + 1, n, D] on the CPU, the embeddings first; and which of the n are of each group, int64 [*].
+    """
+    places, found, first = [], {}, 0
+    for name, which in groups.items():
+        every = which.nonzero().flatten()
+        places.append(every[:: -(-len(every) // most) or 1])
+        found[name] = torch.arange(first, first := first + len(places[-1]))
+    some = torch.cat(places)
+    states = [given["inputs_embeds"][0, some.to(given["inputs_embeds"].device)]]
+
+    def keep(layer: nn.Module, inputs: tuple, output: Any) -> None:
+        every = output if isinstance(output, Tensor) else output[0]
+        states.append(every[0, some.to(every.device)])
+
+    layers: Any = decoder.layers
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        inputs = {name: given[name] for name in ("inputs_embeds", "position_ids", "attention_mask")}
+        decoder(**inputs, **given["deepstack"], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack([each.float().cpu() for each in states]), found
 
 
 def recall_at(scores: Tensor, needle: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.every_layer import Watch, layer_scores, recall_at
+from flexselect.every_layer import Watch, layer_scores, layer_states, recall_at
 from flexselect.families.base import VideoLM
 from flexselect.families.encoding import encode
 from flexselect.prompt import VideoPrompt
@@ -37,6 +37,15 @@ def clip_recalls(lm: VideoLM, clip: NeedleClip) -> Tensor:
     scores = layer_scores(lm.decoder, given["inputs_embeds"], given["position_ids"], watch, **given["deepstack"])
     needle = torch.arange(encoded.tokens_per_unit) + clip.unit * encoded.tokens_per_unit
     return recall_at(scores[:, :, 0, layout.visual[layout.span].to(scores.device)], needle)
+
+
+def clip_states(lm: VideoLM, clip: NeedleClip) -> tuple[Tensor, dict[str, Tensor]]:
+    """Hidden states of a clip's tokens, other visual ones, text and the needle's; see `layer_states`."""
+    encoded = encode(lm, clip.prompt)
+    layout = encoded.layout(clip.prompt.query_ids, lm.visual_id)
+    needle = layout.visual & (layout.unit == clip.unit)
+    groups = {"other": layout.visual & ~needle, "text": ~layout.visual, "needle": needle}
+    return layer_states(lm.decoder, lm.assemble(encoded, clip.prompt.query_ids, None, "original"), groups)
 
 
 def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]:

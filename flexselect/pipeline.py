@@ -164,7 +164,7 @@ class FlexSelect:
         Raises:
             ValueError: what the reader says of a file it cannot read, or frames of another form.
         """
-        clock, prompter = Clock(self.lm.device), self.lm.prompter
+        clock, prompter, frames = Clock(self.lm.device), self.lm.prompter, None
         with clock("decode"):
             if isinstance(video, (str, Path)):
                 if seconds is not None:
@@ -175,6 +175,7 @@ class FlexSelect:
                 times = None if seconds is None else checked_seconds(seconds, len(frames))
                 stream = stream_of(frames, times, prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
+        session.video = video if isinstance(video, (str, Path)) else frames
         if keep != "nothing":
             session.encode()
         return session

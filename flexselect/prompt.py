@@ -103,6 +103,13 @@ class EncodedVideo(_Movable):
         """V / U."""
         return self.num_tokens // self.num_units
 
+    def of_units(self, units: Sequence[int]) -> EncodedVideo:
+        """Some units alone, as a clip of their own."""
+        tokens = torch.arange(self.num_tokens, device=self.features.device).view(self.num_units, -1)[units].flatten()
+        brackets = tuple(self.brackets[unit] for unit in units) if self.brackets else ()
+        grid = (len(units), *self.grid[1:])
+        return replace(self, features=self.features[tokens], grid=grid, brackets=brackets, seen=None, seconds=None)
+
     def copied(self) -> EncodedVideo:
         """With tensors of its own, where they were parts of a file."""
         seen = None if self.seen is None else self.seen.clone()

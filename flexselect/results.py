@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from flexselect.settings import flat
 from flexselect.statistics import accuracy, interval
+
+log = logging.getLogger(__name__)
 
 
 def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[str, Any]:
@@ -40,6 +45,20 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
             for name in names
         },
     }
+
+
+def read_predictions(folder: Path) -> list[dict[str, Any]]:
+    """All predictions in a folder, the last one of each question; a line cut short by a kill is left out."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for file in [folder / "predictions.jsonl", *sorted(folder.glob("part-*.jsonl"))]:
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                log.warning("%s: a line that was cut short is left out; its question is asked again", file)
+                continue
+            rows[row["id"], row["video"], row["question"]] = row
+    return list(rows.values())
 
 
 def videos_seen(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from flexselect.asking import answers
 from flexselect.checks import checked_question
@@ -52,6 +53,7 @@ class VideoSession:
         self.timings = self._spent_before = dict(timings or {})
         self.keep: str = "features"
         self.keep_on: str | None = None
+        self.video: str | Path | Tensor | None = None  # where pictures find its frames: a file, or frames [T, h, w, 3]
         self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
         self._encoded = encoded
         self._prepared: list[PreparedSets] | None = None

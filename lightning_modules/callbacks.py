@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
 from flexselect.fingerprint import text_hash
-from flexselect.results import ranges, summarise, table, videos_seen
+from flexselect.results import ranges, read_predictions, summarise, table, videos_seen
 from flexselect.settings import UsageError, match_settings, write_whole
+from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,15 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             match_settings(folder / "settings.json", self._settings(pl_module), "answers of a run")
         asked = {question.key for question in trainer.datamodule.questions}
-        kept = [row for row in read_rows(folder) if row["error"] is None]
+        extras = [callback for callback in trainer.callbacks if isinstance(callback, QuestionFiles)]
+        for extra in extras:
+            extra.folder = folder
+        kept = [row for row in read_predictions(folder) if row["error"] is None]
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
             _merge(folder, kept)
-        pl_module.answered = {_key(row): row for row in kept if _key(row) in asked}
+        done = [row for row in kept if all(extra.path(row).exists() for extra in extras)]
+        pl_module.answered = {_key(row): row for row in done if _key(row) in asked}
         trainer.datamodule.skip(pl_module.answered)
         if pl_module.answered:
             log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(asked))
@@ -108,7 +113,7 @@ class PredictionWriter(Callback):
         folder = self.folder(pl_module)
         trainer.strategy.barrier("all answers are written")
         if trainer.is_global_zero:
-            rows = read_rows(folder)
+            rows = read_predictions(folder)
             _merge(folder, rows)
             asked = {question.key for question in trainer.datamodule.questions}
             self.rows = {_key(row): row for row in rows if _key(row) in asked}
@@ -157,20 +162,6 @@ class QuestionProgressBar(TQDMProgressBar):
         if self._total is None:
             self._total = len({question.video for question in trainer.datamodule.questions})
         bar.set_postfix_str(f"videos {len(self._videos)}/{self._total}, errors {self._errors}")
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """All predictions in a folder, the last one of each question; a line cut short by a kill is left out."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for file in [folder / "predictions.jsonl", *sorted(folder.glob("part-*.jsonl"))]:
-        for line in file.read_text().splitlines() if file.exists() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                log.warning("%s: a line that was cut short is left out; its question is asked again", file)
-                continue
-            rows[_key(row)] = row
-    return list(rows.values())
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -7,15 +7,18 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-import torch
+import yaml
 from lightning import LightningModule
 from torch import Tensor
+from torchmetrics import CatMetric
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.locating import NeedleClip, clip_recalls, summary, table
+from flexselect.locating import NeedleClip, clip_recalls, clip_states, summary, table
 from flexselect.pipeline import FlexSelect
 from flexselect.settings import write_whole
-from flexselect.visualize import recall_by_layer
+from flexselect.visualize import recall_by_layer, states_by_layer
+
+USE = "# python cli.py predict --config configs/family/YOURS.yaml --config {}     (the layer that `locate` found)\n"
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,8 @@ log = logging.getLogger(__name__)
 class Locating(LightningModule):
     """Finds the layer whose attention recalls needles best, in one forward pass a clip.
 
-    Writes `locate.json` and `locate.png` to `--output_dir`.
+    Writes to `--output_dir`: `locate.json`, `use.yaml`, a config for the other verbs, `locate.png` and
+    `states_by_layer.png`.
 
     Args:
         family: of the model; its numbers apply.
@@ -42,9 +46,14 @@ class Locating(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore="family")
         self.family = family
-        self.recalls: list[Tensor] = []
+        self.recalls = CatMetric()  # gathers over processes, however many clips each has
         self.chance = 0.0
         self._lm: VideoLM | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where to."""
+        return Path(self.trainer.default_root_dir)
 
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
@@ -52,21 +61,28 @@ class Locating(LightningModule):
             device = self.trainer.strategy.root_device
             self._lm = FlexSelect.from_pretrained(self.family, **self.hparams, device=device).lm
 
-    def predict_step(self, clip: NeedleClip) -> int:
-        """Recall at every layer; how many clips there are now."""
+    def predict_step(self, clip: NeedleClip, batch_idx: int) -> Tensor:
+        """Recall at every layer; of the first clip, also where text, needle and other tokens lie."""
         assert self._lm is not None
-        self.recalls.append(clip_recalls(self._lm, clip).cpu())
+        recalls = clip_recalls(self._lm, clip)
+        self.recalls.update(recalls[None])
         self.chance = 1 / clip.prompt.clip.num_units
-        return len(self.recalls)
+        if batch_idx == 0 and self.trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            states, groups = clip_states(self._lm, clip)
+            states_by_layer(self.folder / "states_by_layer.png", states, groups, "Hidden states of a clip")
+        return recalls
 
     def on_predict_end(self) -> None:
         """Gather, write, draw, recommend."""
-        mine = torch.stack(self.recalls).to(self.trainer.strategy.root_device)
-        every = self.all_gather(mine).reshape(-1, *mine.shape[1:]).cpu() if self.trainer.world_size > 1 else mine.cpu()
+        every = self.recalls.compute().cpu()  # [clips, layers, 2]
         if not self.trainer.is_global_zero:
             return
-        found, folder = summary(every, self.chance), Path(self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        found, folder = summary(every, self.chance), self.folder
         write_whole(folder / "locate.json", json.dumps({**found, "family": self.family.settings}, indent=2))
+        use = {name: found[name] for name in ("reference_layer", "reduction")}
+        write_whole(
+            folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": use}})
+        )
         recall_by_layer(folder / "locate.png", found)
-        log.info("%s\n%s", table(found), folder / "locate.png")
+        log.info("%s, or --config %s\n%s", table(found), folder / "use.yaml", folder / "locate.png")

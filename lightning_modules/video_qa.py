@@ -18,6 +18,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
 from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
+from flexselect.prompt import Answer
 from flexselect.questions import QuestionItem
 
 KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
@@ -75,7 +76,8 @@ class VideoQA(LightningModule):
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
         self.flexselect: FlexSelect | None = None
-        self._session: VideoSession | None = None
+        self.session: VideoSession | None = None  # the video of the last question
+        self.answer: Answer | None = None  # to the last question; None where it failed or was not asked
         self._video_error: str | None = None
         self._cache: FeatureCache | None = None
 
@@ -128,21 +130,23 @@ class VideoQA(LightningModule):
         Returns:
             The prediction: one row of predictions.jsonl.
         """
+        self.answer = None
         if item.question.key in self.answered:
             return self.answered[item.question.key]
         if item.opens:
             self._open(item)
-        question, error, answer = item.question, item.question.error or self._video_error, None
+        question, error = item.question, item.question.error or self._video_error
         if error is None:
             try:
-                assert self._session is not None
-                answer = self._session.ask(question.text, question.max_new_tokens or self.hparams.max_new_tokens)
+                assert self.session is not None
+                self.answer = self.session.ask(question.text, question.max_new_tokens or self.hparams.max_new_tokens)
             except (
                 ValueError,
                 RuntimeError,
                 OSError,
             ) as problem:  # an empty question, NaN scores, no memory, a full disk
                 error = describe(problem)
+        answer = self.answer
         return {
             "id": question.id,
             "video": question.video,
@@ -159,7 +163,7 @@ class VideoQA(LightningModule):
         earlier, question = item.question.key in self.answered, item.question
         row = self.predict_step(item)
         if not earlier:
-            row["sampling"] = self._session.sampling if self._session else None
+            row["sampling"] = self.session.sampling if self.session else None
         right = question.is_right(row["answer"])
         counts = question.error is None and question.answer is not None  # a useless row does not count ...
         if counts:
@@ -181,7 +185,7 @@ class VideoQA(LightningModule):
         self.log("accuracy", self.accuracy, prog_bar=True)
 
     def _open(self, item: QuestionItem) -> None:
-        self._session, self._video_error = None, item.error
+        self.session, self._video_error = None, item.error
         assert self.flexselect is not None
         timings, source = {"decode": item.decode_seconds}, item.clip or item.stream
         try:
@@ -191,12 +195,13 @@ class VideoQA(LightningModule):
                 session = self.flexselect.open_source(source, timings)
             else:
                 return
+            session.video = item.path
             session.keeping(self.hparams.keep, self.hparams.keep_on)
             if self._cache is not None and source is not None and item.path is not None:
                 self._cache.put(item.path, session.encoded)
             elif self.hparams.keep != "nothing":
                 session.encode()  # now, so that what is wrong with a video is said of the video
-            self._session = session
+            self.session = session
         except (ValueError, RuntimeError, OSError) as problem:
             reason = describe(problem)
             named = item.path is not None and reason.startswith(item.path)

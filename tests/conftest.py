@@ -1,6 +1,7 @@
 """Offline, small and seeded."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -67,3 +68,16 @@ def clips() -> Path:
     if CLIPS is None:
         pytest.skip("NOT CHECKED on real clips: none here")
     return CLIPS.parent
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, without a window and without a network beyond this machine."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("NOT CHECKED in a browser: no chromium here")
+    sync = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED in a browser: no playwright here")
+    with sync.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

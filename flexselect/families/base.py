@@ -102,6 +102,13 @@ class VideoFamily(ABC):
         """Which of a video's frames are looked at: indices, ascending, at least one."""
 
     @abstractmethod
+    def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        """Values of a video's visual tokens, [V], as they lie on its frames: [U, rows, columns].
+
+        Tokens that lie on no picture, newlines and brackets, are left out.
+        """
+
+    @abstractmethod
     def prompter(self) -> Prompter:
         """Build the CPU half."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -106,6 +107,12 @@ class InternVL(VideoFamily):
         count = max(1, min(count, num_frames))
         length = last / count
         return [min(last, int(length / 2 + round(length * i))) for i in range(count)]
+
+    def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        """A square; the brackets left out."""
+        inner = tokens.reshape(grid[0], -1)[:, 1:-1]
+        side = math.isqrt(inner.shape[1])
+        return inner.reshape(grid[0], side, side)
 
     def prompter(self) -> InternVLPrompter:
         """Build the CPU half."""

@@ -121,6 +121,11 @@ class LlavaVideo(VideoFamily):
         none, newline = torch.empty(0, dtype=torch.long), torch.tensor([self.model_config.image_token_id])
         return (*[(none, none)] * (units - 1), (none, newline))
 
+    def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        """Newlines of rows left out."""
+        rows = tokens.reshape(*grid)
+        return rows[..., :-1] if self.newlines == "grid" else rows
+
     def prompter(self) -> LlavaVideoPrompter:
         """Build the CPU half."""
         return LlavaVideoPrompter(self)

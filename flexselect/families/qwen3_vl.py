@@ -90,6 +90,10 @@ class Qwen3VL(VideoFamily):
         """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
         return even_frames(num_frames, fps, self.fps, self.max_frames)
 
+    def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        """Every token lies on the picture."""
+        return tokens.reshape(*grid)
+
     def prompter(self) -> Qwen3VLPrompter:
         """Build the CPU half."""
         return Qwen3VLPrompter(self)

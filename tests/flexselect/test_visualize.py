@@ -1,25 +1,165 @@
+"""Pictures show what is there: tokens lie where they are said to, on frames of any form, in every family."""
+
+from dataclasses import replace
+
+import av
+import matplotlib
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
-from flexselect import Selection
-from flexselect.visualize import kept_tokens, light, lit_tokens
+from flexselect import FlexSelect, Selection
+from flexselect.movie import write_video
+from flexselect.visualize import draw_all, heat_map, look_at, overlay
+from flexselect.visualize.frames import light, painter
+from flexselect.visualize.layers import principal
+from flexselect.visualize.look import HEIGHT, stretched
+from flexselect.visualize.style import HEAT, clock_time, shortened
 
-
-def selection(kept, total):
-    return Selection(torch.rand(total), torch.tensor(kept), [torch.arange(total)])
-
-
-def test_kept_tokens_are_lit_where_they_lie():
-    lit = lit_tokens((2, 2, 3), selection([0, 5, 9], 12))
-    assert lit.shape == (2, 2, 3)
-    assert [tuple(place) for place in np.argwhere(lit)] == [(0, 0, 0), (0, 1, 2), (1, 1, 0)]
-    frame = light(np.full((56, 84, 3), 200, np.uint8), lit[0])
-    bright = frame[..., 0] == 200
-    assert bright[:28, :28].all() and bright[28:, 56:].all()
-    assert bright.sum() == 2 * 28 * 28 and (frame[~bright] == 60).all()
+DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
 
 
-def test_a_picture_is_written(tmp_path):
-    frames = torch.randint(0, 255, (6, 56, 84, 3), dtype=torch.uint8)
-    kept_tokens(tmp_path / "kept.png", frames, (3, 2, 3), selection([0, 5, 9], 18), "Which?")
-    assert (tmp_path / "kept.png").stat().st_size > 5000
+def moving(height, width, box=None, shown=range(0), frames=12):
+    """A dull gradient; in the frames `shown` a vivid box (top, left, bottom, right), shares of the frame."""
+    y, x = np.mgrid[:height, :width]
+    scene = np.stack([90 + 20 * y / height, 90 + 20 * x / width, np.full(y.shape, 90.0)], -1).astype(np.uint8)
+    video = np.repeat(scene[None], frames, 0)
+    if box is not None:
+        top, left, bottom, right = (round(share * side) for share, side in zip(box, (height, width) * 2))
+        video[shown.start : shown.stop, top:bottom, left:right] = (255, 20, 20)
+    return video
+
+
+@pytest.mark.parametrize("size", [(96, 352), (320, 112), (90, 130)], ids=["wide", "tall", "odd"])
+@pytest.mark.parametrize("corner", [(0.05, 0.6), (0.65, 0.1)])
+def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_path, size, corner):
+    """Scores are how much each token changes with the needle: file, resizing, tower, projection and layout are real."""
+    fine = {"min_pixels": 224 * 224, "max_pixels": 336 * 336} if "qwen" in model_folder.name else {}
+    fs = load(fps=2.0, **fine)
+    box = (*corner, corner[0] + 0.25, corner[1] + 0.25)
+    for name, shown in (("with", range(6, 8)), ("without", range(0))):
+        write_video(tmp_path / f"{name}.mp4", [moving(*size, box, shown)], fps=2)
+    session, blank = (fs.open(tmp_path / f"{name}.mp4") for name in ("with", "without"))
+    scores = (session.encoded.features - blank.encoded.features).float().norm(dim=-1)
+    look = look_at(session, Selection(scores, scores.topk(4).indices.sort().values, []))
+    unit = int(look.best.argmax())
+    assert 6 <= unit * fs.family.frames_per_unit <= 7, "in time"
+    heat = stretched(look.scores[unit], *size)
+    y, x = np.nonzero(heat == heat.max())
+    for way, places, low, high in (("height", y / size[0], box[0], box[2]), ("width", x / size[1], box[1], box[3])):
+        assert places.min() < high and places.max() > low, f"meets the needle in {way}, whatever the frame's form"
+        assert places.max() - places.min() < 0.6, "canary: a token that is the whole frame meets anything"
+    (frame,) = look.frames([unit])
+    assert frame.shape == (*size, 3), "the frame of the file, not the tower's"
+    vivid = (frame[..., 0] > 200) & (frame[..., 1] < 90)
+    assert vivid[y, x].mean() > 0.2, "the needle's own pixels"
+    lit = light(frame, look.kept[unit])
+    assert (lit[int(y.mean()), int(x.mean())] == frame[int(y.mean()), int(x.mean())]).all()
+    painted = painter(look)(np.full((*size, 3), 128, np.uint8), unit).astype(float).sum(-1)
+    assert (painted[y, x] == painted.max()).all() and painted.min() < painted.max(), "the best score is the brightest"
+
+
+def test_newlines_and_brackets_lie_on_no_picture(load):
+    fs = load()
+    encoded = fs.open(moving(56, 84, frames=4)).encoded
+    number = torch.arange(encoded.num_tokens)
+    on = fs.family.on_picture(number, encoded.grid)
+    per_unit = number.view(encoded.num_units, -1)
+    beside = per_unit[~torch.isin(per_unit, on)].view(encoded.num_units, -1)
+    kind = type(fs.family).__name__
+    if kind == "LlavaVideo" and fs.family.newlines == "grid":
+        assert (
+            torch.equal(on, per_unit.view(len(per_unit), on.shape[1], -1)[..., :-1]) and beside.shape[1] == on.shape[1]
+        )
+    elif kind == "InternVL":
+        assert beside.tolist() == [[row[0], row[-1]] for row in per_unit.tolist()] and on.shape[1] == on.shape[2]
+    else:
+        assert beside.numel() == 0 and torch.equal(on.flatten(), number)
+    kept = torch.cat([beside[0], on[1].flatten()[:1]]).sort().values
+    look = look_at(fs.open(moving(56, 84, frames=4)), Selection(torch.rand(encoded.num_tokens), kept, []))
+    assert look.kept.sum() == 1 and look.kept[1].flatten()[0], "what lies on no picture lights nothing"
+    assert look.kept_by_unit.tolist()[:2] == [beside.shape[1], 1], "but counts as kept"
+
+
+def test_a_released_selectors_shift_is_drawn(load):
+    fs = load()
+    session = fs.open(moving(56, 84, frames=4))
+    total = session.encoded.num_tokens
+    selection = Selection(torch.rand(total), torch.tensor([1, 5]), [], shift=2)
+    number = torch.arange(total)
+    lit = fs.family.on_picture(torch.isin(number, torch.tensor([3, total - 2, total - 1])), session.encoded.grid)
+    assert np.array_equal(look_at(session, selection).kept, lit.numpy()), "1 - 2 is text; the last two always stay"
+
+
+def test_all_pictures_in_every_family(load, tmp_path):
+    fs = load(selector="self", budget=9)
+    write_video(tmp_path / "clip.mp4", [moving(60, 100)], fps=2)
+    session = fs.open(tmp_path / "clip.mp4")
+    files = draw_all(tmp_path / "out", session, "What is there?", session.select("What is there?"), units=3)
+    assert len(files) == 5
+    for file in files:
+        if file.suffix == ".png":
+            assert np.asarray(Image.open(file).convert("L")).std() > 10, f"{file} is blank"
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as movie:
+        frames = [frame.to_ndarray(format="rgb24") for frame in movie.decode(video=0)]
+    assert len(frames) == session.encoded.num_units and frames[0].shape[0] >= 240
+    assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50, "the line moves"
+
+
+def test_a_selector_beside_its_teacher(tmp_path, videos):
+    fs = FlexSelect.from_pretrained(DEMO, selector=SELECTOR, dtype="float32", device="cpu", budget=12)
+    session = fs.open(next(videos.glob("*.mp4")))
+    files = draw_all(tmp_path, session, "Which shape is red?", session.select("Which shape is red?"))
+    assert files[-1].name == "teacher_and_selector.png" and Image.open(files[-1]).size[0] > 800
+
+
+def test_where_frames_come_from(load, tmp_path):
+    fs = load(selector="uniform", budget=4)
+    video = moving(400, 600, frames=4)
+    session = fs.open(video)
+    (frame,) = look_at(session, session.select("?")).frames([0])
+    assert frame.shape == (HEIGHT, 540, 3), "large frames are made smaller, in their own form"
+    session.save(tmp_path / "saved")
+    loaded = fs.load_session(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"set session\.video"):
+        look_at(loaded, loaded.select("?"))
+    loaded.video = torch.from_numpy(video)
+    heat_map(tmp_path / "heat.png", look_at(loaded, loaded.select("?")))
+    assert Image.open(tmp_path / "heat.png").size[0] > 800
+
+
+def test_a_long_video_is_drawn_frame_by_frame(load, tmp_path):
+    """Only the units that a picture shows are asked for; the overlay asks for all, one after another."""
+    fs = load(selector="random", budget=4)
+    session = fs.open(moving(56, 84, frames=40))
+    look = look_at(session, session.select("?"))
+    asked = []
+
+    def frames(units):
+        asked.append(len(list(units)))
+        return look.frames(units)
+
+    heat_map(tmp_path / "heat.png", replace(look, frames=frames), units=5)
+    assert asked == [1, 5]
+    overlay(tmp_path / "all.mp4", replace(look, frames=frames))
+    assert asked[-1] == look.num_units
+
+
+def test_colours_read_the_same_in_greyscale():
+    rgb = matplotlib.colormaps[HEAT](np.linspace(0, 1, 64))[:, :3]
+    grey = rgb @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(grey) > 0).all() and grey[-1] - grey[0] > 0.8
+
+
+def test_words_and_times():
+    assert [clock_time(second) for second in (7.9, 754, 3723)] == ["0:07", "12:34", "1:02:03"]
+    assert shortened("What costs $5?\nA.", 40) == r"What costs \$5? A." and shortened("abcdef", 4) == "abc…"
+
+
+def test_principal_components_are_those_of_the_covariance():
+    states = torch.randn(200, 6) * torch.tensor([9.0, 5.0, 1.0, 1.0, 1.0, 1.0])
+    flat, share = principal(states)
+    values = torch.linalg.eigvalsh(torch.cov(states.T))
+    assert share == pytest.approx(float(values[-2:].sum() / values.sum()), rel=1e-4)
+    assert torch.allclose(flat.var(0), values[[-1, -2]], rtol=1e-3)

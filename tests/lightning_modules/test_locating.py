@@ -1,6 +1,9 @@
 """Which layer finds a needle, through the front door."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from datamodules.needles import write_needle_videos
 from flexselect.families import family_of
 from flexselect.locating import clip_recalls, summary
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
     words = ["--data.clips", "12", "--output_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
@@ -22,6 +27,17 @@ def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
     assert len(mean) == 5 and mean[1] >= 0.95 and low[1] > 10 * found["chance"]
     assert found["recall"] == max(*mean, *found["by_reduction"]["mean"]["mean"]) and found["clips"] == 12
     assert Image.open(tmp_path / "locate.png").size[0] > 500
+    assert Image.open(tmp_path / "states_by_layer.png").size[0] > 500
+    (video,) = write_needle_videos(tmp_path, videos=1, patches=8, questions=1).parent.glob("*.mp4")
+    ask = ["predict", "--config", "configs/demo/self.yaml", "--config", str(tmp_path / "use.yaml")]
+    ask += ["--data.video", str(video), "--data.question", "Which?", "--output_dir", str(tmp_path / "answers")]
+    assert cli.main(ask) == 0
+    settings = json.loads((tmp_path / "answers" / "settings.json").read_text())
+    assert {name: settings[name] for name in ("reference_layer", "reduction", "selector")} == {
+        "reference_layer": found["reference_layer"],
+        "reduction": found["reduction"],
+        "selector": "self",
+    }, "what was found, straight to another verb"
 
 
 def test_all_families_and_the_needle_stands_where_it_is_said(load):
@@ -57,3 +73,10 @@ def test_the_layer_to_use():
     assert (found["reference_layer"], found["reduction"]) == (2, "mean") and found["recall"] == pytest.approx(0.8)
     of = found["by_reduction"]["max"]
     assert of["low"][1] < 0.5 < of["high"][1] and of["low"][3] == pytest.approx(0.8)
+
+
+def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):
+    words = ["locate", "--config", "configs/demo/locate.yaml", "--data.clips", "3", "--data.units", "8"]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--output_dir", str(tmp_path)]
+    subprocess.run([sys.executable, "cli.py", *words], cwd=ROOT, check=True, timeout=300)
+    assert json.loads((tmp_path / "locate.json").read_text())["clips"] == 3

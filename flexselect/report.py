@@ -1,0 +1,148 @@
+"""A run on one page: results, plots, what it is known by, and each question with the frames that mattered.
+
+The page is one HTML file that needs nothing else: no network, no other file. Needs jinja2, extra `viz`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flexselect.prompt import Selection
+from flexselect.session import VideoSession
+from flexselect.settings import flat, write_whole
+from flexselect.visualize.frames import light
+from flexselect.visualize.look import Look, look_at
+from flexselect.visualize.style import clock_time
+
+FRAMES, HEIGHT = 4, 150  # shown of a question, and the pixels each has at most
+BINS = 120  # of a timeline
+STAGES = ("decode", "encode", "score", "prefill", "generate")
+
+Seen = dict[str, Any]  # what `seen` returns
+
+
+def seen(session: VideoSession, selection: Selection | None) -> Seen:
+    """What of a video mattered for a question, small and in plain types.
+
+    Args:
+        session: the video.
+        selection: None (dense): frames evenly spread, all lit.
+
+    Returns:
+        `frames`, the units with the best scores: `when`, `score`, `kept` tokens and `jpeg` in base64; and along the
+        video, `kept` and `best`: at most 120 numbers each.
+    """
+    if selection is None:
+        units = session.encoded.num_units
+        every = Selection(_ones(session), _ones(session).nonzero().flatten(), [])
+        look = look_at(session, every)
+        shown = np.linspace(0, units - 1, min(FRAMES, units)).round().astype(int).tolist()
+    else:
+        look = look_at(session, selection)
+        shown = look.best_units(FRAMES)
+    pictures = zip(shown, look.frames(shown))
+    return {
+        "frames": [_frame(look, unit, frame) for unit, frame in pictures],
+        "kept": _binned(look.kept_by_unit, np.sum),
+        "best": _binned(look.best, np.max) if selection is not None else [],
+        "seconds": None if look.seconds is None else float(look.edges[-1]),
+    }
+
+
+def write_report(
+    path: Path,
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    seen_by: Callable[[dict[str, Any]], Seen | None],
+    results: dict[str, Any] | None,
+    about: dict[str, Any],
+    most: int = 300,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: HTML to write.
+        title: above it.
+        rows: predictions, with their `options`; those of `validate` also say what was expected.
+        seen_by: what `seen` gave for a prediction; None where there is nothing.
+        results: of `validate`, see `flexselect.results.summarise`; None of `predict`.
+        about: what the run is known by, nested as you like.
+        most: of so many questions pictures are shown, wrong answers first; a page of thousands would not open.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].get("correct") is not False, i))
+    pictured = [i for i in order if rows[i]["error"] is None][:most]
+    looked = {i: found for i in pictured if (found := seen_by(rows[i])) is not None}
+    template = files("flexselect").joinpath("report.html").read_text()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(template).render(
+        title=title,
+        rows=[{**row, "state": state(row), "seen": looked.get(i)} for i, row in enumerate(rows)],
+        results=results,
+        about=flat(about),
+        stages=stage_medians(rows),
+        along=_along(list(looked.values())),
+        tokens=_tokens(rows),
+        answered=sum(row["error"] is None for row in rows),
+        most=most if len(rows) > most else None,
+    )
+    write_whole(path, page)
+
+
+def state(row: dict[str, Any]) -> str:
+    """error, right, wrong, or answered where nothing is expected."""
+    if row.get("error") is not None:
+        return "error"
+    return {True: "right", False: "wrong", None: "answered"}[row.get("correct")]
+
+
+def stage_medians(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds a question by stage; decode and encode count in full for every question about a video."""
+    timed = [row["timings"] for row in rows if row["timings"]]
+    return {stage: statistics.median(t.get(stage, 0.0) for t in timed) for stage in STAGES} if timed else {}
+
+
+def _tokens(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Most tokens shown, and most there were."""
+    pairs = [(row["num_kept_tokens"], row["num_visual_tokens"]) for row in rows]
+    return max((k for k, _ in pairs), default=0), max((v for _, v in pairs), default=0)
+
+
+def _along(looks: Sequence[Seen]) -> list[float]:
+    """Share of the kept tokens in each twentieth of the video, mean over questions."""
+    if not looks:
+        return []
+    shares = []
+    for look in looks:
+        kept = np.asarray(look["kept"], float)
+        places = np.arange(len(kept)) * 20 // len(kept)
+        shares.append(np.bincount(places, kept, 20) / max(1.0, kept.sum()))
+    return np.mean(shares, 0).tolist()
+
+
+def _ones(session: VideoSession) -> Any:
+    return session.encoded.features.new_ones(session.encoded.num_tokens)
+
+
+def _frame(look: Look, unit: int, frame: np.ndarray) -> dict[str, Any]:
+    image = Image.fromarray(light(frame, look.kept[unit]))
+    size = (max(1, round(image.width * HEIGHT / image.height)), HEIGHT)
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+    when = f"unit {unit}" if look.seconds is None else clock_time(look.seconds[unit])
+    jpeg = base64.b64encode(file.getvalue()).decode()
+    return {"when": when, "score": float(look.best[unit]), "kept": int(look.kept_by_unit[unit]), "jpeg": jpeg}
+
+
+def _binned(values: np.ndarray, how: Callable[[np.ndarray], Any]) -> list[float]:
+    return [round(float(how(part)), 6) for part in np.array_split(values, min(BINS, len(values)))]

@@ -1,0 +1,80 @@
+"""All pictures of one question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flexselect.every_layer import layer_states
+from flexselect.prompt import Selection
+from flexselect.scorers import LiteScorer, ReferenceLayerScorer
+from flexselect.selection import select
+from flexselect.session import VideoSession
+from flexselect.visualize.frames import heat_map, kept_tokens, timeline
+from flexselect.visualize.layers import states_by_layer
+from flexselect.visualize.look import look_at
+from flexselect.visualize.overlay import overlay
+from flexselect.visualize.side_by_side import side_by_side
+
+
+def draw_all(
+    folder: str | Path, session: VideoSession, question: str, selection: Selection, title: str = "", units: int = 12
+) -> list[Path]:
+    """Draw heat map, kept tokens, timeline, overlay and hidden states; for a trained selector, its teacher beside it.
+
+    Args:
+        folder: where to; created when missing.
+        session: the video.
+        question: as it was asked.
+        selection: what was kept for it.
+        title: written above the pictures; the question if it is empty.
+        units: how many units are drawn.
+
+    Returns:
+        The files.
+    """
+    folder, title = Path(folder), title or question
+    folder.mkdir(parents=True, exist_ok=True)
+    look = look_at(session, selection)
+    names = ("heat_map.png", "kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png")
+    files = [folder / name for name in names]
+    heat_map(files[0], look, title, units)
+    kept_tokens(files[1], look, title, units)
+    timeline(files[2], look, title)
+    overlay(files[3], look)
+    states_by_layer(files[4], *states_of(session, question, selection), title)
+    if isinstance(session.flexselect.scorer, LiteScorer):
+        files.append(folder / "teacher_and_selector.png")
+        teacher = look_at(session, teacher_selection(session, question, selection))
+        side_by_side(files[-1], teacher, look, ("teacher", "selector"), title)
+    return files
+
+
+def states_of(session: VideoSession, question: str, selection: Selection) -> tuple[Tensor, dict[str, Tensor]]:
+    """Hidden states of the frame set that the best token is in, with its question as a clip of its own.
+
+    Returns:
+        See `layer_states`: tokens that are dropped, text, and kept.
+    """
+    lm, encoded = session.flexselect.lm, session.encoded
+    best = int(selection.scores.argmax())
+    tokens = next(tokens for tokens in selection.sets if bool((tokens == best).any())).cpu()
+    part = encoded.of_units((tokens[:: encoded.tokens_per_unit] // encoded.tokens_per_unit).tolist())
+    query = lm.prompter.query_ids(question)
+    visual = part.layout(query, lm.visual_id).visual
+    kept = visual.clone()
+    kept[visual] = torch.isin(tokens, selection.kept.cpu())
+    groups = {"dropped": visual & ~kept, "text": ~visual, "kept": kept}
+    return layer_states(lm.decoder, lm.assemble(part, query, None, "original"), groups)
+
+
+def teacher_selection(session: VideoSession, question: str, selection: Selection) -> Selection:
+    """What the VideoLLM's own reference layer keeps of each frame set, as many tokens as `selection` has of it."""
+    fs = session.flexselect
+    teacher = ReferenceLayerScorer(fs.lm, fs.family.default_reference_layer, units_per_set=fs.units_per_set)
+    scores = teacher.score(session.encoded, fs.lm.prompter.query_ids(question)).cpu()
+    kept = selection.kept.cpu()
+    sets = [tokens.cpu() for tokens in selection.sets]
+    return select(scores, sets, [int(torch.isin(tokens, kept).sum()) for tokens in sets])

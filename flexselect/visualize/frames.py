@@ -1,0 +1,129 @@
+"""The frames that mattered: heat maps, kept tokens lit, and where in the video they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flexselect.visualize.look import Look, stretched
+from flexselect.visualize.style import BARS, HEAT, WARM, clock_time, drawing, time_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+DIMMED = 0.3  # brightness of what was dropped
+COLUMNS = 6
+
+Painter = Callable[[np.ndarray, int], np.ndarray]  # a frame uint8 [h, w, 3] and its unit, to what is shown of it
+
+
+def kept_tokens(path: str | Path, look: Look, title: str = "", units: int = 12) -> None:
+    """Draw the units with the best scores, kept tokens lit and dropped ones dim, above a timeline.
+
+    Args:
+        path: PNG to write.
+        look: see `look_at`.
+        title: written above, the question and answer for one.
+        units: how many units are drawn, in the order of the video.
+    """
+    title = title or f"{look.kept_by_unit.sum()} tokens kept"
+    _frames_and_timeline(path, look, title, units, lambda frame, unit: light(frame, look.kept[unit]), False)
+
+
+def heat_map(path: str | Path, look: Look, title: str = "", units: int = 12) -> None:
+    """Draw the units with the best scores, coloured by the score of each token, above a timeline.
+
+    Colours go by the square root of the score, for few tokens have most of it.
+
+    Args:
+        path: PNG to write.
+        look: see `look_at`.
+        title: written above, the question and answer for one.
+        units: how many units are drawn, in the order of the video.
+    """
+    paint = painter(look)
+    _frames_and_timeline(path, look, title or "Score of each token", units, paint, True)
+
+
+def timeline(path: str | Path, look: Look, title: str = "") -> None:
+    """Draw how many tokens of each unit are kept, and its best score, along the video.
+
+    Args:
+        path: PNG to write.
+        look: see `look_at`.
+        title: written above.
+    """
+    with drawing(path, 9, 2.4, title) as figure:
+        draw_timeline(figure.add_subplot(), look)
+
+
+def painter(look: Look) -> Painter:
+    """Colours frames by the scores of their tokens, on one scale for the whole video."""
+    from matplotlib import colormaps
+
+    low, high, colours = float(look.scores.min()), float(look.scores.max()), colormaps[HEAT]
+
+    def paint(frame: np.ndarray, unit: int) -> np.ndarray:
+        share = np.sqrt((look.scores[unit] - low) / (high - low or 1.0))
+        share = stretched(share, *frame.shape[:2])[..., None]  # [h, w, 1]
+        grey = frame.mean(-1, keepdims=True) * 0.8
+        colour, weight = 255 * colours(share[..., 0])[..., :3], 0.3 + 0.6 * share
+        return (grey * (1 - weight) + colour * weight * (0.5 + grey / 408)).astype(np.uint8)  # 408: twice the most
+
+    return paint
+
+
+def light(frame: np.ndarray, lit: np.ndarray) -> np.ndarray:
+    """A frame uint8 [h, w, 3] with tokens that are not lit [rows, columns] dimmed."""
+    bright = np.where(stretched(lit, *frame.shape[:2])[..., None], 1.0, DIMMED)
+    return (frame * bright).astype(np.uint8)
+
+
+def draw_frames(figure: Figure | SubFigure, look: Look, units: list[int], paint: Painter, columns: int) -> list[Axes]:
+    """Draw some units' frames, `columns` a line."""
+    axes = []
+    for place, (unit, frame) in enumerate(zip(units, look.frames(units))):
+        axis = figure.add_subplot(-(-len(units) // columns), columns, place + 1)
+        axis.imshow(paint(frame, unit))
+        when = f"unit {unit}" if look.seconds is None else clock_time(look.seconds[unit])
+        axis.set_title(f"{when}, score {look.best[unit]:.2g}", fontsize=7)
+        axis.axis("off")
+        axes.append(axis)
+    return axes
+
+
+def draw_timeline(axis: Axes, look: Look) -> None:
+    """Draw kept tokens by unit as bars, and the best score as a line."""
+    axis.stairs(look.kept_by_unit, look.edges, fill=True, color=BARS)
+    axis.set(ylabel="tokens kept", xlim=(look.edges[0], look.edges[-1]), ylim=(0, None))
+    time_axis(axis, look.seconds)
+    twin = axis.twinx()
+    twin.stairs(look.best, look.edges, color=WARM, baseline=None, linewidth=0.8)
+    twin.set_ylabel("best score", color=WARM)
+    twin.set_ylim(0, None)
+
+
+def _frames_and_timeline(
+    path: str | Path, look: Look, title: str, units: int, paint: Painter, with_scale: bool
+) -> None:
+    shown = look.best_units(units)
+    lines, first = -(-len(shown) // COLUMNS), next(iter(look.frames(shown[:1])))
+    tall = 9 / COLUMNS * first.shape[0] / first.shape[1] + 0.25  # inches of a line of frames
+    with drawing(path, 9, min(lines * tall, 40) + 2.2, title) as figure:
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
+        axes = draw_frames(above, look, shown, paint, min(COLUMNS, len(shown)))
+        if with_scale:
+            _draw_scale(above, axes, look)
+        draw_timeline(below.add_subplot(), look)
+
+
+def _draw_scale(figure: SubFigure, axes: list[Axes], look: Look) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+
+    norm = PowerNorm(0.5, float(look.scores.min()), float(look.scores.max()))
+    figure.colorbar(ScalarMappable(norm, HEAT), ax=axes, label="score", shrink=0.9, aspect=30)

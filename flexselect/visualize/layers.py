@@ -1,0 +1,73 @@
+"""Layer by layer: which one finds a needle, and how tokens lie in the hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexselect.visualize.style import DARK, PALE, WARM, drawing
+
+COLUMNS = 4
+MARKS = ((PALE, ".", 2.0), (DARK, "+", 4.0), (WARM, "o", 3.0))  # colour, shape, size: apart in greyscale too
+
+
+def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
+    """Draw what `flexselect.locating.summary` found: recall at every layer with 95 % bands, chance, the layer to use.
+
+    Args:
+        path: PNG to write.
+        found: the summary.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    use = f"layer {found['reference_layer']}, {found['reduction']}: {found['recall']:.2f} on {found['clips']} clips"
+    with drawing(path, 7, 3.6, use) as figure:
+        axis = figure.add_subplot()
+        for (name, of), (colour, line) in zip(found["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
+            layers = range(len(of["mean"]))
+            axis.fill_between(layers, of["low"], of["high"], color=colour, alpha=0.15, linewidth=0)
+            axis.plot(
+                layers, of["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads, rows"
+            )
+        axis.axhline(found["chance"], color=PALE, linewidth=0.8, linestyle=":", label="chance")
+        axis.axvline(found["reference_layer"], color=PALE, linewidth=0.8)
+        axis.set(xlabel="layer", ylabel="recall@K of the needle's unit", ylim=(0, 1.02))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend()
+
+
+def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tensor], title: str = "") -> None:
+    """Draw hidden states by their two principal components, a panel a layer: text, needle and other visual tokens.
+
+    Args:
+        path: PNG to write.
+        states: float [layers + 1, n, D], the embeddings first, see `flexselect.every_layer.layer_states`; at most 8 are
+            drawn, evenly spread, first and last included.
+        groups: which tokens belong to what is named, int64 [*] each; at most three, the most telling one last.
+        title: written above.
+    """
+    shown = torch.linspace(0, len(states) - 1, min(8, len(states))).round().long().tolist()
+    lines = -(-len(shown) // COLUMNS)
+    with drawing(path, 9, 2.3 * lines + 0.5, title) as figure:
+        for place, layer in enumerate(shown):
+            axis = figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1)
+            flat, share = principal(states[layer])
+            for (group, places), (colour, mark, size) in zip(groups.items(), MARKS):
+                axis.plot(*flat[places].T.numpy(), mark, color=colour, markersize=size, label=group, alpha=0.8)
+            name = f"layer {layer - 1}" if layer else "embeddings"
+            axis.set(title=f"{name}: {share:.0%} of variance", xticks=[], yticks=[])
+            axis.set(xlabel="first component" if place >= len(shown) - COLUMNS else "")
+            axis.set(ylabel="second component" if place % COLUMNS == 0 else "")
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), markerscale=2)
+
+
+def principal(states: Tensor) -> tuple[Tensor, float]:
+    """Two principal components of states [n, D]: float [n, 2], and the share of variance they have."""
+    centred = states - states.mean(0)
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    variance = sizes.square()
+    return centred @ axes[:2].T, float(variance[:2].sum() / variance.sum().clamp(min=1e-30))

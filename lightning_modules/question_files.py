@@ -1,0 +1,147 @@
+"""What is written for each answered question beside its answer: pictures, and the page of a whole run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from flexselect.questions import QuestionItem
+from flexselect.results import read_predictions
+from flexselect.settings import UsageError, write_whole
+from lightning_modules.video_qa import VideoQA
+
+log = logging.getLogger(__name__)
+
+
+class QuestionFiles(Callback, ABC):
+    """Something written for each answered question; a question for which it is missing is asked again.
+
+    `PredictionWriter` says which `folder`, and runs first.
+    """
+
+    folder = Path()
+
+    @abstractmethod
+    def path(self, row: dict[str, Any]) -> Path:
+        """What is there when a question is done."""
+
+    @abstractmethod
+    def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
+        """Write it; the module has just answered."""
+
+    # Final from here on.
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: dict[str, Any],
+        batch: QuestionItem,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        """After an answer; a video that cannot be read once more is warned of, and the run goes on."""
+        if not isinstance(pl_module, VideoQA) or pl_module.answer is None:
+            return
+        path = self.path(outputs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.write(outputs, pl_module, batch)
+        except ValueError as error:
+            log.warning("%s: nothing is drawn: %s", outputs["id"], error)
+        except OSError as error:
+            raise OSError(f"{path}: {error.strerror or error}; what was written stays, call again to go on") from error
+
+    on_validation_batch_end = on_predict_batch_end
+
+
+class QuestionPictures(QuestionFiles):
+    """All pictures of each question, in a folder of its own under `pictures/`: what `visualize` draws.
+
+    Args:
+        units: how many units a picture shows.
+    """
+
+    def __init__(self, units: int = 12) -> None:
+        self.units = units
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what has nothing to draw."""
+        if not isinstance(pl_module, VideoQA) or pl_module.hparams.selector is None:
+            raise UsageError(
+                "dense shows every token, there is nothing to draw: give --model.selector self, or another"
+            )
+
+    def path(self, row: dict[str, Any]) -> Path:
+        """The last picture that every question has."""
+        return self.folder / "pictures" / file_name(row) / "states_by_layer.png"
+
+    def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
+        """Draw."""
+        from flexselect.visualize import draw_all
+
+        assert module.session is not None and module.answer is not None and module.answer.selection is not None
+        title = f"{row['question']}  {row['answer']}"
+        folder = self.path(row).parent
+        draw_all(folder, module.session, item.question.text, module.answer.selection, title, self.units)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where they are."""
+        if trainer.is_global_zero:
+            log.info("%s", self.folder / "pictures")
+
+
+class Report(QuestionFiles):
+    """`report.html`, a page of the whole run that needs nothing else: what `--report` writes.
+
+    What it shows of each question lies under `report/`, so that a run that was stopped goes on with its page, too.
+    """
+
+    def path(self, row: dict[str, Any]) -> Path:
+        """What the page shows of a question."""
+        return self.folder / "report" / f"{file_name(row)}.json"
+
+    def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
+        """Keep the frames that mattered, small."""
+        from flexselect.report import seen
+
+        assert module.session is not None and module.answer is not None
+        write_whole(self.path(row), json.dumps(seen(module.session, module.answer.selection)))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the page together."""
+        if not trainer.is_global_zero or not isinstance(pl_module, VideoQA):
+            return
+        from flexselect.report import write_report
+
+        verb = trainer.state.fn.value
+        options = {question.key: list(question.options) for question in trainer.datamodule.questions}
+        every = [((row["id"], row["video"], row["question"]), row) for row in read_predictions(self.folder)]
+        rows = [{**row, "options": options[key]} for key, row in every if key in options]
+        results = json.loads((self.folder / "results.json").read_text()) if verb == "validate" else None
+        settings = json.loads((self.folder / "settings.json").read_text())
+        known = results["fingerprint"] if results else pl_module.fingerprint
+        about = {**settings, "fingerprint": known}
+        page = self.folder / "report.html"
+        write_report(page, f"{verb}: {self.folder.name}", rows, self._seen, results, about)
+        log.info("%s", page)
+
+    on_validation_end = on_predict_end
+
+    def _seen(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        path = self.path(row)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def file_name(row: dict[str, Any]) -> str:
+    """A name for what is written of a question: its id as far as a file can have it, and a hash of its key."""
+    readable = re.sub(r"[^\w.-]+", "_", row["id"])[:60]
+    key = "\0".join((row["id"], row["video"], row["question"]))
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

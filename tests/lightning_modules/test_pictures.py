@@ -1,0 +1,125 @@
+"""`visualize` and `--report` as they are run, and the page in a browser."""
+
+import json
+import re
+
+import pytest
+
+import cli
+
+DEMO = "configs/demo/{}.yaml"
+QUIET = ["--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture
+def annotations(videos, tmp_path):
+    """The clips' eight questions, and one about a video that is not there, with signs that HTML reads."""
+    rows = [json.loads(line) for line in (videos / "annotations.jsonl").read_text().splitlines()]
+    rows.append({"id": "none/<b>", "video": "none.mp4", "question": 'Is <i>this</i> "a & b"?', "answer": "yes"})
+    file = tmp_path / "annotations.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def run(verb, mode, annotations, videos, out, *more):
+    words = [verb, "--config", DEMO.format(mode), "--data.annotations", str(annotations), *QUIET, *more]
+    return cli.main([*words, "--data.video_root", str(videos), "--output_dir", str(out)])
+
+
+def reported(page):
+    """What a page says of each question: mark, question, answer, and how many frames it shows."""
+    parts = re.split(r"<details", page)[1:]
+    one = r'title="(\w+)">.*?class="q">(.*?)</span><span class="a">(.*?)</span>'
+    return [(*re.search(one, part, re.S).groups(), part.count("<img")) for part in parts]
+
+
+def test_validate_with_report(annotations, videos, tmp_path):
+    out = tmp_path / "out"
+    assert run("validate", "self", annotations, videos, out, "--report") == cli.SOME_FAILED
+    page, results = (out / "report.html").read_text(), json.loads((out / "results.json").read_text())
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    told = reported(page)
+    assert len(told) == len(rows) == 9 and f"<b>{results['accuracy']:.3f}</b>" in page
+    assert {what for what, *_ in told} >= {"error"} and sum(what == "right" for what, *_ in told) == sum(
+        row["correct"] is True for row in rows
+    )
+    (failed,) = (each for each in told if each[0] == "error")
+    assert "&lt;i&gt;this&lt;/i&gt;" in failed[1] and "no such file" in failed[2] and failed[3] == 0
+    assert all(frames == 4 for what, _, _, frames in told if what != "error")
+    assert results["fingerprint"]["weights"] in page and "reference_layer" in page
+    outside = re.findall(r"(?:src|href)=\"(?!data:)|@import|url\(|https?://", page)
+    assert not outside, f"the page needs {outside}"
+
+
+def test_pictures_that_are_missing_are_made_without_losing_an_answer(annotations, videos, tmp_path):
+    out = tmp_path / "out"
+    assert run("predict", "self", annotations, videos, out) == cli.SOME_FAILED, "no pictures yet"
+    assert not (out / "report.html").exists()
+    first = (out / "predictions.jsonl").read_text()
+    assert run("predict", "self", annotations, videos, out, "--report") == cli.SOME_FAILED
+    told = reported((out / "report.html").read_text())
+    assert [frames for *_, frames in told].count(4) == 8
+    answers = [
+        [json.loads(line)["answer"] for line in text.splitlines()]
+        for text in (first, (out / "predictions.jsonl").read_text())
+    ]
+    assert sorted(map(str, answers[0])) == sorted(map(str, answers[1]))
+    when = {file: file.stat().st_mtime_ns for file in (out / "report").glob("*.json")}
+    victim = min(when)
+    victim.unlink()
+    assert run("predict", "self", annotations, videos, out, "--report") == cli.SOME_FAILED
+    again = {file for file in when if file.stat().st_mtime_ns != when[file]}
+    assert again == {victim}, "what is there is not drawn again"
+
+
+def test_dense_has_a_report_too_but_nothing_to_visualize(annotations, videos, tmp_path, capsys):
+    assert run("predict", "dense", annotations, videos, tmp_path / "dense", "--report") == cli.SOME_FAILED
+    told = reported((tmp_path / "dense" / "report.html").read_text())
+    assert [frames for *_, frames in told].count(4) == 8
+    assert run("visualize", "dense", annotations, videos, tmp_path / "nothing") == cli.BAD_USAGE
+    assert "nothing to draw" in capsys.readouterr().err
+    assert cli.main(["fit", "--config", "configs/demo/train_video_llm.yaml", "--report"]) == cli.BAD_USAGE
+
+
+def test_visualize_draws_a_folder_a_question(videos, tmp_path):
+    video = sorted(videos.glob("*.mp4"))[0]
+    words = ["visualize", "--config", DEMO.format("lite"), "--data.video", str(video), *QUIET]
+    words += ["--data.question", "What colour is the ring?", "--output_dir", str(tmp_path)]
+    assert cli.main(words) == 0
+    (folder,) = (tmp_path / "pictures").iterdir()
+    drawn = {file.name for file in folder.iterdir()}
+    assert drawn == {
+        *("heat_map.png", "kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png"),
+        "teacher_and_selector.png",
+    }
+    before = (folder / "heat_map.png").stat().st_mtime_ns
+    assert cli.main(words) == 0 and (folder / "heat_map.png").stat().st_mtime_ns == before, "drawn once"
+
+
+def test_the_report_in_a_browser(annotations, videos, tmp_path, browser):
+    out = tmp_path / "out"
+    run("validate", "self", annotations, videos, out, "--report", "--model.budget", "20")
+    context = browser.new_context(offline=True)
+    page, asked, wrong = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(f"file://{out / 'report.html'}")
+    assert page.locator("details").count() == 9
+    page.get_by_role("button", name="error 1").click()
+    assert page.locator("details:visible").count() == 1
+    page.locator("details:visible summary").click()
+    assert page.locator(".more:visible").inner_text().count("no such file") == 1
+    page.get_by_role("button", name="all 9").click()
+    page.get_by_role("searchbox").fill("colour")
+    shown = page.locator("details:visible")
+    assert 0 < shown.count() < 9
+    shown.first.locator("summary").click()
+    image = shown.first.locator("img").first
+    image.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.naturalHeight > 0", arg=image.element_handle())
+    assert image.evaluate("image => image.naturalHeight") == 150
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing runs out of the page"
+    outside = [url for url in asked if not url.startswith(("file://", "data:"))]
+    assert not wrong and not outside
+    context.close()
