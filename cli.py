@@ -20,13 +20,14 @@ from flexselect.checkpoints.export import export
 from flexselect.comparison import compare
 from flexselect.experiments import asks_for_experiment, run_experiment
 from flexselect.families.base import VideoFamily
+from flexselect.page import serve
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
 from lightning_modules.question_files import QuestionPictures, Report
 from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
 
-FILE_VERBS = {"convert": convert, "export": export, "compare": compare}  # from folder to folder, without a Trainer
+PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve": serve}  # without a Trainer
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
 
@@ -136,8 +137,8 @@ def main(args: Sequence[str] | None = None) -> int:
     quiet()
     try:
         words = list(sys.argv[1:] if args is None else args)
-        if words and words[0] in FILE_VERBS:
-            said = auto_cli(FILE_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
+        if words and words[0] in PLAIN_VERBS:
+            said = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
             sys.stdout.write(said or "")
             return ALL_ANSWERED
         if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):

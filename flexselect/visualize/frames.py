@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 DIMMED = 0.3  # brightness of what was dropped
-COLUMNS = 6
+COLUMNS, WIDE = 6, 1.5  # frames in a line, and inches of each
 
 Painter = Callable[[np.ndarray, int], np.ndarray]  # a frame uint8 [h, w, 3] and its unit, to what is shown of it
 
 
-def kept_tokens(path: str | Path, look: Look, title: str = "", units: int = 12) -> None:
+def kept_tokens(path: str | Path, look: Look, title: str = "", units: int = 12, columns: int = COLUMNS) -> None:
     """Draw the units with the best scores, kept tokens lit and dropped ones dim, above a timeline.
 
     Args:
@@ -29,12 +29,13 @@ def kept_tokens(path: str | Path, look: Look, title: str = "", units: int = 12) 
         look: see `look_at`.
         title: written above, the question and answer for one.
         units: how many units are drawn, in the order of the video.
+        columns: frames in a line.
     """
     title = title or f"{look.kept_by_unit.sum()} tokens kept"
-    _frames_and_timeline(path, look, title, units, lambda frame, unit: light(frame, look.kept[unit]), False)
+    _frames_and_timeline(path, look, title, units, columns, lambda frame, unit: light(frame, look.kept[unit]), False)
 
 
-def heat_map(path: str | Path, look: Look, title: str = "", units: int = 12) -> None:
+def heat_map(path: str | Path, look: Look, title: str = "", units: int = 12, columns: int = COLUMNS) -> None:
     """Draw the units with the best scores, coloured by the score of each token, above a timeline.
 
     Colours go by the square root of the score, for few tokens have most of it.
@@ -44,9 +45,10 @@ def heat_map(path: str | Path, look: Look, title: str = "", units: int = 12) -> 
         look: see `look_at`.
         title: written above, the question and answer for one.
         units: how many units are drawn, in the order of the video.
+        columns: frames in a line.
     """
     paint = painter(look)
-    _frames_and_timeline(path, look, title or "Score of each token", units, paint, True)
+    _frames_and_timeline(path, look, title or "Score of each token", units, columns, paint, True)
 
 
 def timeline(path: str | Path, look: Look, title: str = "") -> None:
@@ -108,14 +110,14 @@ def draw_timeline(axis: Axes, look: Look) -> None:
 
 
 def _frames_and_timeline(
-    path: str | Path, look: Look, title: str, units: int, paint: Painter, with_scale: bool
+    path: str | Path, look: Look, title: str, units: int, columns: int, paint: Painter, with_scale: bool
 ) -> None:
     shown = look.best_units(units)
-    lines, first = -(-len(shown) // COLUMNS), next(iter(look.frames(shown[:1])))
-    tall = 9 / COLUMNS * first.shape[0] / first.shape[1] + 0.25  # inches of a line of frames
-    with drawing(path, 9, min(lines * tall, 40) + 2.2, title) as figure:
+    lines, first = -(-len(shown) // columns), next(iter(look.frames(shown[:1])))
+    tall = WIDE * first.shape[0] / first.shape[1] + 0.25  # inches of a line of frames
+    with drawing(path, WIDE * columns, min(lines * tall, 40) + 2.2, title) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
-        axes = draw_frames(above, look, shown, paint, min(COLUMNS, len(shown)))
+        axes = draw_frames(above, look, shown, paint, min(columns, len(shown)))
         if with_scale:
             _draw_scale(above, axes, look)
         draw_timeline(below.add_subplot(), look)

@@ -1,0 +1,146 @@
+"""The page to try a model on: what it answers, what it refuses, who reaches it; in a browser where there is one."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from flexselect import FlexSelect
+from flexselect.modes import Modes
+from flexselect.page import described, escaped, facts
+
+ROOT = Path(__file__).parents[1]
+VIDEO_LLM, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
+QUESTION = "What colour is the ring?"
+
+
+def loaded(selector):
+    return FlexSelect.from_pretrained(VIDEO_LLM, selector=selector, dtype="float32", device="cpu", budget=9)
+
+
+@pytest.fixture(scope="module")
+def served(videos):
+    """The page's address; uploads of at most a megabyte."""
+    pytest.importorskip("gradio", reason="NOT CHECKED: the page needs gradio")
+    words = ["serve", "--config", "configs/demo/serve.yaml", "--videos", str(videos), "--budget", "9"]
+    words += ["--port", "0", "--max_upload_mb", "1"]
+    pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "cli.py", *words], cwd=ROOT, **pipe)
+    address, said = None, []
+    for line in process.stderr:
+        said.append(line)
+        address = re.search(r"http://\S+?/(?=;)", line)
+        if address:
+            break
+    assert address, "".join(said)
+    yield address[0]
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture
+def page(served, browser):
+    """It in a browser, with `asked`, the addresses that were asked for, and `wrong`, what went wrong."""
+    context = browser.new_context(viewport={"width": 1300, "height": 1400})
+    page = context.new_page()
+    page.asked, page.wrong = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.goto(served)
+    page.get_by_text("No video yet.").wait_for()
+    yield page
+    assert not page.wrong
+    outside = [url for url in page.asked if not url.startswith((served, "data:", "blob:"))]
+    assert not outside, "it needs no other server"
+    context.close()
+
+
+def ask(page, question):
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask").click()
+
+
+def test_one_video_in_memory_answers_as_three_models_would(videos):
+    file = sorted(videos.glob("*.mp4"))[0]
+    modes = Modes(loaded(None), SELECTOR)
+    sessions = modes.open(file)
+    assert len({id(session.encoded.features) for session in sessions.values()}) == 1, "encoded once"
+    for (mode, session), selector in zip(sessions.items(), (None, "self", SELECTOR)):
+        alone = loaded(selector).open(file).ask(QUESTION, 4)
+        shown = modes.ask(session, QUESTION, 9, 4)
+        assert shown.answer.text == alone.text and shown.answer.num_kept_tokens == alone.num_kept_tokens, mode
+        assert len(shown.pictures) == (0 if selector is None else 2)
+        if selector is not None:
+            assert shown.answer.selection.kept.tolist() == alone.selection.kept.tolist()
+            assert modes.ask(session, QUESTION, 4, 4).answer.num_kept_tokens == 4
+        assert f"of {alone.num_visual_tokens} visual tokens shown" in facts(shown.answer)
+        assert re.match(r"0:0\d long, 6 units, 54 visual tokens; decode .* MB kept$", described(session))
+
+
+def test_what_cannot_be_served(tmp_path, monkeypatch, capsys):
+    words = ["serve", "--config", "configs/demo/serve.yaml"]
+    assert cli.main([*words, "--videos", str(tmp_path / "none")]) == cli.BAD_USAGE
+    assert "no such folder" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert cli.main([*words, "--videos", str(tmp_path), "--port", port]) == cli.BAD_USAGE
+    assert f"port {port} cannot be had" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio.themes", None)
+    assert cli.main(words) == cli.BAD_USAGE
+    assert "pip install 'flexselect[serve]'" in capsys.readouterr().err
+
+
+def test_only_this_machine_reaches_it(served):
+    number = int(served.rstrip("/").rpartition(":")[2])
+    port = f"{number:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port}")]
+    assert listening == [f"0100007F:{port}"], "127.0.0.1, and no other address"
+
+
+def test_names_that_markdown_would_read():
+    assert escaped("a_b*<i>.mp4") == r"a\_b\*\<i\>\.mp4"
+
+
+def test_choose_a_video_and_ask(page, videos):
+    name = sorted(file.name for file in videos.glob("*.mp4"))[0]
+    page.get_by_label("A video").click()
+    page.get_by_role("option", name=name).click()
+    page.get_by_text("54 visual tokens").wait_for()
+    ask(page, QUESTION)
+    page.get_by_text("9 of 54 visual tokens shown").nth(1).wait_for()
+    page.get_by_role("gridcell", name=QUESTION).or_(page.get_by_text(QUESTION)).nth(2).wait_for()
+    for label, selector in (("dense", None), ("training-free", "self"), ("lite", SELECTOR)):
+        alone = loaded(selector).open(videos / name).ask(QUESTION, 4)
+        assert page.get_by_role("textbox", name=label).input_value() == alone.text
+    pictures = page.locator("img[src*='/file=']")
+    pictures.nth(3).wait_for()
+    assert pictures.count() == 4
+    page.get_by_role("spinbutton").fill("5")
+    page.get_by_role("spinbutton").press("Enter")
+    ask(page, "Which shape is red?")
+    page.get_by_text("5 of 54 visual tokens shown").nth(1).wait_for()
+
+
+def test_upload(page, videos, tmp_path):
+    upload = page.locator("input[type=file]").first
+    upload.set_input_files(sorted(videos.glob("*.mp4"))[1])
+    page.get_by_text("54 visual tokens").wait_for()
+    (tmp_path / "no_video.mp4").write_text("words")
+    page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
+    upload.set_input_files(tmp_path / "no_video.mp4")
+    page.get_by_text("is not a video, or is cut short").wait_for()
+    assert page.get_by_role("button", name="Ask").is_disabled(), "there is nothing to ask about"
+    page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
+    (tmp_path / "large.mp4").write_bytes(bytes(2 << 20))
+    upload.set_input_files(tmp_path / "large.mp4")
+    page.get_by_text(re.compile("exceeds|too large|maximum allowed", re.I)).first.wait_for()
+    (tmp_path / "notes.txt").write_text("words")
+    upload.set_input_files(tmp_path / "notes.txt")
+    page.get_by_text(re.compile("invalid file type|file type", re.I)).first.wait_for()
