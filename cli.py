@@ -165,7 +165,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (UsageError, MisconfigurationException) as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_USAGE
-    except (ValueError, OSError, RuntimeError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, torch.OutOfMemoryError) as error:
         sys.stderr.write(f"could not go on: {error}\n")
         logging.getLogger(__name__).debug("where", exc_info=True)
         return COULD_NOT_GO_ON

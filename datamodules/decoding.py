@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from queue import SimpleQueue
+from typing import Any
 
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from torch import Tensor
 
 LEAST, MOST = 16, 64  # frames decoded by one thread at a time
@@ -35,6 +37,12 @@ class FrameIndex:
     seekable: bool
 
 
+def video_stream(container: av.container.InputContainer) -> Any:
+    """The first video stream that is no cover picture; None where there is none."""
+    moving = (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
+    return next(moving, None)
+
+
 def read_index(container: av.container.InputContainer) -> FrameIndex:
     """Look at every packet of the first video stream.
 
@@ -42,7 +50,7 @@ def read_index(container: av.container.InputContainer) -> FrameIndex:
     Frames are counted where they cannot be told by their times: in AVI, which has none of its own, and where times are
     missing or begin anew (files that were joined).
     """
-    stream, name = container.streams.video[0], container.format.name
+    stream, name = video_stream(container), container.format.name
     packets = [(p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
     begins = next((i for i, (_, _, is_key) in enumerate(packets) if is_key), 0)
     times, orders, _ = zip(*packets[begins:]) if packets else ((), (), ())
@@ -106,7 +114,7 @@ class Decoder:
 
     def _open(self) -> None:
         self._container = av.open(self.index.path)
-        self._stream = self._container.streams.video[0]
+        self._stream = video_stream(self._container)
         self._stream.codec_context.thread_count = 1  # threads of ours cost less than the codec's: see docs/LOG.md
         self._decoded = self._decode()
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import av
 import torch
-from av.stream import Disposition
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from datamodules.decoding import DecodingError, FrameIndex, decoded, read_index
+from datamodules.decoding import DecodingError, FrameIndex, decoded, read_index, video_stream
 from flexselect.frames import FrameStream
 
 log = logging.getLogger(__name__)
@@ -124,10 +123,10 @@ def _opened(path: str | Path) -> tuple[FrameIndex, float]:
         raise VideoError(path, "the file is empty; copy or download it again")
     try:
         with av.open(str(file)) as container:
-            moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not moving:
+            stream = video_stream(container)
+            if stream is None:
                 raise VideoError(path, "has no video stream (audio only?)")
-            fps = float(container.streams.video[0].average_rate or 0)
+            fps = float(stream.average_rate or 0)
             index = read_index(container) if fps > 0 else None
             promised = (container.duration or 0) / av.time_base
     except av.FFmpegError as error:

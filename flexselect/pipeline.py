@@ -53,9 +53,7 @@ class FlexSelect:
         budget_split: str = "exact",
         positions: str | None = None,
     ) -> None:
-        self.lm = lm
-        self.family = family
-        self.scorer = scorer
+        self.lm, self.family, self.scorer = lm, family, scorer
         self.budget = family.default_budget if budget is None else budget
         self.units_per_set = units_per_set
         self.budget_split = budget_split
@@ -118,6 +116,8 @@ class FlexSelect:
             FileNotFoundError: no checkpoint at `path`.
             ValueError: a foreign checkpoint, weights that do not fit, or an option out of range.
         """
+        if isinstance(path, VideoFamily) and family_options:
+            raise ValueError(f"{', '.join(family_options)}: a family has its numbers; give them where it is built")
         family = path if isinstance(path, VideoFamily) else family_of(path, **family_options)
         check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
         layer = family.default_reference_layer if reference_layer is None else reference_layer

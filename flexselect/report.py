@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from flexselect.prompt import Selection
+from flexselect.results import wrong
 from flexselect.session import VideoSession
 from flexselect.settings import flat, write_whole
 from flexselect.visualize.frames import light
@@ -89,6 +90,7 @@ def write_report(
         title=title,
         rows=[{**row, "state": state(row), "seen": looked.get(i)} for i, row in enumerate(rows)],
         results=results,
+        wrong=wrong(results) if results else None,
         about=flat(about),
         stages=stage_medians(rows),
         along=_along(list(looked.values())),

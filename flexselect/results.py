@@ -23,8 +23,9 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         macro: the group whose shares are averaged into `accuracy`; None: all questions count alike.
 
     Returns:
-        `accuracy` with its 95 % `interval`; `micro_accuracy`; counts of `questions`, `errors`, answers without a letter
-        (`unparsed`); and `groups`: accuracy, interval and questions by name and value.
+        `accuracy` with its 95 % `interval`; `micro_accuracy`; counts of `questions`, `errors`, rows without a question
+        or an answer to compare with (`uncounted`, errors too), answers without a letter (`unparsed`); and `groups`:
+        accuracy, interval and questions by name and value.
     """
     counted = [row for row in rows if row["correct"] is not None]
     of_group = [row["groups"].get(macro, "") for row in counted] if macro else None
@@ -37,6 +38,7 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         "micro_accuracy": _share(counted)["accuracy"],
         "questions": len(rows),
         "errors": sum(row["error"] is not None for row in rows),
+        "uncounted": len(rows) - len(counted),
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
         "groups": {
             name: {
@@ -89,10 +91,17 @@ def table(results: dict[str, Any], title: str) -> str:
         lines += [_line(f"{name}: {value}", share) for value, share in values.items()]
     settings, known = flat(results.get("settings", {})), results.get("fingerprint", {})
     unread = "count as a letter drawn by chance" if settings.get("unparsed") == "random" else "count as wrong"
-    notes = f"{results['errors']} errors count as wrong; {results['unparsed']} answers without a letter {unread}."
+    notes = f"{wrong(results)}; {results['unparsed']} answers without a letter {unread}."
     about = {**settings, **{name: value for name, value in known.items() if not isinstance(value, dict)}}
     said = [f"- {name}: {value}" for name, value in about.items() if value is not None]
     return "\n".join([*lines, "", notes, "", *said, ""])
+
+
+def wrong(results: dict[str, Any]) -> str:
+    """What became of the errors."""
+    uncounted = results.get("uncounted", 0)
+    left_out = f"; {uncounted} rows without a question or an answer do not count" if uncounted else ""
+    return f"{results['errors'] - uncounted} errors count as wrong{left_out}"
 
 
 def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:

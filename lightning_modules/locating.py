@@ -59,7 +59,8 @@ class Locating(LightningModule):
         """Load the weights onto this process's device, once."""
         if self._lm is None:
             device = self.trainer.strategy.root_device
-            self._lm = FlexSelect.from_pretrained(self.family, **self.hparams, device=device).lm
+            options = {name: value for name, value in self.hparams.items() if not name.startswith("_")}
+            self._lm = FlexSelect.from_pretrained(self.family, **options, device=device).lm
 
     def predict_step(self, clip: NeedleClip, batch_idx: int) -> Tensor:
         """Recall at every layer; of the first clip, also where text, needle and other tokens lie."""

@@ -41,9 +41,11 @@ class ResumePoint(Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self.step: int | None = None  # of the checkpoint
+        self.began = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say from where."""
+        self.began = True
         if trainer.global_step:
             self.step = trainer.global_step
             log.info("going on from step %d", trainer.global_step)
@@ -66,7 +68,7 @@ class ResumePoint(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is there to go on from."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if self.began:
             there = "nothing was saved yet" if self.step is None else f"{self.path} is of step {self.step}"
             log.warning("stopped at step %d; %s; call again to go on", trainer.global_step, there)
 

@@ -90,6 +90,7 @@ class SelectorTraining(LightningModule):
             self.selector.gradient_checkpointing_enable()
         freeze_parts(self.selector, freeze or [])
         self._student: LiteScorer | None = None
+        self._restored = False  # whether weights came from a checkpoint
         self.metrics = RankingMetrics()
         self.clips_left_out = SumMetric()
 
@@ -99,12 +100,20 @@ class SelectorTraining(LightningModule):
         """Refuse what would mean nothing.
 
         Raises:
-            UsageError: for weights in half precision, or a validation of no selector.
+            UsageError: for weights in half precision.
         """
         if str(self.trainer.precision) not in PRECISIONS:
             reason = "updates of small steps are lost in half-precision weights"
             raise UsageError(f"trainer.precision is {self.trainer.precision}: {reason}; use {' or '.join(PRECISIONS)}")
-        if stage == "validate" and self.hparams.selector is None and not self.trainer.ckpt_path:
+
+    def on_validation_start(self) -> None:
+        """Refuse to validate what was never trained.
+
+        Raises:
+            UsageError: for neither a selector nor a checkpoint.
+        """
+        trained = self.hparams.selector is not None or self._restored
+        if self.trainer.state.fn == TrainerFn.VALIDATING and not trained:
             raise UsageError("nothing trained to validate: give --model.selector DIR, or --ckpt_path FILE")
 
     def configure_callbacks(self) -> list[Callback]:
@@ -115,7 +124,8 @@ class SelectorTraining(LightningModule):
         """Load what is needed of the teacher onto this process's device, once."""
         if self._student is not None:
             return
-        stored, start = self._check_store(), self.hparams.start
+        stored = self._check_store()
+        start = None if self.hparams.selector is not None else self.hparams.start  # a selector has its weights
         layers = (len(self.selector.decoder.layers) if start == TEACHER else 0) if stored else None
         lm = self.teacher.load(self.trainer.strategy.root_device, layers)
         if start is not None:
@@ -263,6 +273,7 @@ class SelectorTraining(LightningModule):
         Raises:
             UsageError: naming each setting that differs.
         """
+        self._restored = True
         different = differences(checkpoint.get("selector", {}).get("settings", {}), self.settings)
         if different and self.trainer.state.fn == TrainerFn.FITTING:
             raise UsageError(

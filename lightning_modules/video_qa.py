@@ -32,7 +32,7 @@ class VideoQA(LightningModule):
     The model is loaded when a run begins, not when this is built, so a mistyped option costs no loading time. It is no
     submodule: a model spread over GPUs must not be moved, and frozen weights belong in no training checkpoint.
 
-    Args of its own:
+    Args:
         max_new_tokens: the most of an answer.
         keep: "scores_kv" keeps keys and values of a video from question to question, see `VideoSession.keeping`.
         keep_on: where: a device or "disk".
@@ -119,7 +119,8 @@ class VideoQA(LightningModule):
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
-            options = {name: value for name, value in self.hparams.items() if name not in OWN}
+            given = {name: value for name, value in self.hparams.items() if not name.startswith("_")}
+            options = {name: value for name, value in given.items() if name not in OWN}
             self.family.prompter()  # a tokenizer that is missing or another's is known before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
             self.flexselect = FlexSelect.from_pretrained(self.family, **options, device=device)

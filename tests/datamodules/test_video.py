@@ -12,9 +12,10 @@ import decord
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 
 from datamodules import video
-from datamodules.decoding import Decoder, decoded
+from datamodules.decoding import Decoder, decoded, video_stream
 from datamodules.video import VideoError, open_video, probe, read_video
 
 
@@ -327,3 +328,11 @@ def test_real_clips(clips):
     assert (upright, turned) == ({320}, {568})
     frames, seconds = read_video(clips / "unordered.mov", everything, as_it_is)
     assert len(frames) == 4 and bool((seconds.diff() > 0).all())
+
+
+def test_a_cover_picture_is_not_the_video():
+    cover, moving = (SimpleNamespace(disposition=which) for which in (Disposition.attached_pic, Disposition.default))
+    container = SimpleNamespace(streams=SimpleNamespace(video=[cover, moving]))
+    assert video_stream(container) is moving
+    container.streams.video = [cover]
+    assert video_stream(container) is None

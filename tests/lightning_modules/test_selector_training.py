@@ -77,6 +77,20 @@ def test_fit_export_and_use(model, videos, tmp_path):
     held = torch.load(best, weights_only=True)
     assert {name.split(".")[0] for name in held["state_dict"]} == {"selector"}, "frozen parts are in no checkpoint"
     assert len(logged(tmp_path, "train_loss")) == 2 and logged(tmp_path, "clips_left_out") == [0.0]
+    again = words(
+        "validate",
+        "train_selector",
+        model,
+        videos,
+        tmp_path / "again",
+        "--ckpt_path",
+        str(best),
+        "--model.sizes",
+        json.dumps(SIZES),
+    )
+    assert cli.main(again) == 0
+    found = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert found["selector_recall_0_05"] == pytest.approx(logged(tmp_path, "selector_recall_0_05")[-1], abs=1e-5)
     for ranking in ("selector", "random", "uniform"):
         for measure in ("spearman", "recall_0_05", "overlap_0_05"):
             assert logged(tmp_path, f"{ranking}_{measure}"), f"{ranking}_{measure}"
@@ -125,6 +139,7 @@ def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
 
     def validate(selector):
         options = ["--model.selector", str(selector)]
+        options += ["--model.start", "teacher"]  # of a new selector: it must not touch one that is given
         options += ["--family.max_frames", "96"]  # hundreds of tokens, for recall to mean something
         caplog.clear()
         assert cli.main(words("validate", "train_selector", qwen, videos, tmp_path / "val", *options)) == 0
@@ -140,7 +155,8 @@ def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
     assert "selector_recall_0_05" in capsys.readouterr().out
     found = json.loads((tmp_path / "val" / "results.json").read_text())
     assert found["selector_recall_0_05"] == pytest.approx(1.0) and found["settings"]["reduction"] == "max"
-    assert cli.main(words("validate", "train_selector", qwen, videos, tmp_path / "val")) == 2
+    untrained = words("validate", "train_selector", qwen, videos, tmp_path / "val", "--model.sizes", json.dumps(SIZES))
+    assert cli.main(untrained) == 2
     assert "nothing trained to validate: give --model.selector DIR" in capsys.readouterr().err
 
 
