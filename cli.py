@@ -14,6 +14,7 @@ from jsonargparse import ActionYesNo, Namespace, auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tqdm import tqdm
 
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export
@@ -106,9 +107,17 @@ def experiment(words: Sequence[str]) -> int:
     return status
 
 
+class AboveBars(logging.Handler):
+    """Messages on lines of their own, above a progress bar that is not at its end."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def quiet() -> None:
     """Our own messages as they are; of Lightning's, warnings alone."""
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", handlers=[AboveBars()])
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

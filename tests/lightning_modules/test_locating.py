@@ -80,3 +80,33 @@ def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):
     words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--output_dir", str(tmp_path)]
     subprocess.run([sys.executable, "cli.py", *words], cwd=ROOT, check=True, timeout=300)
     assert json.loads((tmp_path / "locate.json").read_text())["clips"] == 3
+
+
+def accuracies(tmp_path, videos, patches, seed):
+    """The layer that is found, and the accuracy of every layer on some videos, with 12 tokens."""
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    clips = ["--data.clips", "24", "--data.units", str(patches), "--output_dir", str(tmp_path / "locate")]
+    assert cli.main(["locate", "--config", "configs/demo/locate.yaml", *clips, *quiet]) == 0
+    found = json.loads((tmp_path / "locate" / "locate.json").read_text())
+    assert found["recall"] >= 0.95
+    annotations = write_needle_videos(tmp_path, videos, patches, seed=seed)
+    words = ["experiment", "--config", "configs/demo/layers.yaml", "--data.annotations", str(annotations), *quiet]
+    words += ["--model.budget", "12", "--data.num_workers", "0", "--output_dir", str(tmp_path / "layers")]
+    assert cli.main(words) == 0
+    files = [tmp_path / "layers" / f"layer_{layer}" / "results.json" for layer in range(5)]
+    return found["reference_layer"], [json.loads(file.read_text())["accuracy"] for file in files]
+
+
+def test_the_layer_that_is_found_answers_well(tmp_path, monkeypatch):
+    """On 48 questions the best two may change places by one question; the worst is far behind."""
+    monkeypatch.chdir(ROOT)
+    found, accuracy = accuracies(tmp_path, videos=6, patches=128, seed=7)
+    assert accuracy[found] >= max(accuracy) - 1.01 / 48 and accuracy[found] > min(accuracy) + 0.05
+
+
+@pytest.mark.slow
+def test_the_layer_that_is_found_answers_best(tmp_path, monkeypatch):
+    """On the demo's own 208 questions."""
+    monkeypatch.chdir(ROOT)
+    found, accuracy = accuracies(tmp_path, videos=26, patches=256, seed=2026)
+    assert accuracy[found] == max(accuracy) > min(accuracy) + 0.05

@@ -1,0 +1,157 @@
+"""Writes docs/config_keys.md: every key that a YAML or the command line may set.
+
+    python docs/config_keys.py            (again, after a constructor or its docstring has changed)
+    python docs/config_keys.py --check    (exit status 1 if the page is out of date)
+
+Keys, types and defaults come from constructors, meanings from their docstrings. "see `X`" in a docstring is followed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import DocstringStyle, parse
+from lightning import LightningDataModule, LightningModule
+
+from flexselect.families.base import VideoFamily
+from lightning_modules.callbacks import PredictionWriter
+
+PAGE = Path(__file__).with_suffix(".md")
+ROOMS = ("flexselect", "datamodules", "lightning_modules")
+HEAD = """# Configuration keys
+
+Written by `python docs/config_keys.py` from the constructors and their docstrings; not edited by hand.
+
+A key is given in a YAML (`family: {class_path: ..., init_args: {fps: 1}}`) or on the command line (`--family.fps 1`).
+What comes later counts, and a key that is not known is refused. `python cli.py VERB --config FILE --print_config` shows
+what a command line comes to. `null` leaves it to the class: a number of a family is then the checkpoint's own (the
+object `flexselect` in its config.json), else the published one.
+
+## Shared keys
+"""
+SHARED = (
+    ("family", "class", "required", "the VideoLLM, names and numbers: a family below, or a class of your own package"),
+    ("model", "class", "required", "what is done with it: a module below. It gets the family by itself"),
+    ("data", "class", "required", "videos and questions: a data module below. It gets the family by itself"),
+    ("trainer", "Trainer", "", "Lightning's: `accelerator`, `devices`, `strategy`, `precision`, `max_epochs`, ..."),
+    ("output_dir", "str | null", "`null`", "folder for all that is written; of `fit`, where null: outputs/fit"),
+    (
+        "report",
+        "bool",
+        "`false`",
+        "also writes report.html: the run on one page; `--report`, for `predict` and `validate`",
+    ),
+    ("writer", "PredictionWriter", "", "see below; it gets `output_dir` by itself, as `trainer.default_root_dir` does"),
+    ("seed_everything", "bool | int", "`0`", "seed of Python, NumPy and torch"),
+    ("ckpt_path", "str | null", "`null`", "a training's checkpoint; `fit` goes on from `checkpoints/last.ckpt`"),
+)
+SECTIONS = (("Families", "family", VideoFamily), ("Modules", "model", LightningModule))
+SECTIONS = (*SECTIONS, ("Data modules", "data", LightningDataModule), ("Writer", "writer", PredictionWriter))
+
+Row = tuple[str, str, str, str]  # key, type, default, meaning
+
+
+def classes(base: type) -> list[type]:
+    """The classes of ours that a YAML can name: of this base, and with none built on them."""
+    for room in ROOMS:
+        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+            importlib.import_module(module.name)
+    ours = [cls for cls in (base, *_below(base)) if cls.__module__.partition(".")[0] in ROOMS]
+    leaves = [cls for cls in ours if not any(issubclass(other, cls) and other is not cls for other in ours)]
+    return sorted(leaves, key=lambda cls: (cls.__module__, cls.__name__))
+
+
+def _below(base: type) -> set[type]:
+    return {cls for direct in base.__subclasses__() for cls in {direct, *_below(direct)}}
+
+
+def keys(cls: type, prefix: str) -> Iterator[Row]:
+    """What a constructor takes, but the family, which is handed over; what it hands on to its base, too."""
+    for owner in cls.__mro__:
+        if "__init__" in vars(owner):
+            given = list(inspect.signature(owner.__init__).parameters.values())[1:]
+            handed_on = [p for p in given if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            for p in given:
+                if p not in handed_on and p.name != "family":
+                    yield f"{prefix}.{p.name}", _type(str(p.annotation)), _default(p), meaning(owner, p.name)
+            if not handed_on:
+                return
+
+
+def _type(annotation: str) -> str:
+    """An annotation in YAML's words: the choices of a Literal side by side."""
+    words = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace(", ", " | ").replace("'", ""), annotation)
+    return words.replace("None", "null")
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    """As YAML has it."""
+    value = {"None": "null", "True": "true", "False": "false"}.get(str(parameter.default), parameter.default)
+    return "required" if value is parameter.empty else f"`{value}`"
+
+
+def meaning(owner: Any, name: str) -> str:
+    """What a docstring says of a parameter, or the docstring that it refers to."""
+    text = (inspect.getdoc(owner) or "").replace("Args of its own:", "Args:")
+    said = {p.arg_name: p.description or "" for p in parse(text, DocstringStyle.GOOGLE).params}.get(name, "")
+    refers = re.fullmatch(r"see (?:`([\w.]+)`|(the class)|there)\.?", said)
+    if said and refers is None:
+        return re.sub(r"\bNone\b", "null", said.replace("\n", " ").removesuffix("."))
+    others = re.findall(r"[Ss]ee `([\w.]+)`", text)
+    if refers and refers.lastindex:
+        others = [refers[1] or owner.__qualname__.rpartition(".")[0]]
+    return next((found for found in (meaning(_named(other), name) for other in others) if found), "")
+
+
+def _named(name: str) -> Any:
+    """A class, function or method of ours."""
+    first, _, method = name.partition(".")
+    rooms = [vars(module) for path, module in sys.modules.items() if path.partition(".")[0] in ROOMS]
+    found = next((room[first] for room in rooms if first in room), None)
+    return getattr(found, method) if method else found
+
+
+def table(rows: tuple[Row, ...]) -> str:
+    """In Markdown."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, kind, default, said in rows:
+        cells = (f"`{key}`", f"`{kind}`", default, said)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page; classes with the same keys are together."""
+    parts = [HEAD, table(SHARED)]
+    for title, prefix, base in SECTIONS:
+        alike: dict[tuple[Row, ...], list[type]] = {}
+        for cls in classes(base):
+            alike.setdefault(tuple(keys(cls, prefix)), []).append(cls)
+        parts.append(f"## {title}\n")
+        for rows, group in alike.items():
+            place = {cls: "flexselect.families" if base is VideoFamily else cls.__module__ for cls in group}
+            parts += ["### " + ", ".join(f"`{place[cls]}.{cls.__name__}`" for cls in group) + "\n"]
+            parts += [f"{parse(inspect.getdoc(cls) or '').short_description}\n" for cls in group]
+            parts.append(table(rows))
+    return "\n".join(parts)
+
+
+def main(words: list[str]) -> int:
+    """Write the page, or say whether it is up to date; the exit status."""
+    if "--check" not in words:
+        PAGE.write_text(page())
+    elif not PAGE.exists() or PAGE.read_text() != page():
+        sys.stderr.write(f"{PAGE} is out of date: run `python docs/config_keys.py`\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
