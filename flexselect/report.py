@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from flexselect.prompt import Selection
@@ -43,9 +45,8 @@ def seen(session: VideoSession, selection: Selection | None) -> Seen:
         video, `kept` and `best`: at most 120 numbers each.
     """
     if selection is None:
-        units = session.encoded.num_units
-        every = Selection(_ones(session), _ones(session).nonzero().flatten(), [])
-        look = look_at(session, every)
+        units, total = session.grid[0], math.prod(session.grid)
+        look = look_at(session, Selection(torch.ones(total), torch.arange(total), []))
         shown = np.linspace(0, units - 1, min(FRAMES, units)).round().astype(int).tolist()
     else:
         look = look_at(session, selection)
@@ -84,7 +85,7 @@ def write_report(
     order = sorted(range(len(rows)), key=lambda i: (rows[i].get("correct") is not False, i))
     pictured = [i for i in order if rows[i]["error"] is None][:most]
     looked = {i: found for i in pictured if (found := seen_by(rows[i])) is not None}
-    template = files("flexselect").joinpath("report.html").read_text()
+    template = files("flexselect").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         title=title,
@@ -130,10 +131,6 @@ def _along(looks: Sequence[Seen]) -> list[float]:
         places = np.arange(len(kept)) * 20 // len(kept)
         shares.append(np.bincount(places, kept, 20) / max(1.0, kept.sum()))
     return np.mean(shares, 0).tolist()
-
-
-def _ones(session: VideoSession) -> Any:
-    return session.encoded.features.new_ones(session.encoded.num_tokens)
 
 
 def _frame(look: Look, unit: int, frame: np.ndarray) -> dict[str, Any]:

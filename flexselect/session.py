@@ -93,6 +93,19 @@ class VideoSession:
         return self.source
 
     @property
+    def seconds(self) -> Tensor | None:
+        """When each frame is shown, float64 [T]; None if unknown."""
+        return self.encoded.seconds if self.source is None else self.source.seconds
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Units, and the token rows and columns of a unit; encodes the video if that was not done yet."""
+        if self.sampling is None:
+            self.encode()
+        assert self.sampling is not None
+        return tuple(self.sampling["grid"])
+
+    @property
     def encoded(self) -> EncodedVideo:
         """The features, made now if they are not there; `timings` are of the last time."""
         return self.encode()

@@ -44,7 +44,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write a file in one step: a kill leaves the old one or the new one."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

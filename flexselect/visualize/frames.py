@@ -100,8 +100,11 @@ def draw_frames(figure: Figure | SubFigure, look: Look, units: list[int], paint:
 
 def draw_timeline(axis: Axes, look: Look) -> None:
     """Draw kept tokens by unit as bars, and the best score as a line."""
+    from matplotlib.ticker import MaxNLocator
+
     axis.stairs(look.kept_by_unit, look.edges, fill=True, color=BARS)
     axis.set(ylabel="tokens kept", xlim=(look.edges[0], look.edges[-1]), ylim=(0, None))
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     time_axis(axis, look.seconds)
     twin = axis.twinx()
     twin.stairs(look.best, look.edges, color=WARM, baseline=None, linewidth=0.8)

@@ -66,19 +66,19 @@ def look_at(session: VideoSession, selection: Selection) -> Look:
     Raises:
         ValueError: if the session does not know its video.
     """
-    family, encoded = session.flexselect.family, session.encoded
+    family, grid, total = session.flexselect.family, session.grid, len(selection.scores)
     if session.video is None and not isinstance(session.source, VideoClip):
         raise ValueError("this session does not know its video: set session.video to the file")
-    kept = torch.zeros(encoded.num_tokens, dtype=torch.bool)
+    kept = torch.zeros(total, dtype=torch.bool)
     places = selection.kept.cpu() - selection.shift  # see `Selection.shift`
     kept[places[places >= 0]] = True
-    kept[encoded.num_tokens - selection.shift :] = True
+    kept[total - selection.shift :] = True
     scores = selection.scores.float().cpu()
-    seconds = None if encoded.seconds is None else encoded.seconds[:: family.frames_per_unit].cpu().numpy()
+    seconds = None if session.seconds is None else session.seconds[:: family.frames_per_unit].cpu().numpy()
     return Look(
-        family.on_picture(scores, encoded.grid).numpy(),
-        family.on_picture(kept, encoded.grid).numpy(),
-        kept.view(encoded.num_units, -1).sum(1).numpy(),
+        family.on_picture(scores, grid).numpy(),
+        family.on_picture(kept, grid).numpy(),
+        kept.view(grid[0], -1).sum(1).numpy(),
         seconds,
         lambda units: unit_frames(session, units),
     )

@@ -60,6 +60,21 @@ def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_pat
     assert (painted[y, x] == painted.max()).all() and painted.min() < painted.max(), "the best score is the brightest"
 
 
+@pytest.mark.parametrize("size", [(120, 320), (320, 120)], ids=["wide", "tall"])
+def test_a_trained_models_attention_lies_on_what_is_asked_for(tmp_path, size):
+    """The demo's model, on frames of other forms and sizes than it was trained on."""
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", budget=12)
+    box = (0.5, 0.6, 0.8, 0.8) if size[1] > size[0] else (0.6, 0.4, 0.75, 0.8)
+    write_video(tmp_path / "clip.mp4", [moving(*size, box, range(12, 15), frames=32)], fps=2)
+    session = fs.open(tmp_path / "clip.mp4")
+    look = look_at(session, session.select("Which shape is red?"))
+    unit = int(look.best.argmax())
+    assert unit in (6, 7)
+    y, x = np.nonzero(stretched(look.scores[unit], *size) == look.best.max())
+    assert y.min() < box[2] * size[0] and y.max() > box[0] * size[0]
+    assert x.min() < box[3] * size[1] and x.max() > box[1] * size[1]
+
+
 def test_newlines_and_brackets_lie_on_no_picture(load):
     fs = load()
     encoded = fs.open(moving(56, 84, frames=4)).encoded

@@ -6,6 +6,8 @@ import re
 import pytest
 
 import cli
+from flexselect import FlexSelect
+from flexselect.report import write_report
 
 DEMO = "configs/demo/{}.yaml"
 QUIET = ["--trainer.enable_progress_bar", "false"]
@@ -79,6 +81,27 @@ def test_dense_has_a_report_too_but_nothing_to_visualize(annotations, videos, tm
     assert run("visualize", "dense", annotations, videos, tmp_path / "nothing") == cli.BAD_USAGE
     assert "nothing to draw" in capsys.readouterr().err
     assert cli.main(["fit", "--config", "configs/demo/train_video_llm.yaml", "--report"]) == cli.BAD_USAGE
+
+
+def test_a_page_of_many_questions_shows_pictures_of_some(tmp_path):
+    frame = {"when": "0:01", "score": 1.0, "kept": 3, "jpeg": "AAAA"}
+    look = {"frames": [frame], "kept": [0, 3], "best": [0.1, 1.0], "seconds": 2.0}
+    row = {"video": "v", "answer": "a", "error": None, "timings": {}, "num_kept_tokens": 3, "num_visual_tokens": 9}
+    rows = [{**row, "id": str(i), "question": f"Q{i}", "options": [], "correct": i != 4} for i in range(6)]
+    write_report(tmp_path / "report.html", "many", rows, lambda row: look, None, {}, most=2)
+    page = (tmp_path / "report.html").read_text()
+    assert [frames for *_, frames in reported(page)] == [1, 0, 0, 0, 1, 0], "the wrong one first"
+    assert "Pictures of the first 2 questions" in page
+
+
+def test_nothing_kept_is_encoded_once_a_question(videos, tmp_path, monkeypatch):
+    """Grid and times of a report come with the answer, not from the features once more."""
+    encoded = []
+    given = FlexSelect.encode_source
+    monkeypatch.setattr(FlexSelect, "encode_source", lambda *all: encoded.append(1) or given(*all))
+    annotations = videos / "annotations.jsonl"
+    assert run("predict", "self", annotations, videos, tmp_path, "--report", "--model.keep", "nothing") == 0
+    assert len(encoded) == 8
 
 
 def test_visualize_draws_a_folder_a_question(videos, tmp_path):
