@@ -150,7 +150,7 @@ class Page:
                 yield from self.take(video, progress)
 
             taken = [sessions, status, budget, button, *shown]
-            chosen.input(take, [chosen], taken, **ONE)
+            chosen.select(take, [chosen], taken, trigger_mode="always_last", **ONE)  # input comes twice
             file.upload(take, [file], taken, **ONE)
         return blocks
 

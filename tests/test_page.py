@@ -113,6 +113,8 @@ def test_choose_a_video_and_ask(page, videos):
     page.get_by_label("A video").click()
     page.get_by_role("option", name=name).click()
     page.get_by_text("54 visual tokens").wait_for()
+    page.wait_for_timeout(1500)
+    assert sum("queue/join" in url for url in page.asked) == 1, "indexed once"
     ask(page, QUESTION)
     page.get_by_text("9 of 54 visual tokens shown").nth(1).wait_for()
     page.get_by_role("gridcell", name=QUESTION).or_(page.get_by_text(QUESTION)).nth(2).wait_for()
