@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import warnings
@@ -137,6 +138,16 @@ def finished(cli: FlexSelectCLI) -> int:
     return SOME_FAILED if failed else ALL_ANSWERED
 
 
+def as_text(words: Sequence[str]) -> list[str]:
+    """Words of a command line, those of a question kept from being read as YAML: "What is it: a cat?" is no mapping."""
+    found: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--data.question=") else ("", "", word)
+        asked = equals or (found and found[-1] == "--data.question")
+        found.append(f"{name}{equals}{json.dumps([value])}" if asked and not value.startswith("[") else word)
+    return found
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -145,7 +156,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     quiet()
     try:
-        words = list(sys.argv[1:] if args is None else args)
+        words = as_text(sys.argv[1:] if args is None else args)
         if words and words[0] in PLAIN_VERBS:
             said = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
             sys.stdout.write(said or "")
@@ -154,7 +165,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return experiment(words[1:])
         callbacks = [QuestionPictures()] if words[:1] == ["visualize"] else []
         if words[:1] in (["locate"], ["visualize"]):  # names for `predict` with such a module, and with pictures
-            args, words[0] = words, "predict"
+            words[0] = "predict"
         cli = FlexSelectCLI(
             LightningModule,
             LightningDataModule,
@@ -169,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 "use_distributed_sampler": False,  # the data modules share out whole videos
             },
             seed_everything_default=0,
-            args=None if args is None else words,
+            args=words,
         )
     except (UsageError, MisconfigurationException) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -17,6 +17,7 @@ from flexselect.locating import NeedleClip, clip_recalls, clip_states, summary, 
 from flexselect.pipeline import FlexSelect
 from flexselect.settings import write_whole
 from flexselect.visualize import recall_by_layer, states_by_layer
+from flexselect.visualize.style import check_matplotlib
 
 USE = "# python cli.py predict --config configs/family/YOURS.yaml --config {}     (the layer that `locate` found)\n"
 
@@ -54,6 +55,10 @@ class Locating(LightningModule):
     def folder(self) -> Path:
         """Where to."""
         return Path(self.trainer.default_root_dir)
+
+    def setup(self, stage: str) -> None:
+        """Refuse now what would fail at the end."""
+        check_matplotlib()
 
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""

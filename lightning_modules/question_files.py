@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from flexselect.questions import QuestionItem
 from flexselect.results import read_predictions
 from flexselect.settings import UsageError, write_whole
+from flexselect.visualize.style import check_matplotlib
 from lightning_modules.video_qa import VideoQA
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class QuestionPictures(QuestionFiles):
         self.units = units
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what has nothing to draw."""
+        """Refuse what cannot be drawn, before anything is asked."""
+        check_matplotlib()
         if not isinstance(pl_module, VideoQA) or pl_module.hparams.selector is None:
             raise UsageError(
                 "dense shows every token, there is nothing to draw: give --model.selector self, or another"

@@ -63,6 +63,20 @@ def test_every_yaml_parses_and_says_how_to_run_it(file, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["family"]["class_path"].startswith("flexselect.families.")
 
 
+@pytest.mark.parametrize("question", ["?", "What is it: a cat?", "null", "- a", "2", "[what?", '"quoted" #1'])
+@pytest.mark.parametrize("way", ["--data.question {}", "--data.question={}"])
+def test_a_question_is_text_and_not_yaml(question, way, run, videos, tmp_path):
+    words = [word.format(question) for word in way.split()]
+    assert run("predict", "--data.video", sorted(videos.glob("*.mp4"))[0], *words) == 0
+    assert [row["question"] for row in rows(tmp_path / "out")] == [question]
+
+
+def test_several_questions_on_the_command_line(run, videos, tmp_path):
+    video = sorted(videos.glob("*.mp4"))[0]
+    assert run("predict", "--data.video", video, "--data.question", '["Who: me?", "Where?"]') == 0
+    assert [row["question"] for row in rows(tmp_path / "out")] == ["Who: me?", "Where?"]
+
+
 @pytest.mark.parametrize("mode", ["dense", "uniform", "random", "self"])
 def test_predict(run, videos, tmp_path, mode):
     status = run("predict", "--data.annotations", videos / "annotations.jsonl", config=f"configs/demo/{mode}.yaml")

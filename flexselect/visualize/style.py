@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from flexselect.settings import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,18 +30,27 @@ STYLE: Any = {
 }
 
 
+def check_matplotlib() -> None:
+    """Before long work whose end is a picture.
+
+    Raises:
+        UsageError: without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        raise UsageError("pictures need matplotlib: pip install 'flexselect[viz]'")
+
+
 @contextmanager
 def drawing(path: str | Path, width: float, height: float, title: str = "") -> Iterator[Figure]:
     """A figure of so many inches, written to a PNG at the end; safe in threads, no window and no global state.
 
     Raises:
-        ImportError: without matplotlib.
+        UsageError: without matplotlib.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'flexselect[viz]'") from error
+    check_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         if title:

@@ -104,6 +104,15 @@ def test_nothing_kept_is_encoded_once_a_question(videos, tmp_path, monkeypatch):
     assert len(encoded) == 8
 
 
+@pytest.mark.parametrize("verb, mode", [("visualize", "self"), ("locate", "locate")])
+def test_without_matplotlib_nothing_is_begun(verb, mode, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("flexselect.visualize.style.find_spec", lambda name: None)
+    words = [verb, "--config", DEMO.format(mode), "--output_dir", str(tmp_path / "out"), *QUIET]
+    words += ["--data.video", "v.mp4", "--data.question", "?"] if verb == "visualize" else []
+    assert cli.main(words) == cli.BAD_USAGE and not list(tmp_path.glob("out/pictures"))
+    assert "pip install 'flexselect[viz]'" in capsys.readouterr().err
+
+
 def test_visualize_draws_a_folder_a_question(videos, tmp_path):
     video = sorted(videos.glob("*.mp4"))[0]
     words = ["visualize", "--config", DEMO.format("lite"), "--data.video", str(video), *QUIET]
