@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pydoc import locate
+from typing import Any
 
 import torch
 from jsonargparse import ActionYesNo, Namespace, auto_cli
@@ -25,16 +27,33 @@ from flexselect.families.base import VideoFamily
 from flexselect.page import serve
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.locating import Locating
 from lightning_modules.question_files import QuestionPictures, Report
 from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
+from lightning_modules.video_qa import VideoQA
 
 PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve": serve}  # without a Trainer
+MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that are `predict` with such a module
+VERBS = """Further verbs: visualize (predict, with pictures of each question), locate (recall of needles by layer;
+both have predict's options), serve (a page to try a model on), experiment (several validations, one table), compare
+(two runs side by side), export (a checkpoint as a selector), convert (a checkpoint of its authors' layout).
+docs/config_keys.md has every key."""
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
 
 class FlexSelectCLI(LightningCLI):
-    """LightningCLI with a family, which module and data share, and a folder for what is written."""
+    """LightningCLI with a family, which module and data share, and a folder for what is written.
+
+    Args:
+        verb: as it was typed, `locate` for one.
+        args: Lightning's own.
+        kwargs: Lightning's own.
+    """
+
+    def __init__(self, verb: str, *args: Any, **kwargs: Any) -> None:
+        self.verb = verb
+        super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -60,9 +79,11 @@ class FlexSelectCLI(LightningCLI):
         """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
         config = self.config[self.subcommand]
         callbacks = self.trainer_defaults.setdefault("callbacks", [])
+        needed = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
+        if not issubclass(locate(config.model.class_path) or object, needed):
+            what = "--report" if config.report else self.verb
+            raise UsageError(f"{what} is for a model of {needed.__name__}, the configs have {config.model.class_path}")
         if config.report:
-            if self.subcommand == "fit":
-                raise UsageError("--report is for predict and validate; fit has its curves in OUTPUT_DIR/csv")
             callbacks.append(Report())
         if self.subcommand == "fit":
             prepare_fit(config)
@@ -163,17 +184,19 @@ def main(args: Sequence[str] | None = None) -> int:
             return ALL_ANSWERED
         if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):
             return experiment(words[1:])
-        callbacks = [QuestionPictures()] if words[:1] == ["visualize"] else []
-        if words[:1] in (["locate"], ["visualize"]):  # names for `predict` with such a module, and with pictures
+        verb = words[0] if words else ""
+        if verb in MODULES:
             words[0] = "predict"
         cli = FlexSelectCLI(
+            verb,
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
+            parser_kwargs={"description": VERBS},
             trainer_defaults={
-                "callbacks": callbacks,
+                "callbacks": [QuestionPictures()] if verb == "visualize" else [],
                 "logger": None,
                 "enable_checkpointing": False,
                 "enable_model_summary": False,

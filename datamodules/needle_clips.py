@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.needles import CELL, COLOURS, SHAPES, paint, render
 from datamodules.processes import left_where_it_is, process_of
 from datamodules.rows import read_rows
-from datamodules.video import read_video
+from datamodules.video import VideoError, read_video
 from flexselect.families.base import VideoFamily
+from flexselect.families.inputs import at_least
 from flexselect.locating import NeedleClip
 from flexselect.prompt import VideoPrompt
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+log = logging.getLogger(__name__)
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts")
 
 
 class NeedleClips(LightningDataModule):
@@ -52,11 +56,15 @@ class NeedleClips(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if clips < 1 or units < 2 or not 0 <= distractors < min(units, len(SHAPES)):
-            raise ValueError(f"needs clips, units and fewer distractors: got {clips}, {units}, {distractors}")
+        for name, value, least in (("clips", clips, 1), ("units", units, 2), ("cells", cells, 1)):
+            at_least(name, least, value, None)
+        if not 0 <= distractors < min(units, len(SHAPES)):
+            raise ValueError(f"distractors must be from 0 to {min(units, len(SHAPES)) - 1}, got {distractors}")
         self.family, self.clips, self.units, self.cells, self.seed = family, clips, units, cells, seed
         self.distractors = distractors if needles is None else 0
-        self.needles = None if needles is None else [(Path(needles).parent, row) for row in read_rows(needles)]
+        self.needles = None if needles is None else pictures_of(Path(needles))
+        self.settings = {"clips": clips, "units": units, "distractors": self.distractors, "needles": needles}
+        self.settings |= {"haystacks": haystacks, "cells": cells, "seed": seed}
         self.haystacks = None if haystacks is None else videos_in(Path(haystacks))
 
     def predict_dataloader(self) -> DataLoader:
@@ -96,14 +104,18 @@ class _Clips(Dataset):
         count = self.data.units * self.data.family.frames_per_unit
         if self.data.haystacks is None:
             return torch.from_numpy(np.concatenate(list(render(rng, [], count, self.data.cells))))
-        path = self.data.haystacks[int(rng.integers(len(self.data.haystacks)))]
         spread = lambda n, fps: np.linspace(0, n - 1, count).round().astype(int).tolist()  # noqa: E731
-        return read_video(path, spread, self.prompter.resize)[0]
+        for number in rng.permutation(len(self.data.haystacks)):
+            try:
+                return read_video(self.data.haystacks[number], spread, self.prompter.resize)[0]
+            except VideoError as error:
+                log.warning("another haystack is taken: %s", error)
+        raise ValueError("none of the haystacks can be read; the reasons are above")
 
     def _needles(self, rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str]]:
         if self.data.needles is not None:
-            folder, row = self.data.needles[int(rng.integers(len(self.data.needles)))]
-            yield Image.open(folder / str(row["image"])).convert("RGB"), str(row["question"])
+            path, question = self.data.needles[int(rng.integers(len(self.data.needles)))]
+            yield Image.open(path).convert("RGB"), question
             return
         shapes, colours = rng.permutation(SHAPES)[:count], rng.permutation(list(COLOURS))[:count]
         for shape, colour in zip(shapes, colours):
@@ -118,12 +130,38 @@ class _Clips(Dataset):
             )
 
 
+def pictures_of(table: Path) -> list[tuple[Path, str]]:
+    """Images with the questions about them, all looked at before a model is loaded.
+
+    Raises:
+        ValueError: naming the row that lacks something, or whose image cannot be read.
+    """
+    if table.is_dir():
+        raise ValueError(f"{table} is a folder; --data.needles takes a table with `image` and `question`")
+    found = []
+    for number, row in enumerate(read_rows(str(table)), 1):
+        path = table.parent / str(row.get("image") or "")
+        if not row.get("image") or not str(row.get("question") or "").strip():
+            raise ValueError(f"{table}: row {number} has no `image` or no `question`")
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{table}: the image of row {number} cannot be read: {path} ({error})") from error
+        found.append((path, str(row["question"])))
+    if not found:
+        raise ValueError(f"{table}: holds no rows")
+    return found
+
+
 def videos_in(folder: Path) -> list[Path]:
     """The videos of a folder.
 
     Raises:
         ValueError: if there is none.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; --data.haystacks takes one with videos")
     found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS)
     if not found:
         raise ValueError(f"{folder} has no video ({', '.join(VIDEOS)})")

@@ -21,6 +21,7 @@ from docstring_parser import DocstringStyle, parse
 from lightning import LightningDataModule, LightningModule
 
 from flexselect.families.base import VideoFamily
+from flexselect.page import serve
 from lightning_modules.callbacks import PredictionWriter
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -127,6 +128,12 @@ def table(rows: tuple[Row, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def options(function: Any) -> Iterator[Row]:
+    """What a verb without a Trainer takes."""
+    for p in inspect.signature(function).parameters.values():
+        yield p.name, _type(str(p.annotation)), _default(p), meaning(function, p.name)
+
+
 def page() -> str:
     """The whole page; classes with the same keys are together."""
     parts = [HEAD, table(SHARED)]
@@ -140,6 +147,7 @@ def page() -> str:
             parts += ["### " + ", ".join(f"`{place[cls]}.{cls.__name__}`" for cls in group) + "\n"]
             parts += [f"{parse(inspect.getdoc(cls) or '').short_description}\n" for cls in group]
             parts.append(table(rows))
+    parts += ["## `serve`\n", f"{parse(inspect.getdoc(serve) or '').short_description}\n", table(tuple(options(serve)))]
     return "\n".join(parts)
 
 

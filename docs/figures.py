@@ -51,11 +51,13 @@ def drawn() -> None:
     """What `visualize` and `locate` draw."""
     video = str(DEMO / "needles_000.mp4")
     shutil.rmtree(OUT, ignore_errors=True)
-    asked = ["--data.video", video, "--data.question", QUESTION, "--output_dir", str(OUT / "lite")]
-    cli("visualize", "--config", "configs/demo/lite.yaml", *asked)
-    (folder,) = (OUT / "lite" / "pictures").iterdir()
-    for name in ("heat_map", "kept_tokens", "teacher_and_selector"):
-        keep(folder / f"{name}.png", f"{name}.png")
+    pictures = {"self": ("heat_map", "kept_tokens"), "lite": ("teacher_and_selector",)}
+    for mode, names in pictures.items():
+        asked = ["--data.video", video, "--data.question", QUESTION, "--output_dir", str(OUT / mode)]
+        cli("visualize", "--config", f"configs/demo/{mode}.yaml", *asked)
+        (folder,) = (OUT / mode / "pictures").iterdir()
+        for name in names:
+            keep(folder / f"{name}.png", f"{name}.png")
     clips = ["--data.units", "256", "--data.clips", "24", "--output_dir", str(OUT / "locate")]
     cli("locate", "--config", "configs/demo/locate.yaml", *clips)
     keep(OUT / "locate" / "locate.png", "recall_by_layer.png")

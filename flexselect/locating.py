@@ -85,5 +85,12 @@ def table(found: dict[str, Any]) -> str:
         mark = "  <-" if layer == found["reference_layer"] else ""
         lines.append(f"{layer:5} " + " ".join(f"{cell:>22}" for cell in cells) + mark)
     use = f"--model.reference_layer {found['reference_layer']} --model.reduction {found['reduction']}"
+    best = found["by_reduction"][found["reduction"]]
+    least = best["low"][found["reference_layer"]]
+    alike = [
+        str(layer) for layer, high in enumerate(best["high"]) if high >= least and layer != found["reference_layer"]
+    ]
+    if alike:
+        lines.append(f"not told apart from it by {found['clips']} clips: layers {', '.join(alike)}")
     lines.append(f"recall {found['recall']:.3f}, by chance {found['chance']:.3f}; use {use}")
     return "\n".join(lines)

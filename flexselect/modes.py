@@ -10,7 +10,7 @@ from PIL import Image
 
 from flexselect.pipeline import FlexSelect
 from flexselect.prompt import Answer
-from flexselect.scorers import LiteScorer, ReferenceLayerScorer, Scorer
+from flexselect.scorers import LiteScorer, Scorer
 from flexselect.selector import LiteSelector
 from flexselect.session import VideoSession
 from flexselect.visualize import heat_map, kept_tokens, look_at
@@ -31,14 +31,13 @@ class Modes:
     """Holds the weights once. For one thread at a time.
 
     Args:
-        fs: the loaded VideoLLM, with any selector or none.
+        fs: the loaded VideoLLM, training-free.
         lite: a trained selector, folder or hub id; None: without that mode.
     """
 
     def __init__(self, fs: FlexSelect, lite: str | None = None) -> None:
         sets = fs.units_per_set
-        scorers: dict[str, Scorer | None] = {DENSE: None}
-        scorers[SELF] = ReferenceLayerScorer(fs.lm, fs.family.default_reference_layer, units_per_set=sets)
+        scorers: dict[str, Scorer | None] = {DENSE: None, SELF: fs.scorer}
         if lite is not None:
             dtype = str(fs.lm.model.dtype).removeprefix("torch.")
             trained = LiteSelector.from_pretrained(lite, dtype=dtype, device=fs.lm.device)

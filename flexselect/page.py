@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def serve(
     path: str,
     selector: str | None = None,
     videos: str | None = None,
+    reference_layer: int | None = None,
+    reduction: str | None = None,
     budget: int | None = None,
     fps: float | None = None,
     max_frames: int | None = None,
@@ -49,6 +52,8 @@ def serve(
         path: the VideoLLM, local folder or hub id.
         selector: a trained selector, folder or hub id; None: the page has no lite mode.
         videos: a folder whose videos can be chosen, beside uploading one.
+        reference_layer: of the training-free mode, as `locate` found it; None: the family's default.
+        reduction: "max" or "mean", as `locate` found it; None: "max".
         budget: visual tokens shown at first; None: the family's default.
         fps: sampling; None: the family's default.
         max_frames: sampling; None: the family's default.
@@ -69,29 +74,44 @@ def serve(
     except ImportError as error:
         raise UsageError("the page needs gradio: pip install 'flexselect[serve]'") from error
     choices = videos_of(videos)
+    check_port(host, port)
     if host not in HERE:
         log.warning("whoever reaches %s:%d can upload videos and use this model; there is no password", host, port)
     given: dict[str, Any] = {"fps": fps, "max_frames": max_frames}
     options = {name: value for name, value in given.items() if value is not None}
+    options |= {"selector": "self", "reference_layer": reference_layer, "reduction": reduction}
     options |= {"dtype": dtype, "device": device, "device_map": device_map, "quantization": quantization}
     fs = FlexSelect.from_pretrained(path, budget=budget, **options)
     blocks = Page(Modes(fs, selector), choices, max_new_tokens, Path(path).name).build()
-    try:
-        _, address, _ = blocks.launch(
-            server_name=host,
-            server_port=port or None,
-            max_file_size=f"{max_upload_mb}mb",
-            state_session_capacity=SESSIONS,
-            theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # nothing fetched
-            footer_links=[],
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        raise UsageError(f"port {port} cannot be had ({error}): give another --port, or 0 for any") from error
+    _, address, _ = blocks.launch(
+        server_name=host,
+        server_port=port or None,
+        max_file_size=f"{max_upload_mb}mb",
+        state_session_capacity=SESSIONS,
+        theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # nothing fetched
+        footer_links=[],
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
     log.warning("the page is at %s; Ctrl-C ends it", address)
     blocks.block_thread()
+
+
+def check_port(host: str, port: int) -> None:
+    """Before a model is loaded for nothing.
+
+    Raises:
+        UsageError: if the port is taken, or is not ours to have.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"port {port} cannot be had ({reason}): give another --port, or 0 for any") from error
 
 
 def videos_of(folder: str | None) -> dict[str, Path]:
@@ -141,8 +161,9 @@ class Page:
                     button = gr.Button("Ask", variant="primary", interactive=False)
             shown = [part for mode in self.columns(gr) for part in mode]
             table = gr.Dataframe(headers=HISTORY, label="Asked so far", interactive=False, wrap=True)
+            busy = {**ONE, "show_progress_on": [status]}  # one bar, not one on every part
             given, found = [sessions, asked, question, modes, budget], [*shown, asked, table]
-            gr.on([button.click, question.submit], self.ask, given, found, **ONE)
+            gr.on([button.click, question.submit], self.ask, given, found, **ONE, show_progress_on=[table])
 
             bar = gr.Progress(track_tqdm=True)
 
@@ -150,8 +171,10 @@ class Page:
                 yield from self.take(video, progress)
 
             taken = [sessions, status, budget, button, *shown]
-            chosen.select(take, [chosen], taken, trigger_mode="always_last", **ONE)  # input comes twice
-            file.upload(take, [file], taken, **ONE)
+            chosen.select(take, [chosen], taken, trigger_mode="always_last", **busy)  # input comes twice
+            chosen.select(None, None, file, js="() => null")  # the other way to choose is empty then
+            file.upload(take, [file], taken, **busy)
+            file.upload(None, None, chosen, js="() => null")
         return blocks
 
     def columns(self, gr: Any) -> Iterator[list[Any]]:
@@ -197,9 +220,9 @@ class Page:
         import gradio as gr
 
         if not sessions:
-            raise gr.Error("choose or upload a video first")
+            raise gr.Error("choose or upload a video first", print_exception=False)
         if not question.strip() or not modes:
-            raise gr.Error("write a question, and choose a mode")
+            raise gr.Error("write a question, and choose a mode", print_exception=False)
         parts: list[Any] = [None] * (4 * len(self.modes.ways))
         for place, (mode, session) in enumerate(sessions.items()):
             if mode not in modes:
@@ -207,7 +230,7 @@ class Page:
             try:
                 found = self.modes.ask(session, question, int(budget), self.max_new_tokens)
             except (ValueError, RuntimeError, OSError) as error:
-                raise gr.Error(f"{mode}: {error}") from error
+                raise gr.Error(f"{mode}: {error}", print_exception=False) from error
             answer = found.answer
             parts[4 * place : 4 * place + 2] = [answer.text, facts(answer)]
             parts[4 * place + 2 : 4 * place + 2 + len(found.pictures)] = found.pictures

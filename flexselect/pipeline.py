@@ -175,7 +175,7 @@ class FlexSelect:
                 times = None if seconds is None else checked_seconds(seconds, len(frames))
                 stream = stream_of(frames, times, prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
-        session.video = video if isinstance(video, (str, Path)) else frames
+        session.video = Path(video).absolute() if isinstance(video, (str, Path)) else frames
         if keep != "nothing":
             session.encode()
         return session

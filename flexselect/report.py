@@ -42,7 +42,7 @@ def seen(session: VideoSession, selection: Selection | None) -> Seen:
 
     Returns:
         `frames`, the units with the best scores: `when`, `score`, `kept` tokens and `jpeg` in base64; and along the
-        video, `kept` and `best`: at most 120 numbers each.
+        video, `kept` tokens a unit and `best` score (none of a control's): at most 120 numbers each.
     """
     if selection is None:
         units, total = session.grid[0], math.prod(session.grid)
@@ -54,8 +54,8 @@ def seen(session: VideoSession, selection: Selection | None) -> Seen:
     pictures = zip(shown, look.frames(shown))
     return {
         "frames": [_frame(look, unit, frame) for unit, frame in pictures],
-        "kept": _binned(look.kept_by_unit, np.sum),
-        "best": _binned(look.best, np.max) if selection is not None else [],
+        "kept": _binned(look.kept_by_unit, np.add),
+        "best": _binned(look.best, np.maximum) if selection is not None and look.scored else [],
         "seconds": None if look.seconds is None else float(look.edges[-1]),
     }
 
@@ -74,7 +74,8 @@ def write_report(
     Args:
         path: HTML to write.
         title: above it.
-        rows: predictions, with their `options`; those of `validate` also say what was expected.
+        rows: predictions, with their `options`; those of `validate` also say what was expected. Wrong ones and errors
+            are shown first.
         seen_by: what `seen` gave for a prediction; None where there is nothing.
         results: of `validate`, see `flexselect.results.summarise`; None of `predict`.
         about: what the run is known by, nested as you like.
@@ -82,6 +83,8 @@ def write_report(
     """
     from jinja2 import Environment, StrictUndefined
 
+    first = {"wrong": 0, "error": 1}
+    rows = sorted(rows, key=lambda row: first.get(state(row), 2))
     order = sorted(range(len(rows)), key=lambda i: (rows[i].get("correct") is not False, i))
     pictured = [i for i in order if rows[i]["error"] is None][:most]
     looked = {i: found for i in pictured if (found := seen_by(rows[i])) is not None}
@@ -128,8 +131,8 @@ def _along(looks: Sequence[Seen]) -> list[float]:
     shares = []
     for look in looks:
         kept = np.asarray(look["kept"], float)
-        places = np.arange(len(kept)) * 20 // len(kept)
-        shares.append(np.bincount(places, kept, 20) / max(1.0, kept.sum()))
+        so_far = np.concatenate([[0.0], kept.cumsum() / max(kept.sum(), 1e-9)])
+        shares.append(np.diff(np.interp(np.linspace(0, 1, 21), np.linspace(0, 1, len(so_far)), so_far)))
     return np.mean(shares, 0).tolist()
 
 
@@ -143,5 +146,10 @@ def _frame(look: Look, unit: int, frame: np.ndarray) -> dict[str, Any]:
     return {"when": when, "score": float(look.best[unit]), "kept": int(look.kept_by_unit[unit]), "jpeg": jpeg}
 
 
-def _binned(values: np.ndarray, how: Callable[[np.ndarray], Any]) -> list[float]:
-    return [round(float(how(part)), 6) for part in np.array_split(values, min(BINS, len(values)))]
+def _binned(values: np.ndarray, how: np.ufunc) -> list[float]:
+    """At most 120 values along the video, each of a part of the same length."""
+    bins = min(BINS, len(values))
+    place = np.arange(len(values)) * bins // len(values)
+    found = np.zeros(bins)
+    how.at(found, place, values / np.bincount(place)[place] if how is np.add else values)
+    return [round(float(value), 6) for value in found]

@@ -125,6 +125,6 @@ def _copy(module: nn.Module, source: dict[str, Tensor], start: str) -> None:
                 continue
             found = source.get(name.replace(".base_layer.", "."))  # adapters stand beside it
             if found is None or found.ndim != weight.ndim or any(a < b for a, b in zip(found.shape, weight.shape)):
-                shape = None if found is None else list(found.shape)
+                shape = "missing" if found is None else list(found.shape)
                 raise ValueError(f"cannot start from {start}: {name} is {shape} there, {list(weight.shape)} needed")
             weight.copy_(found[tuple(slice(size) for size in weight.shape)])

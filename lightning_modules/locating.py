@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from lightning import LightningModule
@@ -13,13 +13,14 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.locating import NeedleClip, clip_recalls, clip_states, summary, table
 from flexselect.pipeline import FlexSelect
 from flexselect.settings import write_whole
 from flexselect.visualize import recall_by_layer, states_by_layer
 from flexselect.visualize.style import check_matplotlib
 
-USE = "# python cli.py predict --config configs/family/YOURS.yaml --config {}     (the layer that `locate` found)\n"
+USE = "# python cli.py predict ... --config {}     (after the model's own configs: the layer that `locate` found)\n"
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,20 @@ class Locating(LightningModule):
             states_by_layer(self.folder / "states_by_layer.png", states, groups, "Hidden states of a clip")
         return recalls
 
+    @property
+    def known_by(self) -> dict[str, Any]:
+        """What a result must be known by: the model, the clips, packages."""
+        clips, versions = self.trainer.datamodule.settings, package_versions()
+        weights = weights_hash(self.family.path)
+        return {"family": self.family.settings, "weights": weights, "data": clips, "packages": versions}
+
     def on_predict_end(self) -> None:
         """Gather, write, draw, recommend."""
         every = self.recalls.compute().cpu()  # [clips, layers, 2]
         if not self.trainer.is_global_zero:
             return
         found, folder = summary(every, self.chance), self.folder
-        write_whole(folder / "locate.json", json.dumps({**found, "family": self.family.settings}, indent=2))
+        write_whole(folder / "locate.json", json.dumps({**found, **self.known_by}, indent=2))
         use = {name: found[name] for name in ("reference_layer", "reduction")}
         write_whole(
             folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": use}})

@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from flexselect.questions import QuestionItem
 from flexselect.results import read_predictions
 from flexselect.settings import UsageError, write_whole
-from flexselect.visualize.style import check_matplotlib
+from flexselect.visualize.style import asked, check_matplotlib
 from lightning_modules.video_qa import VideoQA
 
 log = logging.getLogger(__name__)
@@ -90,13 +90,13 @@ class QuestionPictures(QuestionFiles):
         from flexselect.visualize import draw_all
 
         assert module.session is not None and module.answer is not None and module.answer.selection is not None
-        title = f"{row['question']}  {row['answer']}"
+        title = asked(row["question"], row["answer"])
         folder = self.path(row).parent
         draw_all(folder, module.session, item.question.text, module.answer.selection, title, self.units)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where they are."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (self.folder / "pictures").is_dir():
             log.info("%s", self.folder / "pictures")
 
 

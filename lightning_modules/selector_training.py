@@ -126,7 +126,8 @@ class SelectorTraining(LightningModule):
             return
         stored = self._check_store()
         start = None if self.hparams.selector is not None else self.hparams.start  # a selector has its weights
-        layers = (len(self.selector.decoder.layers) if start == TEACHER else 0) if stored else None
+        copied = len(self.selector.decoder.layers) if start == TEACHER else 0
+        layers = copied if stored else max(copied, self.teacher.layer + 1)
         lm = self.teacher.load(self.trainer.strategy.root_device, layers)
         if start is not None:
             starting_weights(self.selector, start, lm)

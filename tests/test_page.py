@@ -27,7 +27,7 @@ def served(videos):
     """The page's address; uploads of at most a megabyte."""
     pytest.importorskip("gradio", reason="NOT CHECKED: the page needs gradio")
     words = ["serve", "--config", "configs/demo/serve.yaml", "--videos", str(videos), "--budget", "9"]
-    words += ["--port", "0", "--max_upload_mb", "1"]
+    words += ["--port", "0", "--max_upload_mb", "1", "--reference_layer", "1", "--reduction", "max"]
     pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "cli.py", *words], cwd=ROOT, **pipe)
     address, said = None, []
@@ -66,7 +66,7 @@ def ask(page, question):
 
 def test_one_video_in_memory_answers_as_three_models_would(videos):
     file = sorted(videos.glob("*.mp4"))[0]
-    modes = Modes(loaded(None), SELECTOR)
+    modes = Modes(loaded("self"), SELECTOR)
     sessions = modes.open(file)
     assert len({id(session.encoded.features) for session in sessions.values()}) == 1, "encoded once"
     for (mode, session), selector in zip(sessions.items(), (None, "self", SELECTOR)):

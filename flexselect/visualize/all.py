@@ -22,7 +22,7 @@ from flexselect.visualize.side_by_side import side_by_side
 def draw_all(
     folder: str | Path, session: VideoSession, question: str, selection: Selection, title: str = "", units: int = 12
 ) -> list[Path]:
-    """Draw heat map, kept tokens, timeline, overlay and hidden states; for a trained selector, its teacher beside it.
+    """Draw kept tokens, timeline, overlay and hidden states; a heat map, but not of a control; a selector's teacher.
 
     Args:
         folder: where to; created when missing.
@@ -38,13 +38,15 @@ def draw_all(
     folder, title = Path(folder), title or question
     folder.mkdir(parents=True, exist_ok=True)
     look = look_at(session, selection)
-    names = ("heat_map.png", "kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png")
+    names = ("kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png")
     files = [folder / name for name in names]
-    heat_map(files[0], look, title, units)
-    kept_tokens(files[1], look, title, units)
-    timeline(files[2], look, title)
-    overlay(files[3], look)
-    states_by_layer(files[4], *states_of(session, question, selection), title)
+    kept_tokens(files[0], look, title, units)
+    timeline(files[1], look, title)
+    overlay(files[2], look)
+    states_by_layer(files[3], *states_of(session, question, selection), title)
+    if look.scored:
+        files.append(folder / "heat_map.png")
+        heat_map(files[-1], look, title, units)
     if isinstance(session.flexselect.scorer, LiteScorer):
         files.append(folder / "teacher_and_selector.png")
         teacher = look_at(session, teacher_selection(session, question, selection))

@@ -72,9 +72,9 @@ def painter(look: Look) -> Painter:
     def paint(frame: np.ndarray, unit: int) -> np.ndarray:
         share = np.sqrt((look.scores[unit] - low) / (high - low or 1.0))
         share = stretched(share, *frame.shape[:2])[..., None]  # [h, w, 1]
-        grey = frame.mean(-1, keepdims=True) * 0.8
-        colour, weight = 255 * colours(share[..., 0])[..., :3], 0.3 + 0.6 * share
-        return (grey * (1 - weight) + colour * weight * (0.5 + grey / 408)).astype(np.uint8)  # 408: twice the most
+        grey = 30 + frame.mean(-1, keepdims=True) * 0.4  # dull, so that a score is not mistaken for a bright frame
+        colour, weight = 255 * colours(share[..., 0])[..., :3], 0.4 + 0.5 * share
+        return (grey * (1 - weight) + colour * weight * (0.8 + grey / 660)).astype(np.uint8)  # 660: at most 1 in all
 
     return paint
 
@@ -85,6 +85,11 @@ def light(frame: np.ndarray, lit: np.ndarray) -> np.ndarray:
     return (frame * bright).astype(np.uint8)
 
 
+def line_height(frame: np.ndarray, wide: float) -> float:
+    """Inches of a line of frames that are `wide` inches each, with their titles; of tall ones they are narrower."""
+    return min(wide * frame.shape[0] / frame.shape[1], 1.4 * wide, 2.4) + 0.25
+
+
 def draw_frames(figure: Figure | SubFigure, look: Look, units: list[int], paint: Painter, columns: int) -> list[Axes]:
     """Draw some units' frames, `columns` a line."""
     axes = []
@@ -92,7 +97,7 @@ def draw_frames(figure: Figure | SubFigure, look: Look, units: list[int], paint:
         axis = figure.add_subplot(-(-len(units) // columns), columns, place + 1)
         axis.imshow(paint(frame, unit))
         when = f"unit {unit}" if look.seconds is None else clock_time(look.seconds[unit])
-        axis.set_title(f"{when}, score {look.best[unit]:.2g}", fontsize=7)
+        axis.set_title(f"{when}, score {look.best[unit]:.2g}" if look.scored else when, fontsize=7)
         axis.axis("off")
         axes.append(axis)
     return axes
@@ -106,6 +111,8 @@ def draw_timeline(axis: Axes, look: Look) -> None:
     axis.set(ylabel="tokens kept", xlim=(look.edges[0], look.edges[-1]), ylim=(0, None))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     time_axis(axis, look.seconds)
+    if not look.scored:
+        return
     twin = axis.twinx()
     twin.stairs(look.best, look.edges, color=WARM, baseline=None, linewidth=0.8)
     twin.set_ylabel("best score", color=WARM)
@@ -117,10 +124,10 @@ def _frames_and_timeline(
 ) -> None:
     shown = look.best_units(units)
     lines, first = -(-len(shown) // columns), next(iter(look.frames(shown[:1])))
-    tall = WIDE * first.shape[0] / first.shape[1] + 0.25  # inches of a line of frames
-    with drawing(path, WIDE * columns, min(lines * tall, 40) + 2.2, title) as figure:
+    tall = line_height(first, WIDE)
+    with drawing(path, WIDE * columns, lines * tall + 2.2, title) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
-        axes = draw_frames(above, look, shown, paint, min(columns, len(shown)))
+        axes = draw_frames(above, look, shown, paint, min(columns, max(3, len(shown))))
         if with_scale:
             _draw_scale(above, axes, look)
         draw_timeline(below.add_subplot(), look)
@@ -131,4 +138,4 @@ def _draw_scale(figure: SubFigure, axes: list[Axes], look: Look) -> None:
     from matplotlib.colors import PowerNorm
 
     norm = PowerNorm(0.5, float(look.scores.min()), float(look.scores.max()))
-    figure.colorbar(ScalarMappable(norm, HEAT), ax=axes, label="score", shrink=0.9, aspect=30)
+    figure.colorbar(ScalarMappable(norm, HEAT), ax=axes, label="score (square-root scale)", aspect=30)

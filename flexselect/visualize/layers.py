@@ -34,7 +34,7 @@ def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
                 layers, of["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads, rows"
             )
         axis.axhline(found["chance"], color=PALE, linewidth=0.8, linestyle=":", label="chance")
-        axis.axvline(found["reference_layer"], color=PALE, linewidth=0.8)
+        axis.axvline(found["reference_layer"], color=PALE, linewidth=0.8, label="recommended")
         axis.set(xlabel="layer", ylabel="recall@K of the needle's unit", ylim=(0, 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from flexselect.controls import RandomScorer, UniformScorer
 from flexselect.frames import video_reader
 from flexselect.prompt import Selection, VideoClip
 from flexselect.session import VideoSession
 
-HEIGHT = 360  # pixels: the most that a drawn frame has
+HEIGHT, WIDTH = 360, 640  # pixels: the most that a drawn frame has
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Look:
     kept: np.ndarray  # bool [U, rows, columns]
     kept_by_unit: np.ndarray  # int [U], tokens on no picture included
     seconds: np.ndarray | None  # float64 [U], when each unit begins; None where that is not known
+    scored: bool  # whether scores mean something: a control's, uniform or random, do not
     frames: Callable[[Sequence[int]], Iterator[np.ndarray]]  # the first frame of each of some units, as in the video
 
     @property
@@ -53,7 +55,7 @@ class Look:
         return np.append(self.seconds, self.seconds[-1] + step)
 
 
-def look_at(session: VideoSession, selection: Selection) -> Look:
+def look_at(session: VideoSession, selection: Selection | None) -> Look:
     """Lay a selection out on the video of a session.
 
     Frames are read from the video when they are drawn, and only those that are drawn.
@@ -64,8 +66,10 @@ def look_at(session: VideoSession, selection: Selection) -> Look:
         selection: from `session.select` or an answer.
 
     Raises:
-        ValueError: if the session does not know its video.
+        ValueError: if there is no selection (dense), or the session does not know its video.
     """
+    if selection is None:
+        raise ValueError("dense shows every token, there is nothing to draw: load with a selector")
     family, grid, total = session.flexselect.family, session.grid, len(selection.scores)
     if session.video is None and not isinstance(session.source, VideoClip):
         raise ValueError("this session does not know its video: set session.video to the file")
@@ -80,12 +84,13 @@ def look_at(session: VideoSession, selection: Selection) -> Look:
         family.on_picture(kept, grid).numpy(),
         kept.view(grid[0], -1).sum(1).numpy(),
         seconds,
+        not isinstance(session.flexselect.scorer, (UniformScorer, RandomScorer)),
         lambda units: unit_frames(session, units),
     )
 
 
 def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndarray]:
-    """The first frame of some units, ascending, as in the video: uint8 [h, w, 3], at most `HEIGHT` high."""
+    """The first frame of some units, ascending, as in the video: uint8 [h, w, 3], at most `HEIGHT` x `WIDTH`."""
     family, video = session.flexselect.family, session.video
     firsts = [unit * family.frames_per_unit for unit in units]
     if video is None:
@@ -104,11 +109,12 @@ def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndar
 
 
 def shrunk(frames: Tensor) -> Tensor:
-    """Frames uint8 [t, h, w, 3], made smaller where they are higher than `HEIGHT`."""
+    """Frames uint8 [t, h, w, 3], made smaller where they are larger than `HEIGHT` x `WIDTH`."""
     height, width = frames.shape[1:3]
-    if height <= HEIGHT:
+    scale = min(1.0, HEIGHT / height, WIDTH / width)
+    if scale == 1:
         return frames.cpu()
-    size = (HEIGHT, max(1, round(width * HEIGHT / height)))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
     smaller = interpolate(frames.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
     return smaller.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 

@@ -32,7 +32,8 @@ def _drawn(look: Look) -> Iterator[np.ndarray]:
     paint = painter(look)
     for unit, frame in enumerate(look.frames(range(look.num_units))):
         frame = frame.repeat(times := -(-LEAST // len(frame)), 0).repeat(times, 1)
-        both = np.concatenate([light(frame, look.kept[unit]), paint(frame, unit)], axis=1)
+        sides = [light(frame, look.kept[unit]), *([paint(frame, unit)] if look.scored else [])]
+        both = np.concatenate(sides, axis=1)
         picture = np.concatenate([both, _band(look, unit, both.shape[1])])
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         yield np.ascontiguousarray(picture[-height:, :width])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from flexselect.ranking import overlap_at_k, spearman
-from flexselect.visualize.frames import draw_frames, painter
+from flexselect.visualize.frames import draw_frames, line_height, painter
 from flexselect.visualize.look import Look
 from flexselect.visualize.style import DARK, PALE, WARM, drawing, time_axis
 
@@ -27,17 +27,17 @@ def side_by_side(
     """
     shown = one.best_units(units)
     first = next(iter(one.frames(shown[:1])))
-    tall = 9 / len(shown) * first.shape[0] / first.shape[1] + 0.5
-    with drawing(path, 9, 2 * min(tall, 4) + 2.6, title) as figure:
-        upper, lower, below = figure.subfigures(3, 1, squeeze=False, height_ratios=[tall, tall, 2.2])[:, 0]
+    tall = line_height(first, 9 / max(4, len(shown))) + 0.25
+    with drawing(path, 9, 2 * tall + 2.9, title) as figure:
+        upper, lower, below = figure.subfigures(3, 1, squeeze=False, height_ratios=[tall, tall, 2.6])[:, 0]
         for part, look, name in ((upper, one, names[0]), (lower, other, names[1])):
             part.suptitle(name, fontsize=8, x=0.01, ha="left")
-            draw_frames(part, look, shown, painter(look), len(shown))
+            draw_frames(part, look, shown, painter(look), max(4, len(shown)))
         along, ranks = below.subplots(1, 2, width_ratios=[2.2, 1])
         for look, name, colour, line in ((one, names[0], DARK, "-"), (other, names[1], WARM, "--")):
             share = look.best / (look.best.max() or 1.0)
             along.stairs(share, look.edges, baseline=None, color=colour, linestyle=line, label=name)
-        along.set(ylabel="best score, share of the highest", xlim=(one.edges[0], one.edges[-1]), ylim=(0, 1.05))
+        along.set(ylabel="best score (share)", xlim=(one.edges[0], one.edges[-1]), ylim=(0, 1.05))
         along.legend(loc="upper right")
         time_axis(along, one.seconds)
         scores = [torch.from_numpy(look.scores).flatten() for look in (one, other)]

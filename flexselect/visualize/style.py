@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,12 +53,30 @@ def drawing(path: str | Path, width: float, height: float, title: str = "") -> I
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({**STYLE, "font.family": fonts()}):
         figure = Figure(figsize=(width, height), layout="constrained")
         if title:
-            figure.suptitle(shortened(title, int(14 * width)), fontsize=10)
+            figure.suptitle(shortened(title, int(12 * width)), fontsize=10)
         yield figure
         figure.savefig(path, dpi=130)
+
+
+@cache
+def fonts() -> list[str]:
+    """The usual font, then those of this machine that have Chinese, Japanese and Korean."""
+    from matplotlib.font_manager import get_font_names
+
+    wide = re.compile(r"CJK|WenQuanYi|YaHei|SimHei|PingFang|Hiragino Sans|Malgun|Arial Unicode", re.IGNORECASE)
+    return ["DejaVu Sans", *sorted(filter(wide.search, get_font_names()))[:3]]
+
+
+def asked(question: str, answer: str) -> str:
+    """A title: the answer in full, of a long question the beginning."""
+    short = " ".join(answer.split())[:40]
+    line = " ".join(question.split())
+    room = 100 - len(short)
+    return f"{line if len(line) <= room else line[: room - 1] + '…'}  →  {short or '(empty)'}"
 
 
 def shortened(text: str, length: int) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from flexselect import FlexSelect, Selection
 from flexselect.movie import write_video
+from flexselect.report import _along, _binned, seen
 from flexselect.visualize import draw_all, heat_map, look_at, overlay
 from flexselect.visualize.frames import light, painter
 from flexselect.visualize.layers import principal
@@ -127,6 +128,37 @@ def test_a_selector_beside_its_teacher(tmp_path, videos):
     session = fs.open(next(videos.glob("*.mp4")))
     files = draw_all(tmp_path, session, "Which shape is red?", session.select("Which shape is red?"))
     assert files[-1].name == "teacher_and_selector.png" and Image.open(files[-1]).size[0] > 800
+
+
+def test_a_control_has_no_scores_to_draw(load, tmp_path):
+    fs = load(selector="uniform", budget=4)
+    session = fs.open(moving(56, 84, frames=6))
+    selection = session.select("?")
+    files = {file.name for file in draw_all(tmp_path / "out", session, "?", selection)}
+    assert "kept_tokens.png" in files and "heat_map.png" not in files and not look_at(session, selection).scored
+    assert seen(session, selection)["best"] == []
+    with pytest.raises(ValueError, match="nothing to draw"):
+        look_at(session, None)
+
+
+@pytest.mark.parametrize("size", [(640, 96), (96, 640), (48, 48)], ids=["tall", "wide", "small"])
+@pytest.mark.parametrize("frames", [2, 24], ids=["short", "long"])
+def test_pictures_of_any_form_are_of_a_size_to_look_at(tmp_path, size, frames):
+    fs = FlexSelect.from_pretrained(DEMO, selector=SELECTOR, dtype="float32", device="cpu", budget=12)
+    session = fs.open(moving(*size, frames=frames))
+    for file in draw_all(tmp_path, session, "Which shape is red?", session.select("Which shape is red?")):
+        if file.suffix == ".png":
+            width, height = Image.open(file).size
+            assert width >= 800 and height <= 1200, f"{file.name}: {width} x {height}"
+
+
+def test_time_along_a_report_is_even():
+    for units in (1, 90, 256):
+        bars = _binned(np.full(units, 9), np.add)
+        assert len(bars) == min(units, 120) and set(bars) == {9.0}, "as many tokens a unit are as tall a bar"
+    bars = _binned(np.arange(256) == 128, np.maximum)
+    assert bars.index(1.0) == 60, "the middle is in the middle"
+    assert _along([{"kept": [5]}]) == pytest.approx([0.05] * 20), "a unit lasts as long as its video"
 
 
 def test_where_frames_come_from(load, tmp_path):

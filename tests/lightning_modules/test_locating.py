@@ -25,6 +25,7 @@ def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
     found = json.loads((tmp_path / "locate.json").read_text())
     mean, low = (found["by_reduction"]["max"][name] for name in ("mean", "low"))
     assert len(mean) == 5 and mean[1] >= 0.95 and low[1] > 10 * found["chance"]
+    assert found["data"]["seed"] == 0 and found["data"]["units"] == 32 and found["weights"] and found["packages"]
     assert found["recall"] == max(*mean, *found["by_reduction"]["mean"]["mean"]) and found["clips"] == 12
     assert Image.open(tmp_path / "locate.png").size[0] > 500
     assert Image.open(tmp_path / "states_by_layer.png").size[0] > 500
@@ -62,8 +63,26 @@ def test_pictures_and_videos_of_ones_own(tmp_path, checkpoint):
     (clip,) = NeedleClips(family_of(str(checkpoint)), clips=1, units=4, **given).predict_dataloader()
     units = clip.prompt.clip.pixels.view(4, -1, 3).float().mean(1)
     assert units[clip.unit].tolist() == [0, 255, 0] and bool((units[: clip.unit, 0] > 20).all())
-    with pytest.raises(ValueError, match="has no video"):
-        NeedleClips(family_of(str(checkpoint)), haystacks=str(tmp_path / "hay" / "none"))
+    (tmp_path / "hay" / "broken.mp4").write_text("words")
+    assert len(list(NeedleClips(family_of(str(checkpoint)), clips=6, units=4, **given).predict_dataloader())) == 6
+    for bad, why in (
+        ({"haystacks": str(tmp_path / "none")}, "is no folder"),
+        ({"clips": 0}, "clips must be at least 1, got 0"),
+        ({"cells": 0}, "cells must be at least 1"),
+        ({"distractors": 6}, "distractors must be from 0 to 5"),
+        ({"needles": str(tmp_path)}, "is a folder"),
+        ({"needles": table(tmp_path, "")}, "holds no rows|empty"),
+        ({"needles": table(tmp_path, '{"image": "green.png"}')}, "row 1 has no `image` or no `question`"),
+        ({"needles": table(tmp_path, '{"image": "none.png", "question": "?"}')}, "image of row 1 cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            NeedleClips(family_of(str(checkpoint)), **bad)
+
+
+def table(folder, row):
+    file = folder / f"{abs(hash(row))}.jsonl"
+    file.write_text(row + "\n" if row else "")
+    return str(file)
 
 
 def test_the_layer_to_use():

@@ -90,8 +90,10 @@ def test_a_page_of_many_questions_shows_pictures_of_some(tmp_path):
     rows = [{**row, "id": str(i), "question": f"Q{i}", "options": [], "correct": i != 4} for i in range(6)]
     write_report(tmp_path / "report.html", "many", rows, lambda row: look, None, {}, most=2)
     page = (tmp_path / "report.html").read_text()
-    assert [frames for *_, frames in reported(page)] == [1, 0, 0, 0, 1, 0], "the wrong one first"
-    assert "Pictures of the first 2 questions" in page
+    told = reported(page)
+    assert [frames for *_, frames in told] == [1, 1, 0, 0, 0, 0]
+    assert [question for _, question, *_ in told] == ["Q4", "Q0", "Q1", "Q2", "Q3", "Q5"], "the wrong one first"
+    assert "Pictures of 2 questions" in page
 
 
 def test_nothing_kept_is_encoded_once_a_question(videos, tmp_path, monkeypatch):
@@ -111,6 +113,16 @@ def test_without_matplotlib_nothing_is_begun(verb, mode, tmp_path, monkeypatch, 
     words += ["--data.video", "v.mp4", "--data.question", "?"] if verb == "visualize" else []
     assert cli.main(words) == cli.BAD_USAGE and not list(tmp_path.glob("out/pictures"))
     assert "pip install 'flexselect[viz]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["locate", "self"], ["visualize", "locate"], ["predict", "locate", "--report"]])
+def test_a_verb_with_configs_of_another(words, tmp_path, capsys):
+    verb, mode, *more = words
+    given = ["--data.video", "v.mp4", "--data.question", "?"] if mode == "self" else []
+    assert (
+        cli.main([verb, "--config", DEMO.format(mode), "--output_dir", str(tmp_path), *given, *more]) == cli.BAD_USAGE
+    )
+    assert "is for a model of" in capsys.readouterr().err
 
 
 def test_visualize_draws_a_folder_a_question(videos, tmp_path):
