@@ -13,6 +13,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 ROOMS = ("flexselect", "datamodules", "lightning_modules", "flexselect_lmms")
 FOLDERS = (*ROOMS, "configs", "docs", "tests", "bench", "checkpoints")
 YOURS = ("mine.yaml", "FILE", "...")  # configs that a reader writes, or any
+WRITTEN = ("use.yaml",)  # by `locate`
 GAP = "…"  # what an error message says of the case at hand
 
 
@@ -66,7 +67,11 @@ def expanded(path: str) -> list[str]:
 
 
 def there(path: str, root: Path = ROOT) -> bool:
-    return all(any(root.glob(one)) for one in expanded(path))
+    """Whether it is in the repository; what a run wrote is not."""
+    return all(
+        any(file.relative_to(root).parts[0] not in ("outputs", ".venv") for file in root.glob(one))
+        for one in expanded(path)
+    )
 
 
 def missing_links(page: Path, text: str) -> list[str]:
@@ -82,7 +87,8 @@ def missing_files(text: str) -> list[str]:
         found += [
             w.rstrip("/") for w in words if w.partition("/")[0] in FOLDERS and "/" in w and not w.endswith(".ckpt")
         ]
-        found += [f"**/{span}" for _ in [0] if re.fullmatch(r"[\w-]+\.(py|yaml|sh)", span)]
+        if re.fullmatch(r"[\w-]+\.(py|yaml|sh)", span) and span not in WRITTEN:
+            found.append(f"**/{span}")
     return [path for path in found if not there(path)]
 
 
