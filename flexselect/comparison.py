@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flexselect.results import span
+from flexselect.results import prediction_key, span
 from flexselect.settings import flat
 from flexselect.statistics import interval, mcnemar
 
@@ -45,7 +45,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not results.is_file():
         raise FileNotFoundError(f"{folder} holds no results.json: run `validate` with --output_dir {folder}")
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    counted = {(row["id"], row["video"], row["question"]): row for row in rows if row.get("correct") is not None}
+    counted = {prediction_key(row): row for row in rows if row.get("correct") is not None}
     return {"name": folder.name, "rows": counted, "about": json.loads(results.read_text())}
 
 

@@ -85,8 +85,7 @@ def write_report(
 
     first = {"wrong": 0, "error": 1}
     rows = sorted(rows, key=lambda row: first.get(state(row), 2))
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].get("correct") is not False, i))
-    pictured = [i for i in order if rows[i]["error"] is None][:most]
+    pictured = [i for i, row in enumerate(rows) if row["error"] is None][:most]
     looked = {i: found for i in pictured if (found := seen_by(rows[i])) is not None}
     template = files("flexselect").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -49,6 +49,11 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
     }
 
 
+def prediction_key(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Which question a prediction answers, as `VideoQuestion.key`."""
+    return row["id"], row["video"], row["question"]
+
+
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
     """All predictions in a folder, the last one of each question; a line cut short by a kill is left out."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -59,7 +64,7 @@ def read_predictions(folder: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 log.warning("%s: a line that was cut short is left out; its question is asked again", file)
                 continue
-            rows[row["id"], row["video"], row["question"]] = row
+            rows[prediction_key(row)] = row
     return list(rows.values())
 
 

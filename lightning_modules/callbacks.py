@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
 from flexselect.fingerprint import text_hash
-from flexselect.results import ranges, read_predictions, summarise, table, videos_seen
+from flexselect.results import prediction_key, ranges, read_predictions, summarise, table, videos_seen
 from flexselect.settings import UsageError, match_settings, write_whole
 from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
@@ -60,7 +60,7 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             _merge(folder, kept)
         done = [row for row in kept if all(extra.path(row).exists() for extra in extras)]
-        pl_module.answered = {_key(row): row for row in done if _key(row) in asked}
+        pl_module.answered = {prediction_key(row): row for row in done if prediction_key(row) in asked}
         trainer.datamodule.skip(pl_module.answered)
         if pl_module.answered:
             log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(asked))
@@ -87,8 +87,8 @@ class PredictionWriter(Callback):
         """Write each answer at once: a kill loses the one at work."""
         if self._file is None:
             return
-        self.rows[_key(outputs)] = outputs
-        if outputs != pl_module.answered.get(_key(outputs)):
+        self.rows[prediction_key(outputs)] = outputs
+        if outputs != pl_module.answered.get(prediction_key(outputs)):
             self.write(outputs)
 
     on_validation_batch_end = on_predict_batch_end
@@ -116,7 +116,7 @@ class PredictionWriter(Callback):
             rows = read_predictions(folder)
             _merge(folder, rows)
             asked = {question.key for question in trainer.datamodule.questions}
-            self.rows = {_key(row): row for row in rows if _key(row) in asked}
+            self.rows = {prediction_key(row): row for row in rows if prediction_key(row) in asked}
             failed = sum(row["error"] is not None for row in self.rows.values())
             log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
         trainer.strategy.barrier("predictions are merged")
@@ -162,10 +162,6 @@ class QuestionProgressBar(TQDMProgressBar):
         if self._total is None:
             self._total = len({question.video for question in trainer.datamodule.questions})
         bar.set_postfix_str(f"videos {len(self._videos)}/{self._total}, errors {self._errors}")
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["id"], row["video"], row["question"]
 
 
 def _merge(folder: Path, rows: list[dict[str, Any]]) -> None:

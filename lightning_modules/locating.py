@@ -19,6 +19,7 @@ from flexselect.pipeline import FlexSelect
 from flexselect.settings import write_whole
 from flexselect.visualize import recall_by_layer, states_by_layer
 from flexselect.visualize.style import check_matplotlib
+from lightning_modules.options import options_of
 
 USE = "# python cli.py predict ... --config {}     (after the model's own configs: the layer that `locate` found)\n"
 
@@ -65,8 +66,7 @@ class Locating(LightningModule):
         """Load the weights onto this process's device, once."""
         if self._lm is None:
             device = self.trainer.strategy.root_device
-            options = {name: value for name, value in self.hparams.items() if not name.startswith("_")}
-            self._lm = FlexSelect.from_pretrained(self.family, **options, device=device).lm
+            self._lm = FlexSelect.from_pretrained(self.family, **options_of(self), device=device).lm
 
     def predict_step(self, clip: NeedleClip, batch_idx: int) -> Tensor:
         """Recall at every layer; of the first clip, also where text, needle and other tokens lie."""

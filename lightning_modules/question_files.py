@@ -13,7 +13,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from flexselect.questions import QuestionItem
-from flexselect.results import read_predictions
+from flexselect.results import prediction_key, read_predictions
 from flexselect.settings import UsageError, write_whole
 from flexselect.visualize.style import asked, check_matplotlib
 from lightning_modules.video_qa import VideoQA
@@ -125,8 +125,8 @@ class Report(QuestionFiles):
 
         verb = trainer.state.fn.value
         options = {question.key: list(question.options) for question in trainer.datamodule.questions}
-        every = [((row["id"], row["video"], row["question"]), row) for row in read_predictions(self.folder)]
-        rows = [{**row, "options": options[key]} for key, row in every if key in options]
+        every = {prediction_key(row): row for row in read_predictions(self.folder)}
+        rows = [{**row, "options": options[key]} for key, row in every.items() if key in options]
         results = json.loads((self.folder / "results.json").read_text()) if verb == "validate" else None
         settings = json.loads((self.folder / "settings.json").read_text())
         known = results["fingerprint"] if results else pl_module.fingerprint
@@ -145,5 +145,5 @@ class Report(QuestionFiles):
 def file_name(row: dict[str, Any]) -> str:
     """A name for what is written of a question: its id as far as a file can have it, and a hash of its key."""
     readable = re.sub(r"[^\w.-]+", "_", row["id"])[:60]
-    key = "\0".join((row["id"], row["video"], row["question"]))
+    key = "\0".join(prediction_key(row))
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

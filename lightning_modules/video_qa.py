@@ -20,6 +20,7 @@ from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.prompt import Answer
 from flexselect.questions import QuestionItem
+from lightning_modules.options import options_of
 
 KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
 OWN = ("max_new_tokens", *KEPT)  # options that are not the pipeline's
@@ -84,8 +85,7 @@ class VideoQA(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides an answer: what two runs must share for their answers to belong together."""
-        own = (name for name in self.hparams if not name.startswith("_"))  # what Lightning adds is its own
-        options = {name: self.hparams[name] for name in own if name not in PLACEMENT}
+        options = {name: value for name, value in options_of(self).items() if name not in PLACEMENT}
         if self.hparams.selector == "self" and self.hparams.reference_layer is None:
             options["reference_layer"] = self.family.default_reference_layer
         if self.hparams.selector is not None and self.hparams.budget is None:
@@ -119,8 +119,7 @@ class VideoQA(LightningModule):
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
-            given = {name: value for name, value in self.hparams.items() if not name.startswith("_")}
-            options = {name: value for name, value in given.items() if name not in OWN}
+            options = {name: value for name, value in options_of(self).items() if name not in OWN}
             self.family.prompter()  # a tokenizer that is missing or another's is known before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
             self.flexselect = FlexSelect.from_pretrained(self.family, **options, device=device)

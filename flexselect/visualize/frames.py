@@ -90,11 +90,13 @@ def line_height(frame: np.ndarray, wide: float) -> float:
     return min(wide * frame.shape[0] / frame.shape[1], 1.4 * wide, 2.4) + 0.25
 
 
-def draw_frames(figure: Figure | SubFigure, look: Look, units: list[int], paint: Painter, columns: int) -> list[Axes]:
-    """Draw some units' frames, `columns` a line."""
+def draw_frames(
+    figure: Figure | SubFigure, look: Look, frames: dict[int, np.ndarray], paint: Painter, columns: int
+) -> list[Axes]:
+    """Draw the frames of some units, by unit, `columns` a line."""
     axes = []
-    for place, (unit, frame) in enumerate(zip(units, look.frames(units))):
-        axis = figure.add_subplot(-(-len(units) // columns), columns, place + 1)
+    for place, (unit, frame) in enumerate(frames.items()):
+        axis = figure.add_subplot(-(-len(frames) // columns), columns, place + 1)
         axis.imshow(paint(frame, unit))
         when = f"unit {unit}" if look.seconds is None else clock_time(look.seconds[unit])
         axis.set_title(f"{when}, score {look.best[unit]:.2g}" if look.scored else when, fontsize=7)
@@ -123,11 +125,11 @@ def _frames_and_timeline(
     path: str | Path, look: Look, title: str, units: int, columns: int, paint: Painter, with_scale: bool
 ) -> None:
     shown = look.best_units(units)
-    lines, first = -(-len(shown) // columns), next(iter(look.frames(shown[:1])))
-    tall = line_height(first, WIDE)
+    frames = dict(zip(shown, look.frames(shown)))
+    lines, tall = -(-len(shown) // columns), line_height(frames[shown[0]], WIDE)
     with drawing(path, WIDE * columns, lines * tall + 2.2, title) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
-        axes = draw_frames(above, look, shown, paint, min(columns, max(3, len(shown))))
+        axes = draw_frames(above, look, frames, paint, min(columns, max(3, len(shown))))
         if with_scale:
             _draw_scale(above, axes, look)
         draw_timeline(below.add_subplot(), look)

@@ -26,13 +26,13 @@ def side_by_side(
         units: how many units are drawn.
     """
     shown = one.best_units(units)
-    first = next(iter(one.frames(shown[:1])))
-    tall = line_height(first, 9 / max(4, len(shown))) + 0.25
+    frames = dict(zip(shown, one.frames(shown)))  # of the same video for both
+    tall = line_height(frames[shown[0]], 9 / max(4, len(shown))) + 0.25
     with drawing(path, 9, 2 * tall + 2.9, title) as figure:
         upper, lower, below = figure.subfigures(3, 1, squeeze=False, height_ratios=[tall, tall, 2.6])[:, 0]
         for part, look, name in ((upper, one, names[0]), (lower, other, names[1])):
             part.suptitle(name, fontsize=8, x=0.01, ha="left")
-            draw_frames(part, look, shown, painter(look), max(4, len(shown)))
+            draw_frames(part, look, frames, painter(look), max(4, len(shown)))
         along, ranks = below.subplots(1, 2, width_ratios=[2.2, 1])
         for look, name, colour, line in ((one, names[0], DARK, "-"), (other, names[1], WARM, "--")):
             share = look.best / (look.best.max() or 1.0)
