@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pydoc import locate
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ActionYesNo, Namespace, auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -27,6 +29,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.page import serve
 from flexselect.settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.interruption import Interrupted, Interruption, requeue, started_by_another
 from lightning_modules.locating import Locating
 from lightning_modules.question_files import QuestionPictures, Report
 from lightning_modules.selector_checkpoints import FOLDER, LAST
@@ -40,6 +43,16 @@ both have predict's options), serve (a page to try a model on), experiment (seve
 (two runs side by side), export (a checkpoint as a selector), convert (a checkpoint of its authors' layout).
 docs/config_keys.md has every key."""
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
+SEVERAL = ("--data.question", "--data.video")  # options that take more than one text
+TEXTS = (
+    *SEVERAL,
+    *("--data.annotations", "--data.val_annotations", "--data.video_root", "--data.root"),
+    *("--data.needles", "--data.haystacks", "--data.teacher_scores", "--data.encoding"),
+    *("--family.path", "--model.selector", "--model.feature_cache", "--model.offload_folder", "--model.start"),
+)
+MARK = '"\ue000'  # before a text that YAML would take for something else; no text begins so by itself
+
+log = logging.getLogger(__name__)
 
 
 class FlexSelectCLI(LightningCLI):
@@ -77,7 +90,7 @@ class FlexSelectCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
-        config = self.config[self.subcommand]
+        config = _unmarked(self.config[self.subcommand])
         callbacks = self.trainer_defaults.setdefault("callbacks", [])
         needed = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
         if not issubclass(locate(config.model.class_path) or object, needed):
@@ -125,7 +138,7 @@ def experiment(words: Sequence[str]) -> int:
     folder = given.output_dir or str(Path("outputs") / Path(given.config).stem)
     status = run_experiment(given.config, more, folder, main)
     table = Path(folder) / "experiment.md"
-    sys.stdout.write(table.read_text() if table.exists() else "")
+    sys.stdout.write(table.read_text(encoding="utf-8") if table.exists() else "")
     return status
 
 
@@ -148,11 +161,15 @@ def quiet() -> None:
 
 
 def finished(cli: FlexSelectCLI) -> int:
-    """Show the answers about a single video; the exit status."""
+    """Show the answers about videos that were named on the command line; the exit status."""
     writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
     if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
+        several = len({row["video"] for row in writer.rows.values()}) > 1
         for row in writer.rows.values():
-            sys.stdout.write(f"{row['question']}\n{row['answer'] if row['error'] is None else row['error']}\n")
+            lines = [*([row["video"]] if several else []), row["question"], row["error"] or row["answer"]]
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+    if writer.lost:
+        return COULD_NOT_GO_ON
     failed = any(row["error"] for row in writer.rows.values())
     if isinstance(cli.model, TeacherScoring):
         failed = cli.model.failed > 0
@@ -160,24 +177,82 @@ def finished(cli: FlexSelectCLI) -> int:
 
 
 def as_text(words: Sequence[str]) -> list[str]:
-    """Words of a command line, those of a question kept from being read as YAML: "What is it: a cat?" is no mapping."""
-    found: list[str] = []
-    for word in words:
-        name, equals, value = word.partition("=") if word.startswith("--data.question=") else ("", "", word)
-        asked = equals or (found and found[-1] == "--data.question")
-        found.append(f"{name}{equals}{json.dumps([value])}" if asked and not value.startswith("[") else word)
+    """Words of a command line, texts kept from being read as YAML: "What is it: a cat?" is no mapping.
+
+    Questions and videos may be several: all words up to the next option.
+    """
+    found, left = list[str](), list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in TEXTS or not (equals or left):
+            found.append(word)
+            continue
+        values = [value if equals else left.pop(0)]
+        while name in SEVERAL and not equals and left and not left[0].startswith("-"):
+            values.append(left.pop(0))
+        if name not in SEVERAL:
+            found.append(f"{name}={_marked(values[0])}")
+        elif len(values) == 1 and values[0].startswith("[") and values[0].endswith("]"):  # a list as YAML has it
+            found.append(f"{name}={values[0]}")
+        else:
+            found.append(f"{name}={json.dumps(values)}")
     return found
+
+
+def _marked(text: str) -> str:
+    """A text so that YAML takes it for one; `null` stays nothing."""
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    plain = isinstance(read, str | int | float) or text in ("null", "~", "")
+    return text if plain else json.dumps(MARK[1:] + text, ensure_ascii=False)
+
+
+def _unmarked(value: Any) -> Any:
+    """Parsed options, nested ones too, with texts as they were given."""
+    if isinstance(value, str):
+        return json.loads(value)[1:] if value.startswith(MARK) else value
+    if isinstance(value, Namespace | dict):
+        for name, one in value.items(branches=True) if isinstance(value, Namespace) else list(value.items()):
+            value[name] = _unmarked(one)
+    return value
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on.
+        The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on; 143, 130
+        stopped by SIGTERM, by Ctrl-C.
     """
     quiet()
+    with Interruption() as interruption:
+        try:
+            status = run_verb(list(sys.argv[1:] if args is None else args), interruption)
+        except Interrupted as stop:
+            status = stop.status
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            status = 128 + signal.SIGINT
+        if interruption.received is not None and status in (COULD_NOT_GO_ON, 128 + interruption.received):
+            status = 128 + interruption.received  # what fails while all stops fails because of that
+            log.warning("stopped by %s; call again to go on", signal.Signals(interruption.received).name)
+            if interruption.received == signal.SIGUSR1:
+                requeue()
+    return ALL_ANSWERED if started_by_another() and status > 128 else status
+
+
+def run_verb(given: Sequence[str], interruption: Interruption) -> int:
+    """See `main`.
+
+    Raises:
+        Interrupted: if it was told to stop.
+    """
     try:
-        words = as_text(sys.argv[1:] if args is None else args)
+        words = as_text(given)
         if words and words[0] in PLAIN_VERBS:
             said = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
             sys.stdout.write(said or "")
@@ -196,7 +271,7 @@ def main(args: Sequence[str] | None = None) -> int:
             save_config_callback=None,
             parser_kwargs={"description": VERBS},
             trainer_defaults={
-                "callbacks": [QuestionPictures()] if verb == "visualize" else [],
+                "callbacks": [interruption, *([QuestionPictures()] if verb == "visualize" else [])],
                 "logger": None,
                 "enable_checkpointing": False,
                 "enable_model_summary": False,
@@ -210,7 +285,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return BAD_USAGE
     except (ValueError, OSError, RuntimeError, ImportError, torch.OutOfMemoryError) as error:
         sys.stderr.write(f"could not go on: {error}\n")
-        logging.getLogger(__name__).debug("where", exc_info=True)
+        log.debug("where", exc_info=True)
         return COULD_NOT_GO_ON
     return finished(cli)
 

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import yaml
 
-from datamodules.rows import read_rows
+from datamodules.rows.conversations import COLUMNS as CONVERSATIONS
+from datamodules.rows.conversations import pairs_of, without_marks
+from datamodules.rows.files import read_rows
+from datamodules.rows.row import Row
+from datamodules.rows.text import read_text
+from flexselect.choices import check_choice
+from flexselect.video_paths import file_of, size_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecordRules:
+    """How rows become records."""
+
+    turns: Literal["first", "all"] = "first"  # of a conversation: its first question, or each with its answer
+    unusable: Literal["refuse", "skip"] = "refuse"  # what becomes of a row that is none, such as one about an image
+    columns: dict[str, str] = field(default_factory=dict)  # names in the file by ours: video, question, answer
+    encoding: str | None = None  # of text files; None: by their first bytes
+
+    def __post_init__(self) -> None:
+        check_choice("turns", self.turns, ("first", "all"))
+        check_choice("unusable", self.unusable, ("refuse", "skip"))
+        for name in self.columns:
+            check_choice("a name in columns", name, ("video", "question", "answer", "conversations"))
 
 
 @dataclass(frozen=True)
@@ -29,12 +53,14 @@ class Record:
         Args:
             query: what is read after the clip, see `SelectorDataModule`.
         """
-        size = self.path.stat().st_size if self.path.is_file() else 0
+        size = size_of(self.path)
         text = self.question if query == "question" else f"{self.question}\0{self.answer}"
-        return hashlib.sha256(f"{self.video}\0{size}\0{text}".encode()).hexdigest()[:20]
+        return hashlib.sha256(f"{self.video}\0{size}\0{text}".encode(errors="surrogatepass")).hexdigest()[:20]
 
 
-def read_records(source: str, video_root: str | None = None, seed: int = 0) -> list[Record]:
+def read_records(
+    source: str, video_root: str | None = None, seed: int = 0, rules: RecordRules | None = None
+) -> list[Record]:
     """Read annotations; sampling is the same in every process.
 
     Args:
@@ -43,70 +69,75 @@ def read_records(source: str, video_root: str | None = None, seed: int = 0) -> l
             | end:N | random:N, where N may be K%}.
         video_root: folder that `video` is relative to; None: the annotation file's folder.
         seed: of `random`.
+        rules: how rows become records; None: as by default.
 
     Raises:
         FileNotFoundError: naming the file.
         ValueError: a file that is of none of the forms, or holds nothing; naming the file and the row.
     """
-    root = Path(video_root if video_root is not None else Path(source).parent)
+    rules, path = rules or RecordRules(), file_of(source)
+    root = Path(video_root) if video_root is not None else path.parent
     if not source.endswith((".yaml", ".yml")):
-        records = _records(source, root)
+        records = _records(source, root, rules)
     else:
-        if not Path(source).is_file():
+        if not path.is_file():
             raise FileNotFoundError(f"{source}: no such annotation file")
         records = []
-        for part in _parts(source):
-            path = str(Path(source).parent / part["json_path"])
-            records += _sampled(_records(path, root), path, part.get("sampling_strategy", "all"), seed)
+        for part in _parts(path):
+            file = str(path.parent / part["json_path"])
+            records += _sampled(_records(file, root, rules), file, part.get("sampling_strategy", "all"), seed)
     if not records:
         raise ValueError(f"{source}: holds no records")
     return records
 
 
-def _records(source: str, root: Path) -> list[Record]:
-    rows = _json(Path(source)) if source.endswith((".json", ".jsonl")) else read_rows(source)
-    return [_record(row, root, f"{source}, record {number + 1}") for number, row in enumerate(rows)]
+def _records(source: str, root: Path, rules: RecordRules) -> list[Record]:
+    found, left_out = list[Record](), list[str]()
+    for number, row in enumerate(read_rows(source, rules.encoding), 1):
+        try:
+            found += _of_row(row, root, rules)
+        except ValueError as error:
+            left_out.append(f"{source}, record {number}: {error}")
+            if rules.unusable == "refuse":
+                raise ValueError(f"{left_out[0]} (--data.unusable skip leaves such rows out)") from error
+    if left_out:
+        log.warning("%d of %s's rows are left out; the first: %s", len(left_out), source, left_out[0])
+    return found
 
 
-def _parts(source: str) -> list[dict[str, str]]:
+def _parts(path: Path) -> list[dict[str, str]]:
     """The list of a YAML."""
     try:
-        whole = yaml.safe_load(Path(source).read_text())
+        whole = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise ValueError(f"{source} is no YAML: {error}") from error
+        raise ValueError(f"{path} is no YAML: {error}") from error
     parts = whole.get("datasets") if isinstance(whole, dict) else None
     if not isinstance(parts, list) or not all(isinstance(part, dict) and part.get("json_path") for part in parts):
-        raise ValueError(f"{source} needs a list `datasets` of {{json_path, sampling_strategy}}")
+        raise ValueError(f"{path} needs a list `datasets` of {{json_path, sampling_strategy}}")
     return parts
 
 
-def _json(path: Path) -> list[dict[str, Any]]:
-    """Rows need not all have the same form here, as they must in a data frame."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
-    rows, where = [], ""
-    try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text())
-        for number, line in enumerate(path.read_text().splitlines()):
-            where = f", line {number + 1}"
-            rows += [json.loads(line)] if line.strip() else []
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}{where}: cannot be read as annotations: {error}") from error
-    return rows
+def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
+    """A row's conversation, or its own question and answer.
 
-
-def _record(row: dict[str, Any], root: Path, where: str) -> Record:
-    """A conversation's first question and answer, placeholders left out; or the row's own."""
-    if row.get("conversations"):
-        question, answer = (*[turn["value"] for turn in row["conversations"][:2]], "", "")[:2]
+    Raises:
+        ValueError: for a row without a video or a question, with what was found and what is known.
+    """
+    if row.error is not None:
+        raise ValueError(row.error)
+    values = {name: row.get(rules.columns.get(name, name)) for name in ("video", "question", "answer", "conversations")}
+    conversation = values["conversations"] or next((row[name] for name in CONVERSATIONS if row.get(name)), None)
+    if conversation is not None:
+        pairs = pairs_of(conversation, rules.turns == "all")
     else:
-        question, answer = str(row.get("question") or ""), str(row.get("answer") or "")
-    for placeholder in ("<image>", "<video>"):
-        question = question.replace(placeholder, "")
-    if not row.get("video") or not question.strip():
-        raise ValueError(f"{where}: has no video, or no question")
-    return Record(str(row["video"]), root / str(row["video"]), question.strip(), answer)
+        pairs = [(without_marks(str(values["question"] or "")), str(values["answer"] or ""))]
+    video = values["video"] or row.get("videos")
+    if isinstance(video, list) and len(video) == 1:
+        video = video[0]
+    if not isinstance(video, str) or not pairs[0][0]:
+        image = "; it is about an image" if row.get("image") or row.get("images") else ""
+        raise ValueError(f"has no video, or no question; found {', '.join(map(str, row)) or 'nothing'}{image}")
+    return [Record(video, file_of(video, root), question, answer) for question, answer in pairs]
 
 
 def _sampled(rows: list[Record], source: str, strategy: str, seed: int) -> list[Record]:

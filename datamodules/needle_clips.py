@@ -21,10 +21,9 @@ from flexselect.families.base import VideoFamily
 from flexselect.families.inputs import at_least
 from flexselect.locating import NeedleClip
 from flexselect.prompt import VideoPrompt
+from flexselect.video_paths import is_folder, videos_of
 
 log = logging.getLogger(__name__)
-
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts")
 
 
 class NeedleClips(LightningDataModule):
@@ -65,7 +64,7 @@ class NeedleClips(LightningDataModule):
         self.needles = None if needles is None else pictures_of(Path(needles))
         self.settings = {"clips": clips, "units": units, "distractors": self.distractors, "needles": needles}
         self.settings |= {"haystacks": haystacks, "cells": cells, "seed": seed}
-        self.haystacks = None if haystacks is None else videos_in(Path(haystacks))
+        self.haystacks = None if haystacks is None else haystacks_in(haystacks)
 
     def predict_dataloader(self) -> DataLoader:
         """A `NeedleClip` a step, shared out over processes."""
@@ -145,8 +144,8 @@ def pictures_of(table: Path) -> list[tuple[Path, str]]:
             raise ValueError(f"{table}: row {number} has no `image` or no `question`")
         try:
             with Image.open(path) as image:
-                image.verify()
-        except (OSError, SyntaxError) as error:
+                image.load()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{table}: the image of row {number} cannot be read: {path} ({error})") from error
         found.append((path, str(row["question"])))
     if not found:
@@ -154,15 +153,12 @@ def pictures_of(table: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def videos_in(folder: Path) -> list[Path]:
+def haystacks_in(folder: str) -> list[Path]:
     """The videos of a folder.
 
     Raises:
         ValueError: if there is none.
     """
-    if not folder.is_dir():
+    if not is_folder(Path(folder)):
         raise ValueError(f"{folder} is no folder; --data.haystacks takes one with videos")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS)
-    if not found:
-        raise ValueError(f"{folder} has no video ({', '.join(VIDEOS)})")
-    return found
+    return [Path(file) for file in videos_of(folder)]

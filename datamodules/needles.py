@@ -5,13 +5,13 @@ The demo's and the tests' data: real H.264 files with questions whose answers ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flexselect.json_lines import json_line
 from flexselect.movie import write_video
 
 COLOURS = {
@@ -156,5 +156,5 @@ def write_needle_videos(
             row = {"id": f"{v:03d}-{q}", "video": f"needles_{v:03d}.mp4", **asdict(asked)}
             rows.append({**row, "needle": asdict(shown[asked.needle])})
     annotations = folder / "annotations.jsonl"
-    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    annotations.write_text("".join(map(json_line, rows)), encoding="utf-8")
     return annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, open_video
 from flexselect.families.base import VideoFamily
 from flexselect.feature_cache import FeatureCache
+from flexselect.fingerprint import file_hash
+from flexselect.frames import ReadOptions
 from flexselect.questions import QuestionItem, VideoQuestion
+from flexselect.video_paths import file_of, size_of
 
 
 class QuestionData(LightningDataModule):
@@ -30,6 +34,9 @@ class QuestionData(LightningDataModule):
         video_root: a folder.
         num_workers: processes that decode ahead, a whole clip in memory each; 0 decodes in the main process, a few
             frames at a time.
+
+    Attributes:
+        answered: keys of questions that an earlier run has answered.
     """
 
     macro: str | None = None  # the group whose shares are averaged into the accuracy; None: all questions count alike
@@ -58,6 +65,13 @@ class QuestionData(LightningDataModule):
         """Decode no video whose features are in the cache."""
         self.cache = cache
 
+    def hash_of(self, video: str) -> str | None:
+        """Hash of a video's file as it is now; None where it cannot be read."""
+        try:
+            return file_hash(file_of(video, self.video_root))
+        except (OSError, ValueError):
+            return None
+
     def predict_dataloader(self) -> DataLoader:
         """One `QuestionItem` a step, in the order of the videos."""
         rank, world = process_of(self.trainer)
@@ -75,8 +89,7 @@ class QuestionData(LightningDataModule):
         """
         videos = dict.fromkeys(question.video for question in self.questions)
         asked = Counter(question.video for question in self.questions if question.key not in self.answered)
-        files = {video: Path(self.video_root) / video for video in videos if asked[video]}
-        sizes = {video: file.stat().st_size if file.is_file() else 0 for video, file in files.items()}
+        sizes = {video: size_of(file_of(video, self.video_root)) for video in videos if asked[video]}
         bytes_, questions = sum(sizes.values()) or 1, sum(asked.values()) or 1
         return {video: sizes.get(video, 0) / bytes_ + asked[video] / questions for video in videos}
 
@@ -94,8 +107,8 @@ class _Items(Dataset):
     ) -> None:
         self.family, self.questions, self.root, self.cache = family, questions, root, cache
         self.prompter = None  # built in the worker
-        to_ask = {i: q.video for i, q in enumerate(questions) if q.key not in answered and q.error is None}
-        self.openers = set({video: i for i, video in reversed(to_ask.items())}.values())
+        to_ask = {i: q.part for i, q in enumerate(questions) if q.key not in answered and q.error is None}
+        self.openers = set({part: i for i, part in reversed(to_ask.items())}.values())
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -104,29 +117,33 @@ class _Items(Dataset):
         question = self.questions[index]
         if index not in self.openers:
             return QuestionItem(question)
-        began, path = time.perf_counter(), self.root / question.video
+        began, path = time.perf_counter(), file_of(question.video, self.root)
+        item = QuestionItem(question, True, path=str(path))
         try:
             self.prompter = self.prompter or self.family.prompter()
-            encoded = self.cache.get(path, self.prompter.prefix_ids) if self.cache else None
-            if encoded is not None:
-                spent = time.perf_counter() - began
-                return QuestionItem(question, True, encoded=encoded, path=str(path), decode_seconds=spent)
-            stream = open_video(path, self.family.sample, self.prompter.resize)
-            spent = time.perf_counter() - began
-            if get_worker_info() is None:  # decoded while the tower looks at it
-                return QuestionItem(question, True, stream=stream, path=str(path), decode_seconds=spent)
-            clip = self.prompter.clip(stream.whole(), stream.seconds)
+            item = replace(item, **self._opened(path, question.reading), video_hash=file_hash(path))
         except VideoError as error:
-            return QuestionItem(question, opens=True, error=str(error))
+            return replace(item, error=str(error), path=None)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
-            return QuestionItem(question, opens=True, error=f"{question.video}: {type(error).__name__}: {error}")
-        return QuestionItem(question, True, clip, path=str(path), decode_seconds=time.perf_counter() - began)
+            return replace(item, error=f"{question.video}: {type(error).__name__}: {error}", path=None)
+        return replace(item, decode_seconds=time.perf_counter() - began)
+
+    def _opened(self, path: Path, reading: ReadOptions) -> dict[str, Any]:
+        """What there is of a video: its features, or its frames as they come, or all of them."""
+        encoded = self.cache.get(path, self.prompter.prefix_ids, reading) if self.cache else None
+        if encoded is not None:
+            return {"encoded": encoded}
+        stream = open_video(path, self.family.sample, self.prompter.resize, reading)
+        if get_worker_info() is None:  # decoded while the tower looks at it
+            return {"stream": stream}
+        return {"clip": replace(self.prompter.clip(stream.whole(), stream.seconds), about=stream.about)}
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
-    """Bring questions about one video together, videos in the order of their first question."""
-    order = {video: i for i, video in enumerate(dict.fromkeys(question.video for question in questions))}
-    return sorted(questions, key=lambda question: order[question.video])
+    """Bring questions about one video together, and those about one part of it, in the order of the first ones."""
+    videos = {video: i for i, video in enumerate(dict.fromkeys(question.video for question in questions))}
+    parts = {part: i for i, part in enumerate(dict.fromkeys(question.part for question in questions))}
+    return sorted(questions, key=lambda question: (videos[question.video], parts[question.part]))
 
 
 def share(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:

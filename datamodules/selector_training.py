@@ -11,11 +11,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.annotations import Record, read_records
+from datamodules.annotations import Record, RecordRules, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
 from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, probe, read_video
 from flexselect.families.base import VideoFamily
+from flexselect.frames import ReadOptions
 from flexselect.prompt import VideoClip, VideoPrompt
 from flexselect.score_store import ScoreStore
 from flexselect.training_clip import TrainingClip
@@ -38,6 +39,12 @@ class SelectorDataModule(LightningDataModule):
         teacher_scores: folder of stored scores; None: the teacher scores each clip as it comes.
         num_workers: processes that decode.
         seed: of sampling and order.
+        turns: of a conversation, "first" or "all" of its questions.
+        unusable: rows that are no question about a video are "refuse"d, or left out and counted ("skip").
+        columns: names in the file by ours (video, question, answer, conversations), where they differ.
+        encoding: of text files; None: by their first bytes.
+        track: among a file's video tracks, from 0; None: the one that players show.
+        square_pixels: stretch pixels that are not square, as players do.
     """
 
     def __init__(
@@ -51,6 +58,12 @@ class SelectorDataModule(LightningDataModule):
         teacher_scores: str | None = None,
         num_workers: int = 1,
         seed: int = 0,
+        turns: Literal["first", "all"] = "first",
+        unusable: Literal["refuse", "skip"] = "refuse",
+        columns: dict[str, str] | None = None,
+        encoding: str | None = None,
+        track: int | None = None,
+        square_pixels: bool = True,
     ) -> None:
         super().__init__()
         if annotations is None and val_annotations is None:
@@ -59,8 +72,10 @@ class SelectorDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.family, self.batch_size, self.query = family, batch_size, query
         self.num_workers, self.seed = num_workers, seed
-        self.records = read_records(annotations, video_root, seed) if annotations else []
-        self.val_records = read_records(val_annotations, video_root, seed) if val_annotations else []
+        self.reading = ReadOptions(track=track, square_pixels=square_pixels)
+        rules = RecordRules(turns, unusable, columns or {}, encoding)
+        self.records = read_records(annotations, video_root, seed, rules) if annotations else []
+        self.val_records = read_records(val_annotations, video_root, seed, rules) if val_annotations else []
         self.store = ScoreStore(teacher_scores) if teacher_scores else None
         self.scored: Container[str] = ()
 
@@ -140,7 +155,7 @@ class _Reader:
     """Decodes records into clips with their text, and adds teacher scores where they are stored."""
 
     def __init__(self, data: SelectorDataModule) -> None:
-        self.family, self.query, self.store = data.family, data.query, data.store
+        self.family, self.query, self.store, self.reading = data.family, data.query, data.store, data.reading
         self.prompter: Any = None  # built in the worker
 
     def clip(self, path: Path) -> VideoClip:
@@ -151,7 +166,7 @@ class _Reader:
         """
         self.prompter = self.prompter or self.family.prompter()
         try:
-            return self.prompter.clip(*read_video(path, self.family.sample, self.prompter.resize))
+            return self.prompter.clip(*read_video(path, self.family.sample, self.prompter.resize, self.reading))
         except VideoError:
             raise
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -229,7 +244,7 @@ def forms_of(records: list[Record], family: VideoFamily) -> list[tuple[int, int,
             info = probe(path)
         except VideoError:  # said again, and counted, when its turn comes
             return 0, 0, 0
-        return len(family.sample(info.num_frames, info.fps)), info.height, info.width
+        return info.num_sampled(family.sample), info.height, info.width
 
     paths = list({record.path: None for record in records})
     with ThreadPoolExecutor() as pool:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from datamodules.decoding import DecodingError, FrameIndex, decoded, read_index, video_stream
-from flexselect.frames import FrameStream
+from datamodules.video_files.animated_webp import AnimationFrames, is_animated_webp, read_animation
+from datamodules.video_files.decoding import Decoder, DecodingError, decoded, opened
+from datamodules.video_files.frame_index import FrameIndex, read_index
+from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
+from datamodules.video_files.truncation import promised_size
+from flexselect.frames import WHOLE, FrameStream, ReadOptions, Sample, VideoFacts
+from flexselect.video_paths import file_of, refusal
 
 log = logging.getLogger(__name__)
 
+OFF = 0.9  # a header's frame rate that is further from the timestamps' is told
 SHORT = 0.9  # of the length that a file names: with fewer frames it may have been cut
 
 av.logging.set_level(av.logging.PANIC)  # what it has to say comes as an exception, with the file's name
@@ -48,14 +55,15 @@ class VideoInfo:
     """What is known of a video before any frame but the first is decoded."""
 
     num_frames: int
-    fps: float
+    fps: float  # by the timestamps
     height: int
     width: int
+    seconds: float  # length
+    index: FrameIndex
 
-    @property
-    def seconds(self) -> float:
-        """Length."""
-        return self.num_frames / self.fps
+    def num_sampled(self, sample: Sample) -> int:
+        """How many frames a rule takes of it."""
+        return len(self.index.choose(sample))
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -64,21 +72,22 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: naming the file and the reason.
     """
-    index, fps = _opened(path)
+    index = read_file(path, WHOLE)[0]
     with _failing(path, index.times[:1], index):
-        (first,) = decoded(index, index.times[:1], lambda frame: frame, 1)
-    return VideoInfo(len(index.times), fps, *first.shape[1:3])
+        (first,) = _frames(index, index.times[:1], lambda frame: frame, 1, WHOLE)
+    return VideoInfo(len(index.times), index.rate, *first.shape[1:3], index.length, index)
 
 
 def open_video(
-    path: str | Path, sample: Callable[[int, float], Sequence[int]], resize: Callable[[Tensor], Tensor]
+    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
 ) -> FrameStream:
     """Choose the frames of a video; they are decoded when the stream is gone through.
 
     Args:
         path: the file.
-        sample: (frames in the file, frames a second) to the indices wanted, ascending.
+        sample: (frames in the file, frames a second) to the indices wanted, ascending; see `FrameIndex.choose`.
         resize: uint8 [1, h, w, 3] to the size wanted, uint8.
+        options: which part of the file.
 
     Returns:
         The stream: frames uint8 [t, H, W, 3], and the second at which each is shown.
@@ -86,24 +95,126 @@ def open_video(
     Raises:
         VideoError: naming the file and the reason; going through the stream may raise it too.
     """
-    index, fps = _opened(path)
-    wanted = [index.times[i] for i in sample(len(index.times), fps)]
-    seconds = torch.tensor(wanted, dtype=torch.float64) * float(index.time_base)
+    index, about = read_file(path, options)
+    if options.start is not None and options.start >= index.length:
+        raise VideoError(path, f"has no second {options.start:g}: it is {index.length:.1f} seconds long")
+    chosen = index.choose(sample, options.start, options.end)
+    seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
-    def read() -> Iterator[Tensor]:
+    def pick(places: Sequence[int]) -> Iterator[Tensor]:
+        wanted = [index.times[chosen[place]] for place in places]
         with _failing(path, wanted, index):
-            yield from decoded(index, wanted, resize, _threads())
+            missing = yield from _frames(index, wanted, resize, _threads(), options)
+        if missing:
+            _note(about, f"{missing} of {len(wanted)} frames have no picture of their own: the one before is shown")
 
-    return FrameStream(len(wanted), seconds, read)
+    return FrameStream(len(chosen), seconds, lambda: pick(range(len(chosen))), about, pick)
 
 
 def read_video(
-    path: str | Path, sample: Callable[[int, float], Sequence[int]], resize: Callable[[Tensor], Tensor]
+    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
 ) -> tuple[Tensor, Tensor]:
     """All frames of `open_video` at once: uint8 [T, H, W, 3], and the second at which each is shown, float64 [T]."""
-    stream = open_video(path, sample, resize)
+    stream = open_video(path, sample, resize, options)
     assert stream.seconds is not None
     return stream.whole(), stream.seconds
+
+
+def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, VideoFacts]:
+    """Where the frames of a file are, and what is to be said of it; what is doubtful is also logged.
+
+    Raises:
+        VideoError: naming the file and the reason.
+    """
+    file = file_of(path)
+    reason = refusal(file)
+    if reason is not None:
+        raise VideoError(path, reason)
+    try:
+        index, warnings = _animation(file) if is_animated_webp(file) else _video(file, options.track)
+    except PermissionError as error:
+        raise VideoError(path, "may not be read: permission denied") from error
+    except (av.FFmpegError, OSError) as error:
+        says = error.strerror or type(error).__name__
+        reason = f"is not a video, or is cut short before its index ({says}); ffprobe says more. Download it again"
+        raise VideoError(path, reason) from error
+    except ValueError as error:
+        raise VideoError(path, str(error)) from error
+    if index is None:
+        raise VideoError(path, "has no video stream (audio only?)")
+    promised, there = promised_size(file), file.stat().st_size
+    if promised is not None and promised > there:
+        warnings = [f"is cut short: {there:,} of {promised:,} bytes are there", *warnings]
+    about = VideoFacts(_facts(index))
+    for warning in (*warnings, *_doubts(index, options)):
+        _note(about, warning)
+        _say_once(f"{path}: {warning}")
+    return index, about
+
+
+@cache
+def _say_once(message: str) -> None:
+    """A file is opened again for its pictures."""
+    log.warning("%s", message)
+
+
+def _note(about: VideoFacts, warning: str) -> None:
+    """A stream that is gone through twice says things once."""
+    if warning not in about.warnings:
+        about.warnings.append(warning)
+
+
+def _animation(file: Path) -> tuple[FrameIndex, list[str]]:
+    return read_animation(file), []
+
+
+def _video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
+    """The index, and what its container makes doubtful."""
+    with opened(str(file.absolute())) as container:  # "12:30.mp4" alone would be a protocol to FFmpeg
+        index = read_index(container, track)
+        if index is None:
+            return None, []
+        length = (container.duration or 0) / av.time_base
+        transfer = container.streams.video[index.track].codec_context.color_trc
+    warnings = []
+    promised = min([length, length - index.starts_at], key=lambda seconds: seconds if seconds > 0 else length)
+    if index.length < SHORT * promised - 1:  # some containers count from 0, others from where they start
+        said = f"its last frame is at {index.seconds[-1]:.1f} of {promised:.1f} seconds"
+        warnings.append(f"{said}; is it cut short?")
+    if transfer in WITHOUT_TONE_MAPPING:
+        warnings.append(f"is HDR ({WITHOUT_TONE_MAPPING[transfer]}): its frames are taken without tone mapping")
+    return index, warnings
+
+
+def _doubts(index: FrameIndex, options: ReadOptions) -> Iterator[str]:
+    """What the index makes doubtful."""
+    yield from index.warnings
+    if index.timed and index.header_rate and not OFF < index.header_rate / index.true_rate < 1 / OFF:
+        said = f"its header says {index.header_rate:.3g} frames a second, its timestamps {index.true_rate:.3g}"
+        yield f"{said}: frames are chosen by the timestamps"
+    if index.tracks > 1 and options.track is None:
+        yield f"has {index.tracks} moving video tracks, track {index.track} is looked at; --data.track N takes another"
+    if options.end is not None and options.end > index.length + 1:
+        yield f"ends at {index.length:.1f} seconds, before the second {options.end:g} that was asked for"
+
+
+def _facts(index: FrameIndex) -> dict[str, Any]:
+    """How frames are chosen, for the record."""
+    rule = "constant rate" if index.is_steady else "variable rate"
+    facts: dict[str, Any] = {"rule": rule, "file_fps": round(index.rate, 3), "seconds": round(index.length, 3)}
+    if abs(index.starts_at) > 1:
+        facts["starts_at"] = round(index.starts_at, 3)
+    return facts | ({"track": index.track} if index.track else {})
+
+
+def _frames(
+    index: FrameIndex, wanted: Sequence[int], resize: Callable[[Tensor], Tensor], threads: int, options: ReadOptions
+) -> Any:
+    """See `decoded`."""
+    if index.codec == "webp" and len(index.times) > 1:
+        return decoded(index, wanted, resize, 1, AnimationFrames)
+    make = lambda index, wanted: Decoder(index, wanted, options.square_pixels)  # noqa: E731
+    return decoded(index, wanted, resize, threads, make)
 
 
 def _threads() -> int:
@@ -112,42 +223,12 @@ def _threads() -> int:
     return max(1, min(8, (os.cpu_count() or 1) // (worker.num_workers if worker else 1)))
 
 
-def _opened(path: str | Path) -> tuple[FrameIndex, float]:
-    """Where the frames of a file are, and how many a second."""
-    file = Path(path)
-    if not file.exists():
-        raise VideoError(path, "no such file; check the path and the folder that it is relative to")
-    if file.is_dir():
-        raise VideoError(path, "is a folder, not a video file")
-    if file.stat().st_size == 0:
-        raise VideoError(path, "the file is empty; copy or download it again")
-    try:
-        with av.open(str(file)) as container:
-            stream = video_stream(container)
-            if stream is None:
-                raise VideoError(path, "has no video stream (audio only?)")
-            fps = float(stream.average_rate or 0)
-            index = read_index(container) if fps > 0 else None
-            promised = (container.duration or 0) / av.time_base
-    except av.FFmpegError as error:
-        reason = "is not a video, or is cut short before its index; ffprobe says more. Download it again"
-        raise VideoError(path, reason) from error
-    if index is None or not math.isfinite(fps):
-        raise VideoError(path, f"has no usable frame rate ({fps})")
-    if not index.times:
-        raise VideoError(path, "has no frames")
-    last = float(index.times[-1] * index.time_base)
-    if last < SHORT * promised - 1:
-        log.warning("%s: its last frame is at %.1f of %.1f seconds; is it cut short?", path, last, promised)
-    return index, fps
-
-
 @contextmanager
 def _failing(path: str | Path, wanted: Sequence[int], index: FrameIndex) -> Iterator[None]:
     """Say which frames could not be decoded."""
     try:
         yield
-    except (av.FFmpegError, DecodingError) as error:
+    except (av.FFmpegError, DecodingError, OSError) as error:
         where = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
         reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
         raise VideoError(path, f"{reason}. The decoder says: {str(error)[:200]}") from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -195,23 +196,28 @@ def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Te
         layer: the reference layer.
         more: keywords of the decoder, for deepstack.
     """
-    cache = DynamicCache()
-    _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), cache, **more)
-    layers: list[Any] = cache.layers
+    kept_states = DynamicCache()
+    _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), kept_states, **more)
+    layers: list[Any] = kept_states.layers
     return [(kept.keys, kept.values) for kept in layers]
+
+
+def cache_keyword(decoder: PreTrainedModel) -> str:
+    """What a decoder calls its cache: `cache` since transformers 5.24; `past_key_values` goes with 5.40."""
+    return "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
 
 
 def _cache(past: Past | None) -> DynamicCache | None:
     """As the decoder takes it. It appends to copies: a second question finds what the first one found."""
     if past is None:
         return None
-    cache = DynamicCache()
+    states = DynamicCache()
     for keys, values in past:
         layer = DynamicLayer()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
+        states.layers.append(layer)
+    return states
 
 
 def _run_to_layer(
@@ -219,10 +225,10 @@ def _run_to_layer(
     embeddings: Tensor,
     position_ids: Tensor,
     probe: Probe,
-    cache: DynamicCache | None,
+    states: DynamicCache | None,
     **more: Any,
 ) -> None:
-    before = cache.get_seq_length() if cache is not None else 0
+    before = states.get_seq_length() if states is not None else 0
     shape = len(embeddings), before + embeddings.shape[1]
     ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)  # without it, positions with gaps are taken
     # for packed sequences, silently
@@ -231,9 +237,9 @@ def _run_to_layer(
             inputs_embeds=embeddings,
             position_ids=position_ids,
             attention_mask=ones,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=states is not None,
             probe=probe,
+            **{cache_keyword(decoder): states},
             **more,
         )
         raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flexselect.results import prediction_key, span
-from flexselect.settings import flat
-from flexselect.statistics import interval, mcnemar
+from flexselect.results import prediction_key, read_predictions, span
+from flexselect.settings import flat, read_object
+from flexselect.statistics import interval, mcnemar, wilson
 
 SURE = 0.05  # a difference that chance gives more often is not called one
 
@@ -23,6 +22,7 @@ class Pair:
     right: tuple[np.ndarray, np.ndarray]  # bool [n] each
     videos: list[str]
     p: float  # McNemar's exact test
+    keys: list[tuple[str, str, str]]  # of the questions
 
     @property
     def difference(self) -> float:
@@ -31,8 +31,15 @@ class Pair:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the difference, whole videos drawn."""
-        return interval(list(self.right[0].astype(float) - self.right[1].astype(float)), self.videos)
+        """95 % of the difference, whole videos drawn; of runs that never differ, by Wilson's of as many videos."""
+        differences = self.right[0].astype(float) - self.right[1].astype(float)
+        count = len(set(self.videos))
+        if count > 1 and not differences.any():
+            most = wilson(0.0, count)[1]
+            return -most, most
+        if count > 1 and (differences == -1).all():
+            return -1.0, -wilson(1.0, count)[0]
+        return interval(list(differences), self.videos)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -40,13 +47,14 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: naming a folder without results.
+        ValueError: naming a file that is broken.
     """
     results = folder / "results.json"
     if not results.is_file():
         raise FileNotFoundError(f"{folder} holds no results.json: run `validate` with --output_dir {folder}")
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    counted = {prediction_key(row): row for row in rows if row.get("correct") is not None}
-    return {"name": folder.name, "rows": counted, "about": json.loads(results.read_text())}
+    about = read_object(results)
+    counted = {prediction_key(row): row for row in read_predictions(folder) if row.get("correct") is not None}
+    return {"name": folder.name, "rows": counted, "about": about}
 
 
 def paired(one: dict[str, Any], other: dict[str, Any]) -> Pair:
@@ -59,19 +67,20 @@ def paired(one: dict[str, Any], other: dict[str, Any]) -> Pair:
     if not shared:
         raise ValueError(f"{one['name']} and {other['name']} have no question in common")
     right = [np.array([run["rows"][key]["correct"] for key in shared], bool) for run in (one, other)]
-    return Pair((right[0], right[1]), [key[1] for key in shared], mcnemar(list(right[0]), list(right[1])))
+    return Pair((right[0], right[1]), [key[1] for key in shared], mcnemar(list(right[0]), list(right[1])), shared)
 
 
-def compare(one: str, other: str) -> str:
+def compare(one: str, other: str, flips: int = 20) -> str:
     """Compare what `validate` wrote.
 
     Args:
         one: folder of a run.
         other: folder of another run over the same questions.
+        flips: list at most so many of the questions that one has right and the other wrong.
 
     Returns:
         Both accuracies on the questions that both answered, the difference with its 95 % bootstrap interval, McNemar's
-        exact p-value, a verdict, and the settings that differ.
+        exact p-value, a verdict, the questions that they do not agree on, and the settings that differ.
 
     Raises:
         FileNotFoundError: naming a folder without results.
@@ -79,24 +88,53 @@ def compare(one: str, other: str) -> str:
     """
     runs = [read_run(Path(folder)) for folder in (one, other)]
     pair = paired(*runs)
-    (first, second), (low, high) = pair.right, pair.interval
-    spans = (span(interval(list(hits), pair.videos)) for hits in pair.right)
+    first, second = pair.right
+    shared, videos = len(pair.keys), len(set(pair.videos))
+    few = f"{videos} here" if videos > 1 else "and there is one: too few for an interval"
+    common = [[run["rows"][key] for key in pair.keys] for run in runs]
     better = runs[0]["name"] if pair.difference > 0 else runs[1]["name"]
     verdict = f"{better} is better" if pair.p < SURE else "no difference is shown: chance gives such a one too often"
     lines = [
         _row("", *(run["name"] for run in runs)),
-        _row("accuracy", *(f"{hits.mean():.3f}" for hits in pair.right)),
-        _row("95 % interval", *spans),
+        _row("accuracy", *(f"{hits.mean():.3f} ({hits.sum()} of {shared})" for hits in pair.right)),
+        _row("95 % interval", *(span(interval(list(hits), pair.videos)) for hits in pair.right)),
         _row("right here alone", str((first & ~second).sum()), str((second & ~first).sum())),
-        *(_row(name, *(str(run["about"][name]) for run in runs)) for name in ("errors", "unparsed")),
-        f"{len(first)} questions in common; difference {pair.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f}",
+        _row("errors", *(str(sum(row["error"] is not None for row in rows)) for rows in common)),
+        _row("unparsed", *(str(sum(map(_is_unparsed, rows))) for rows in common)),
+        f"{shared} questions in common; difference {pair.difference:+.3f}, 95 % {span(pair.interval, '+.3f')}",
         f"McNemar's exact test: p = {pair.p:.4f}. {verdict}.",
-        f"(The test counts single questions; the interval draws whole videos, {len(set(pair.videos))} here.)",
+        f"(All numbers are of these. The test counts single questions; the intervals draw whole videos, {few}.)",
     ]
     for run in runs:
-        if len(run["rows"]) > len(first):
-            lines.append(f"left out: {len(run['rows']) - len(first)} questions that only {run['name']} has")
-    return "\n".join([*lines, *_differing(runs)]) + "\n"
+        if len(run["rows"]) > shared:
+            lines.append(f"left out: {len(run['rows']) - shared} questions that only {run['name']} has")
+    changed = sum(ours.get("expected") != theirs.get("expected") for ours, theirs in zip(*common))
+    if changed:
+        lines.append(f"{changed} of the questions in common were judged by another expected answer")
+    return "\n".join([*lines, *_flipped(runs, pair, flips), *_differing(runs)]) + "\n"
+
+
+def _flipped(runs: list[dict[str, Any]], pair: Pair, most: int) -> list[str]:
+    """Questions that one run has right and the other wrong, with both answers; the second run's gains last."""
+    first, second = pair.right
+    lines, count = [], int((first != second).sum())
+    for run, here in ((runs[0], first & ~second), (runs[1], second & ~first)):
+        for place in here.nonzero()[0]:
+            key = pair.keys[place]
+            answers = " / ".join(_shortened(one["rows"][key]) for one in runs)
+            lines.append(f"  right in {run['name']} alone: {key[0]}  {key[1]}  {key[2][:60]!r}: {answers}")
+    more = [f"  ... and {count - most} more; --flips {count} lists all"] if count > most else []
+    title = f"{count} questions flipped (answers of {runs[0]['name']} / {runs[1]['name']}):"
+    return [title, *lines[:most], *more] if count else []
+
+
+def _shortened(row: dict[str, Any]) -> str:
+    said = row["answer"] if row["error"] is None else f"error: {row['error']}"
+    return repr(said[:40])
+
+
+def _is_unparsed(row: dict[str, Any]) -> bool:
+    return row.get("parsed") is None and row["error"] is None and bool(row.get("multiple_choice"))
 
 
 def _row(name: str, one: str, other: str) -> str:

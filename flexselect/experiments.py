@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flexselect.comparison import paired, read_run
-from flexselect.results import span
+from flexselect.results import NONE, span, three
 from flexselect.settings import UsageError, write_whole
 
 HEAD = (
@@ -48,6 +48,8 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
         folder = str(Path(output_dir) / name)
         status = main(["validate", *configs, *own, *words, "--output_dir", folder])
         worst = max(worst, status)
+        if status > 128:  # told to stop
+            return status
         if status in (1, 2):
             log.error("run %s of %s was not made (status %d)", name, file, status)
             if not done:
@@ -66,7 +68,7 @@ def asks_for_experiment(words: Sequence[str]) -> bool:
     if not files or not files[0].is_file():
         return False
     try:
-        content = yaml.safe_load(files[0].read_text())
+        content = yaml.safe_load(files[0].read_text(encoding="utf-8"))
     except yaml.YAMLError:  # LightningCLI says what is wrong with it
         return False
     return isinstance(content, dict) and "runs" in content
@@ -81,17 +83,24 @@ def table(folders: Sequence[str]) -> str:
         shown = max((row["num_kept_tokens"] for row in rows), default=0)
         versus = "| |"
         if run is not runs[0]:
-            pair = paired(run, runs[0])
-            versus = f"| {pair.difference:+.3f} | {pair.p:.4f}"
-        found = f"| {run['name']} | {about['accuracy']:.3f} | {span(about['interval'])} | {shown} {versus}"
+            versus = _against(run, runs[0])
+        found = f"| {run['name']} | {three(about['accuracy'])} | {span(about['interval'])} | {shown} {versus}"
         lines.append(f"{found} | {about['errors']} | {about['unparsed']} |")
     return "\n".join(lines) + "\n"
+
+
+def _against(run: dict[str, Any], first: dict[str, Any]) -> str:
+    """Difference to the first run, and p; dashes where they share no question that counts."""
+    if not run["rows"].keys() & first["rows"].keys():
+        return f"| {NONE} | {NONE}"
+    pair = paired(run, first)
+    return f"| {pair.difference:+.3f} | {pair.p:.4f}"
 
 
 def _plan(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UsageError(f"{file}: no such experiment")
-    plan = yaml.safe_load(file.read_text())
+    plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(plan, dict) or not plan.get("configs") or not plan.get("runs"):
         raise UsageError(f"{file} is no experiment: it needs `configs`, a list of files, and `runs`, options by name")
     return {"configs": plan["configs"], "runs": {name: options or {} for name, options in plan["runs"].items()}}

@@ -7,9 +7,10 @@ import string
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from flexselect.answer_parsing import LETTERS, ours
+
 Extractor = Callable[[str, Sequence[str]], str | None]  # (answer, the options in words) -> letter
 
-LETTERS = string.ascii_uppercase
 LEAD_INS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 WHOLE_LEAD_INS = (*LEAD_INS, "The best option is", "The correct option is", "Best answer:", "Best option:")
 JOINED_LEAD_INS = (  # a comma is missing twice in the released evaluation, and so four are never found
@@ -71,21 +72,6 @@ def mmmu(answer: str, options: Sequence[str]) -> str | None:
         if max(words.values()) >= 0:
             return max(words, key=words.__getitem__)
     return None
-
-
-def ours(answer: str, options: Sequence[str]) -> str | None:
-    """Alone, "B. ring", "(B)", "The answer is B", or in words."""
-    in_words = [plain(option) for option in options]
-    if plain(answer) in in_words:
-        return LETTERS[in_words.index(plain(answer))]
-    letters = re.escape(LETTERS[: len(options)])
-    first = re.match(rf"\W*([{letters}])\b", answer) or re.search(rf"\b([{letters}])\b(?=\W*$)", answer)
-    return first.group(1) if first else None
-
-
-def plain(text: str) -> str:
-    """Without the punctuation around it, whatever its case."""
-    return text.strip().strip(string.punctuation + string.whitespace).casefold()
 
 
 EXTRACTORS: dict[str, Extractor] = {

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexselect.fingerprint import file_hash
+from flexselect.frames import WHOLE, ReadOptions, VideoFacts
 from flexselect.prompt import EncodedVideo
 
 log = logging.getLogger(__name__)
@@ -44,39 +46,43 @@ class FeatureCache:
         self.settings = json.dumps(settings, sort_keys=True, default=str)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, video: str | Path, prefix_ids: Tensor) -> EncodedVideo | None:
+    def get(self, video: str | Path, prefix_ids: Tensor, reading: ReadOptions = WHOLE) -> EncodedVideo | None:
         """A video's features, on the CPU; None if they are not here.
 
         Args:
-            video: its file; another size or time of change is another video.
+            video: its file; another size, time of change or content is another video.
             prefix_ids: the text before it, int64 [A].
+            reading: which part of it.
         """
         try:
-            file = self._file(Path(video))
-            encoded = read_encoded(file, prefix_ids)[0]
+            file = self._file(Path(video), reading)
+            encoded, about, _ = read_encoded(file, prefix_ids)
+            if about.get("video_hash") not in (None, file_hash(Path(video))):  # None: of version 0.1
+                return None
             os.utime(file)  # used just now
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             log.warning("the kept features of %s cannot be read (%s): it is encoded again", video, error)
             with suppress(OSError):
-                self._file(Path(video)).unlink()
+                self._file(Path(video), reading).unlink()
             return None
         return encoded
 
-    def put(self, video: str | Path, encoded: EncodedVideo) -> None:
+    def put(self, video: str | Path, encoded: EncodedVideo, reading: ReadOptions = WHOLE) -> None:
         """Keep a video's features, and make room for them; a disk that is full is said, and nothing else happens."""
         try:
-            file = self._file(Path(video))
-            write_encoded(file, encoded)
+            file = self._file(Path(video), reading)
+            write_encoded(file, encoded, {"video_hash": file_hash(Path(video))})
             self._make_room(file)
         except OSError as error:
             log.warning("the features of %s are not kept (%s)", video, error)
 
-    def _file(self, video: Path) -> Path:
+    def _file(self, video: Path, reading: ReadOptions) -> Path:
         """Where a video's features lie."""
         about = video.stat()
         known = f"{self.settings}\0{video.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
+        known += "" if reading == WHOLE else f"\0{reading}"
         return self.folder / (hashlib.sha256(known.encode()).hexdigest()[:32] + SUFFIX)
 
     def _make_room(self, newest: Path) -> None:
@@ -122,6 +128,8 @@ def write_encoded(
         "seconds_per_unit": encoded.seconds_per_unit,
         "brackets": brackets,
         "made_with": made_with or {},
+        "facts": encoded.about.facts,
+        "warnings": encoded.about.warnings,
     }
     write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None}, about)
 
@@ -166,5 +174,6 @@ def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str
     encoded = EncodedVideo(prefix_ids, tensors.pop("features"), *known)
     if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
         raise ValueError("its features do not fit its grid")
-    whole = replace(encoded, seen=tensors.pop("seen", None), seconds=tensors.pop("seconds", None))
+    read = VideoFacts(about.get("facts", {}), about.get("warnings", []))  # version 0.1 did not keep them
+    whole = replace(encoded, seen=tensors.pop("seen", None), seconds=tensors.pop("seconds", None), about=read)
     return whole, about["made_with"], tensors

@@ -27,13 +27,33 @@ def weights_hash(path: str) -> str:
     """
     digest = hashlib.sha256()
     for file in _files(path):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as weights:
-            for sample in range(SAMPLES):
-                weights.seek(max(0, size - BYTES) * sample // (SAMPLES - 1))
-                digest.update(weights.read(BYTES))
+        digest.update(f"{file.name} ".encode())
+        _add(digest, file, SAMPLES)
     return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path, samples: int = 16) -> str:
+    """Hash of a file by its size and samples of 4 KB, 16 hex digits; its name and time do not count.
+
+    Args:
+        path: of the file.
+        samples: how many, from its begin to its end.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    _add(digest, path, samples)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: hashlib._Hash, path: Path, samples: int) -> None:
+    size = path.stat().st_size
+    digest.update(f"{size}\n".encode())
+    with path.open("rb") as file:
+        for sample in range(samples):
+            file.seek(max(0, size - BYTES) * sample // (samples - 1))
+            digest.update(file.read(BYTES))
 
 
 def package_versions() -> dict[str, str]:
@@ -52,7 +72,7 @@ def _files(path: str) -> list[Path]:
     names = ["config.json", "model.safetensors"]
     index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     if index is not None:
-        names[1:] = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+        names[1:] = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
     found = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
     missing = [name for name, file in found.items() if file is None]
     if missing:

@@ -13,6 +13,7 @@ from flexselect.every_layer import Watch, layer_scores, layer_states, recall_at
 from flexselect.families.base import VideoLM
 from flexselect.families.encoding import encode
 from flexselect.prompt import VideoPrompt
+from flexselect.statistics import wilson
 
 REDUCTIONS = ("max", "mean")
 
@@ -65,6 +66,9 @@ def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]
     means = torch.stack([recalls[some].mean(0) for some in drawn])  # [draws, layers, 2]
     low, high = means.quantile(torch.tensor([0.025, 0.975]), dim=0)
     mean = recalls.mean(0)
+    for edge in (0.0, 1.0):  # every draw is the same there
+        ends, flat = wilson(edge, len(recalls)), (low == high) & (mean == edge)
+        low, high = low.masked_fill(flat, ends[0]), high.masked_fill(flat, ends[1])
     layer, reduction = divmod(int((mean - 1e-6 * torch.arange(len(mean))[:, None]).argmax()), len(REDUCTIONS))
     by_reduction = {
         name: {"mean": mean[:, r].tolist(), "low": low[:, r].tolist(), "high": high[:, r].tolist()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexselect.asking import answers
-from flexselect.checks import check_options, checked_frames, checked_seconds
+from flexselect.checks import check_options
 from flexselect.choices import check_choice
 from flexselect.clock import Clock
 from flexselect.controls import CONTROLS, is_trained
@@ -20,7 +20,7 @@ from flexselect.families import family_of
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.families.encoding import encode, encode_stream
 from flexselect.families.loading import LoadOptions
-from flexselect.frames import FrameStream, stream_of, video_reader
+from flexselect.frames import FrameStream, ReadOptions
 from flexselect.partition import BUDGET_SPLITS, frame_sets, share_budget
 from flexselect.prepared import PreparedSets
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
@@ -28,6 +28,7 @@ from flexselect.scorers import AttentionScorer, LiteScorer, ReferenceLayerScorer
 from flexselect.selection import select
 from flexselect.selector import LiteSelector
 from flexselect.session import VideoSession, load_session
+from flexselect.video_source import source_of
 
 
 class FlexSelect:
@@ -90,17 +91,14 @@ class FlexSelect:
 
         Args:
             path: local folder or hub id; or a family, where its numbers are set by hand.
-            selector: None: dense; "self": training-free; "uniform" or "random": controls; else the folder or hub id of
-                a trained selector, released ones included.
+            selector: None: dense; "self": training-free; "uniform", "random": controls; else a selector's folder or id.
             reference_layer: 0-based; None: the family's default for that size; training-free only.
             budget: see the class.
             units_per_set: see the class.
-            reduction: "max" or "mean" over heads and query rows; None: as the selector was trained, else "max", as
-                every released script.
+            reduction: "max" or "mean" over heads and query rows; None: as the selector was trained, else "max".
             budget_split: see the class.
             positions: see the class.
-            selector_alignment: "exact", or "released" for the released InternVL selectors (see `LiteScorer.shift`);
-                None: what the selector says.
+            selector_alignment: "exact" or "released", see `LiteScorer.shift`; None: what the selector says.
             dtype: of the weights: "bfloat16", "float16" or "float32".
             device: None: the first GPU if there is one, else the CPU.
             attn_implementation: for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
@@ -149,6 +147,10 @@ class FlexSelect:
         keep: str = "features",
         keep_on: str | None = None,
         progress: bool | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        track: int | None = None,
+        square_pixels: bool = True,
     ) -> VideoSession:
         """Do once what does not depend on the question: sample, decode, resize and encode.
 
@@ -160,22 +162,19 @@ class FlexSelect:
             keep: see `VideoSession.keeping`.
             keep_on: see there.
             progress: whether a bar is shown for a video that takes long; None: on a terminal.
+            start: only what comes from this second on; of a file, as all that follow.
+            end: only what comes before this second.
+            track: among the file's video tracks, from 0; None: the one that players show.
+            square_pixels: stretch pixels that are not square, as players do.
 
         Raises:
             ValueError: what the reader says of a file it cannot read, or frames of another form.
         """
-        clock, prompter, frames = Clock(self.lm.device), self.lm.prompter, None
+        clock, reading = Clock(self.lm.device), ReadOptions(start, end, track, square_pixels)
         with clock("decode"):
-            if isinstance(video, (str, Path)):
-                if seconds is not None:
-                    raise ValueError("seconds are for frames; a video file has its own")
-                stream = video_reader()(str(video), self.family.sample, prompter.resize)
-            else:
-                frames = checked_frames(video)
-                times = None if seconds is None else checked_seconds(seconds, len(frames))
-                stream = stream_of(frames, times, prompter.resize)
+            stream, where = source_of(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
-        session.video = Path(video).absolute() if isinstance(video, (str, Path)) else frames
+        session.video, session.options = where, reading
         if keep != "nothing":
             session.encode()
         return session

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from flexselect.frames import VideoFacts
 from flexselect.layout import Brackets, Layout, lay_out
 
 Self = TypeVar("Self", bound="_Movable")
@@ -50,6 +51,7 @@ class VideoClip(_Movable):
     seconds_per_unit: float = 1.0  # what the positions are told; see `time_step` of the family
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
     brackets: tuple[Brackets, ...] = ()  # the text around each unit; empty where units stand side by side
+    about: VideoFacts = field(default_factory=VideoFacts)  # how its file was read
 
     @property
     def num_units(self) -> int:
@@ -79,6 +81,7 @@ class EncodedVideo(_Movable):
     seen: Tensor | None = None  # [V, d], the same tokens as a selector sees them
     selector_text: tuple[Tensor, Tensor] | None = None  # see `VideoPrompt`
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
+    about: VideoFacts = field(default_factory=VideoFacts)  # how its file was read
 
     @property
     def num_units(self) -> int:
@@ -87,11 +90,14 @@ class EncodedVideo(_Movable):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What of the video is looked at: `grid`; `frames` T and real `fps`, None where the times are unknown."""
+        """What of the video is looked at: `grid`; `frames` T and real `fps`, None where the times are unknown.
+
+        Of a file also how frames were chosen, see `VideoFacts`.
+        """
         shown = None if self.seconds is None else self.seconds.tolist()
         span = shown[-1] - shown[0] if shown else 0.0
         fps = round((len(shown) - 1) / span, 3) if shown and span > 0 else None
-        return {"grid": list(self.grid), "frames": len(shown) if shown else None, "fps": fps}
+        return {"grid": list(self.grid), "frames": len(shown) if shown else None, "fps": fps, **self.about.facts}
 
     @property
     def num_tokens(self) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexselect.settings import flat
+from flexselect.json_lines import json_line, read_json_lines
+from flexselect.settings import flat, write_whole
 from flexselect.statistics import accuracy, interval
 
 log = logging.getLogger(__name__)
+
+NONE = "–"  # where a number is not known
+NOTHING_EXPECTED = "the annotations have no answer to compare with"
 
 
 def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[str, Any]:
@@ -23,9 +28,10 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         macro: the group whose shares are averaged into `accuracy`; None: all questions count alike.
 
     Returns:
-        `accuracy` with its 95 % `interval`; `micro_accuracy`; counts of `questions`, `errors`, rows without a question
-        or an answer to compare with (`uncounted`, errors too), answers without a letter (`unparsed`); and `groups`:
-        accuracy, interval and questions by name and value.
+        `accuracy` with its 95 % `interval`, and what it is of: `right` of `counted` questions; `micro_accuracy`; counts
+        of `questions`, `errors`, rows that do not count, since their annotations lack something (`uncounted`, errors
+        too, and `uncounted_reasons`), answers without a letter (`unparsed`); and `groups`: accuracy, interval, right
+        and questions by name and value.
     """
     counted = [row for row in rows if row["correct"] is not None]
     of_group = [row["groups"].get(macro, "") for row in counted] if macro else None
@@ -35,10 +41,13 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
     return {
         "accuracy": whole["accuracy"],
         "interval": whole["interval"],
+        "right": whole["right"],
+        "counted": len(counted),
         "micro_accuracy": _share(counted)["accuracy"],
         "questions": len(rows),
         "errors": sum(row["error"] is not None for row in rows),
         "uncounted": len(rows) - len(counted),
+        "uncounted_reasons": dict(Counter(_reason(row) for row in rows if row["correct"] is None)),
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
         "groups": {
             name: {
@@ -55,17 +64,46 @@ def prediction_key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
-    """All predictions in a folder, the last one of each question; a line cut short by a kill is left out."""
+    """All predictions in a folder, the last one of each question."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for file in [folder / "predictions.jsonl", *sorted(folder.glob("part-*.jsonl"))]:
-        for line in file.read_text().splitlines() if file.exists() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                log.warning("%s: a line that was cut short is left out; its question is asked again", file)
-                continue
-            rows[prediction_key(row)] = row
+    for file in [folder / "predictions.jsonl", *parts_in(folder)]:
+        values, unreadable = read_json_lines(file)
+        for value in values:
+            if is_prediction(value):
+                rows[prediction_key(value)] = value
+            else:
+                unreadable.append(json_line(value).encode())
+        if unreadable:
+            log.warning("%s: %d lines are no predictions; their questions are asked again", file, len(unreadable))
     return list(rows.values())
+
+
+def merge_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Make predictions.jsonl hold just these rows, in one step: a kill leaves the old file or the new one.
+
+    Lines that are no predictions go to `unreadable.jsonl`, so that nothing that somebody wrote is lost.
+    """
+    parts = parts_in(folder)
+    for file in [folder / "predictions.jsonl", *parts]:
+        values, unreadable = read_json_lines(file)
+        unreadable += [json_line(value).encode() for value in values if not is_prediction(value)]
+        if unreadable:
+            with (folder / "unreadable.jsonl").open("ab") as kept:
+                kept.write(b"\n".join([*unreadable, b""]))
+    write_whole(folder / "predictions.jsonl", "".join(map(json_line, rows)))
+    for part in parts:
+        part.unlink()
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """What single processes wrote, and nobody has merged."""
+    return sorted(folder.glob("part-*.jsonl"))
+
+
+def is_prediction(value: Any) -> bool:
+    """Whether a value is a line of predictions.jsonl."""
+    texts = ("id", "video", "question")
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts) and "error" in value
 
 
 def videos_seen(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -90,7 +128,7 @@ def ranges(videos: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def table(results: dict[str, Any], title: str) -> str:
     """Results as a Markdown table."""
-    lines = [f"# {title}", "", "| | accuracy | 95 % interval | questions |", "|---|---|---|---|"]
+    lines = [f"# {title}", "", "| | accuracy | 95 % interval | right of |", "|---|---|---|---|"]
     lines.append(_line("**all**", results))
     for name, values in results["groups"].items():
         lines += [_line(f"{name}: {value}", share) for value, share in values.items()]
@@ -104,9 +142,16 @@ def table(results: dict[str, Any], title: str) -> str:
 
 def wrong(results: dict[str, Any]) -> str:
     """What became of the errors."""
-    uncounted = results.get("uncounted", 0)
-    left_out = f"; {uncounted} rows without a question or an answer do not count" if uncounted else ""
+    uncounted, reasons = results.get("uncounted", 0), results.get("uncounted_reasons", {})
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    left_out = f"; {uncounted} rows do not count: {why or 'their annotations lack something'}" if uncounted else ""
     return f"{results['errors'] - uncounted} errors count as wrong{left_out}"
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Why a row does not count, in words that other rows share."""
+    said = re.sub(r"row \d+( of the annotations:? ?)?", "", str(row["error"] or NOTHING_EXPECTED))
+    return re.sub(r"(['\"]).*\1", "...", said)[:80]
 
 
 def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:
@@ -120,16 +165,23 @@ def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) 
     return {
         "accuracy": found if known else None,
         "interval": None if math.isnan(low) else [low, high],
+        "right": sum(right),
         "questions": len(right),
     }
 
 
 def _line(name: str, share: dict[str, Any]) -> str:
-    if share["accuracy"] is None:
-        return f"| {name} | | | {share['questions']} |"
-    return f"| {name} | {share['accuracy']:.3f} | {span(share['interval'])} | {share['questions']} |"
+    count = f"{share['right']} of {share.get('counted', share['questions'])}"
+    return f"| {name} | {three(share['accuracy'])} | {span(share['interval'])} | {count} |"
 
 
-def span(interval: Sequence[float] | None) -> str:
-    """An interval in words; nothing where none is known."""
-    return "" if interval is None or math.isnan(interval[0]) else "{:.3f} to {:.3f}".format(*interval)
+def three(value: float | None) -> str:
+    """A number to three places; a dash where none is known."""
+    return NONE if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def span(interval: Sequence[float] | None, form: str = ".3f") -> str:
+    """An interval in words; a dash where none is known, as of a single video."""
+    if interval is None or math.isnan(interval[0]):
+        return NONE
+    return f"{interval[0]:{form}} to {interval[1]:{form}}"

@@ -8,7 +8,6 @@ is, so a kill loses the clip at work and nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexselect.settings import UsageError, differences, write_whole
+from flexselect.json_lines import read_json_lines
+from flexselect.settings import UsageError, differences, read_object, write_whole
 
 SETTINGS = "settings.json"
 INFORMATION = ("path",)  # where the model lay does not matter: its weights are hashed
@@ -52,11 +52,11 @@ class ScoreStore:
         self.folder = Path(folder)
         if not (self.folder / SETTINGS).is_file():
             raise FileNotFoundError(f"{folder} is no store of teacher scores: it has no {SETTINGS}")
-        self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text())
+        self.settings = read_object(self.folder / SETTINGS)
         self._where: dict[str, dict[str, Any]] = {}
         self._files: dict[int, np.ndarray] = {}  # opened where they are read, in a worker for one
         for file in sorted(self.folder.glob("index-*.jsonl")):
-            for line in _lines(file):
+            for line in read_json_lines(file)[0]:  # one that was cut short by a kill is in none: it is scored again
                 if "error" not in line or line["key"] not in self._where:  # a clip that was mended meanwhile is scored
                     self._where[line["key"]] = {**line, "rank": int(file.stem[6:])}
 
@@ -167,11 +167,3 @@ class ScoreWriter:
                 file.write(data)
         except OSError as error:
             raise OSError(f"{path}: {error.strerror}; what was written stays, call again to go on") from error
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # cut short by a kill: that clip is scored again
-            continue

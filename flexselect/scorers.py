@@ -18,6 +18,7 @@ from flexselect.attention import Probe, probed_scores, resolve_reduction, states
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merged
+from flexselect.families.text_ids import reread
 from flexselect.fingerprint import weights_hash
 from flexselect.layout import Layout
 from flexselect.partition import frame_sets
@@ -282,6 +283,4 @@ class LiteScorer(AttentionScorer):
         """The VideoLLM's text ids in the selector's vocabulary; the same ids where it has no tokenizer of its own."""
         if not self.selector.config.own_tokenizer:
             return ids
-        tokenizer = self.lm.prompter.tokenizer
-        text = tokenizer.decode([i for i in ids.tolist() if i != tokenizer.bos_token_id], skip_special_tokens=False)
-        return torch.tensor(self.selector.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        return torch.tensor(reread(self.lm.prompter.tokenizer, self.selector.tokenizer, ids.tolist()), dtype=torch.long)

@@ -128,7 +128,7 @@ class LiteSelector(PreTrainedModel):
         for weights in Path(folder).glob("*.safetensors"):
             weights.chmod(0o644)  # safetensors lets its owner alone read them
         if self.config.training is not None:
-            (Path(folder) / "README.md").write_text(model_card(self.config.training))
+            (Path(folder) / "README.md").write_text(model_card(self.config.training), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:  # type: ignore[override]
         """Upload what `save_pretrained` writes, the model card too, which transformers' own would replace.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from flexselect.choices import check_choice, check_place
 from flexselect.clock import Clock
 from flexselect.feature_cache import read_encoded, write_encoded, write_tensors
 from flexselect.fingerprint import weights_hash
-from flexselect.frames import FrameStream
+from flexselect.frames import FrameStream, ReadOptions
 from flexselect.prepared import PreparedSets, named_states, with_states
 from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip
 from flexselect.questions import VideoQuestion
@@ -54,6 +55,7 @@ class VideoSession:
         self.keep: str = "features"
         self.keep_on: str | None = None
         self.video: str | Path | Tensor | None = None  # where pictures find its frames: a file, or frames [T, h, w, 3]
+        self.options = ReadOptions()  # of that file
         self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
         self._encoded = encoded
         self._prepared: list[PreparedSets] | None = None
@@ -89,13 +91,20 @@ class VideoSession:
     def clip(self) -> VideoClip | None:
         """The frames, for pictures, decoded anew where they were not kept; None where there is no video."""
         if isinstance(self.source, FrameStream):
-            return self.flexselect.lm.prompter.clip(self.source.whole(), self.source.seconds)
+            clip = self.flexselect.lm.prompter.clip(self.source.whole(), self.source.seconds)
+            return replace(clip, about=self.source.about)
         return self.source
 
     @property
     def seconds(self) -> Tensor | None:
         """When each frame is shown, float64 [T]; None if unknown."""
         return self.encoded.seconds if self.source is None else self.source.seconds
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is doubtful about the video's file, in words; complete once it is encoded."""
+        known = self.source if self._encoded is None else self._encoded
+        return [] if known is None else known.about.warnings
 
     @property
     def grid(self) -> tuple[int, int, int]:

@@ -26,12 +26,31 @@ def match_settings(path: Path, settings: dict[str, Any], what: str) -> None:
     if not path.exists():
         write_whole(path, json.dumps(settings, indent=2))
         return
-    different = differences(json.loads(path.read_text()), settings)
+    try:
+        before = read_object(path)
+    except ValueError as error:
+        raise UsageError(f"{error}, or give another --output_dir") from error
+    different = differences(before, settings)
     if different:
         raise UsageError(
             f"{path.parent} holds {what} with other settings ({different}). "
             "Give another --output_dir, or delete the folder"
         )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        ValueError: naming it, where it is broken.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is cut short or no JSON ({error}); delete it, and run again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no object; delete it, and run again")
+    return found
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

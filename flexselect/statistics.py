@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+Z = 1.959964  # of the normal distribution, 95 % of which lies within so many deviations
+
 
 def accuracy(groups: Mapping[str, Sequence[bool]], macro: bool = False) -> float:
     """Share of right answers: over all questions, or the mean of the groups' shares (macro); NaN where there are none.
@@ -40,6 +42,7 @@ def interval(
 
     Returns:
         Lower and upper end; NaN for no question, and for those of one video alone: nothing says how others would do.
+        Where all are right, or all wrong, every draw is the same: then Wilson's interval of as many videos.
     """
     if len(set(videos)) < 2:
         return math.nan, math.nan
@@ -52,8 +55,18 @@ def interval(
     hit, count = hits[drawn].sum(1), counts[drawn].sum(1)  # [draws, kinds]
     with np.errstate(invalid="ignore"):
         shares = np.nanmean(hit / count, axis=1)
-    low, high = np.nanquantile(shares, (0.025, 0.975))
-    return float(low), float(high)
+    low, high = (float(end) for end in np.nanquantile(shares, (0.025, 0.975)))
+    if low == high and low in (0.0, 1.0):
+        return wilson(low, len(names))
+    return low, high
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count` independent trials; it has a width at 0 and at 1, too."""
+    spread = Z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
 from flexselect.fingerprint import text_hash
-from flexselect.results import prediction_key, ranges, read_predictions, summarise, table, videos_seen
+from flexselect.json_lines import append_line
+from flexselect.questions import VideoQuestion
+from flexselect.results import (
+    merge_predictions,
+    prediction_key,
+    ranges,
+    read_predictions,
+    summarise,
+    table,
+    videos_seen,
+)
 from flexselect.settings import UsageError, match_settings, write_whole
 from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
@@ -35,6 +46,7 @@ class PredictionWriter(Callback):
     def __init__(self, output_dir: str | None = None) -> None:
         self.output_dir = output_dir
         self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}  # of this run's questions, earlier answers included
+        self.lost = 0  # questions without a row at the end: there should be none
         self._file: Path | None = None  # set where questions are answered
 
     # -- begin
@@ -51,21 +63,42 @@ class PredictionWriter(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             match_settings(folder / "settings.json", self._settings(pl_module), "answers of a run")
-        asked = {question.key for question in trainer.datamodule.questions}
         extras = [callback for callback in trainer.callbacks if isinstance(callback, QuestionFiles)]
         for extra in extras:
             extra.folder = folder
-        kept = [row for row in read_predictions(folder) if row["error"] is None]
+        questions = {question.key: question for question in trainer.datamodule.questions}
+        answers = [row for row in read_predictions(folder) if row["error"] is None]
+        kept = self._still_answers(answers, questions, trainer.datamodule.hash_of)
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
-            _merge(folder, kept)
+            merge_predictions(folder, kept)
+            if len(kept) < len(answers):
+                changed = len(answers) - len(kept)
+                log.info("%d answers are to another prompt, options, part or video file: they are asked anew", changed)
         done = [row for row in kept if all(extra.path(row).exists() for extra in extras)]
-        pl_module.answered = {prediction_key(row): row for row in done if prediction_key(row) in asked}
+        pl_module.answered = {prediction_key(row): row for row in done if prediction_key(row) in questions}
         trainer.datamodule.skip(pl_module.answered)
         if pl_module.answered:
-            log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(asked))
+            log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(questions))
         trainer.strategy.barrier("predictions are merged")
         self._file = folder / ("predictions.jsonl" if trainer.world_size == 1 else f"part-{trainer.global_rank}.jsonl")
+
+    @staticmethod
+    def _still_answers(
+        rows: list[dict[str, Any]],
+        questions: dict[tuple[str, str, str], VideoQuestion],
+        hash_of: Callable[[str], str | None],
+    ) -> list[dict[str, Any]]:
+        """Those that answer what is asked now; those of questions that are not asked now stay, too."""
+        kept = []
+        for row in rows:
+            question = questions.get(prediction_key(row))
+            if question is not None:
+                known = row.get("prompt_hash"), row.get("video_hash")
+                if known != (question.prompt_hash, hash_of(question.video) or known[1]):
+                    continue
+            kept.append(row)
+        return kept
 
     def folder(self, pl_module: LightningModule) -> Path:
         """Where this run writes."""
@@ -96,15 +129,17 @@ class PredictionWriter(Callback):
     def write(self, row: dict[str, Any]) -> None:
         """Append one line."""
         assert self._file is not None
-        try:
-            with self._file.open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise OSError(f"{self._file}: {error.strerror}; what was written stays, call again to go on") from error
+        append_line(self._file, row)
         if row["error"]:
             log.warning("%s: %s", row["id"], row["error"])
 
     # -- end
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what there is to go on from."""
+        if self._file is not None and trainer.is_global_zero:
+            there = len({prediction_key(row) for row in read_predictions(self.folder(pl_module)) if not row["error"]})
+            log.warning("%d answers are in %s; call again to go on", there, self.folder(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the processes' files; say what was done."""
@@ -114,11 +149,18 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier("all answers are written")
         if trainer.is_global_zero:
             rows = read_predictions(folder)
-            _merge(folder, rows)
+            merge_predictions(folder, rows)
             asked = {question.key for question in trainer.datamodule.questions}
             self.rows = {prediction_key(row): row for row in rows if prediction_key(row) in asked}
             failed = sum(row["error"] is not None for row in self.rows.values())
             log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
+            doubtful = sum(bool(row.get("warnings")) for row in self.rows.values())
+            if doubtful:
+                log.info("%d rows have `warnings` about their video", doubtful)
+            limits = {"predict": trainer.limit_predict_batches, "validate": trainer.limit_val_batches}
+            self.lost = len(asked) - len(self.rows) if limits[trainer.state.fn.value] == 1.0 else 0
+            if self.lost:
+                log.error("%d of %d questions have no row in %s: call again", self.lost, len(asked), folder)
         trainer.strategy.barrier("predictions are merged")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -162,10 +204,3 @@ class QuestionProgressBar(TQDMProgressBar):
         if self._total is None:
             self._total = len({question.video for question in trainer.datamodule.questions})
         bar.set_postfix_str(f"videos {len(self._videos)}/{self._total}, errors {self._errors}")
-
-
-def _merge(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Make predictions.jsonl hold just these rows, in one step: a kill leaves the old file or the new one."""
-    write_whole(folder / "predictions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    for part in folder.glob("part-*.jsonl"):
-        part.unlink()

@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from flexselect.questions import QuestionItem
 from flexselect.results import prediction_key, read_predictions
-from flexselect.settings import UsageError, write_whole
+from flexselect.settings import UsageError, read_object, write_whole
 from flexselect.visualize.style import asked, check_matplotlib
 from lightning_modules.video_qa import VideoQA
 
@@ -127,8 +127,8 @@ class Report(QuestionFiles):
         options = {question.key: list(question.options) for question in trainer.datamodule.questions}
         every = {prediction_key(row): row for row in read_predictions(self.folder)}
         rows = [{**row, "options": options[key]} for key, row in every.items() if key in options]
-        results = json.loads((self.folder / "results.json").read_text()) if verb == "validate" else None
-        settings = json.loads((self.folder / "settings.json").read_text())
+        results = read_object(self.folder / "results.json") if verb == "validate" else None
+        settings = read_object(self.folder / "settings.json")
         known = results["fingerprint"] if results else pl_module.fingerprint
         about = {**settings, "fingerprint": known}
         page = self.folder / "report.html"
@@ -139,7 +139,7 @@ class Report(QuestionFiles):
 
     def _seen(self, row: dict[str, Any]) -> dict[str, Any] | None:
         path = self.path(row)
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_object(path) if path.is_file() else None
 
 
 def file_name(row: dict[str, Any]) -> str:

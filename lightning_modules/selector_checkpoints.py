@@ -51,20 +51,20 @@ class ResumePoint(Callback):
             log.info("going on from step %d", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Within an epoch; at its end validation comes first, so that none is lost."""
-        ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if not ends and trainer.global_step % self.every == 0 and trainer.global_step != self.step:
-            self._save(trainer)
+        """Within an epoch, and before each validation: one that is stopped is done again."""
+        due = trainer.global_step % self.every == 0 or validates_soon(trainer)
+        if due and can_save(trainer) and trainer.global_step != self.step:
+            self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a validation within a training."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where nothing is validated."""
         if self.step != trainer.global_step:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is there to go on from."""
@@ -79,9 +79,31 @@ class ResumePoint(Callback):
                 "nothing left to train: %s is of the last step; give another --output_dir, or more epochs", self.path
             )
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Write it now."""
         self.step = trainer.global_step
         trainer.save_checkpoint(self.path)
+
+
+def can_save(trainer: Trainer) -> bool:
+    """Whether a training can be gone on with from here: no gradient is half there, and no validation comes next.
+
+    Lightning does not make up for a validation between a checkpoint and the step after it.
+    """
+    batch = trainer.fit_loop.epoch_loop.batch_idx
+    return (batch + 1) % trainer.accumulate_grad_batches == 0 and not _validates_after(trainer, batch)
+
+
+def validates_soon(trainer: Trainer) -> bool:
+    """Whether a validation comes before the next step but one."""
+    batch = trainer.fit_loop.epoch_loop.batch_idx
+    return any(_validates_after(trainer, batch + more) for more in range(1, trainer.accumulate_grad_batches + 1))
+
+
+def _validates_after(trainer: Trainer, batch: int) -> bool:
+    """Whether an epoch ends, or is validated, after so many batches and one."""
+    every, last = trainer.val_check_batch, trainer.num_training_batches - 1
+    return batch >= last or (isinstance(every, int) and (batch + 1) % every == 0)
 
 
 class ExportSelector(Callback):

@@ -20,6 +20,7 @@ from flexselect.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.prompt import Answer
 from flexselect.questions import QuestionItem
+from flexselect.results import NOTHING_EXPECTED
 from lightning_modules.options import options_of
 
 KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
@@ -80,6 +81,7 @@ class VideoQA(LightningModule):
         self.session: VideoSession | None = None  # the video of the last question
         self.answer: Answer | None = None  # to the last question; None where it failed or was not asked
         self._video_error: str | None = None
+        self._video_hash: str | None = None
         self._cache: FeatureCache | None = None
 
     @property
@@ -156,23 +158,24 @@ class VideoQA(LightningModule):
             "num_kept_tokens": answer.num_kept_tokens if answer else 0,
             "timings": {stage: round(spent, 6) for stage, spent in answer.timings.items()} if answer else {},
             "error": error,
+            "warnings": list(self.session.warnings) if self.session else [],
+            "sampling": self.session.sampling if self.session else None,
+            "prompt_hash": question.prompt_hash,
+            "video_hash": self._video_hash,
         }
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """As predict, with the expected answer and whether it was met."""
-        earlier, question = item.question.key in self.answered, item.question
-        row = self.predict_step(item)
-        if not earlier:
-            row["sampling"] = self.session.sampling if self.session else None
+        question, row = item.question, self.predict_step(item)
         right = question.is_right(row["answer"])
         counts = question.error is None and question.answer is not None  # a useless row does not count ...
         if counts:
             self.accuracy.update(float(right))  # ... a video that failed counts as wrong
         if row["error"] is None and question.answer is None:
-            row["error"] = "the annotations have no answer to compare with"
+            row["error"] = NOTHING_EXPECTED
         return {
             **row,
-            "expected": question.answer,
+            "expected": list(question.answer) if isinstance(question.answer, tuple) else question.answer,
             "parsed": question.chosen(row["answer"]) if question.options and row["answer"] is not None else None,
             "correct": right if counts else None,
             **({"drawn": question.drawn(row["answer"] or "")} if question.guess and row["error"] is None else {}),
@@ -185,7 +188,7 @@ class VideoQA(LightningModule):
         self.log("accuracy", self.accuracy, prog_bar=True)
 
     def _open(self, item: QuestionItem) -> None:
-        self.session, self._video_error = None, item.error
+        self.session, self._video_error, self._video_hash = None, item.error, item.video_hash
         assert self.flexselect is not None
         timings, source = {"decode": item.decode_seconds}, item.clip or item.stream
         try:
@@ -195,10 +198,10 @@ class VideoQA(LightningModule):
                 session = self.flexselect.open_source(source, timings)
             else:
                 return
-            session.video = item.path
+            session.video, session.options = item.path, item.question.reading
             session.keeping(self.hparams.keep, self.hparams.keep_on)
             if self._cache is not None and source is not None and item.path is not None:
-                self._cache.put(item.path, session.encoded)
+                self._cache.put(item.path, session.encoded, item.question.reading)
             elif self.hparams.keep != "nothing":
                 session.encode()  # now, so that what is wrong with a video is said of the video
             self.session = session

@@ -6,7 +6,7 @@ import hashlib
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,9 @@ from datamodules.question_data import QuestionData
 from datamodules.rows import read_rows
 from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily
+from flexselect.frames import ReadOptions
 from flexselect.questions import VideoQuestion
+from flexselect.video_paths import is_file
 
 ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -55,12 +57,15 @@ class Benchmark(QuestionData):
         unparsed: answers without a letter are "wrong"; or "random", a letter by chance, as the released LongVideoBench
             has it. They are counted in either.
         download: fetch from the hub what `root` lacks, and unpack it: up to hundreds of GB.
+        square_pixels: stretch pixels that are not square, as players do; false: as they are stored, as decord, with
+            which the published numbers were made.
 
     Raises:
         FileNotFoundError: naming what was looked for, or the videos that are missing.
     """
 
     tables: tuple[str, ...]  # patterns of the table of questions, the first that is there counts
+    authors_tables: tuple[str, ...] = ()  # the same in its authors' own layout; all that are there count
     video_folders: tuple[str, ...]  # where videos may lie
     protocols: dict[str, Protocol]
     defects: dict[str, dict[str, Any]]  # of `paper`, that move numbers: by name, what is otherwise without them
@@ -79,6 +84,7 @@ class Benchmark(QuestionData):
         repair: str | list[str] | None = None,
         unparsed: Literal["wrong", "random"] = "wrong",
         download: bool = False,
+        square_pixels: bool = True,
     ) -> None:
         check_choice("missing_videos", missing_videos, ("refuse", "record"))
         if limit is not None and limit < 1:
@@ -87,13 +93,16 @@ class Benchmark(QuestionData):
         self._put_as(root, protocol, family.name == "LLaVA-Video", repair, unparsed)
         if download:
             fetch(self.repository, self.root)
-        table = self.table()
-        self.table_hash = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
+        self.square_pixels, files = square_pixels, self.files()
+        self.table_hash = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
         try:
-            questions = [self.put(row) for row in read_rows(str(table))[:limit]]
+            rows = [row for file in files for row in self.rows(file)]
+            questions = [self.put(row) for row in rows[:limit]]
         except KeyError as error:
-            raise ValueError(f"{table} has no column {error}: it is not the table of {type(self).__name__}") from error
-        missing = sorted({q.video for q in questions if not (self.root / q.video).is_file()})
+            name = files[0] if len(files) == 1 else files[0].parent
+            raise ValueError(f"{name} has no column {error}: it is not the table of {type(self).__name__}") from error
+        questions = [replace(question, reading=ReadOptions(square_pixels=square_pixels)) for question in questions]
+        missing = sorted({q.video for q in questions if not is_file(self.root / q.video)})
         if missing and missing_videos == "refuse":
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise FileNotFoundError(
@@ -108,9 +117,15 @@ class Benchmark(QuestionData):
     def question(self, row: dict[str, Any]) -> VideoQuestion:
         """A row of the table: id, video, question, options, answer (a letter), groups."""
 
+    # -- what a benchmark may extend
+
     def subtitles(self, row: dict[str, Any]) -> str:
-        """What stands before the question. The one method that a benchmark may extend."""
+        """What stands before the question."""
         return ""
+
+    def rows(self, file: Path) -> Iterable[dict[str, Any]]:
+        """The rows of a table; those of `authors_tables` as the table on the hub would have them."""
+        return read_rows(str(file))
 
     # -- final
 
@@ -150,21 +165,29 @@ class Benchmark(QuestionData):
     def settings(self) -> dict[str, Any]:
         """All that decides what is asked, for the record of a run."""
         put = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed, **self.variant}
+        put |= {} if self.square_pixels else {"square_pixels": False}
         put |= {"max_new_tokens": self.protocol.max_new_tokens, "extractor": self.protocol.extractor}
         return {"benchmark": type(self).__name__, **put, "limit": self.limit, "table": self.table_hash}
 
     def table(self) -> Path:
-        """The file with the questions.
+        """The first file with questions."""
+        return self.files()[0]
+
+    def files(self) -> list[Path]:
+        """The files with the questions: one, or those of the authors' own layout.
 
         Raises:
-            FileNotFoundError: naming where it was looked for.
+            FileNotFoundError: naming where they were looked for.
         """
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is no folder; {self._advice}")
+        theirs = [file for pattern in self.authors_tables for file in sorted(self.root.glob(pattern))]
         for pattern in self.tables:
-            for found in sorted(self.root.glob(pattern)):
-                return found
-        looked = ", ".join(str(self.root / pattern) for pattern in self.tables)
+            for found in sorted(set(self.root.glob(pattern)) - set(theirs)):
+                return [found]
+        if theirs:
+            return theirs
+        looked = ", ".join(str(self.root / pattern) for pattern in (*self.tables, *self.authors_tables))
         raise FileNotFoundError(f"no table of questions in {self.root}; looked for {looked}; {self._advice}")
 
     @property

@@ -46,7 +46,7 @@ def unpack(folder: Path) -> None:
         OSError: for one that is broken, naming it.
     """
     record = folder / DONE
-    done = set(record.read_text().splitlines()) if record.exists() else set()
+    done = set(record.read_text(encoding="utf-8").split("\n")) if record.exists() else set()
     for name, parts in _archives(folder).items():
         line = f"{name} {sum(part.stat().st_size for part in parts)}"
         if line in done:
@@ -56,7 +56,7 @@ def unpack(folder: Path) -> None:
             _extract(parts, (folder / name).parent)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
             raise OSError(f"{folder / name} is broken ({error}): delete it and download it again") from error
-        with record.open("a") as file:
+        with record.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

@@ -62,7 +62,7 @@ class LongVideoBench(Benchmark):
         path = self.root / "subtitles" / row["subtitle_path"]
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; unpack {self.repository}'s, or leave with_subtitles out")
-        lines = json.loads(path.read_text())
+        lines = json.loads(path.read_text(encoding="utf-8"))
         start, dots = float(row["starting_timestamp_for_subtitles"]), "dots" not in self.repair
         return subtitle_block(lines, float(row["duration"]), start, dots) + "\n"
 

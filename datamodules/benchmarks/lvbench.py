@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
@@ -15,10 +17,11 @@ TEMPLATE = (
 
 
 class LVBench(Benchmark):
-    """`root` holds the table, one row a question, and `data/<key>.mp4`."""
+    """`root` holds the table, one row a question, or a video as its authors have it, and `data/<key>.mp4`."""
 
     repository = "lmms-eval/LVBench"
     tables = ("test.jsonl", "data/test-*.parquet", "test-*.parquet", "data/train-*.parquet", "*.jsonl", "*.parquet")
+    authors_tables = ("video_info.meta.jsonl", "data/video_info.meta.jsonl")
     video_folders = ("data", "videos", "all_videos", ".")
     protocols: ClassVar = {
         "paper": Protocol(TEMPLATE, "\n" + LETTER, 1, "first_letter", ending_llava="The best answer is:"),
@@ -29,6 +32,10 @@ class LVBench(Benchmark):
         "joined_lead_ins": {"extractor": "first_letter_after_any_lead_in"},
         "one_token": {"max_new_tokens": 16},
     }
+
+    def rows(self, file: Path) -> Iterable[dict[str, Any]]:
+        """Of the authors' table, the questions about each video, under `qa`."""
+        return [{**row, **asked} for row in super().rows(file) for asked in row.get("qa") or [{}]]
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
         """Options stand in the question; the released evaluation takes the brackets around their letters away."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from flexselect.answer_parsing import LETTERS
 from flexselect.questions import VideoQuestion
+from flexselect.video_paths import is_file
 
 BEST = LETTER.replace("the option's", "the best option's")
 
 
 class MLVU(Benchmark):
-    """`root` holds the table as on the hub, and the videos by name."""
+    """`root` holds the table as on the hub, and the videos by name; or `json/` and `video/` as its authors give them.
+
+    Of theirs the seven files of multiple choice are read; 8 and 9, which ask for descriptions, are left out.
+    """
 
     repository = "sy1998/MLVU_dev"
     tables = ("mlvu/test-*.parquet", "data/test-*.parquet", "test-*.parquet", "*.parquet")
+    authors_tables = ("json/[1-7]_*.json", "MLVU/json/[1-7]_*.json")
     video_folders = (".", "video", "videos", "mlvu_dev")
     macro = "task_type"
     protocols: ClassVar = {
@@ -27,9 +35,35 @@ class MLVU(Benchmark):
         "letter_or_bracket": {"extractor": "ours"},  # released: "B. text" is read as nothing
     }
 
+    def rows(self, file: Path) -> Iterable[dict[str, Any]]:
+        """A list of {video, question, candidates, answer} a type; videos lie in a folder of that type."""
+        rows = super().rows(file)
+        if file.suffix != ".json":
+            return rows
+        folder = file.parents[1].relative_to(self.root) / "video" / file.stem
+        return [_as_on_the_hub(row, folder) for row in rows]
+
     def question(self, row: dict[str, Any]) -> VideoQuestion:
         """Options stand in the question."""
         text, options = self.split_options(row["question"])
-        video, kind = self.find_video(str(row["video_name"])), (("task_type", str(row["task_type"])),)
+        folder = row.get("folder")
+        there = folder is not None and is_file(self.root / folder / row["video_name"])
+        video = f"{folder}/{row['video_name']}" if there else self.find_video(str(row["video_name"]))
         name = f"{row['video_name']}-{row['question'].partition(chr(10))[0]}"
-        return VideoQuestion(name, video, text, options, row["answer"], groups=kind)
+        kind = (("task_type", str(row["task_type"])),)
+        return VideoQuestion(name, video, text, options, row["answer"], error=row.get("error"), groups=kind)
+
+
+def _as_on_the_hub(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A row of the authors: candidates into the question, the answer as its letter."""
+    options = [str(option) for option in row["candidates"]]
+    listed = "".join(f"\n({letter}) {option}" for letter, option in zip(LETTERS, options))
+    known = str(row["answer"]) in options
+    return {
+        "video_name": str(row["video"]),
+        "folder": str(folder),
+        "question": f"{row['question']}{listed}",
+        "answer": LETTERS[options.index(str(row["answer"]))] if known else None,
+        "error": None if known else f"the answer {row['answer']!r} is none of its candidates",
+        "task_type": folder.name.partition("_")[2],
+    }

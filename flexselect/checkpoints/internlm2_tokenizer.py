@@ -49,6 +49,12 @@ class InternLM2Tokenizer:
         control = {i: self.pieces.id_to_piece(i) for i in range(3)}  # <unk>, <s>, </s>
         return control | {number: token for token, number in self.special.items()}
 
+    @property
+    def reserved(self) -> set[str]:
+        """All names of special tokens: their own, and those that the vocabulary of SentencePiece kept free for them."""
+        size = self.pieces.get_piece_size()
+        return {*self.special, *(self.pieces.id_to_piece(i) for i in self.special.values() if i < size)}
+
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of ids; special tokens are left out, or written by name."""
         names = {number: token for token, number in self.special.items()}
@@ -69,7 +75,7 @@ def special_tokens(path: str) -> dict[str, int]:
     known: dict[str, int] = {}
     for name, field in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
         found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        tokens = json.loads(Path(found).read_text()).get(field, []) if found is not None else []
+        tokens = json.loads(Path(found).read_text(encoding="utf-8")).get(field, []) if found is not None else []
         listed = tokens if isinstance(tokens, list) else [{"id": number, **token} for number, token in tokens.items()]
         known |= {token["content"]: int(token["id"]) for token in listed}
     return known
@@ -82,5 +88,6 @@ def load_tokenizer(path: str) -> Any:
         for name in ("tokenizer.json", "tokenizer.model")
     }
     if files["tokenizer.json"] is not None or files["tokenizer.model"] is None:
-        return AutoTokenizer.from_pretrained(path, config=PreTrainedConfig())  # it knows no "internvl_chat"
+        kind = PreTrainedConfig()  # it knows no "internvl_chat"
+        return AutoTokenizer.from_pretrained(path, config=kind, trust_remote_code=False)
     return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special_tokens(path))

@@ -78,7 +78,7 @@ def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
 def _tower_config(path: str, config: dict[str, Any]) -> dict[str, Any]:
     beside = cached_file(path, "vision_tower_config.json", _raise_exceptions_for_missing_entries=False)
     if beside is not None:
-        return json.loads(Path(beside).read_text())
+        return json.loads(Path(beside).read_text(encoding="utf-8"))
     if config.get("mm_vision_tower") != TOWER:
         raise ValueError(
             f"{path}: the vision tower is {config.get('mm_vision_tower')!r}, whose sizes are not known here; "

@@ -60,7 +60,7 @@ def encode_stream(
     with bar, closing(stream.steps(lm.units_per_step * lm.family.frames_per_unit)) as steps:
         first = next(steps)
         every = torch.empty(stream.num_frames, *first.shape[1:], dtype=torch.uint8, device="meta")  # takes no memory
-        whole = prompter.clip(every, stream.seconds)
+        whole = replace(prompter.clip(every, stream.seconds), about=stream.about)
 
         def views() -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
             frames: Tensor | None = first
@@ -98,4 +98,4 @@ def _gathered(
             seen[done:stop] = projected
         done = stop
     known = clip.grid, clip.seconds_per_unit, clip.brackets
-    return EncodedVideo(prefix_ids, features, *known, seen=seen if selector else None, seconds=clip.seconds)
+    return EncodedVideo(prefix_ids, features, *known, seen if selector else None, None, clip.seconds, clip.about)

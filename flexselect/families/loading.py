@@ -36,7 +36,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if found is None:
         raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")
     try:
-        return json.loads(Path(found).read_text())
+        return json.loads(Path(found).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{found} is cut short or no JSON: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexselect.families.text_ids import filled_ids, template_ids
 from flexselect.prompt import VideoClip
 
 
@@ -33,12 +34,12 @@ class Prompter(ABC):
     # Final from here on.
 
     def query_ids(self, question: str) -> Tensor:
-        """The text after the video, int64 [Q]: the question and what closes the user's turn."""
-        return self.ids(self.query.format(question=question))
+        """The text after the video, int64 [Q]: the question, which is text alone, and what closes the user's turn."""
+        return _tensor(filled_ids(self.tokenizer, self.query.replace("{question}", "{text}"), question))
 
     def answer_ids(self, answer: str) -> Tensor:
         """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
-        return self.ids(answer + "<|im_end|>")
+        return _tensor(filled_ids(self.tokenizer, "{text}<|im_end|>", answer))
 
     @property
     def end_of_turn(self) -> int:
@@ -46,9 +47,13 @@ class Prompter(ABC):
         return int(self.ids("<|im_end|>")[0])
 
     def ids(self, text: str) -> Tensor:
-        """Text to ids, int64 [n]; special tokens are read where they are written, none is added."""
-        return torch.tensor(self.tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.long)
+        """Our own text to ids, int64 [n]; special tokens are read where they are written, none is added."""
+        return _tensor(template_ids(self.tokenizer, text))
 
     def decode(self, ids: Tensor) -> str:
         """New tokens [n] to text, special tokens left out."""
         return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+
+
+def _tensor(ids: list[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.long)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from flexselect.controls import RandomScorer, UniformScorer
-from flexselect.frames import video_reader
+from flexselect.frames import stream_of_file
 from flexselect.prompt import Selection, VideoClip
 from flexselect.session import VideoSession
 
@@ -99,12 +99,7 @@ def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndar
     if isinstance(video, Tensor):
         yield from (shrunk(video[first : first + 1])[0].numpy() for first in firsts)
         return
-
-    def sample(num_frames: int, fps: float) -> list[int]:
-        looked_at = family.sample(num_frames, fps)
-        return [looked_at[first] for first in firsts]
-
-    for frames in video_reader()(str(video), sample, shrunk).read():
+    for frames in stream_of_file(str(video), family.sample, shrunk, session.options).at(firsts):
         yield from frames.numpy()
 
 

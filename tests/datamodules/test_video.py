@@ -12,11 +12,10 @@ import decord
 import numpy as np
 import pytest
 import torch
-from av.stream import Disposition
 
-from datamodules import video
-from datamodules.decoding import Decoder, decoded, video_stream
-from datamodules.video import VideoError, open_video, probe, read_video
+from datamodules.video import VideoError, open_video, probe, read_file, read_video
+from datamodules.video_files.decoding import Decoder, decoded
+from flexselect.frames import ReadOptions
 
 
 def write(path: Path, count: int, fps: int = 10, faststart: bool = False) -> Path:
@@ -49,6 +48,10 @@ def everything(num_frames, fps):
 
 def as_it_is(frames):
     return frames
+
+
+def indexed(path):
+    return read_file(path, ReadOptions())[0]
 
 
 def test_probe(tmp_path):
@@ -111,7 +114,7 @@ def test_frames_are_those_of_decoding_everything(tmp_path, name):
     with av.open(str(path)) as container:
         every = torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])
     assert len(every) == 150 and not torch.equal(every[0], every[1]), "canary"
-    index, _ = video._opened(path)
+    index = indexed(path)
     for wanted in WANTED:
         for threads in (1, 3):
             found = torch.cat(list(decoded(index, [index.times[i] for i in wanted], as_it_is, threads)))
@@ -133,7 +136,7 @@ def test_indices_rates_and_times_are_those_of_decord(tmp_path, name):
 
 def test_what_nobody_asked_for_is_left_out(tmp_path, monkeypatch):
     path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
-    index, _ = video._opened(path)
+    index = indexed(path)
     counts = []
     decode = Decoder._decode
 
@@ -151,7 +154,7 @@ def test_what_nobody_asked_for_is_left_out(tmp_path, monkeypatch):
 
 def test_a_file_that_is_sought_wrongly_is_decoded_from_its_start(tmp_path, monkeypatch):
     path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
-    index, _ = video._opened(path)
+    index = indexed(path)
     expected = torch.cat(list(decoded(index, index.times[100:103], as_it_is, 1)))
     far = dataclasses.replace(index, keys=[0, index.times[96]])
     monkeypatch.setattr(Decoder, "_open", overshooting(Decoder._open, index.times[120]))
@@ -233,7 +236,7 @@ def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
         resized.append(1)
         return frames
 
-    index, _ = video._opened(path)
+    index = indexed(path)
     taken = decoded(index, index.times, resize, 2)
     next(taken)
     time.sleep(0.5)
@@ -245,7 +248,7 @@ def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
 def test_nothing_of_a_decoder_waits_for_the_garbage_collector(tmp_path, taken):
     """A frame that is freed in a forked worker waits for ever for threads that are not there."""
     path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
-    index, _ = video._opened(path)
+    index = indexed(path)
     gc.collect()
     gc.disable()
     try:
@@ -328,11 +331,3 @@ def test_real_clips(clips):
     assert (upright, turned) == ({320}, {568})
     frames, seconds = read_video(clips / "unordered.mov", everything, as_it_is)
     assert len(frames) == 4 and bool((seconds.diff() > 0).all())
-
-
-def test_a_cover_picture_is_not_the_video():
-    cover, moving = (SimpleNamespace(disposition=which) for which in (Disposition.attached_pic, Disposition.default))
-    container = SimpleNamespace(streams=SimpleNamespace(video=[cover, moving]))
-    assert video_stream(container) is moving
-    container.streams.video = [cover]
-    assert video_stream(container) is None

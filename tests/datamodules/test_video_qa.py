@@ -104,9 +104,9 @@ def test_work_counts_bytes_and_open_questions(checkpoint, tmp_path):
 
 
 def read_annotations_from(rows):
-    from datamodules.video_qa import _checked
+    from datamodules.rows.questions import question_of
 
-    return [_checked(row, i) for i, row in enumerate(rows)]
+    return [question_of(row, i) for i, row in enumerate(rows)]
 
 
 def test_one_clip_a_video(checkpoint, videos):
@@ -159,9 +159,9 @@ def test_sources_that_do_not_go_together(checkpoint, options, message):
     ],
 )
 def test_options_of_a_row(options, answer, error):
-    from datamodules.video_qa import _checked
+    from datamodules.rows.questions import question_of
 
-    row = _checked({"id": "1", "video": "a.mp4", "question": "Q?", "options": options, "answer": answer}, 6)
+    row = question_of({"id": "1", "video": "a.mp4", "question": "Q?", "options": options, "answer": answer}, 6)
     assert row.error == (error and f"row 7 of the annotations: {error}")
     assert error or row.options == ("red", "blue")
 

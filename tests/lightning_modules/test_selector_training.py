@@ -19,6 +19,7 @@ from flexselect.score_store import as_stored
 from flexselect.training_clip import TrainingClip
 from lightning_modules.selector_training import SelectorTraining
 from tests import tiny
+from tests.near import assert_near, assert_near_stored
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"qwen2_5_vl": "Qwen25VL", "llava_video": "LlavaVideo", "internvl": "InternVL"}
@@ -130,7 +131,8 @@ def test_an_export_scores_the_same_in_a_fresh_process(qwen, videos, tmp_path):
     fs = FlexSelect.from_pretrained(str(qwen[1]), selector=str(tmp_path / "selector"), dtype="float32", device="cpu")
     fs.scorer.selector = training.selector.eval()
     expected = fs.select(tiny.prompt(fs, count=4)).scores
-    assert all(torch.equal(found, expected) for found in torch.load(tmp_path / "scores.pt", weights_only=True))
+    for found in torch.load(tmp_path / "scores.pt", weights_only=True):
+        assert_near(found, expected)
 
 
 def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
@@ -229,7 +231,7 @@ def test_teacher_and_selector_score_as_when_answering(model):
     training = module(model)
     (teacher,), (student,) = training.scores([clip(training)])
     fs = FlexSelect.from_pretrained(str(model[1]), selector="self", dtype="float32", device="cpu")
-    assert torch.equal(teacher, as_stored(fs.select(clip(training).prompt).scores))
+    assert_near_stored(teacher, as_stored(fs.select(clip(training).prompt).scores))
     assert student.shape == teacher.shape and student.requires_grad and not teacher.requires_grad
     assert len(training.lm.decoder.layers) == fs.family.default_reference_layer + 1, "no layer more than it needs"
 
@@ -252,9 +254,9 @@ def test_stored_and_live_scores_train_alike(model, videos, tmp_path, query, prec
     assert fit(model, videos, tmp_path / "live", *ask) == 0
     assert fit(model, videos, tmp_path / "stored", *ask, "--data.teacher_scores", str(tmp_path / "store")) == 0
     live, stored = (logged(tmp_path / how, "train_loss") for how in ("live", "stored"))
-    assert live == stored and len(live) == 2
+    assert live == pytest.approx(stored, rel=1e-4) and len(live) == 2, "a digit of a score in float16 moves a loss less"
     for name in ("selector_spearman", "selector_recall_0_1", "selector_overlap_0_1"):
-        assert logged(tmp_path / "live", name) == logged(tmp_path / "stored", name)
+        assert logged(tmp_path / "live", name) == pytest.approx(logged(tmp_path / "stored", name), abs=0.02)
 
 
 def test_stored_scores_need_no_decoder(qwen, videos, tmp_path):
@@ -268,7 +270,8 @@ def test_stored_scores_need_no_decoder(qwen, videos, tmp_path):
     bare.configure_model()
     assert len(bare.lm.decoder.layers) == 0
     (stored,), (student,) = bare.scores([clip(bare, scores=teacher)])
-    assert torch.equal(stored, teacher) and student.shape == teacher.shape
+    assert torch.equal(stored, teacher), "handed through"
+    assert student.shape == teacher.shape
     with pytest.raises(ValueError, match=r"clip 0 has \d+ visual tokens, its stored teacher scores \d+"):
         bare.scores([clip(bare, scores=teacher[:-1])])
 

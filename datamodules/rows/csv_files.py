@@ -1,0 +1,71 @@
+"""CSV as programs write it: separated by commas, semicolons, tabs or bars, long cells, quotes that are never closed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from datamodules.rows.row import Row
+from flexselect.unicode_text import text_only
+
+SEPARATORS = ",;\t|"
+LONGEST = 2**31 - 1  # characters of a cell: as many as a C long has everywhere
+
+
+def read_csv(path: Path, text: str) -> list[Row]:
+    """Rows by the names in the first line, as they are written: 005 stays 005, NA stays NA; an empty cell is None.
+
+    A row with more cells than there are names has an `error`: in most cases a text with a comma lacks its quotes.
+
+    Raises:
+        ValueError: naming the file, for a quote that is never closed or a name that is there twice.
+    """
+    csv.field_size_limit(LONGEST)
+    first, _, rest = text.partition("\n")
+    said = first.strip().lower()
+    if said.startswith("sep=") and len(said) == 5:  # Excel's own mark
+        separator, text = said[-1], rest
+    else:
+        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(first)
+    try:
+        lines = list(_cells(text, separator, strict=True))
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            raise ValueError(f"{path}: a quote is opened and never closed: {_last_cell(text, separator)!r}") from error
+        lines = list(_cells(text, separator, strict=False))
+    lines = [cells for cells in lines if any(cells)]
+    if not lines:
+        return []
+    names = [name.strip() for name in lines[0]]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise ValueError(f"{path}: has two columns named {twice[0]!r}")
+    return [_row(names, cells) for cells in lines[1:]]
+
+
+def _row(names: list[str], cells: list[str]) -> Row:
+    row = Row({name: text_only(cell) if cell else None for name, cell in zip(names, cells) if name})
+    row |= {name: None for name in names[len(cells) :] if name}
+    if any(cells[len(names) :]):
+        said = f"has {len(cells)} cells, the first line names {len(names)}"
+        row.error = f"{said}: put quotes around a text with a separator in it"
+    return row
+
+
+def _separator(line: str) -> str:
+    """The one that is in the first line most often, outside of quotes."""
+    outside = "".join(line.split('"')[::2])
+    return max(SEPARATORS, key=outside.count)
+
+
+def _cells(text: str, separator: str, strict: bool) -> Iterable[list[str]]:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=strict)
+
+
+def _last_cell(text: str, separator: str) -> str:
+    """The beginning of the cell that took all that follows it."""
+    *_, last = _cells(text, separator, strict=False)
+    return last[-1][:60]

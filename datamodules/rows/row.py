@@ -1,0 +1,43 @@
+"""One row."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from flexselect.unicode_text import text_only
+
+
+class Row(dict[str, Any]):
+    """Values by column, as the file has them; NaN is None, and half a surrogate pair is U+FFFD."""
+
+    error: str | None = None  # why it cannot be used, where its file is to blame
+
+
+class Written(float):
+    """A number that is shown as it was written: 2.50 and not 2.5."""
+
+    def __new__(cls, text: str) -> Written:
+        """Of a text that is a number."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.text,)
+
+
+def tidy(value: Any) -> Any:
+    """A value of a row, nested or not, without what cannot be meant: NaN, and half a surrogate pair."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return text_only(value)
+    if isinstance(value, dict):
+        return {tidy(name): tidy(one) for name, one in value.items()}
+    return [tidy(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,77 @@
+"""Text of a file, whatever program wrote it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from statistics import median
+
+from charset_normalizer import from_bytes
+
+log = logging.getLogger(__name__)
+
+MARKS = {  # what a file may begin with, longest first
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+OLDER = ["cp1252", "gb18030", "shift_jis", "cp1251", "euc_kr", "big5"]  # what programs wrote before UTF-8
+DAMAGED = 0.2  # of what is not ASCII: a UTF-8 file with fewer broken characters is one
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Read a file; another encoding than UTF-8 or UTF-16 is guessed, and said.
+
+    Args:
+        path: of the file.
+        encoding: None: by its first bytes.
+
+    Raises:
+        ValueError: for an encoding that does not exist or does not fit, naming the file.
+        OSError: if it cannot be read.
+    """
+    data = path.read_bytes()
+    if encoding is None:
+        marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
+        encoding = marked or _without_mark(data)
+    if encoding is None:
+        return _guessed(path, data)
+    try:
+        return data.decode(encoding)
+    except LookupError as error:
+        raise ValueError(f"{path}: there is no encoding {encoding!r}; utf-8, cp1252 and gb18030 are some") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: is not {encoding}: {error.reason}; save it as UTF-8") from error
+
+
+def _without_mark(data: bytes) -> str | None:
+    """UTF-8, or UTF-16 by its zeros; None if it is neither."""
+    half = len(data) // 2
+    if data[1::2].count(0) > half / 2:
+        return "utf-16-le"
+    if data[::2].count(0) > half / 2:
+        return "utf-16-be"
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return "utf-8"
+
+
+def _guessed(path: Path, data: bytes) -> str:
+    """Text that is not UTF-8: damaged in places, or of an older encoding."""
+    text = data.decode("utf-8", "replace")
+    broken, foreign = text.count("\ufffd"), sum(character > "\x7f" for character in text)
+    if broken < DAMAGED * foreign:
+        line = text[: text.index("\ufffd")].count("\n") + 1
+        log.warning("%s: %d characters are no UTF-8, the first in line %d: they are read as \ufffd", path, broken, line)
+        return text
+    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", data)]
+    found = None if median(runs) < 2 else from_bytes(data, cp_isolation=OLDER).best()  # accents stand alone
+    name = "cp1252" if found is None else found.encoding
+    log.warning("%s: is not UTF-8 and is read as %s; save it as UTF-8, or give --data.encoding", path, name)
+    return data.decode(name, "replace")

@@ -1,0 +1,206 @@
+"""SIGTERM and Ctrl-C end every verb soon, with their own status, and lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+
+import pytest
+import torch
+
+import cli
+from flexselect.session import VideoSession
+from flexselect.teacher import Teacher
+from lightning_modules.selector_training import SelectorTraining
+from tests import tiny
+from tests.lightning_modules.test_selector_training import fit_words, words
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return "qwen2_5_vl", tiny.qwen2_5_vl(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Six videos of four questions each."""
+    from datamodules.needles import write_needle_videos
+
+    folder = tmp_path_factory.mktemp("videos")
+    write_needle_videos(folder, videos=6, patches=6, needles=3, questions=4, seed=1)
+    return folder
+
+
+def ask(verb, qwen, clips, out, *more):
+    given = ["--family.path", str(qwen[1]), "--data.annotations", str(clips / "annotations.jsonl")]
+    given += ["--output_dir", str(out), "--model.max_new_tokens", "4", *more]
+    return [verb, "--config", "configs/demo/self.yaml", *given]
+
+
+def lines(folder, names="*.jsonl"):
+    return [json.loads(line) for file in folder.glob(names) for line in file.read_bytes().split(b"\n")[:-1]]
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """`signalled(owner, method, signum, at)`: the process gets a signal within the call number `at` of a method."""
+
+    def signalled(owner, method, signum, at):
+        real, calls = getattr(owner, method), []
+
+        @wraps(real)  # Lightning looks at what a method takes
+        def hurt(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == at:
+                os.kill(os.getpid(), signum)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, method, hurt)
+        return lambda: monkeypatch.setattr(owner, method, real)
+
+    return signalled
+
+
+@pytest.mark.parametrize(("verb", "signum"), [("predict", signal.SIGTERM), ("validate", signal.SIGINT)])
+def test_answers_stay_and_the_rest_is_asked_later(qwen, clips, tmp_path, caplog, signalled, verb, signum):
+    before = signal.getsignal(signum)
+    whole = signalled(VideoSession, "ask", signum, 6)
+    assert cli.main(ask(verb, qwen, clips, tmp_path)) == 128 + signum
+    assert signal.getsignal(signum) == before, "whoever calls `main` has its own handlers back"
+    assert len(lines(tmp_path)) == 5 and not (tmp_path / "results.json").exists()
+    assert f"5 answers are in {tmp_path}; call again to go on" in caplog.text
+    assert f"stopped by {signum.name}" in caplog.text
+    whole()
+    assert cli.main(ask(verb, qwen, clips, tmp_path)) == 0
+    assert "5 of 24 questions were answered by an earlier run" in caplog.text
+    rows = lines(tmp_path, "predictions.jsonl")
+    assert len(rows) == len({row["id"] for row in rows}) == 24
+
+
+def test_an_experiment_ends_with_its_run(qwen, clips, tmp_path, signalled):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("configs: [configs/demo/self.yaml]\nruns: {one: {}, two: {}}\n")
+    signalled(VideoSession, "ask", signal.SIGTERM, 2)
+    words = ask("experiment", qwen, clips, tmp_path / "out")[3:]
+    assert cli.main(["experiment", "--config", str(plan), *words]) == 143
+    assert len(lines(tmp_path / "out" / "one")) == 1 and not (tmp_path / "out" / "two").exists()
+
+
+def test_scores_of_a_teacher_stay(qwen, clips, tmp_path, caplog, signalled):
+    arguments = words("predict", "teacher_scores", qwen, clips, tmp_path)
+    whole = signalled(Teacher, "scores", signal.SIGTERM, 3)
+    assert cli.main(arguments) == 143 and len(lines(tmp_path, "index-*.jsonl")) == 8
+    whole()
+    assert cli.main(arguments) == 0
+    assert "8 clips were scored by an earlier run" in caplog.text and "24 clips have scores" in caplog.text
+
+
+def test_a_verb_without_a_trainer(monkeypatch):
+    def stopped(**_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setitem(cli.PLAIN_VERBS, "serve", stopped)
+    began = time.monotonic()
+    assert cli.main(["serve"]) == 143 and time.monotonic() - began < 30
+
+
+def last(out):
+    return torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def whole(qwen, clips, tmp_path_factory):
+    """A training of twelve steps and two validations that nobody stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    cli.main(fit_words(qwen, clips, out, *TRAINING))
+    return out
+
+
+TRAINING = ("--data.batch_size", "4", "--trainer.max_epochs", "2", "--model.save_every", "1000")
+
+
+def assert_same(one, other):
+    ends = [last(out) for out in (one, other)]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 12
+    for name, weight in ends[0]["state_dict"].items():
+        assert torch.equal(weight, ends[1]["state_dict"][name]), name
+    exported = [(out / "selector" / "model.safetensors").read_bytes() for out in (one, other)]
+    assert exported[0] == exported[1], "the same one is the best"
+
+
+@pytest.mark.parametrize(
+    ("method", "at", "saved"),
+    [("training_step", 3, 3), ("training_step", 6, 5), ("validation_step", 4, 5), ("training_step", 8, 8)],
+    ids=["in an epoch", "in its last step", "in its validation", "in the next"],
+)
+def test_fit_writes_a_checkpoint_first(qwen, clips, whole, tmp_path, caplog, signalled, method, at, saved):
+    """What was gone on with is what nobody stopped, to the last bit: the same steps on the same machine."""
+    mend = signalled(SelectorTraining, method, signal.SIGTERM, at)
+    assert cli.main(fit_words(qwen, clips, tmp_path, *TRAINING)) == 143
+    assert last(tmp_path)["global_step"] == saved
+    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'} is of step {saved}; call again to go on" in caplog.text
+    mend()
+    assert cli.main(fit_words(qwen, clips, tmp_path, *TRAINING)) == 0
+    assert f"going on from step {saved}" in caplog.text
+    assert_same(whole, tmp_path)
+
+
+# -- processes of their own
+
+
+def begun(arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "cli.py", *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stopped(process, signum, when):
+    """What it said, having been told to stop once something holds."""
+    end = time.monotonic() + 120
+    while not when():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.02)
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and "Traceback" not in said, said[-3000:]
+    return said
+
+
+def test_two_processes_end_together(qwen, clips, tmp_path):
+    both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    process = begun(ask("predict", qwen, clips, tmp_path, *both))
+    stopped(process, signal.SIGTERM, lambda: len(lines(tmp_path, "part-*.jsonl")) >= 3)
+    there = lines(tmp_path, "part-*.jsonl")
+    assert len({row["id"] for row in there}) == len(there) < 24
+    assert cli.main(ask("predict", qwen, clips, tmp_path)) == 0
+    rows = lines(tmp_path, "predictions.jsonl")
+    assert len(rows) == len({row["id"] for row in rows}) == 24 and not list(tmp_path.glob("part-*"))
+
+
+def test_slurm_is_asked_to_put_the_job_back(qwen, clips, tmp_path):
+    tools, asked = tmp_path / "bin", tmp_path / "asked"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tools / "scontrol").chmod(0o755)
+    job = {"SLURM_JOB_ID": "77", "PATH": f"{tools}:{os.environ['PATH']}"}
+    process = begun(ask("predict", qwen, clips, tmp_path / "out"), **job)
+    said = stopped(process, signal.SIGUSR1, lambda: len(lines(tmp_path / "out")) >= 3)
+    assert asked.read_text() == "requeue 77\n" and "job 77 is in the queue again" in said
