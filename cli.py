@@ -17,12 +17,12 @@ import torch
 import yaml
 from jsonargparse import ActionYesNo, Namespace, auto_cli
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from flexselect.checkpoints.convert import convert
-from flexselect.checkpoints.export import export
+from flexselect.checkpoints.export import export, read_checkpoint
 from flexselect.comparison import compare
 from flexselect.experiments import asks_for_experiment, run_experiment
 from flexselect.families.base import VideoFamily
@@ -88,6 +88,13 @@ class FlexSelectCLI(LightningCLI):
         for half in ("model", "data"):
             parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Read the command line; a checkpoint is looked at before Lightning does, which would not name it."""
+        super().parse_arguments(parser, args)
+        config = self.config.get(self.config.get("subcommand"))
+        if config is not None and config.ckpt_path is not None and Path(config.ckpt_path).suffix:
+            check_checkpoint(config.ckpt_path, config.model.class_path)
+
     def before_instantiate_classes(self) -> None:
         """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
         config = _unmarked(self.config[self.subcommand])
@@ -113,6 +120,21 @@ class FlexSelectCLI(LightningCLI):
             wrapped = str(error).startswith("Does not validate")  # jsonargparse's words around the reason
             cause = error.__cause__ or error.__context__ or error
             raise UsageError(str(cause if wrapped else error)) from error
+
+
+def check_checkpoint(path: str, module: str) -> None:
+    """Before a model is loaded for nothing.
+
+    Raises:
+        UsageError: for a file that is no checkpoint of a training, or a module that takes none.
+    """
+    if issubclass(locate(module) or object, VideoQA | Locating | TeacherScoring):
+        advice = "`export` it, and give the folder with --model.selector"
+        raise UsageError(f"--ckpt_path {path}: {module} loads no training's checkpoint; {advice}")
+    try:
+        read_checkpoint(path)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
 
 
 def prepare_fit(config: Namespace) -> None:

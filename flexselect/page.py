@@ -13,11 +13,12 @@ from flexselect.pipeline import FlexSelect
 from flexselect.prompt import Answer
 from flexselect.session import VideoSession
 from flexselect.settings import UsageError
+from flexselect.video_paths import VIDEO_ENDINGS, is_folder
 from flexselect.visualize.style import clock_time
 
 log = logging.getLogger(__name__)
 
-VIDEOS = [".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts"]
+VIDEOS = list(VIDEO_ENDINGS)
 HERE = ("127.0.0.1", "localhost", "::1")
 SESSIONS = 8  # browsers whose video is kept; features of an hour are about a gigabyte
 ONE: dict[str, Any] = {  # there is one model: one after another, and for this page alone
@@ -122,7 +123,7 @@ def videos_of(folder: str | None) -> dict[str, Path]:
     """
     if folder is None:
         return {}
-    if not Path(folder).is_dir():
+    if not is_folder(Path(folder)):
         raise UsageError(f"{folder}: no such folder; --videos takes one with videos")
     return {file.name: file for file in sorted(Path(folder).iterdir()) if file.suffix.lower() in VIDEOS}
 
@@ -254,10 +255,12 @@ def facts(answer: Answer) -> str:
 def described(session: VideoSession) -> str:
     """What was made of a video, in words."""
     encoded, took = session.encoded, session.timings
-    length = "" if encoded.seconds is None else f"{clock_time(float(encoded.seconds[-1]))} long, "
+    length = "" if encoded.length is None else f"{clock_time(round(encoded.length))} long, "
     seconds = ", ".join(f"{stage} {took[stage]:.1f} s" for stage in ("decode", "encode") if stage in took)
     size = sum(session.num_bytes.values()) / 1e6
-    return f"{length}{encoded.num_units:,} units, {encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
+    doubts = "".join(f"  \ndoubtful: {escaped(warning)}" for warning in session.warnings)
+    kept = f"{encoded.num_units:,} units, {encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
+    return f"{length}{kept}{doubts}"
 
 
 def escaped(text: str) -> str:

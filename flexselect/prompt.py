@@ -100,6 +100,14 @@ class EncodedVideo(_Movable):
         return {"grid": list(self.grid), "frames": len(shown) if shown else None, "fps": fps, **self.about.facts}
 
     @property
+    def length(self) -> float | None:
+        """Seconds of the whole video, to the end of its last frame; None if unknown."""
+        if self.about.facts.get("seconds") is not None or self.seconds is None:
+            return self.about.facts.get("seconds")
+        shown = self.seconds.tolist()
+        return shown[-1] + ((shown[-1] - shown[0]) / (len(shown) - 1) if len(shown) > 1 else 0.0)
+
+    @property
     def num_tokens(self) -> int:
         """V, the number of visual tokens."""
         return self.features.shape[0]

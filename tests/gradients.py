@@ -1,7 +1,6 @@
 """A callback for tests that run a training in a process of its own."""
 
 import os
-import signal
 from pathlib import Path
 
 import torch
@@ -18,9 +17,7 @@ class KeepGradients(Callback):
         validating: send it within the validation of a training instead.
     """
 
-    def __init__(
-        self, folder: str, die_at: int | None = None, signum: int = 9, validating: bool = False
-    ) -> None:
+    def __init__(self, folder: str, die_at: int | None = None, signum: int = 9, validating: bool = False) -> None:
         self.folder, self.die_at = Path(folder), die_at
         self.signum, self.validating = signum, validating
 

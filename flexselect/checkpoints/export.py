@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -27,19 +29,9 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> str:
         FileNotFoundError: no such checkpoint.
         ValueError: not one of a selector, or `output` holds a checkpoint already.
     """
-    if Path(ckpt_path).is_dir():
-        raise ValueError(
-            f"{ckpt_path} is a folder; a checkpoint that `fit` wrote is a file, checkpoints/best.ckpt for one"
-        )
-    if not Path(ckpt_path).is_file():
-        raise FileNotFoundError(f"{ckpt_path}: no such checkpoint")
     if (Path(output) / "config.json").exists() and not overwrite:
         raise ValueError(f"{output} holds a checkpoint already; give another --output, or delete it")
-    try:
-        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and EOF errors, by what is broken
-        reason = str(error).partition(". ")[0]  # torch goes on with advice that does not fit
-        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: {reason}") from error
+    checkpoint = read_checkpoint(ckpt_path)
     about = checkpoint.get("selector")
     if about is None:
         raise ValueError(f"{ckpt_path} holds no selector: it was not written by a selector's training")
@@ -54,3 +46,28 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> str:
     selector.config.training = about["card"]
     selector.save_pretrained(output)
     return f"{ckpt_path} is exported to {output}\n"
+
+
+def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
+    """What `fit` wrote, mapped into memory.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: naming a file that is broken, or none of a training.
+    """
+    if Path(ckpt_path).is_dir():
+        raise ValueError(
+            f"{ckpt_path} is a folder; a checkpoint that `fit` wrote is a file, checkpoints/best.ckpt for one"
+        )
+    if not Path(ckpt_path).is_file():
+        raise FileNotFoundError(f"{ckpt_path}: no such checkpoint")
+    if not is_zipfile(ckpt_path):
+        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: it is cut short, or another kind of file")
+    try:
+        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # pickle, zip and EOF errors, by what is broken
+        reason = str(error).partition(". ")[0]  # torch goes on with advice that does not fit
+        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{ckpt_path} is no checkpoint of a training: it holds no state_dict")
+    return checkpoint

@@ -87,8 +87,8 @@ def shortened(text: str, length: int) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """0:07, 12:34, 1:02:03."""
-    minutes, second = divmod(int(seconds), 60)
+    """0:07, 12:34, 1:02:03: the second that has begun, as players show it."""
+    minutes, second = divmod(int(seconds + 5e-4), 60)  # 29.9999999 is rounding, and 30
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
@@ -102,4 +102,5 @@ def time_axis(axis: Axes, seconds: np.ndarray | None) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axis.set_xlabel("time in the video")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # a label is right to the second
         axis.xaxis.set_major_formatter(FuncFormatter(lambda second, _: clock_time(max(second, 0))))
