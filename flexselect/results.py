@@ -72,7 +72,7 @@ def read_predictions(folder: Path) -> list[dict[str, Any]]:
             if is_prediction(value):
                 rows[prediction_key(value)] = value
             else:
-                unreadable.append(json_line(value).encode())
+                unreadable.append(json_line(value).encode().rstrip())
         if unreadable:
             log.warning("%s: %d lines are no predictions; their questions are asked again", file, len(unreadable))
     return list(rows.values())
@@ -86,7 +86,7 @@ def merge_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     parts = parts_in(folder)
     for file in [folder / "predictions.jsonl", *parts]:
         values, unreadable = read_json_lines(file)
-        unreadable += [json_line(value).encode() for value in values if not is_prediction(value)]
+        unreadable += [json_line(value).encode().rstrip() for value in values if not is_prediction(value)]
         if unreadable:
             with (folder / "unreadable.jsonl").open("ab") as kept:
                 kept.write(b"\n".join([*unreadable, b""]))

@@ -19,8 +19,10 @@ def file_of(name: str | Path, root: str | Path = ".") -> Path:
     """
     text = str(name)
     literal = Path(root) / text
-    if not text.startswith(("~", "file:")) or "\0" in text or os.path.lexists(literal):
+    if "\0" in text or not (is_url(text) or text.startswith(("~", "file:"))) or os.path.lexists(literal):
         return literal
+    if is_url(text):
+        return Path(text)
     if text.startswith("~"):
         try:
             return Path(text).expanduser()

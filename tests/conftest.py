@@ -5,6 +5,7 @@ import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["SVT_LOG"] = "1"  # the encoder of AV1 speaks of errors alone
 
 from pathlib import Path
 

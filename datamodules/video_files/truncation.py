@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
-BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"sidx", b"styp", b"uuid", b"mfra", b"pnot")
+BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"sidx", b"styp", b"uuid", b"mfra", b"udta")
 
 
 def promised_size(path: Path) -> int | None:
@@ -55,7 +55,7 @@ def _mp4(file: BinaryIO, there: int) -> int | None:
         head = file.read(16)
         size = int.from_bytes(head[:4], "big")
         size = int.from_bytes(head[8:16], "big") if size == 1 else size
-        if size < 8:  # 0: to the end of the file; anything else is no box
+        if size < 8 or head[4:8] not in BOXES:  # 0: to the end of the file; anything else is no box
             return None
         at += size
     return at
