@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,13 @@ def answers(fs: FlexSelect, asked: Sequence[tuple[VideoSession, str]], max_new_t
         if session.flexselect is not fs:
             raise ValueError("a question is about a session of another model: ask it with that model's `ask_all`")
     chosen: dict[int, _Chosen] = {}
-    for session in dict.fromkeys(session for session, _ in asked):
-        its = [i for i, (about, _) in enumerate(asked) if about is session]
-        chosen |= zip(its, _choose(fs, session, [asked[i][1] for i in its]))
-    groups = _groups(fs, [chosen[i] for i in range(len(asked))])
-    return [answer for group in groups for answer in _written(fs, group, max_new_tokens)]
+    with ExitStack() as names:
+        for session in dict.fromkeys(session for session, _ in asked):
+            names.enter_context(session.naming_its_file())
+            its = [i for i, (about, _) in enumerate(asked) if about is session]
+            chosen |= zip(its, _choose(fs, session, [asked[i][1] for i in its]))
+        groups = _groups(fs, [chosen[i] for i in range(len(asked))])
+        return [answer for group in groups for answer in _written(fs, group, max_new_tokens)]
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     results = folder / "results.json"
     if not results.is_file():
         raise FileNotFoundError(f"{folder} holds no results.json: run `validate` with --output_dir {folder}")
-    about = read_object(results)
+    about = {"settings": {}, "fingerprint": {}, **read_object(results)}
+    if not all(isinstance(about[name], dict) for name in ("settings", "fingerprint")):
+        raise ValueError(f"{results} is damaged: its settings are none; run `validate` again")
     counted = {prediction_key(row): row for row in read_predictions(folder) if row.get("correct") is not None}
-    return {"name": folder.name, "rows": counted, "about": about}
+    return {"name": folder.name, "folder": folder, "rows": counted, "about": about}
 
 
 def paired(one: dict[str, Any], other: dict[str, Any]) -> Pair:
@@ -65,7 +67,7 @@ def paired(one: dict[str, Any], other: dict[str, Any]) -> Pair:
     """
     shared = [key for key in one["rows"] if key in other["rows"]]
     if not shared:
-        raise ValueError(f"{one['name']} and {other['name']} have no question in common")
+        raise ValueError(f"{one['folder']} and {other['folder']} have no question in common")
     right = [np.array([run["rows"][key]["correct"] for key in shared], bool) for run in (one, other)]
     return Pair((right[0], right[1]), [key[1] for key in shared], mcnemar(list(right[0]), list(right[1])), shared)
 

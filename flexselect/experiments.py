@@ -69,7 +69,7 @@ def asks_for_experiment(words: Sequence[str]) -> bool:
         return False
     try:
         content = yaml.safe_load(files[0].read_text(encoding="utf-8"))
-    except yaml.YAMLError:  # LightningCLI says what is wrong with it
+    except (yaml.YAMLError, ValueError, RecursionError):  # LightningCLI says what is wrong with it
         return False
     return isinstance(content, dict) and "runs" in content
 
@@ -100,8 +100,12 @@ def _against(run: dict[str, Any], first: dict[str, Any]) -> str:
 def _plan(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UsageError(f"{file}: no such experiment")
-    plan = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(plan, dict) or not plan.get("configs") or not plan.get("runs"):
+    try:
+        plan = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is no YAML: {error}") from error
+    known = isinstance(plan, dict) and isinstance(plan.get("configs"), list) and isinstance(plan.get("runs"), dict)
+    if not known or not all(isinstance(options, dict | None) for options in plan["runs"].values()):
         raise UsageError(f"{file} is no experiment: it needs `configs`, a list of files, and `runs`, options by name")
     return {"configs": plan["configs"], "runs": {name: options or {} for name, options in plan["runs"].items()}}
 

@@ -56,7 +56,8 @@ class ScoreStore:
         self._where: dict[str, dict[str, Any]] = {}
         self._files: dict[int, np.ndarray] = {}  # opened where they are read, in a worker for one
         for file in sorted(self.folder.glob("index-*.jsonl")):
-            for line in read_json_lines(file)[0]:  # one that was cut short by a kill is in none: it is scored again
+            # one that was cut short by a kill, or is damaged, is not there: it is scored again
+            for line in filter(_is_known, read_json_lines(file)[0]):
                 if "error" not in line or line["key"] not in self._where:  # a clip that was mended meanwhile is scored
                     self._where[line["key"]] = {**line, "rank": int(file.stem[6:])}
 
@@ -117,7 +118,7 @@ class ScoreStore:
         where = self._where[key]
         rank, first, count = where["rank"], where["first"], where["count"]
         if rank not in self._files:
-            self._files[rank] = np.memmap(self._path("scores", rank), dtype=np.float16, mode="r")
+            self._files[rank] = _mapped(self._path("scores", rank))
         found = self._files[rank][first : first + count]
         if len(found) < count:
             raise ValueError(f"{self._path('scores', rank)} is cut short; delete {self.folder} and score again")
@@ -129,6 +130,21 @@ class ScoreStore:
 
     def _path(self, kind: str, rank: int) -> Path:
         return self.folder / f"{kind}-{rank}.{'f16' if kind == 'scores' else 'jsonl'}"
+
+
+def _is_known(line: Any) -> bool:
+    """Whether a value is a line of an index."""
+    if not isinstance(line, dict) or not isinstance(line.get("key"), str):
+        return False
+    numbers = [line.get(name) for name in ("first", "count", "scale")]
+    known = all(isinstance(number, int | float) and number >= 0 for number in numbers)
+    return isinstance(line.get("error"), str) or (known and all(isinstance(number, int) for number in numbers[:2]))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """All numbers of a file, read where they are needed; a number that was cut in two does not count."""
+    count = path.stat().st_size // 2 if path.is_file() else 0
+    return np.memmap(path, np.float16, "r", shape=(count,)) if count else np.empty(0, np.float16)
 
 
 class ScoreWriter:

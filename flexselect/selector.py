@@ -25,6 +25,7 @@ from flexselect.families.loading import (
     LoadOptions,
     checked_tokenizer,
     copy_files,
+    describing,
     load_weights,
     read_config,
 )
@@ -113,12 +114,13 @@ class LiteSelector(PreTrainedModel):
         from flexselect.checkpoints.released_selectors import ReleasedSelector, projector_of, released_config
 
         config, placed = read_config(path), LoadOptions(**{"dtype": "auto", **options})
-        if projector_of(config) is not None:
-            return load_weights(ReleasedSelector, path, released_config(path, config), placed)
-        if config.get("model_type") != LiteSelectorConfig.model_type:
+        released = projector_of(config) is not None
+        if not released and config.get("model_type") != LiteSelectorConfig.model_type:
             found = config.get("architectures") or config.get("model_type")
             raise ValueError(f"{path} is no selector: its config.json says {found}")
-        return load_weights(LiteSelector, path, LiteSelectorConfig.from_dict(config), placed)
+        with describing(path):
+            made = released_config(path, config) if released else LiteSelectorConfig.from_dict(config)
+        return load_weights(ReleasedSelector if released else LiteSelector, path, made, placed)
 
     def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors, a model card and its own tokenizer if any, in this project's layout."""

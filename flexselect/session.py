@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +58,7 @@ class VideoSession:
         self.video: str | Path | Tensor | None = None  # where pictures find its frames: a file, or frames [T, h, w, 3]
         self.options = ReadOptions()  # of that file
         self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
+        self.saved_in: Path | None = None  # the file that it was loaded from
         self._encoded = encoded
         self._prepared: list[PreparedSets] | None = None
         self._folder: TemporaryDirectory | None = None  # what is kept on disk, deleted with the session
@@ -139,6 +141,16 @@ class VideoSession:
         if self._prepared is None:
             self._prepared = list(self._put_states(scorer.prepare(encoded)))
         return self._prepared
+
+    @contextmanager
+    def naming_its_file(self) -> Iterator[None]:
+        """What is wrong with features that were loaded is said of their file: a damaged byte may be NaN."""
+        try:
+            yield
+        except ValueError as error:
+            if self.saved_in is None:
+                raise
+            raise ValueError(f"{self.saved_in}: {error} (Or the file is damaged: save it again.)") from error
 
     @property
     def num_bytes(self) -> dict[str, int]:
@@ -261,5 +273,5 @@ def load_session(fs: FlexSelect, file: Path, keep_on: str | None) -> VideoSessio
     if other:
         raise ValueError(f"{file} was saved by another model ({other}): open the video again")
     session = fs.open_encoded(encoded) if keep_on is None else VideoSession(fs, None, encoded)
-    session.keep_on = keep_on
+    session.keep_on, session.saved_in = keep_on, file
     return session.restore(states) if states and same_scorer else session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 from urllib.parse import unquote
@@ -54,8 +55,17 @@ def videos_of(name: str, root: str | Path = ".") -> list[str]:
 
 def videos_in(folder: Path) -> list[Path]:
     """The videos below a folder; what begins with a dot is another program's."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS)
-    return sorted(file for file in files if not file.name.startswith(".") and file.is_file())
+    found = (file for file in files_below(folder) if file.suffix.lower() in VIDEO_ENDINGS)
+    return sorted(file for file in found if not file.name.startswith(".") and is_file(file))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, linked folders too, each of those once: links may lead in a circle."""
+    seen = set[str]()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in sorted(folders) if os.path.realpath(Path(place) / name) not in seen]
+        yield from (Path(place) / name for name in sorted(files))
 
 
 def is_folder(path: Path) -> bool:

@@ -140,3 +140,66 @@ def longvideobench(root: Path) -> Path:
 
 
 BUILDERS = {"VideoMME": videomme, "MLVU": mlvu, "LVBench": lvbench, "LongVideoBench": longvideobench}
+
+
+def as_its_authors_give_it(name: str, root: Path, target: Path) -> Path:
+    """A miniature once more, in the layout of the data set that the benchmark's authors publish; videos are linked."""
+    return {"MLVU": _mlvu, "LVBench": _lvbench, "LongVideoBench": _longvideobench, "VideoMME": _videomme}[name](
+        root, target
+    )
+
+
+def _linked(target: Path, video: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        target.symlink_to(video)
+
+
+def _mlvu(root: Path, target: Path) -> Path:
+    """`json/1_plotQA.json` ..., with candidates and the answer in words; `video/1_plotQA/`; 8 and 9 ask for texts."""
+    files: dict[str, list] = {}
+    for row in Dataset.from_parquet(str(root / "mlvu" / "test-00000-of-00001.parquet")):
+        question, *options = row["question"].split("\n")
+        candidates = [option[4:] for option in options]
+        stem = {"plotQA": "1_plotQA", "needle": "2_needle"}[row["task_type"]]
+        answer = candidates["ABCD".index(row["answer"])]
+        about = {"video": row["video_name"], "duration": 16.0, "question_type": row["task_type"]}
+        files.setdefault(stem, []).append(about | {"question": question, "candidates": candidates, "answer": answer})
+        _linked(target / "video" / stem / row["video_name"], root / row["video_name"])
+    files["8_sub_scene"] = [{"video": "x.mp4", "question": "Describe it.", "answer": "A scene.", "scoring_points": []}]
+    (target / "json").mkdir()
+    for stem, rows in files.items():
+        (target / "json" / f"{stem}.json").write_text(json.dumps(rows))
+    return target
+
+
+def _lvbench(root: Path, target: Path) -> Path:
+    """`video_info.meta.jsonl`, a video a line, its questions under `qa`."""
+    videos: dict[str, dict] = {}
+    for line in (root / "test.jsonl").open():
+        row = json.loads(line)
+        about = {name: row.pop(name) for name in ("key", "type", "video_info")}
+        videos.setdefault(about["key"], {**about, "qa": []})["qa"].append(row)
+    (target / "video_info.meta.jsonl").write_text("".join(json.dumps(video) + "\n" for video in videos.values()))
+    for video in (root / "data").iterdir():
+        _linked(target / "all_videos" / video.name, video)
+    return target
+
+
+def _longvideobench(root: Path, target: Path) -> Path:
+    """`lvb_val.json`, options as a list under `candidates`."""
+    rows = []
+    for row in Dataset.from_parquet(str(root / "validation-00000-of-00001.parquet")):
+        options = [row.pop(f"option{i}") for i in range(5)]
+        rows.append({**row, "candidates": [option for option in options if option != "N/A"]})
+    (target / "lvb_val.json").write_text(json.dumps(rows))
+    for part in ("videos", "subtitles"):
+        (target / part).symlink_to(root / part)
+    return target
+
+
+def _videomme(root: Path, target: Path) -> Path:
+    """The same table; videos lie where their archives put them."""
+    (target / "videomme").symlink_to(root / "videomme")
+    (target / "videos_chunked_01").symlink_to(root / "data")
+    return target

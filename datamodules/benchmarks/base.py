@@ -19,7 +19,7 @@ from flexselect.choices import check_choice
 from flexselect.families.base import VideoFamily
 from flexselect.frames import ReadOptions
 from flexselect.questions import VideoQuestion
-from flexselect.video_paths import is_file
+from flexselect.video_paths import files_below, is_file
 
 ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -210,7 +210,7 @@ class Benchmark(QuestionData):
     @cached_property
     def _anywhere(self) -> dict[str, str]:
         """Videos by name, in whatever folder the archives put them; none that is there twice."""
-        found = [path.relative_to(self.root) for path in self.root.rglob("*") if path.suffix in ENDINGS]
+        found = [path.relative_to(self.root) for path in files_below(self.root) if path.suffix in ENDINGS]
         twice = {name for name, count in Counter(path.name for path in found).items() if count > 1}
         return {path.name: str(path) for path in found if path.name not in twice}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.families.decoding import greedy
-from flexselect.families.loading import LoadOptions, read_config
+from flexselect.families.loading import LoadOptions, describing, read_config
 from flexselect.families.merging import deepstacked, merged
 from flexselect.families.prompter import Prompter
 from flexselect.layout import Layout
@@ -51,7 +51,8 @@ class VideoFamily(ABC):
         if not self.claims(self.config):
             found = self.config.get("architectures") or self.config.get("model_type")
             raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {found}")
-        self.model_config = self.read_model_config()
+        with describing(path):
+            self.model_config = self.read_model_config()
         return self.config.get("flexselect", {})
 
     @property

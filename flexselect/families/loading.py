@@ -6,7 +6,8 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,31 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if found is None:
         raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")
     try:
-        return json.loads(Path(found).read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = json.loads(Path(found).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{found} is cut short or no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{found} is damaged: it holds {type(config).__name__}, not an object")
+    names, own = config.get("architectures") or [], config.get("flexselect", {})
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{found} is damaged: its architectures are {names!r}, not a list of names")
+    if not isinstance(own, dict) or not all(isinstance(number, int | float) for number in own.values()):
+        raise ValueError(f"{found}: its flexselect must be an object of numbers, got {own!r}")
+    return config
+
+
+@contextmanager
+def describing(path: str | Path) -> Iterator[None]:
+    """Whatever a library makes of fields that it does not expect is said of the checkpoint's config.json."""
+    try:
+        yield
+    except (FileNotFoundError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: its config.json describes no model that can be made: {reason}") from error
 
 
 TOKENIZER_FILES = (
@@ -84,6 +107,7 @@ def load_weights(
     Raises:
         ValueError: when the weights cannot be read, or do not fit the architecture; naming the keys.
     """
+    _check_size(path, config)
     verbosity = logging.get_verbosity()
     if options.num_layers is not None:
         config = _first_layers(config, options.num_layers)
@@ -102,7 +126,7 @@ def load_weights(
         )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except Exception as error:  # of many kinds, by what is damaged
         reason = _unreadable(Path(path)) or error
         raise ValueError(f"the weights at {path} are missing, cut short or not weights: {reason}") from error
     finally:
@@ -117,6 +141,18 @@ def load_weights(
     if options.device_map is None and options.quantization is None:
         model = model.to(options.device)
     return model.eval()
+
+
+def _check_size(path: str, config: PreTrainedConfig) -> None:
+    """A configuration far too large for its weights would fill memory with random tensors before it is refused."""
+    there = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    with describing(path):
+        text = config.get_text_config()
+        layer = text.hidden_size * (3 * text.intermediate_size + 2 * text.hidden_size)
+        needed = text.vocab_size * text.hidden_size + text.num_hidden_layers * layer
+    if there and needed > 4 * there and not _unreadable(Path(path)):  # 4 bits a weight, and room to be wrong by half
+        described = f"a language model of about {needed / 1e9:.1f} billion weights"
+        raise ValueError(f"the weights at {path} do not fit its config.json: {described} in {there:,} bytes")
 
 
 def _unreadable(folder: Path) -> str | None:
@@ -175,10 +211,11 @@ def checked_tokenizer(
     """
     try:
         tokenizer = load(path)
-    except (OSError, ValueError) as error:
+        read = {token: tokenizer(token, add_special_tokens=False).input_ids for token in special}
+    except Exception as error:  # of many kinds, by which of its files is damaged
         raise ValueError(f"the tokenizer at {path} is missing or does not belong to the model: {error}") from error
     for token, expected in special.items():
-        found = tokenizer(token, add_special_tokens=False).input_ids
+        found = read[token]
         if len(found) != 1 or expected not in (None, found[0]):
             raise ValueError(
                 f"the tokenizer at {path} is missing or does not belong to the model: "

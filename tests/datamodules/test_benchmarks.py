@@ -300,3 +300,32 @@ def test_an_lvbench_table_of_the_hub(roots, tmp_path):
     Dataset.from_list(rows).to_parquet(tmp_path / "test-00000-of-00001.parquet")
     (tmp_path / "data").symlink_to(roots["LVBench"] / "data")
     assert prompts("LVBench", tmp_path)[0] == prompts("LVBench", roots["LVBench"])[0]
+
+
+@pytest.mark.parametrize("protocol", ["paper", "lmms", "plain"])
+def test_the_authors_own_layout_gives_the_same_questions(bench, tmp_path, protocol):
+    name, root = bench
+    theirs = opened(name, miniature.as_its_authors_give_it(name, root, tmp_path), protocol=protocol)
+    hub = opened(name, root, protocol=protocol)
+
+    def known(data):
+        return sorted((q.id, q.text, q.expected, q.options, q.groups, q.error) for q in data.questions)
+
+    assert known(theirs) == known(hub) and len(theirs.questions) == 12
+    assert all((tmp_path / question.video).is_file() for question in theirs.questions)
+
+
+def test_an_answer_that_is_no_candidate_is_an_error_of_its_row(roots, tmp_path):
+    root = miniature.as_its_authors_give_it("MLVU", roots["MLVU"], tmp_path)
+    table = root / "json" / "1_plotQA.json"
+    rows = json.loads(table.read_text())
+    rows[0]["answer"] = "none of them"
+    table.write_text(json.dumps(rows))
+    errors = [question.error for question in opened("MLVU", root).questions if question.error]
+    assert errors == ["the answer 'none of them' is none of its candidates"]
+
+
+def test_pixels_as_decord_has_them_are_another_run(roots):
+    plain, stored = (opened("VideoMME", roots["VideoMME"], square_pixels=square) for square in (True, False))
+    assert "square_pixels" not in plain.settings and stored.settings["square_pixels"] is False
+    assert all(not question.reading.square_pixels for question in stored.questions)
