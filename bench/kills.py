@@ -1,11 +1,11 @@
 """Runs that are killed, or told to stop, at random moments, and gone on with: nothing lost, nothing doubled.
 
-python -m bench.kills --times 20        about an hour on two cores
+python -m bench.kills --times 20        about two hours on two cores
 
 For predict, predict in two processes, validate and fit: SIGKILL and SIGTERM, so many times each, at moments evenly
-spread over the last two thirds of an undisturbed run; before them it imports and loads. Every time: the exit status is the signal's (or 0, if the run was done),
-no line of what was written is broken but the last, and the same command, called again, ends with what the undisturbed
-run has: each question once with the same answer, or the same trained weights.
+spread over the last two thirds of an undisturbed run; before them it imports and loads. Every time: the exit status is
+the signal's (or 0, if the run was done), no line of what was written is broken but the last, and the same command,
+called again, ends with what the undisturbed run has: each question once with the same answer, or the same weights.
 """
 
 from __future__ import annotations
