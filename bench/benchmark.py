@@ -21,6 +21,7 @@ from bench.measure import write_result
 from datamodules.needles import write_needle_videos
 from datamodules.video_qa import VideoQADataModule
 from flexselect.families import family_of
+from flexselect.json_lines import read_json_lines
 from lightning_modules.video_qa import VideoQA
 
 MODEL = "checkpoints/demo/video_llm"
@@ -63,8 +64,7 @@ def main() -> None:
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        asked = write_needle_videos(folder, videos=VIDEOS, patches=PATCHES, questions=QUESTIONS).read_text()
-        rows = [json.loads(line) for line in asked.splitlines()]
+        rows, _ = read_json_lines(write_needle_videos(folder, videos=VIDEOS, patches=PATCHES, questions=QUESTIONS))
         single = apart(folder, rows)
         for selector in ("self", "checkpoints/demo/selector"):
             cache = folder / "features" / Path(selector).name

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datamodules.needles import write_needle_videos
 from datamodules.video_qa import read_annotations
+from flexselect.json_lines import read_json_lines
 
 OUT = Path("outputs/demo")
 MODES = ("dense", "uniform", "random", "self", "lite")
@@ -48,7 +49,7 @@ def measure(mode: str, annotations: Path) -> dict:
     """Answer all questions in one mode; a row of the table."""
     folder = fresh(OUT / mode)
     memory = run(command_line("predict", mode, annotations, folder))
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    rows, _ = read_json_lines(folder / "predictions.jsonl")
     expected = {question.id: question for question in read_annotations(str(annotations))}
     right = [expected[row["id"]].is_right(row["answer"]) for row in rows]
     opening = {row["video"]: row for row in reversed(rows)}  # the first question about each video

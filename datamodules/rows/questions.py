@@ -161,7 +161,7 @@ def answer_of(value: Any) -> str | tuple[str, ...] | None:
 
 
 def _split(text: str) -> list[str]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
     return lines if "|" not in text and len(lines) > 1 else text.split("|")
 
 

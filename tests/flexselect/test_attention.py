@@ -1,10 +1,13 @@
 """The probe against the model's own attention matrices, and its memory."""
 
+import warnings
+from inspect import signature
+
 import pytest
 import torch
 
 from bench.probe import measured, whole_tensor
-from flexselect.attention import Probe, probed_scores, resolve_reduction, visual_attention
+from flexselect.attention import Probe, cache_keyword, probed_scores, resolve_reduction, visual_attention
 from flexselect.scorers import ReferenceLayerScorer
 from tests import tiny
 
@@ -83,6 +86,31 @@ def test_a_layer_that_does_not_exist_is_refused(load):
         )
     with pytest.raises(ValueError, match="between 0 and 3 for this model, got -1"):
         ReferenceLayerScorer(fs.lm, -1)
+
+
+def test_the_cache_goes_by_the_name_that_the_decoder_has(load):
+    """transformers called it `past_key_values` before 5.24, warns of that name since, and drops it with 5.40."""
+
+    def older(inputs_embeds, past_key_values=None): ...
+
+    def newer(inputs_embeds, cache=None): ...
+
+    class Decoder:
+        forward = None
+
+    for forward, name in ((older, "past_key_values"), (newer, "cache")):
+        Decoder.forward = staticmethod(forward)
+        assert cache_keyword(Decoder) == name
+
+    fs = load(selector="self", budget=8)
+    accepted = signature(fs.lm.decoder.forward).parameters
+    assert cache_keyword(fs.lm.decoder) in accepted
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        session = fs.open(tiny.frames())
+        session.ask("What colour is the circle?", max_new_tokens=2)
+        session.ask("What colour is the square?", max_new_tokens=2)  # from the states that the first one left
+    assert not [str(one.message) for one in said if "past_key_values" in str(one.message)]
 
 
 def test_released_names_of_reductions():
