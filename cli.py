@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -14,7 +13,6 @@ from pydoc import locate
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ActionYesNo, Namespace, auto_cli
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -23,6 +21,7 @@ from tqdm import tqdm
 
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export, read_checkpoint
+from flexselect.command_texts import as_text, unmarked
 from flexselect.comparison import compare
 from flexselect.experiments import asks_for_experiment, run_experiment
 from flexselect.families.base import VideoFamily
@@ -43,15 +42,6 @@ both have predict's options), serve (a page to try a model on), experiment (seve
 (two runs side by side), export (a checkpoint as a selector), convert (a checkpoint of its authors' layout).
 docs/config_keys.md has every key."""
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
-SEVERAL = ("--data.question", "--data.video")  # options that take more than one text
-TEXTS = (
-    *SEVERAL,
-    *("--data.annotations", "--data.val_annotations", "--data.video_root", "--data.root"),
-    *("--data.needles", "--data.haystacks", "--data.teacher_scores", "--data.encoding"),
-    *("--family.path", "--model.selector", "--model.feature_cache", "--model.offload_folder", "--model.start"),
-)
-MARK = '"\ue000'  # before a text that YAML would take for something else; no text begins so by itself
-
 log = logging.getLogger(__name__)
 
 
@@ -97,7 +87,7 @@ class FlexSelectCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
-        config = _unmarked(self.config[self.subcommand])
+        config = unmarked(self.config[self.subcommand])
         callbacks = self.trainer_defaults.setdefault("callbacks", [])
         needed = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
         if not issubclass(locate(config.model.class_path) or object, needed):
@@ -196,50 +186,6 @@ def finished(cli: FlexSelectCLI) -> int:
     if isinstance(cli.model, TeacherScoring):
         failed = cli.model.failed > 0
     return SOME_FAILED if failed else ALL_ANSWERED
-
-
-def as_text(words: Sequence[str]) -> list[str]:
-    """Words of a command line, texts kept from being read as YAML: "What is it: a cat?" is no mapping.
-
-    Questions and videos may be several: all words up to the next option.
-    """
-    found, left = list[str](), list(words)
-    while left:
-        word = left.pop(0)
-        name, equals, value = word.partition("=")
-        if name not in TEXTS or not (equals or left):
-            found.append(word)
-            continue
-        values = [value if equals else left.pop(0)]
-        while name in SEVERAL and not equals and left and not left[0].startswith("-"):
-            values.append(left.pop(0))
-        if name not in SEVERAL:
-            found.append(f"{name}={_marked(values[0])}")
-        elif len(values) == 1 and values[0].startswith("[") and values[0].endswith("]"):  # a list as YAML has it
-            found.append(f"{name}={values[0]}")
-        else:
-            found.append(f"{name}={json.dumps(values)}")
-    return found
-
-
-def _marked(text: str) -> str:
-    """A text so that YAML takes it for one; `null` stays nothing."""
-    try:
-        read = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    plain = isinstance(read, str | int | float) or text in ("null", "~", "")
-    return text if plain else json.dumps(MARK[1:] + text, ensure_ascii=False)
-
-
-def _unmarked(value: Any) -> Any:
-    """Parsed options, nested ones too, with texts as they were given."""
-    if isinstance(value, str):
-        return json.loads(value)[1:] if value.startswith(MARK) else value
-    if isinstance(value, Namespace | dict):
-        for name, one in value.items(branches=True) if isinstance(value, Namespace) else list(value.items()):
-            value[name] = _unmarked(one)
-    return value
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
+from datamodules.epoch_order import ResumableLoader
 from datamodules.needles import ask, draw_needles, render
 from flexselect.families.base import VideoFamily
 from flexselect.questions import VideoQuestion
@@ -56,15 +58,19 @@ class NeedleCurriculum(LightningDataModule):
         self.seed = seed
         self.stage = 0
 
-    def train_dataloader(self) -> DataLoader:
-        """One epoch of the current stage."""
+    def train_dataloader(self) -> ResumableLoader:
+        """One epoch of the current stage; what is left of it, where a training goes on."""
         epoch = self.trainer.current_epoch
         forms = ("words", "choice") if self.stages[self.stage][2] else ("words",)
         if all(self.trainer.callback_metrics.get(f"{form}_accuracy", 0.0) >= self.advance_at for form in forms):
             self.stage = min(self.stage + 1, len(self.stages) - 1)
         stage = self.stages[self.stage]
-        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch])
-        return DataLoader(clips, batch_size=None)  # a worker would take the threads that train
+        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch], self._had)
+        return ResumableLoader(clips, batch_size=None)  # a worker would take the threads that train
+
+    def _had(self) -> int:
+        """Steps of this epoch that were taken, in an earlier run too."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready % self.steps_per_epoch
 
     def state_dict(self) -> dict[str, Any]:
         """The stage, for a resumed training."""
@@ -77,14 +83,25 @@ class NeedleCurriculum(LightningDataModule):
 
 class _Clips(IterableDataset):
     def __init__(
-        self, family: VideoFamily, batch_size: int, steps: int, stage: tuple[int, int, float], seed: list[int]
+        self,
+        family: VideoFamily,
+        batch_size: int,
+        steps: int,
+        stage: tuple[int, int, float],
+        seed: list[int],
+        had: Callable[[], int],
     ) -> None:
         self.family, self.batch_size, self.steps, self.stage, self.seed = family, batch_size, steps, stage, seed
+        self.had = had
 
     def __len__(self) -> int:
         return self.steps  # the learning rate's schedule asks for it
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        # Asked at the first batch: Lightning restores its counts after `iter`.
+        yield from islice(self._batches(), self.had(), None)
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
         patches, count, choice_share = self.stage
         shown = self.family.sample(2 * patches, 2.0)  # as it would look at a video of that length

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from flexselect.families.base import VideoFamily
 from flexselect.layout import Layout, lay_out
 from lightning_modules.schedule import warmup_cosine
+from lightning_modules.selector_checkpoints import FOLDER, LAST, ResumePoint
 
 IGNORED = -100
 
@@ -28,9 +29,10 @@ class VideoLLMTraining(LightningModule):
         family: names the folder with config.json and tokenizer.
         lr: of AdamW, after warm-up and before the cosine.
         warmup_steps: linear.
+        save_every: steps between two writings of `checkpoints/last.ckpt`, from which a stopped training goes on.
     """
 
-    def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50) -> None:
+    def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, save_every: int = 200) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="family")
         self.family = family
@@ -96,14 +98,26 @@ class VideoLLMTraining(LightningModule):
             raise ValueError(f"the training must have a known length of more than {warmup} steps, got {steps}")
         return warmup_cosine(optimizer, steps, warmup, floor=0.01)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """A checkpoint to go on from."""
+        return [ResumePoint(Path(self.trainer.default_root_dir) / FOLDER / LAST, self.hparams.save_every)]
+
     def on_train_epoch_end(self) -> None:
-        """Save in Hugging Face layout, with the tokenizer and the rest of the family's files; a stop loses an epoch."""
+        """Save in Hugging Face layout, with the tokenizer and the rest of the family's files."""
+        self._save()
+
+    def on_fit_end(self) -> None:
+        """Of a training that was done before, too: its weights may have been replaced since."""
+        if self.trainer.ckpt_path:
+            self._save()
+
+    def _save(self) -> None:
         if not self.trainer.is_global_zero:
             return
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path(self.family.path).resolve():
-            weights = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard")  # nor another training's curves
-            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=weights)
+            written = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard", FOLDER)  # by another training
+            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=written)
         self.model.save_pretrained(folder)
 
 

@@ -10,7 +10,9 @@ from flexselect.families import Qwen25VL
 @pytest.fixture
 def data(checkpoint):
     data = NeedleCurriculum(Qwen25VL(str(checkpoint)), batch_size=3, steps_per_epoch=2, advance_at=0.9)
-    data.trainer = SimpleNamespace(current_epoch=0, callback_metrics={})
+    had = SimpleNamespace(total=SimpleNamespace(ready=0))
+    loops = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=had))
+    data.trainer = SimpleNamespace(current_epoch=0, callback_metrics={}, fit_loop=loops)
     return data
 
 
@@ -32,6 +34,13 @@ def test_the_same_epoch_gives_the_same_clips_and_another_one_others(data):
     data.trainer.current_epoch = 1
     assert torch.equal(first, again)
     assert not torch.equal(first, next(iter(data.train_dataloader()))["pixel_values"])
+
+
+def test_what_is_left_of_an_epoch(data):
+    _, second = data.train_dataloader()
+    data.trainer.fit_loop.epoch_loop.batch_progress.total.ready = 1
+    (left,) = data.train_dataloader()
+    assert torch.equal(left["pixel_values"], second["pixel_values"])
 
 
 def test_stages_advance_with_the_metric_and_survive_a_restart(data):

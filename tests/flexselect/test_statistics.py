@@ -63,7 +63,7 @@ def test_results_of_predictions():
     results = summarise(rows, macro="kind")
     assert results["accuracy"] == pytest.approx(0.25) and results["micro_accuracy"] == pytest.approx(1 / 3)
     assert results["questions"] == 4 and results["errors"] == 1 and results["unparsed"] == 1
-    assert results["groups"]["kind"]["b"] == {"accuracy": 0.0, "interval": None, "questions": 1}
+    assert results["groups"]["kind"]["b"] == {"accuracy": 0.0, "right": 0, "interval": None, "questions": 1}
     text = table(results, "run")
     assert "| **all** | 0.250 |" in text and "| kind: b | 0.000 |  | 1 |" in text
     empty = summarise([row(None)])

@@ -1,10 +1,13 @@
 """The demo's model: its recipe runs, learns, and what it made shows the effect."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import cli
 from datamodules.needles import write_needle_videos
@@ -28,6 +31,41 @@ def test_fit_writes_a_checkpoint_that_answers(checkpoint, tmp_path, videos):
     assert cli.main([*RECIPE, *short, "--output_dir", str(tmp_path)]) == 0
     fs = FlexSelect.from_pretrained(str(tmp_path), selector="self", dtype="float32", device="cpu")
     assert fs.open(videos / "needles_000.mp4").ask("Which shape is red?", max_new_tokens=2).num_kept_tokens == 9
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(checkpoint, tmp_path, monkeypatch):
+    """SIGTERM within an epoch: status 143, a checkpoint, and in the end the weights of an uninterrupted training."""
+    short = ["--trainer.max_epochs", "2", "--data.steps_per_epoch", "4", "--data.batch_size", "2"]
+    short += ["--model.warmup_steps", "1", "--family.path", str(checkpoint), "--output_dir"]
+    assert cli.main([*RECIPE, *short, str(tmp_path / "whole")]) == 0
+
+    real, steps = VideoLLMTraining.training_step, []
+
+    def hurt(self, batch):
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batch)
+
+    monkeypatch.setattr(VideoLLMTraining, "training_step", hurt)
+    assert cli.main([*RECIPE, *short, str(tmp_path / "stopped")]) == 143
+    assert (tmp_path / "stopped" / "checkpoints" / "last.ckpt").exists() and len(steps) == 2
+    assert cli.main([*RECIPE, *short, str(tmp_path / "stopped")]) == 0
+    assert len(steps) == 8, "every step once"
+    whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(stopped[name], weight, atol=1e-5, rtol=1e-4)  # threads may add in another order
+    assert not all(torch.equal(weight, start) for weight, start in zip(whole.values(), weights_of(checkpoint)))
+
+    for file in (tmp_path / "stopped").glob("*.safetensors"):
+        file.unlink()
+    assert cli.main([*RECIPE, *short, str(tmp_path / "stopped")]) == 0
+    assert (tmp_path / "stopped" / "model.safetensors").exists() and len(steps) == 8, "done before, and written again"
+
+
+def weights_of(folder: Path):
+    return list(load_file(folder / "model.safetensors").values())
 
 
 def test_a_training_of_unknown_length_is_refused(checkpoint):
