@@ -20,7 +20,7 @@ demo: $(ENV) ## Render long videos, answer 208 questions in five modes, print th
 	@$(BIN)/python -m bench.demo
 
 test: $(ENV) ## Run the tests (CPU, offline, minutes)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(ENV) ## Run the tests that train a model
 	@$(BIN)/python -m pytest -m slow

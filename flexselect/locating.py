@@ -59,7 +59,8 @@ def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]
 
     Returns:
         By reduction the `mean`, `low` and `high` ends of its band, a number a layer; the recommended `reference_layer`
-        and `reduction` (the best mean of all, the earlier layer of equals), and its `recall`.
+        and `reduction` (the best mean of all, the earlier layer of equals), its `recall`, and the layers that are
+        `alike`: by 95 % of draws it is no better than they are.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(recalls), (draws, len(recalls)), generator=generator)
@@ -74,7 +75,10 @@ def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]
         name: {"mean": mean[:, r].tolist(), "low": low[:, r].tolist(), "high": high[:, r].tolist()}
         for r, name in enumerate(REDUCTIONS)
     }
+    ahead = (means[:, layer, reduction, None] - means[..., reduction]).quantile(0.025, dim=0)  # on the same clips
+    alike = [other for other in range(len(mean)) if other != layer and float(ahead[other]) <= 0]
     best = {"reference_layer": layer, "reduction": REDUCTIONS[reduction], "recall": float(mean[layer, reduction])}
+    best["alike"] = alike
     return {**best, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
 
 
@@ -89,12 +93,8 @@ def table(found: dict[str, Any]) -> str:
         mark = "  <-" if layer == found["reference_layer"] else ""
         lines.append(f"{layer:5} " + " ".join(f"{cell:>22}" for cell in cells) + mark)
     use = f"--model.reference_layer {found['reference_layer']} --model.reduction {found['reduction']}"
-    best = found["by_reduction"][found["reduction"]]
-    least = best["low"][found["reference_layer"]]
-    alike = [
-        str(layer) for layer, high in enumerate(best["high"]) if high >= least and layer != found["reference_layer"]
-    ]
-    if alike:
-        lines.append(f"not told apart from it by {found['clips']} clips: layers {', '.join(alike)}")
+    if found["alike"]:
+        layers = ", ".join(str(layer) for layer in found["alike"])
+        lines.append(f"not told apart from it by {found['clips']} clips: layers {layers}")
     lines.append(f"recall {found['recall']:.3f}, by chance {found['chance']:.3f}; use {use}")
     return "\n".join(lines)

@@ -29,8 +29,8 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
 
     Returns:
         `accuracy` with its 95 % `interval`, and what it is of: `right` of `counted` questions; `micro_accuracy`; counts
-        of `questions`, `errors`, rows that do not count, since their annotations lack something (`uncounted`, errors
-        too, and `uncounted_reasons`), answers without a letter (`unparsed`); and `groups`: accuracy, interval, right
+        of `questions`, `errors`, rows that do not count, since their annotations lack something (`uncounted`, of which
+        `uncounted_errors`, and `uncounted_reasons`), answers without a letter (`unparsed`); and `groups`: accuracy, interval, right
         and questions by name and value.
     """
     counted = [row for row in rows if row["correct"] is not None]
@@ -47,6 +47,7 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         "questions": len(rows),
         "errors": sum(row["error"] is not None for row in rows),
         "uncounted": len(rows) - len(counted),
+        "uncounted_errors": sum(row["correct"] is None and row["error"] is not None for row in rows),
         "uncounted_reasons": dict(Counter(_reason(row) for row in rows if row["correct"] is None)),
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
         "groups": {
@@ -145,7 +146,8 @@ def wrong(results: dict[str, Any]) -> str:
     uncounted, reasons = results.get("uncounted", 0), results.get("uncounted_reasons", {})
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     left_out = f"; {uncounted} rows do not count: {why or 'their annotations lack something'}" if uncounted else ""
-    return f"{results['errors'] - uncounted} errors count as wrong{left_out}"
+    counting = results["errors"] - results.get("uncounted_errors", uncounted)  # earlier results had no other rows
+    return f"{counting} errors count as wrong{left_out}"
 
 
 def _reason(row: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ import shutil
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["SVT_LOG"] = "1"  # the encoder of AV1 speaks of errors alone
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker per core; processes that it starts inherit this
 
 from pathlib import Path
 

@@ -65,6 +65,7 @@ def test_results_of_predictions():
     assert results["questions"] == 4 and results["errors"] == 1 and results["unparsed"] == 1
     assert results["groups"]["kind"]["b"] == {"accuracy": 0.0, "right": 0, "interval": None, "questions": 1}
     text = table(results, "run")
-    assert "| **all** | 0.250 |" in text and "| kind: b | 0.000 |  | 1 |" in text
+    assert "| **all** | 0.250 | – | 1 of 3 |" in text and "| kind: b | 0.000 | – | 0 of 1 |" in text
     empty = summarise([row(None)])
-    assert empty["accuracy"] is None and "| **all** | | | 1 |" in table(empty, "run")
+    assert empty["accuracy"] is None and "| **all** | – | – | 0 of 0 |" in table(empty, "run")
+    assert "\n0 errors count as wrong; 1 rows do not count" in table(empty, "run")

@@ -16,7 +16,6 @@ import cli
 from flexselect.session import VideoSession
 from flexselect.teacher import Teacher
 from lightning_modules.selector_training import SelectorTraining
-from tests import tiny
 from tests.lightning_modules.test_selector_training import fit_words, words
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +24,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return "qwen2_5_vl", tiny.qwen2_5_vl(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

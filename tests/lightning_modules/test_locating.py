@@ -15,6 +15,7 @@ from datamodules.needle_clips import NeedleClips
 from datamodules.needles import write_needle_videos
 from flexselect.families import family_of
 from flexselect.locating import clip_recalls, summary
+from flexselect.locating import table as needle_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +93,17 @@ def test_the_layer_to_use():
     assert (found["reference_layer"], found["reduction"]) == (2, "mean") and found["recall"] == pytest.approx(0.8)
     of = found["by_reduction"]["max"]
     assert of["low"][1] < 0.5 < of["high"][1] and of["low"][3] == pytest.approx(0.8)
+
+
+def test_layers_are_told_apart_on_the_same_clips():
+    """Their bands overlap: clips differ more than layers do."""
+    recalls = torch.rand(24, 3, 2, generator=torch.Generator().manual_seed(0))
+    recalls[:, 1] = recalls[:, 0] - 0.05
+    recalls[:, 2, 0], recalls[:, :, 1] = recalls[:, 0, 0] + torch.linspace(-0.1, 0.09, 24), 0.0
+    found = summary(recalls, chance=0.1)
+    of = found["by_reduction"]["max"]
+    assert found["reference_layer"] == 0 and of["high"][1] > of["low"][0] and found["alike"] == [2]
+    assert "told apart from it by 24 clips: layers 2\n" in needle_table(found)
 
 
 def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):

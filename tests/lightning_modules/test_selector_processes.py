@@ -9,15 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import tiny
 from tests.lightning_modules.test_selector_training import fit_words, words
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return "qwen2_5_vl", tiny.qwen2_5_vl(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -37,11 +37,6 @@ def model(request, tmp_path_factory):
     return request.param, tiny.BUILDERS[request.param](tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return "qwen2_5_vl", tiny.qwen2_5_vl(tmp_path_factory.mktemp("model"))
-
-
 def words(verb, config, model, videos, out, *more):
     kind, folder = model
     annotations = str(videos / "annotations.jsonl")
