@@ -30,8 +30,8 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
     Returns:
         `accuracy` with its 95 % `interval`, and what it is of: `right` of `counted` questions; `micro_accuracy`; counts
         of `questions`, `errors`, rows that do not count, since their annotations lack something (`uncounted`, of which
-        `uncounted_errors`, and `uncounted_reasons`), answers without a letter (`unparsed`); and `groups`: accuracy, interval, right
-        and questions by name and value.
+        `uncounted_errors`, and `uncounted_reasons`), answers without a letter (`unparsed`); and `groups`: accuracy,
+        interval, right and questions by name and value.
     """
     counted = [row for row in rows if row["correct"] is not None]
     of_group = [row["groups"].get(macro, "") for row in counted] if macro else None
