@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=None, help="names of commands")
     given = parser.parse_args()
     rng, table = np.random.default_rng(given.seed), []
+    about = {"seed": given.seed, "moments": "evenly spread over the last two thirds of an undisturbed run"}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_needle_videos(folder / "videos", videos=8, patches=64, needles=4, questions=8, seed=1)
@@ -166,8 +167,7 @@ def main() -> None:
                 )
                 sys.stdout.write(f"{name:22} {signum.name}  {given.times} times, ended with {ended}: {wrong} wrong\n")
                 sys.stdout.flush()
-    about = {"seed": given.seed, "moments": "evenly spread over the last two thirds of an undisturbed run"}
-    write_result("kills", about, table)
+                write_result("kills", about, table)
     sys.exit(any(row["wrong"] for row in table))
 
 
