@@ -315,14 +315,16 @@ def test_hdr_says_what_is_done(tmp_path):
 
 # -- tracks and names
 
+NO_FLAG = Disposition(0)
 
-def two_tracks(path, flags=(0, 0), first=2):
+
+def two_tracks(path, flags=(NO_FLAG, NO_FLAG), first=2):
     """The first track has `first` white frames, the second 20 black ones."""
     with av.open(str(path), "w") as container:
         streams = []
         for flag in flags:
             stream = container.add_stream("mpeg4", rate=10)
-            stream.height, stream.width, stream.pix_fmt, stream.disposition = 48, 64, "yuv420p", flag
+            stream.height, stream.width, stream.pix_fmt, stream.disposition = 48, 64, "yuv420p", flag.value
             streams.append(stream)
         for stream, value, count in zip(streams, (255, 0), (first, 20)):
             for _ in range(count):
@@ -334,10 +336,10 @@ def two_tracks(path, flags=(0, 0), first=2):
 @pytest.mark.parametrize(
     ("first", "flags", "track"),
     [
-        (1, (0, 0), 1),  # a still picture
-        (1, (Disposition.default, 0), 1),
-        (20, (0, 0), 0),
-        (20, (0, Disposition.default), 1),
+        (1, (NO_FLAG, NO_FLAG), 1),  # a still picture
+        (1, (Disposition.default, NO_FLAG), 1),
+        (20, (NO_FLAG, NO_FLAG), 0),
+        (20, (NO_FLAG, Disposition.default), 1),
     ],
 )
 def test_the_track_that_players_show(tmp_path, first, flags, track):
@@ -354,7 +356,7 @@ def test_a_cover_is_not_the_video(tmp_path):
         streams = [container.add_stream(codec, rate=10) for codec in ("mjpeg", "libx264")]
         for stream, form in zip(streams, ("yuvj420p", "yuv420p")):
             stream.height, stream.width, stream.pix_fmt = 48, 64, form
-        streams[0].disposition = Disposition.attached_pic
+        streams[0].disposition = Disposition.attached_pic.value  # PyAV 15 takes a number alone
         for stream, value, count in zip(streams, (255, 0), (1, 20)):
             for _ in range(count):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(value), format="rgb24")))
