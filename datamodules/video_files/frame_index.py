@@ -168,9 +168,12 @@ def read_index(container: av.container.InputContainer, track: int | None = None)
     Raises:
         ValueError: for a track that there is not.
     """
-    streams = container.streams.video
-    if track is not None and not 0 <= track < len(streams):
-        raise ValueError(f"has no video track {track}: it has {len(streams)}, counted from 0")
+    every = container.streams.video
+    if track is not None and not 0 <= track < len(every):
+        raise ValueError(f"has no video track {track}: it has {len(every)}, counted from 0")
+    streams = [stream for stream in every if stream.codec_context is not None]  # None: no decoder has its codec
+    if every and (every[track] not in streams if track is not None else not streams):
+        raise ValueError("has video of a codec that FFmpeg does not know, or its header is damaged")
     tracks, broken = [_Track(stream) for stream in streams], None
     by_index = {found.stream.index: found for found in tracks}
     for stream in streams:
@@ -186,7 +189,8 @@ def read_index(container: av.container.InputContainer, track: int | None = None)
     finally:
         gc.collect(1)  # a frame whose side data was read holds itself, and threads that no forked process has
     moving = [found for found in tracks if found.packets and not found.is_still]
-    chosen = tracks[track] if track is not None else max(moving, key=lambda found: found.preference, default=None)
+    wanted = None if track is None else by_index[every[track].index]
+    chosen = wanted or max(moving, key=lambda found: found.preference, default=None)
     if chosen is None or not any(packet.is_shown for packet in chosen.packets):
         return None
     index = _index(container, chosen, sum(len(found.packets) > 2 for found in moving))

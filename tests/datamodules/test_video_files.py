@@ -476,3 +476,16 @@ def test_a_folder_and_a_pattern(tmp_path, monkeypatch):
 
 def test_facts_are_of_one_stream_each():
     assert VideoFacts().warnings is not VideoFacts().warnings
+
+
+def test_a_codec_that_nobody_knows(tmp_path):
+    """A flipped byte in the name of the codec, or one that is younger than this FFmpeg."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(255), format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(ValueError, match=r"a\.mp4.*codec that FFmpeg does not know"):
+        open_video(path, everything, as_it_is)
