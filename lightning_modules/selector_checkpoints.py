@@ -30,15 +30,29 @@ def selector_checkpoints(root: Path, monitor: str, save_every: int) -> list[Call
     return [best, ResumePoint(root / FOLDER / LAST, save_every), ExportSelector(best, root)]
 
 
+def check_save_every(steps: int) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        ValueError: for fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"save_every must be at least 1 step, got {steps}; a large number saves after epochs alone")
+
+
 class ResumePoint(Callback):
     """Keeps one checkpoint to go on from, and says where the training begins and stops.
 
     Args:
         path: of the checkpoint.
         every: steps.
+
+    Raises:
+        ValueError: for fewer than one step.
     """
 
     def __init__(self, path: Path, every: int) -> None:
+        check_save_every(every)
         self.path, self.every = path, every
         self.step: int | None = None  # of the checkpoint
         self.began = False

@@ -25,7 +25,7 @@ from flexselect.trainable import freeze as freeze_parts
 from flexselect.training_clip import TrainingClip
 from lightning_modules.ranking_metrics import RankingMetrics, in_words, metric_name
 from lightning_modules.schedule import total_steps, warmup_cosine
-from lightning_modules.selector_checkpoints import selector_checkpoints
+from lightning_modules.selector_checkpoints import check_save_every, selector_checkpoints
 
 log = logging.getLogger(__name__)
 BEST_BY = metric_name("selector", "recall", 0.05)
@@ -80,6 +80,7 @@ class SelectorTraining(LightningModule):
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     ) -> None:
         super().__init__()
+        check_save_every(save_every)
         self.save_hyperparameters(ignore="family")
         self.family = family
         self.teacher = Teacher(family, reference_layer, reduction, units_per_set, dtype)

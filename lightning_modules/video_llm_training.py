@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from flexselect.families.base import VideoFamily
 from flexselect.layout import Layout, lay_out
 from lightning_modules.schedule import warmup_cosine
-from lightning_modules.selector_checkpoints import FOLDER, LAST, ResumePoint
+from lightning_modules.selector_checkpoints import FOLDER, LAST, ResumePoint, check_save_every
 
 IGNORED = -100
 
@@ -34,6 +34,7 @@ class VideoLLMTraining(LightningModule):
 
     def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, save_every: int = 200) -> None:
         super().__init__()
+        check_save_every(save_every)
         self.save_hyperparameters(ignore="family")
         self.family = family
         config = AutoConfig.from_pretrained(family.path)

@@ -68,6 +68,15 @@ def weights_of(folder: Path):
     return list(load_file(folder / "model.safetensors").values())
 
 
+@pytest.mark.parametrize("recipe", ["train_video_llm", "train_selector"])
+def test_a_checkpoint_every_zero_steps_is_refused(recipe, checkpoint, videos, tmp_path, capsys):
+    table = str(videos / "annotations.jsonl")
+    clips = ["--data.annotations", table, "--data.val_annotations", table] if recipe == "train_selector" else []
+    words = ["fit", "--config", f"configs/demo/{recipe}.yaml", *clips, "--family.path", str(checkpoint)]
+    assert cli.main([*words, "--output_dir", str(tmp_path), "--model.save_every", "0"]) == 2
+    assert "save_every must be at least 1 step, got 0" in capsys.readouterr().err
+
+
 def test_a_training_of_unknown_length_is_refused(checkpoint):
     """Its cosine would end after warm-up, silently."""
     module = VideoLLMTraining(Qwen25VL(str(checkpoint)), warmup_steps=50)
