@@ -42,6 +42,7 @@ both have predict's options), serve (a page to try a model on), experiment (seve
 (two runs side by side), export (a checkpoint as a selector), convert (a checkpoint of its authors' layout).
 docs/config_keys.md has every key."""
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
+
 log = logging.getLogger(__name__)
 
 

@@ -14,6 +14,18 @@ from datamodules.processes import process_of
 GROUPED = 50  # batches' worth of clips that are sorted by their form together
 
 
+def batches_an_epoch(trainer: Trainer | None, whole: int) -> int:
+    """Of `whole` batches, those that the trainer takes."""
+    limit = trainer.limit_train_batches if trainer else 1.0
+    return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+
+
+def place_in_training(trainer: Trainer | None, whole: int) -> tuple[int, int]:
+    """Which epoch it is, and how many of its `whole` batches were had, in earlier runs too."""
+    had = trainer.fit_loop.epoch_loop.batch_progress.total.ready if trainer else 0
+    return divmod(had, batches_an_epoch(trainer, whole))
+
+
 class EpochOrder(Sampler):
     """A permutation of its own each epoch, which every process takes its share of, all of one length.
 
@@ -37,16 +49,18 @@ class EpochOrder(Sampler):
     @property
     def num_batches(self) -> int:
         """Of an epoch, of this process."""
-        whole = -(-len(self) // self.batch_size)
-        limit = self.trainer.limit_train_batches if self.trainer else 1.0
-        return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+        return batches_an_epoch(self.trainer, self._whole)
+
+    @property
+    def _whole(self) -> int:
+        """Batches of all clips."""
+        return -(-len(self) // self.batch_size)
 
     def __len__(self) -> int:
         return self.size // self.world
 
     def __iter__(self) -> Iterator[int]:
-        had = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self.trainer else 0
-        epoch, done = divmod(had, self.num_batches)
+        epoch, done = place_in_training(self.trainer, self._whole)
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
         if self.forms is not None:
@@ -67,7 +81,7 @@ class EpochOrder(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose sampler knows its place, so that nothing need be kept: this says so to Lightning, which asks."""
+    """A loader whose sampler or data set knows its place. Lightning asks for a state to keep: there is none."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from datamodules.epoch_order import ResumableLoader
+from datamodules.epoch_order import ResumableLoader, place_in_training
 from datamodules.needles import ask, draw_needles, render
 from flexselect.families.base import VideoFamily
 from flexselect.questions import VideoQuestion
@@ -65,12 +65,8 @@ class NeedleCurriculum(LightningDataModule):
         if all(self.trainer.callback_metrics.get(f"{form}_accuracy", 0.0) >= self.advance_at for form in forms):
             self.stage = min(self.stage + 1, len(self.stages) - 1)
         stage = self.stages[self.stage]
-        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch], self._had)
+        clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch], self.trainer)
         return ResumableLoader(clips, batch_size=None)  # a worker would take the threads that train
-
-    def _had(self) -> int:
-        """Steps of this epoch that were taken, in an earlier run too."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready % self.steps_per_epoch
 
     def state_dict(self) -> dict[str, Any]:
         """The stage, for a resumed training."""
@@ -89,17 +85,17 @@ class _Clips(IterableDataset):
         steps: int,
         stage: tuple[int, int, float],
         seed: list[int],
-        had: Callable[[], int],
+        trainer: Trainer,
     ) -> None:
         self.family, self.batch_size, self.steps, self.stage, self.seed = family, batch_size, steps, stage, seed
-        self.had = had
+        self.trainer = trainer
 
     def __len__(self) -> int:
         return self.steps  # the learning rate's schedule asks for it
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # Asked at the first batch: Lightning restores its counts after `iter`.
-        yield from islice(self._batches(), self.had(), None)
+        _, had = place_in_training(self.trainer, self.steps)  # at the first batch: Lightning restores after `iter`
+        yield from islice(self._batches(), had, None)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)

@@ -78,8 +78,7 @@ def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]
     ahead = (means[:, layer, reduction, None] - means[..., reduction]).quantile(0.025, dim=0)  # on the same clips
     alike = [other for other in range(len(mean)) if other != layer and float(ahead[other]) <= 0]
     best = {"reference_layer": layer, "reduction": REDUCTIONS[reduction], "recall": float(mean[layer, reduction])}
-    best["alike"] = alike
-    return {**best, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
+    return {**best, "alike": alike, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
 
 
 def table(found: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ def selector_checkpoints(root: Path, monitor: str, save_every: int) -> list[Call
 
 
 def check_save_every(steps: int) -> None:
-    """Before anything is loaded.
+    """Refuse what cannot be counted, before a model is loaded.
 
     Raises:
         ValueError: for fewer than one step.
@@ -45,14 +45,10 @@ class ResumePoint(Callback):
 
     Args:
         path: of the checkpoint.
-        every: steps.
-
-    Raises:
-        ValueError: for fewer than one step.
+        every: steps, see `check_save_every`.
     """
 
     def __init__(self, path: Path, every: int) -> None:
-        check_save_every(every)
         self.path, self.every = path, every
         self.step: int | None = None  # of the checkpoint
         self.began = False

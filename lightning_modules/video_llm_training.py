@@ -30,6 +30,9 @@ class VideoLLMTraining(LightningModule):
         lr: of AdamW, after warm-up and before the cosine.
         warmup_steps: linear.
         save_every: steps between two writings of `checkpoints/last.ckpt`, from which a stopped training goes on.
+
+    Raises:
+        ValueError: for a `save_every` below 1.
     """
 
     def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, save_every: int = 200) -> None:

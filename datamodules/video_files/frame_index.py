@@ -166,13 +166,14 @@ def read_index(container: av.container.InputContainer, track: int | None = None)
         None where no video track has a frame.
 
     Raises:
-        ValueError: for a track that there is not.
+        ValueError: for a track that there is not, or a codec that no decoder has.
     """
     every = container.streams.video
     if track is not None and not 0 <= track < len(every):
         raise ValueError(f"has no video track {track}: it has {len(every)}, counted from 0")
     streams = [stream for stream in every if stream.codec_context is not None]  # None: no decoder has its codec
-    if every and (every[track] not in streams if track is not None else not streams):
+    asked = every if track is None else [every[track]]
+    if asked and not any(stream in streams for stream in asked):
         raise ValueError("has video of a codec that FFmpeg does not know, or its header is damaged")
     tracks, broken = [_Track(stream) for stream in streams], None
     by_index = {found.stream.index: found for found in tracks}
