@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from flexselect.checkpoints.convert import convert
 from flexselect.checkpoints.export import export, read_checkpoint
-from flexselect.command_texts import as_text, unmarked
+from flexselect.command_texts import as_text, reason_of, unmarked
 from flexselect.comparison import compare
 from flexselect.experiments import asks_for_experiment, run_experiment
 from flexselect.families.base import VideoFamily
@@ -253,7 +253,7 @@ def run_verb(given: Sequence[str], interruption: Interruption) -> int:
         sys.stderr.write(f"error: {error}\n")
         return BAD_USAGE
     except (ValueError, OSError, RuntimeError, ImportError, torch.OutOfMemoryError) as error:
-        sys.stderr.write(f"could not go on: {error}\n")
+        sys.stderr.write(f"could not go on: {reason_of(error)}\n")
         log.debug("where", exc_info=True)
         return COULD_NOT_GO_ON
     return finished(cli)

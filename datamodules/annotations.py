@@ -30,6 +30,7 @@ class RecordRules:
     unusable: Literal["refuse", "skip"] = "refuse"  # what becomes of a row that is none, such as one about an image
     columns: dict[str, str] = field(default_factory=dict)  # names in the file by ours: video, question, answer
     encoding: str | None = None  # of text files; None: by their first bytes
+    needs_answers: bool = False  # whether a question without an answer is unusable
 
     def __post_init__(self) -> None:
         check_choice("turns", self.turns, ("first", "all"))
@@ -134,9 +135,13 @@ def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
     video = values["video"] or row.get("videos")
     if isinstance(video, list) and len(video) == 1:
         video = video[0]
+    if isinstance(video, list) and len(video) > 1:
+        raise ValueError(f"is about {len(video)} videos at once; a question is about one")
     if not isinstance(video, str) or not pairs[0][0]:
         image = "; it is about an image" if row.get("image") or row.get("images") else ""
         raise ValueError(f"has no video, or no question; found {', '.join(map(str, row)) or 'nothing'}{image}")
+    if rules.needs_answers and not all(answer.strip() for _, answer in pairs):
+        raise ValueError("has no answer, which is read where query is question_and_answer")
     return [Record(video, file_of(video, root), question, answer) for question, answer in pairs]
 
 

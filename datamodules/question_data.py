@@ -123,7 +123,7 @@ class _Items(Dataset):
             self.prompter = self.prompter or self.family.prompter()
             item = replace(item, **self._opened(path, question.reading), video_hash=file_hash(path))
         except VideoError as error:
-            return replace(item, error=str(error), path=None)
+            return replace(item, error=str(error), warnings=tuple(error.warnings), path=None)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
             return replace(item, error=f"{question.video}: {type(error).__name__}: {error}", path=None)
         return replace(item, decode_seconds=time.perf_counter() - began)

@@ -73,7 +73,7 @@ class SelectorDataModule(LightningDataModule):
         self.family, self.batch_size, self.query = family, batch_size, query
         self.num_workers, self.seed = num_workers, seed
         self.reading = ReadOptions(track=track, square_pixels=square_pixels)
-        rules = RecordRules(turns, unusable, columns or {}, encoding)
+        rules = RecordRules(turns, unusable, columns or {}, encoding, query == "question_and_answer")
         self.records = read_records(annotations, video_root, seed, rules) if annotations else []
         self.val_records = read_records(val_annotations, video_root, seed, rules) if val_annotations else []
         self.store = ScoreStore(teacher_scores) if teacher_scores else None
@@ -108,7 +108,8 @@ class SelectorDataModule(LightningDataModule):
     def settings(self) -> dict[str, Any]:
         """What decides which clips a step takes."""
         clips_a_step = self.batch_size * process_of(self.trainer)[1]
-        return {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
+        taken = {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
+        return {**taken, **self.reading.settings}
 
     def train_dataloader(self) -> DataLoader:
         """Lists of `TrainingClip`.

@@ -22,7 +22,7 @@ from datamodules.video_files.frame_index import FrameIndex, read_index
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
 from datamodules.video_files.truncation import promised_size
 from flexselect.frames import WHOLE, FrameStream, ReadOptions, Sample, VideoFacts
-from flexselect.video_paths import file_of, refusal
+from flexselect.video_paths import file_of, readable, refusal
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,18 @@ class VideoError(ValueError):
     Args:
         path: the file.
         reason: what is wrong with it, and what to do.
+        warnings: what was doubtful about it before that.
     """
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+    def __init__(self, path: str | Path, reason: str, warnings: Sequence[str] = ()) -> None:
+        super().__init__(f"{readable(path)}: {reason}")
         self.path = str(path)
         self.reason = reason
+        self.warnings = list(warnings)
 
     def __reduce__(self) -> tuple:
         """Survive the way back from a DataLoader worker."""
-        return type(self), (self.path, self.reason)
+        return type(self), (self.path, self.reason, self.warnings)
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: naming the file and the reason.
     """
-    index = read_file(path, WHOLE)[0]
-    with _failing(path, index.times[:1], index):
+    index, about = read_file(path, WHOLE)
+    with _failing(path, index.times[:1], index, about.warnings):
         (first,) = _frames(index, index.times[:1], lambda frame: frame, 1, WHOLE)
     return VideoInfo(len(index.times), index.rate, *first.shape[1:3], index.length, index)
 
@@ -97,13 +99,14 @@ def open_video(
     """
     index, about = read_file(path, options)
     if options.start is not None and options.start >= index.length:
-        raise VideoError(path, f"has no second {options.start:g}: it is {index.length:.1f} seconds long")
+        reason = f"has no second {options.start:g}: it is {index.length:.1f} seconds long"
+        raise VideoError(path, reason, about.warnings)
     chosen = index.choose(sample, options.start, options.end)
     seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
     def pick(places: Sequence[int]) -> Iterator[Tensor]:
         wanted = [index.times[chosen[place]] for place in places]
-        with _failing(path, wanted, index):
+        with _failing(path, wanted, index, about.warnings):
             missing = yield from _frames(index, wanted, resize, _threads(), options)
         if missing:
             _note(about, f"{missing} of {len(wanted)} frames have no picture of their own: the one before is shown")
@@ -174,7 +177,7 @@ def _video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]
         index = read_index(container, track)
         if index is None:
             return None, []
-        length = (container.duration or 0) / av.time_base
+        length = _promised_length(container, index)
         transfer = container.streams.video[index.track].codec_context.color_trc
     warnings = []
     promised = min([length, length - index.starts_at], key=lambda seconds: seconds if seconds > 0 else length)
@@ -186,9 +189,20 @@ def _video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]
     return index, warnings
 
 
+def _promised_length(container: av.container.InputContainer, index: FrameIndex) -> float:
+    """Seconds of a track by its header; by the whole file's, where that says nothing of tracks and there is one."""
+    stream, whole = container.streams.video[index.track], (container.duration or 0) / av.time_base
+    if stream.duration is not None and stream.time_base is not None:
+        own = float(stream.duration * stream.time_base)
+        return min(own, whole) if own > 0 and whole > 0 else max(own, whole)
+    return whole if len(container.streams.video) == 1 else 0.0
+
+
 def _doubts(index: FrameIndex, options: ReadOptions) -> Iterator[str]:
     """What the index makes doubtful."""
     yield from index.warnings
+    if len(index.times) == 1:
+        yield "shows a single picture: it is no moving video"
     if index.timed and index.header_rate and not OFF < index.header_rate / index.true_rate < 1 / OFF:
         said = f"its header says {index.header_rate:.3g} frames a second, its timestamps {index.true_rate:.3g}"
         yield f"{said}: frames are chosen by the timestamps"
@@ -224,11 +238,11 @@ def _threads() -> int:
 
 
 @contextmanager
-def _failing(path: str | Path, wanted: Sequence[int], index: FrameIndex) -> Iterator[None]:
+def _failing(path: str | Path, wanted: Sequence[int], index: FrameIndex, warnings: list[str]) -> Iterator[None]:
     """Say which frames could not be decoded."""
     try:
         yield
     except (av.FFmpegError, DecodingError, OSError) as error:
         where = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
         reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
-        raise VideoError(path, f"{reason}. The decoder says: {str(error)[:200]}") from error
+        raise VideoError(path, f"{reason}. The decoder says: {str(error)[:200]}", warnings) from error

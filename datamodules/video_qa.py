@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from flexselect.families.base import VideoFamily
 from flexselect.frames import ReadOptions
 from flexselect.questions import VideoQuestion
 from flexselect.video_paths import file_of, videos_of
+
+log = logging.getLogger(__name__)
 
 
 class VideoQADataModule(QuestionData):
@@ -60,12 +63,13 @@ class VideoQADataModule(QuestionData):
             raise ValueError("--data.video and --data.question go together")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        reading = ReadOptions(start, end, track, square_pixels)
+        reading = self.reading = ReadOptions(start, end, track, square_pixels)
         if annotations is None:
+            root = video_root or "."
             asked = [question] if isinstance(question, str) else list(question or [])
             named = [video] if isinstance(video, str) else list(video or [])
-            files = [file for name in named for file in videos_of(name, video_root or ".")]
-            super().__init__(family, _questions(files, asked, reading)[:limit], video_root or ".", num_workers=0)
+            files = _each_once([file for name in named for file in videos_of(name, root)], root)
+            super().__init__(family, _questions(files, asked, reading)[:limit], root, num_workers=0)
             return
         if start is not None or end is not None:
             raise ValueError("--data.start and --data.end are of --data.video; rows have columns `start` and `end`")
@@ -73,6 +77,21 @@ class VideoQADataModule(QuestionData):
         kinds = [groups] if isinstance(groups, str) else groups
         rows = read_annotations(annotations, columns, kinds, limit, encoding, reading)
         super().__init__(family, rows, root, num_workers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How files are read, where that is not the default."""
+        return self.reading.settings
+
+
+def _each_once(files: list[str], root: str) -> list[str]:
+    """A file that is named twice, or by its own name and by a folder's, is asked about once."""
+    once: dict[Path, str] = {}
+    for file in files:
+        once.setdefault(file_of(file, root).absolute(), file)
+    if len(once) < len(files):
+        log.warning("%d videos are named more than once: each is asked about once", len(files) - len(once))
+    return list(once.values())
 
 
 def _questions(files: list[str], asked: list[str], reading: ReadOptions) -> list[VideoQuestion]:

@@ -43,6 +43,15 @@ def as_text(words: Sequence[str]) -> list[str]:
     return found
 
 
+def reason_of(error: Exception) -> str:
+    """What an error says; one that came from a process that decodes ahead, without that process's traceback."""
+    said = str(error)
+    if not said.startswith("Caught ") or "Original Traceback" not in said.partition("\n")[2][:40]:
+        return said
+    name = said.split(" ", 2)[1]  # "Caught ValueError in DataLoader worker process 0."
+    return said.rpartition(f"\n{name}: ")[2].strip() or said
+
+
 def _marked(text: str) -> str:
     """A text so that YAML takes it for one; `null` stays nothing."""
     try:

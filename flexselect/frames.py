@@ -31,6 +31,12 @@ class ReadOptions:
         if self.track is not None and self.track < 0:
             raise ValueError(f"track must be at least 0, got {self.track}")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is not the default, the part aside: it decides what is seen of every video."""
+        track = {} if self.track is None else {"track": self.track}
+        return track if self.square_pixels else {**track, "square_pixels": False}
+
 
 WHOLE = ReadOptions()
 

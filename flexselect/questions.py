@@ -37,6 +37,11 @@ class VideoQuestion:
         return self.id, self.video, self.question
 
     @property
+    def counts(self) -> bool:
+        """Whether an answer can be right or wrong: a row that lacks something does not count."""
+        return self.error is None and self.answer is not None
+
+    @property
     def part(self) -> tuple[str, ReadOptions]:
         """What is opened for it."""
         return self.video, self.reading
@@ -112,4 +117,5 @@ class QuestionItem:
     path: str | None = None  # of the video's file
     video_hash: str | None = None  # of that file, see `flexselect.fingerprint.file_hash`
     error: str | None = None  # why there is no clip
+    warnings: tuple[str, ...] = ()  # what was doubtful about its file before that
     decode_seconds: float = 0.0

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from flexselect.json_lines import json_line, read_json_lines
@@ -16,6 +17,7 @@ from flexselect.statistics import accuracy, interval
 
 log = logging.getLogger(__name__)
 
+REASONS = 3  # that are told of why rows do not count; results.json has all
 NONE = "–"  # where a number is not known
 NOTHING_EXPECTED = "the annotations have no answer to compare with"
 
@@ -77,6 +79,12 @@ def read_predictions(folder: Path) -> list[dict[str, Any]]:
         if unreadable:
             log.warning("%s: %d lines are no predictions; their questions are asked again", file, len(unreadable))
     return list(rows.values())
+
+
+def answers_in(folder: Path) -> list[dict[str, Any]]:
+    """The predictions that are answers; that nothing was expected makes one no failure."""
+    rows = [{**row, "error": None} if row["error"] == NOTHING_EXPECTED else row for row in read_predictions(folder)]
+    return [row for row in rows if row["error"] is None]
 
 
 def merge_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -144,7 +152,10 @@ def table(results: dict[str, Any], title: str) -> str:
 def wrong(results: dict[str, Any]) -> str:
     """What became of the errors."""
     uncounted, reasons = results.get("uncounted", 0), results.get("uncounted_reasons", {})
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    most = sorted(reasons.items(), key=lambda reason: -reason[1])
+    told = [f"{count} {reason}" for reason, count in most[:REASONS]]
+    rest = sum(count for _, count in most[REASONS:])
+    why = ", ".join([*told, *([f"{rest} for other reasons"] if rest else [])])
     left_out = f"; {uncounted} rows do not count: {why or 'their annotations lack something'}" if uncounted else ""
     counting = results["errors"] - results.get("uncounted_errors", uncounted)  # earlier results had no other rows
     return f"{counting} errors count as wrong{left_out}"
@@ -153,7 +164,7 @@ def wrong(results: dict[str, Any]) -> str:
 def _reason(row: dict[str, Any]) -> str:
     """Why a row does not count, in words that other rows share."""
     said = re.sub(r"row \d+( of the annotations:? ?)?", "", str(row["error"] or NOTHING_EXPECTED))
-    return re.sub(r"(['\"]).*\1", "...", said)[:80]
+    return shorten(re.sub(r"(['\"]).*\1", "...", said), 100, placeholder=" ...")
 
 
 def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Which settings differ, in words; empty where none does."""
     old, new = flat(before), flat(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return "; ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+    default = "the default"  # what is not written down
+    return "; ".join(f"{name} was {old.get(name, default)}, is {new.get(name, default)}" for name in names)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -92,6 +92,13 @@ def size_of(file: Path) -> int:
         return 0
 
 
+def readable(path: str | Path) -> str:
+    """A file's name for a message: `Path` makes one slash of an address's two, and some characters cannot be shown."""
+    text = str(path)
+    text = text.replace(":/", "://", 1) if is_url(text) and "://" not in text else text
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def is_url(name: str | Path) -> bool:
     """Whether a name is an address on a network; `Path` makes one slash of two."""
     scheme, colon, rest = str(name).partition(":")
@@ -106,6 +113,8 @@ def refusal(path: Path) -> str | None:
         size = path.stat().st_size
     except FileNotFoundError:
         return "no such file; check the path and the folder that it is relative to"
+    except PermissionError:
+        return "cannot be opened: permission denied on its folder; `chmod +x` that, or run as its owner"
     except OSError as error:  # a name that is too long, a folder that may not be entered, links in a circle
         return f"cannot be opened: {error.strerror or error}"
     except ValueError as error:  # a name that no file can have

@@ -17,6 +17,7 @@ from flexselect.fingerprint import text_hash
 from flexselect.json_lines import append_line
 from flexselect.questions import VideoQuestion
 from flexselect.results import (
+    answers_in,
     merge_predictions,
     prediction_key,
     ranges,
@@ -67,7 +68,7 @@ class PredictionWriter(Callback):
         for extra in extras:
             extra.folder = folder
         questions = {question.key: question for question in trainer.datamodule.questions}
-        answers = [row for row in read_predictions(folder) if row["error"] is None]
+        answers = answers_in(folder)
         kept = self._still_answers(answers, questions, trainer.datamodule.hash_of)
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
@@ -75,6 +76,7 @@ class PredictionWriter(Callback):
             if len(kept) < len(answers):
                 changed = len(answers) - len(kept)
                 log.info("%d answers are to another prompt, options, part or video file: they are asked anew", changed)
+            _say_reworded(kept, questions)
         done = [row for row in kept if all(extra.path(row).exists() for extra in extras)]
         pl_module.answered = {prediction_key(row): row for row in done if prediction_key(row) in questions}
         trainer.datamodule.skip(pl_module.answered)
@@ -138,7 +140,7 @@ class PredictionWriter(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what there is to go on from."""
         if self._file is not None and trainer.is_global_zero:
-            there = len({prediction_key(row) for row in read_predictions(self.folder(pl_module)) if not row["error"]})
+            there = len(answers_in(self.folder(pl_module)))
             log.warning("%d answers are in %s; call again to go on", there, self.folder(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,6 +177,16 @@ class PredictionWriter(Callback):
             results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
             write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
             write_whole(folder / "results.md", table(results, folder.name))
+
+
+def _say_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, str], VideoQuestion]) -> None:
+    """A question that reads otherwise than before is another one: whoever looks rows up by their id must know."""
+    asked = {key[:2] for key in questions}
+    old = [row for row in rows if prediction_key(row) not in questions and prediction_key(row)[:2] in asked]
+    if old:
+        said = "%d earlier answers have the id and video of a question that now reads otherwise, which is asked anew; "
+        said += "the old ones stay in predictions.jsonl beside it (the first: id %s, %r)"
+        log.info(said, len(old), old[0]["id"], old[0]["question"])
 
 
 class QuestionProgressBar(TQDMProgressBar):

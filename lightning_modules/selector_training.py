@@ -144,7 +144,7 @@ class SelectorTraining(LightningModule):
         data = self.trainer.datamodule
         if data.store is None:
             return False
-        data.store.match(self.teacher.settings(data.query))
+        data.store.match({**self.teacher.settings(data.query), **data.reading.settings})
         missing = data.unscored()
         if missing:
             raise UsageError(

@@ -49,7 +49,7 @@ class TeacherScoring(LightningModule):
         if stage != "predict":
             raise UsageError("teacher scores are written by `predict`")
         folder, data = Path(self.trainer.default_root_dir), self.trainer.datamodule
-        settings = self.teacher.settings(data.query)
+        settings = {**self.teacher.settings(data.query), **data.reading.settings}
         if self.trainer.is_global_zero:
             ScoreStore.create(folder, settings)
         self.trainer.strategy.barrier("the store is begun")

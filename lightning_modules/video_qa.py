@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -81,6 +82,7 @@ class VideoQA(LightningModule):
         self.session: VideoSession | None = None  # the video of the last question
         self.answer: Answer | None = None  # to the last question; None where it failed or was not asked
         self._video_error: str | None = None
+        self._video_warnings: Sequence[str] = ()
         self._video_hash: str | None = None
         self._cache: FeatureCache | None = None
 
@@ -158,7 +160,7 @@ class VideoQA(LightningModule):
             "num_kept_tokens": answer.num_kept_tokens if answer else 0,
             "timings": {stage: round(spent, 6) for stage, spent in answer.timings.items()} if answer else {},
             "error": error,
-            "warnings": list(self.session.warnings) if self.session else [],
+            "warnings": list(self._video_warnings),
             "sampling": self.session.sampling if self.session else None,
             "prompt_hash": question.prompt_hash,
             "video_hash": self._video_hash,
@@ -168,32 +170,38 @@ class VideoQA(LightningModule):
         """As predict, with the expected answer and whether it was met."""
         question, row = item.question, self.predict_step(item)
         right = question.is_right(row["answer"])
-        counts = question.error is None and question.answer is not None  # a useless row does not count ...
-        if counts:
-            self.accuracy.update(float(right))  # ... a video that failed counts as wrong
-        if row["error"] is None and question.answer is None:
-            row["error"] = NOTHING_EXPECTED
+        if question.counts:
+            self.accuracy.update(float(right))  # a video that failed counts as wrong
+        unexpected = row["error"] is None and question.answer is None
         return {
             **row,
+            "error": NOTHING_EXPECTED if unexpected else row["error"],
             "expected": list(question.answer) if isinstance(question.answer, tuple) else question.answer,
             "parsed": question.chosen(row["answer"]) if question.options and row["answer"] is not None else None,
-            "correct": right if counts else None,
+            "correct": right if question.counts else None,
             **({"drawn": question.drawn(row["answer"] or "")} if question.guess and row["error"] is None else {}),
             "multiple_choice": bool(question.options),
             "groups": dict(question.groups),
         }
 
+    def on_validation_epoch_start(self) -> None:
+        """A process whose rows do not count has an accuracy, too: of nothing."""
+        self.accuracy.update(0.0, weight=0.0)
+
     def on_validation_epoch_end(self) -> None:
-        """Accuracy over all processes."""
-        self.log("accuracy", self.accuracy, prog_bar=True)
+        """Accuracy over all processes; none where no row counts."""
+        if any(question.counts for question in self.trainer.datamodule.questions):
+            self.log("accuracy", self.accuracy, prog_bar=True)
 
     def _open(self, item: QuestionItem) -> None:
         self.session, self._video_error, self._video_hash = None, item.error, item.video_hash
         assert self.flexselect is not None
         timings, source = {"decode": item.decode_seconds}, item.clip or item.stream
+        self._video_warnings = item.warnings if source is None else source.about.warnings
         try:
             if item.encoded is not None:
                 session = self.flexselect.open_encoded(item.encoded, {**timings, "encode": 0.0})
+                self._video_warnings = session.warnings
             elif source is not None:
                 session = self.flexselect.open_source(source, timings)
             else:

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import cli
 from datamodules.needles import write_needle_videos
+from flexselect.command_texts import reason_of
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/demo/self.yaml"
@@ -93,6 +95,33 @@ def test_a_corrected_answer_is_judged_anew_and_not_asked(run, made, tmp_path, ca
     assert json.loads((tmp_path / "out" / "results.json").read_text())["right"] == right - 1
 
 
+def test_a_question_that_was_reworded_is_told(run, made, tmp_path, caplog):
+    """Its old answer is somebody's work and stays; nobody may take the two rows of one id for one."""
+    given = row(made)
+    assert run("predict", [given]) == 0
+    caplog.clear()
+    assert run("predict", [{**given, "question": "Is there a circle?"}]) == 0
+    said = "1 earlier answers have the id and video of a question that now reads otherwise, which is asked anew"
+    assert said in caplog.text and repr(given["question"]) in caplog.text
+    assert [one["question"] for one in lines(tmp_path / "out")] == [given["question"], "Is there a circle?"]
+    caplog.clear()
+    assert run("predict", [row(made, 1)]) == 0 and "reads otherwise" not in caplog.text, "canary: another id"
+
+
+def test_rows_without_an_expected_answer_are_asked_once(run, made, tmp_path, caplog, recwarn):
+    rows = [row(made, answer=None), row(made, 8, answer=None)]
+    assert run("validate", rows) == 3
+    first = (tmp_path / "out" / "predictions.jsonl").read_bytes()
+    assert not [one for one in recwarn if "compute" in str(one.message)], "nothing counts: there is no accuracy to log"
+    caplog.clear()
+    assert run("validate", rows) == 3
+    assert "2 of 2 questions were answered by an earlier run" in caplog.text
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == first
+    assert run("validate", [row(made), rows[1]]) == 3
+    assert [one["correct"] is None for one in lines(tmp_path / "out")] == [False, True], "an answer came later"
+    assert run("predict", rows) == 0
+
+
 def test_a_video_that_was_replaced_is_another(run, made, tmp_path, caplog):
     """Even with its size and time kept: its content counts, and nothing else."""
     video = tmp_path / "talk.mp4"
@@ -146,8 +175,9 @@ ODD = {
     "an answer of no kind": ({"answer": {"text": "red"}}, "the answer must be a text"),
     "no question": ({"question": None}, "has no question"),
     "an empty question": ({"question": " \n"}, "the question is empty"),
+    "no name": ({"video": ""}, "has no video"),
     "a part that is none": ({"start": 5, "end": 5}, "needs 0 <= start < end"),
-    "a part in words": ({"start": "soon"}, "start must be seconds, got 'soon'"),
+    "a part in words": ({"start": "soon"}, "start must be seconds, or hours:minutes:seconds, got 'soon'"),
     "a part after the end": ({"start": 1000}, "has no second 1000"),
 }
 
@@ -172,7 +202,7 @@ def test_a_folder_that_may_not_be_entered(run, made, tmp_path):
         assert run("predict", [row(made), row(made, 1, video=str(closed / "a.mp4"))]) == 3
     finally:
         closed.chmod(0o755)
-    assert "Permission denied" in lines(tmp_path / "out")[1]["error"]
+    assert "permission denied on its folder" in lines(tmp_path / "out")[1]["error"]
 
 
 def test_odd_texts_are_asked_and_written(run, made, tmp_path):
@@ -312,6 +342,37 @@ def test_a_cut_video_says_so_in_its_row(run, made, tmp_path):
         assert first["error"] is None and "is cut short:" in first["warnings"][0] and second["warnings"] == []
         assert "doubtful:" in (tmp_path / out / "report.html").read_text(encoding="utf-8")
     assert list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_doubtful_stands_beside_an_error(run, made, tmp_path, workers):
+    video = tmp_path / "broken.mp4"
+    content = bytearray((made / "needles_000.mp4").read_bytes())
+    at = content.index(b"mdat") + 4
+    content[at + 2000 : at + len(content) // 2] = bytes(len(content) // 2 - 2000)
+    video.write_bytes(content + (1000).to_bytes(4, "big") + b"free")
+    words = ["--data.num_workers", workers]
+    assert run("predict", [row(made, video=str(video))], *words) == 3
+    (found,) = lines(tmp_path / "out")
+    assert "cannot be decoded" in found["error"] and "is cut short: " in found["warnings"][0]
+
+
+class Broken(torch.utils.data.Dataset):
+    """Its items cannot be had."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ValueError("clips.json: none of the 2 clips can be used;\nthe first: a.mp4: no such file")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_another_process_is_told_without_its_traceback(workers):
+    with pytest.raises(ValueError) as caught:
+        list(torch.utils.data.DataLoader(Broken(), batch_size=None, num_workers=workers))
+    assert ("Traceback" in str(caught.value)) is (workers == 1), "canary"
+    assert reason_of(caught.value) == "clips.json: none of the 2 clips can be used;\nthe first: a.mp4: no such file"
 
 
 # -- reports and comparisons

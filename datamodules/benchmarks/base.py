@@ -93,7 +93,7 @@ class Benchmark(QuestionData):
         self._put_as(root, protocol, family.name == "LLaVA-Video", repair, unparsed)
         if download:
             fetch(self.repository, self.root)
-        self.square_pixels, files = square_pixels, self.files()
+        self.reading, files = ReadOptions(square_pixels=square_pixels), self.files()
         self.table_hash = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
         try:
             rows = [row for file in files for row in self.rows(file)]
@@ -101,7 +101,7 @@ class Benchmark(QuestionData):
         except KeyError as error:
             name = files[0] if len(files) == 1 else files[0].parent
             raise ValueError(f"{name} has no column {error}: it is not the table of {type(self).__name__}") from error
-        questions = [replace(question, reading=ReadOptions(square_pixels=square_pixels)) for question in questions]
+        questions = [replace(question, reading=self.reading) for question in questions]
         missing = sorted({q.video for q in questions if not is_file(self.root / q.video)})
         if missing and missing_videos == "refuse":
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
@@ -165,7 +165,7 @@ class Benchmark(QuestionData):
     def settings(self) -> dict[str, Any]:
         """All that decides what is asked, for the record of a run."""
         put = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed, **self.variant}
-        put |= {} if self.square_pixels else {"square_pixels": False}
+        put |= self.reading.settings
         put |= {"max_new_tokens": self.protocol.max_new_tokens, "extractor": self.protocol.extractor}
         return {"benchmark": type(self).__name__, **put, "limit": self.limit, "table": self.table_hash}
 

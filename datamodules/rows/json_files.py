@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.rows.row import Row, Written, tidy
 
+LINES = (".jsonl", ".ndjson")
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -63,7 +64,8 @@ def _below(path: Path, whole: dict[str, Any]) -> list[Any]:
         for name, value in whole.items()
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
     }
-    if "video" in whole or "image" in whole:  # a row, whose turns are a list, too
+    is_line = path.suffix.lower() in LINES and not lists  # a file of one line
+    if "video" in whole or "image" in whole or is_line:  # a row, whose turns are a list, too
         return [whole]
     if len(lists) == 1:
         return next(iter(lists.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ from flexselect.answer_parsing import LETTERS
 from flexselect.frames import ReadOptions
 from flexselect.questions import VideoQuestion
 
+log = logging.getLogger(__name__)
+
 REQUIRED = ("id", "video", "question")
 COLUMNS = (*REQUIRED, "options", "answer", "start", "end")
 ALSO = {"start": "video_start", "end": "video_end"}  # as the Qwen utilities call them
+CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")  # hours, minutes, seconds
 MOST_GROUPS, MOST_WORDS, LONGEST = 20, 4, 40  # of a column that is taken as a group by itself
 
 
@@ -49,14 +53,17 @@ def read_annotations(
         raise ValueError(f"{source}: holds no rows")
     there = list(dict.fromkeys(str(name) for row in rows for name in row))
     names = _names(columns or {}, there, source)
-    if not any(row.get(names[name]) for row in rows for name in REQUIRED):
-        wanted = ", ".join(names[name] for name in REQUIRED)
-        advice = "say which column is what with --data.columns '{question: prompt, ...}'"
-        raise ValueError(f"{source}: has no columns {wanted}; found {', '.join(there)}; {advice}")
+    lacking = [name for name in REQUIRED if names[name] not in there]
+    if lacking:
+        example = ", ".join(f"{name}: NAME" for name in lacking)
+        advice = f"where they are called otherwise, say so with --data.columns '{{{example}}}'"
+        said = f"has no column{'s' * (len(lacking) > 1)} {', '.join(names[name] for name in lacking)}"
+        raise ValueError(f"{source}: {said}; found {', '.join(there)}; {advice}")
     for group in groups or ():
         _require(group, there, source)
     chosen = groups if groups is not None else _groups(rows, [n for n in there if n not in names.values()])
     found = [question_of(row, number, names, chosen, reading) for number, row in enumerate(rows)]
+    _say_equal_options(found, source)
     return _told_apart(found)
 
 
@@ -85,7 +92,7 @@ def question_of(
         groups=tuple((name, str(row[name])) for name in groups if row.get(name) is not None),
         reading=reading or ReadOptions(),
     )
-    where, missing = f"row {number + 1} of the annotations", [name for name in REQUIRED if values[name] is None]
+    where, missing = f"row {number + 1} of the annotations", [name for name in REQUIRED if values[name] in (None, "")]
     error = f"{where} {row.error}" if isinstance(row, Row) and row.error else None
     if error is None and missing:
         error = f"{where} has no {' and no '.join(missing)}"
@@ -173,6 +180,15 @@ def _written_list(text: str) -> list[Any]:
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
+def _say_equal_options(questions: Sequence[VideoQuestion], source: str) -> None:
+    """A mistake of whoever wrote them; the question can still be asked."""
+    equal = [i for i, question in enumerate(questions) if len({*question.options}) < len(question.options)]
+    if equal:
+        options = questions[equal[0]].options
+        twice = next(option for option in options if options.count(option) > 1)
+        log.warning("%s: %d rows have an option twice; the first: row %d, %r", source, len(equal), equal[0] + 1, twice)
+
+
 def _part(values: dict[str, Any]) -> dict[str, float]:
     """`start` and `end` of a row, in seconds."""
     found = {}
@@ -180,12 +196,26 @@ def _part(values: dict[str, Any]) -> dict[str, float]:
         if values[name] is None or values[name] == "":
             continue
         try:
-            found[name] = float(values[name])
+            found[name] = seconds_of(values[name])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be seconds, got {values[name]!r}") from error
-        if not math.isfinite(found[name]):
-            raise ValueError(f"{name} must be seconds, got {values[name]!r}")
+            raise ValueError(f"{name} must be seconds, or hours:minutes:seconds, got {values[name]!r}") from error
     return found
+
+
+def seconds_of(value: Any) -> float:
+    """A time of a video in seconds: 90, "90", "1:30", "00:01:30.5".
+
+    Raises:
+        TypeError: for what is neither a number nor a text.
+        ValueError: for any other text, and for what is not finite.
+    """
+    if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
+        hours, minutes, seconds = clock.groups()
+        return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value!r} is no time")
+    return seconds
 
 
 def _names(columns: dict[str, str], there: Sequence[str], source: str) -> dict[str, str]:

@@ -62,6 +62,7 @@ class Decoder:
         self.pixel_aspect = index.pixel_aspect if square_pixels else Fraction(1)
         self._seeks = index.seekable
         self._skips = index.timed and index.codec in SKIPPING and not index.has_alpha
+        self._is_cut = False  # its last packet cannot be decoded
         self._shown: tuple[int, np.ndarray] | None = None  # the last frame that was asked for
         self._open()
 
@@ -91,7 +92,7 @@ class Decoder:
                 continue
             if found is not None:
                 self._shown = time, found
-            if found is not None or not self._more_carefully():
+            if found is not None or self._is_cut or not self._more_carefully():
                 return found
 
     def _found(self, time: int) -> np.ndarray | None:
@@ -136,11 +137,20 @@ class Decoder:
         self._ahead: tuple[int, av.VideoFrame] | None = None  # decoded, and later than what was asked for
 
     def _decode(self) -> Generator[tuple[int, av.VideoFrame], None, None]:
-        count = 0
+        count, broken = 0, None
         for packet in self._container.demux(self._stream):
+            if broken is not None and packet.size:
+                raise broken  # not the last packet, which a cut leaves half of
             if self._skips and packet.size:
                 self._context.skip_frame = "DEFAULT" if packet.pts in self.wanted else "NONREF"
-            for frame in self._context.decode(packet):
+            try:
+                frames = self._context.decode(packet)
+            except av.FFmpegError as error:
+                if not packet.size:
+                    raise
+                broken, self._is_cut = error, True
+                continue
+            for frame in frames:
                 shown = frame.pts if self.index.timed else count
                 count += 1
                 if shown is not None:

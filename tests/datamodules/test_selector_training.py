@@ -39,6 +39,20 @@ def test_conversations_and_plain_rows(tmp_path, name):
     assert str(elsewhere.path) == "/videos/a/b.mp4"
 
 
+def test_answers_are_needed_where_they_are_read(checkpoint, tmp_path):
+    rows = [RECORD, {"video": "c.mp4", "conversations": [{"from": "human", "value": "Why?"}]}]
+    given = {"family": Qwen25VL(str(checkpoint)), "annotations": write(tmp_path / "train.json", rows)}
+    assert len(SelectorDataModule(**given).records) == 2
+    with pytest.raises(ValueError, match=r"train\.json, record 2: has no answer, which is read where query is"):
+        SelectorDataModule(**given, query="question_and_answer")
+    assert len(SelectorDataModule(**given, query="question_and_answer", unusable="skip").records) == 1
+
+
+def test_several_videos_in_a_row_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"record 1: is about 2 videos at once; a question is about one"):
+        read_records(write(tmp_path / "train.json", [{"videos": ["a.mp4", "b.mp4"], "question": "Q?"}]))
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_rows_of_any_data_set(tmp_path, kind):
     rows = Dataset.from_list([{"video": "c.mp4", "question": "Why?", "answer": "So."}])

@@ -17,7 +17,7 @@ from datamodules.video_files.geometry import upright, usable_aspect
 from datamodules.video_files.truncation import promised_size
 from flexselect.families.inputs import even_frames
 from flexselect.frames import ReadOptions, VideoFacts
-from flexselect.video_paths import file_of, is_url, videos_of
+from flexselect.video_paths import file_of, is_url, refusal, videos_of
 from tests.datamodules.test_video import as_it_is, everything, frames_in_order, write_like_the_web
 
 
@@ -372,6 +372,7 @@ def test_a_track_by_its_number(tmp_path):
     for track, value in ((0, 255), (1, 0)):
         stream = open_video(path, everything, as_it_is, ReadOptions(track=track))
         assert float(stream.whole().float().mean()) == pytest.approx(value, abs=3) and not stream.about.warnings
+        assert not [one for one in stream.about.warnings if "cut short" in one]
     with pytest.raises(VideoError, match=r"a\.mkv: has no video track 2: it has 2, counted from 0"):
         open_video(path, everything, as_it_is, ReadOptions(track=2))
     with pytest.raises(ValueError, match="track must be at least 0"):
@@ -410,6 +411,28 @@ def test_titles_of_any_encoding(tmp_path):
         container.mux(stream.encode())
     path.write_bytes(path.read_bytes().replace(b"Cafeteria", b"Caf\xe9teria"))
     assert len(read_video(path, everything, as_it_is)[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_a_short_track_beside_a_long_one_is_not_cut(tmp_path, name):
+    path = two_tracks(tmp_path / name, first=5)
+    for track in (0, 1):
+        assert not open_video(path, everything, as_it_is, ReadOptions(track=track)).about.warnings
+
+
+def test_names_are_shown_as_they_can_be(tmp_path):
+    with pytest.raises(VideoError, match=r"^http://example\.org/a\.mp4: addresses on a network are not read"):
+        probe(file_of("http://example.org/a.mp4"))
+    with pytest.raises(VideoError, match=r"a\\x00b\.mp4: cannot be opened"):
+        probe(tmp_path / "a\0b.mp4")
+
+
+def test_a_folder_that_may_not_be_entered_is_told_with_what_to_do(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("flexselect.video_paths.Path.stat", refuse)  # root may enter every folder
+    assert "`chmod +x` that" in refusal(tmp_path / "a.mp4")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

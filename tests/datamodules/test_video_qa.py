@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 
 from datamodules.question_data import group_by_video, share
+from datamodules.rows.questions import seconds_of
 from datamodules.video_qa import VideoQADataModule, read_annotations
 from flexselect.families import Qwen25VL
 from flexselect.questions import VideoQuestion
@@ -171,6 +172,54 @@ def test_csv_values_are_taken_as_they_are_written(tmp_path):
     first, second = read_annotations(str(tmp_path / "rows.csv"))
     assert (first.id, first.question, first.answer) == ("005", "Which, then?", "NA")
     assert (second.id, second.question, second.answer) == ("6", "None", "1")
+
+
+@pytest.mark.parametrize("name", ["id", "video", "question"])
+def test_a_column_that_no_row_has_is_told_once(tmp_path, name):
+    row = {"id": "1", "video": "a.mp4", "question": "Q?"}
+    row["other"] = row.pop(name)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    said = rf"rows\.jsonl: has no column {name}; found .*other; .*--data\.columns '{{{name}: NAME}}'"
+    with pytest.raises(ValueError, match=said):
+        read_annotations(str(tmp_path / "rows.jsonl"))
+    (question,) = read_annotations(str(tmp_path / "rows.jsonl"), {name: "other"})
+    assert (question.id, question.video, question.question) == ("1", "a.mp4", "Q?")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(90, 90), ("90.5", 90.5), ("1:30", 90), ("00:01:30.5", 90.5), ("2:00:00", 7200), (" 0:05 ", 5)],
+)
+def test_times_as_people_write_them(value, seconds):
+    assert seconds_of(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["soon", "1:75", "1:2:3:4", "1:30-1:40", "nan", "inf", [1], {}, ""])
+def test_what_is_no_time(value):
+    with pytest.raises((TypeError, ValueError)):
+        seconds_of(value)
+
+
+def test_an_option_that_is_there_twice_is_told(tmp_path, caplog):
+    rows = [{"id": str(i), "video": "a.mp4", "question": "Q?", "options": ["red", ("blue", "red")[i]]} for i in (0, 1)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert [question.error for question in read_annotations(str(tmp_path / "rows.json"))] == [None, None]
+    assert "rows.json: 1 rows have an option twice; the first: row 2, 'red'" in caplog.text
+
+
+def test_a_file_that_is_named_twice_is_asked_about_once(checkpoint, tmp_path, caplog):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    named = [str(tmp_path / "b.mp4"), str(tmp_path), f"{tmp_path}/./b.mp4"]
+    data = VideoQADataModule(Qwen25VL(str(checkpoint)), video=named, question="Q?")
+    assert [question.id for question in data.questions] == ["b", "a"]
+    assert "2 videos are named more than once" in caplog.text
+
+
+def test_how_files_are_read_is_a_setting(checkpoint):
+    given = {"family": Qwen25VL(str(checkpoint)), "video": "a.mp4", "question": "Q?"}
+    settings = [VideoQADataModule(**given, **more).settings for more in ({}, {"track": 0}, {"square_pixels": False})]
+    assert settings == [{}, {"track": 0}, {"square_pixels": False}]
 
 
 def test_a_file_without_the_columns_is_refused(tmp_path):

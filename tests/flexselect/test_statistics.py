@@ -1,6 +1,7 @@
 """Intervals and paired tests against values known otherwise."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -69,3 +70,12 @@ def test_results_of_predictions():
     empty = summarise([row(None)])
     assert empty["accuracy"] is None and "| **all** | – | – | 0 of 0 |" in table(empty, "run")
     assert "\n0 errors count as wrong; 1 rows do not count" in table(empty, "run")
+
+
+def test_reasons_are_told_in_a_line_that_can_be_read():
+    reasons = [f"row {i} of the annotations: {word} " + "of several words " * 20 for i, word in enumerate("abbcccdddd")]
+    said = table(summarise([row(None, error=reason) for reason in reasons]), "run")
+    (line,) = [line for line in said.split("\n") if "do not count" in line]
+    assert "10 rows do not count: 4 d of" in line and line.index("3 c of") < line.index("2 b of") and len(line) < 450
+    assert len(re.findall(r" (of|several|words) \.\.\.", line)) == 3, "no word is cut"
+    assert ", 1 for other reasons" in line

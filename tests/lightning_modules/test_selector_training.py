@@ -14,6 +14,7 @@ import cli
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect, LiteSelector, VideoPrompt
 from flexselect.families import family_of
+from flexselect.frames import ReadOptions
 from flexselect.losses import LOSSES
 from flexselect.score_store import as_stored
 from flexselect.training_clip import TrainingClip
@@ -259,9 +260,8 @@ def test_stored_scores_need_no_decoder(qwen, videos, tmp_path):
     (teacher,), _ = training.scores([clip(training)])
     bare = SelectorTraining(family_of(str(qwen[1])), sizes=SIZES, dtype="float32")
     store = type("Store", (), {"match": lambda self, settings: None})()
-    attach(bare).trainer.datamodule = type(
-        "Data", (), {"store": store, "query": "question", "unscored": lambda _: []}
-    )()
+    given = {"store": store, "query": "question", "reading": ReadOptions(), "unscored": lambda _: []}
+    attach(bare).trainer.datamodule = type("Data", (), given)()
     bare.configure_model()
     assert len(bare.lm.decoder.layers) == 0
     (stored,), (student,) = bare.scores([clip(bare, scores=teacher)])
