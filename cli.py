@@ -19,14 +19,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from flexselect.checkpoints.convert import convert
-from flexselect.checkpoints.export import export, read_checkpoint
-from flexselect.command_texts import as_text, reason_of, unmarked
-from flexselect.comparison import compare
-from flexselect.experiments import asks_for_experiment, run_experiment
+from flexselect.commands.command_texts import as_text, reason_of, unmarked
+from flexselect.commands.convert import convert
+from flexselect.commands.experiment import asks_for_experiment, run_experiment
+from flexselect.commands.export import export, read_checkpoint
+from flexselect.commands.page import serve
+from flexselect.evaluation.comparison import compare
 from flexselect.families.base import VideoFamily
-from flexselect.page import serve
-from flexselect.settings import UsageError
+from flexselect.storage.run_settings import UsageError
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
 from lightning_modules.interruption import Interrupted, Interruption, requeue, started_by_another
 from lightning_modules.locating import Locating

@@ -21,7 +21,7 @@ from bench.measure import write_result
 from datamodules.needles import write_needle_videos
 from datamodules.video_qa import VideoQADataModule
 from flexselect.families import family_of
-from flexselect.json_lines import read_json_lines
+from flexselect.storage.json_lines import read_json_lines
 from lightning_modules.video_qa import VideoQA
 
 MODEL = "checkpoints/demo/video_llm"

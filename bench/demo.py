@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datamodules.needles import write_needle_videos
 from datamodules.video_qa import read_annotations
-from flexselect.json_lines import read_json_lines
+from flexselect.storage.json_lines import read_json_lines
 
 OUT = Path("outputs/demo")
 MODES = ("dense", "uniform", "random", "self", "lite")

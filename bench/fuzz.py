@@ -260,7 +260,7 @@ def stores(folder: Path) -> list[Path]:
     """Teacher scores."""
     import torch
 
-    from flexselect.score_store import ScoreStore
+    from flexselect.storage.score_store import ScoreStore
 
     store = ScoreStore.create(folder, {"family": "x", "layer": 2})
     writer = store.writer(0)
@@ -272,7 +272,7 @@ def stores(folder: Path) -> list[Path]:
 
 def read_store(path: Path) -> None:
     """Every clip of a store of which one file is damaged."""
-    from flexselect.score_store import ScoreStore
+    from flexselect.storage.score_store import ScoreStore
 
     stores_beside(path)
     store = ScoreStore(path.parent)
@@ -304,9 +304,9 @@ def runs(folder: Path) -> list[Path]:
 
 def read_run(path: Path) -> None:
     """Gone on with, and compared with a whole one."""
-    from flexselect.comparison import compare
-    from flexselect.results import merge_predictions, read_predictions
-    from flexselect.settings import match_settings
+    from flexselect.evaluation.comparison import compare
+    from flexselect.evaluation.results import merge_predictions, read_predictions
+    from flexselect.storage.run_settings import match_settings
 
     for file in (SHARED / "run").iterdir():
         if file.name != path.name:

@@ -24,11 +24,12 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from bench.measure import write_result
 from bench.roofline import MODELS, SMALL, computed
 from flexselect import FlexSelect, LiteSelector
-from flexselect.clock import Clock
+from flexselect.engine.clock import Clock
 from flexselect.families import family_of
-from flexselect.prompt import VideoClip, VideoPrompt
-from flexselect.scorers import LiteScorer, ReferenceLayerScorer
-from flexselect.selector import selector_config
+from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.selectors.lite_selector import selector_config
+from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 FRAMES, ROUNDS = (64, 128, 256, 512, 1024), 3
 TINY = {"hidden_size": 96, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.measure import alone, write_result
-from flexselect.losses import silog_loss
 from flexselect.ranking import hard_rank, spearman_loss
+from flexselect.training.losses import silog_loss
 
 TOKENS = (3072, 7168, 14336, 28672)
 PLAIN_TENSORS = 3  # [n, n] that live at once, at most

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
-from flexselect.prompt import EncodedVideo
-from flexselect.selector import selector_config
+from flexselect.selectors.lite_selector import selector_config
+from flexselect.structures.prompt import EncodedVideo
 
 FAMILIES = ("qwen2_5_vl", "llava_video", "internvl")
 GRIDS = {"qwen2_5_vl": (11, 20), "llava_video": (14, 15), "internvl": (1, 258)}  # rows and columns, as published

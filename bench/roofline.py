@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bench.measure import write_result
-from flexselect.partition import frame_sets
+from flexselect.scoring.frame_sets import frame_sets
 
 RATE = 989e12  # operations a second, bfloat16 without sparsity: the data sheet of an H100 or H200
 QUERY = 64  # text tokens after the video

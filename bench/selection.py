@@ -28,10 +28,10 @@ from bench.probe import whole_tensor
 from flexselect import attention
 from flexselect.attention import visual_attention
 from flexselect.families.qwen2_5_vl import Qwen25VLM
-from flexselect.partition import frame_sets, split_budget
-from flexselect.prompt import EncodedVideo
-from flexselect.scorers import ReferenceLayerScorer
-from flexselect.selection import select
+from flexselect.scoring.frame_sets import frame_sets, split_budget
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.scoring.selection import select
+from flexselect.structures.prompt import EncodedVideo
 
 SIZES = {"hidden_size": 224, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 896}
 LAYER, BUDGET, ROWS, COLUMNS, UNITS_PER_SET, QUERY, ROUNDS = 4, 7040, 11, 20, 64, 48, 3

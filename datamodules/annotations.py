@@ -16,8 +16,8 @@ from datamodules.rows.conversations import pairs_of, without_marks
 from datamodules.rows.files import read_rows
 from datamodules.rows.row import Row
 from datamodules.rows.text import read_text
-from flexselect.choices import check_choice
-from flexselect.video_paths import file_of, size_of
+from flexselect.storage.video_paths import file_of, size_of
+from flexselect.validation import check_choice
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from datamodules.needles import CELL, COLOURS, SHAPES, paint, render
 from datamodules.processes import left_where_it_is, process_of
 from datamodules.rows import read_rows
 from datamodules.video import VideoError, read_video
+from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.families.base import VideoFamily
 from flexselect.families.inputs import at_least
-from flexselect.locating import NeedleClip
-from flexselect.prompt import VideoPrompt
-from flexselect.video_paths import is_folder, videos_of
+from flexselect.storage.video_paths import is_folder, videos_of
+from flexselect.structures.prompt import VideoPrompt
 
 log = logging.getLogger(__name__)
 

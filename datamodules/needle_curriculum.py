@@ -14,8 +14,8 @@ from torch.utils.data import IterableDataset
 
 from datamodules.epoch_order import ResumableLoader, place_in_training
 from datamodules.needles import ask, draw_needles, render
+from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
-from flexselect.questions import VideoQuestion
 
 # Temporal patches, needles in them at most, share of batches that are multiple choice. Letters come once the words are
 # known, and at first mostly letters: mixed in from the start, they stay at chance and slow the words down.

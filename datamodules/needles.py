@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flexselect.json_lines import json_line
-from flexselect.movie import write_video
+from flexselect.storage.json_lines import json_line
+from flexselect.storage.video_writer import write_video
 
 COLOURS = {
     "red": (225, 30, 30),

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, open_video
+from flexselect.evaluation.questions import QuestionItem, VideoQuestion
 from flexselect.families.base import VideoFamily
-from flexselect.feature_cache import FeatureCache
-from flexselect.fingerprint import file_hash
-from flexselect.frames import ReadOptions
-from flexselect.questions import QuestionItem, VideoQuestion
-from flexselect.video_paths import file_of, size_of
+from flexselect.storage.feature_cache import FeatureCache
+from flexselect.storage.file_hash import file_hash
+from flexselect.storage.video_paths import file_of, size_of
+from flexselect.structures.frames import ReadOptions
 
 
 class QuestionData(LightningDataModule):

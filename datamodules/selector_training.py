@@ -15,11 +15,11 @@ from datamodules.annotations import Record, RecordRules, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
 from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, probe, read_video
+from flexselect.contracts import TrainingClip
 from flexselect.families.base import VideoFamily
-from flexselect.frames import ReadOptions
-from flexselect.prompt import VideoClip, VideoPrompt
-from flexselect.score_store import ScoreStore
-from flexselect.training_clip import TrainingClip
+from flexselect.storage.score_store import ScoreStore
+from flexselect.structures.frames import ReadOptions
+from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 
 class SelectorDataModule(LightningDataModule):

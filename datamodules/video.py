@@ -21,8 +21,8 @@ from datamodules.video_files.decoding import Decoder, DecodingError, decoded, op
 from datamodules.video_files.frame_index import FrameIndex, read_index
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
 from datamodules.video_files.truncation import promised_size
-from flexselect.frames import WHOLE, FrameStream, ReadOptions, Sample, VideoFacts
-from flexselect.video_paths import file_of, readable, refusal
+from flexselect.storage.video_paths import file_of, readable, refusal
+from flexselect.structures.frames import WHOLE, FrameStream, ReadOptions, Sample, VideoFacts
 
 log = logging.getLogger(__name__)
 

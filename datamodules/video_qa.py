@@ -9,10 +9,10 @@ from typing import Any
 
 from datamodules.question_data import QuestionData
 from datamodules.rows.questions import question_of, read_annotations
+from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
-from flexselect.frames import ReadOptions
-from flexselect.questions import VideoQuestion
-from flexselect.video_paths import file_of, videos_of
+from flexselect.storage.video_paths import file_of, videos_of
+from flexselect.structures.frames import ReadOptions
 
 log = logging.getLogger(__name__)
 

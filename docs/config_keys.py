@@ -20,8 +20,8 @@ from typing import Any
 from docstring_parser import DocstringStyle, parse
 from lightning import LightningDataModule, LightningModule
 
+from flexselect.commands.page import serve
 from flexselect.families.base import VideoFamily
-from flexselect.page import serve
 from lightning_modules.callbacks import PredictionWriter
 
 PAGE = Path(__file__).with_suffix(".md")

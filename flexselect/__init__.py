@@ -1,8 +1,9 @@
 """FlexSelect: answers about long videos from the few visual tokens that the question needs (arXiv 2506.00993)."""
 
+from flexselect import moved  # noqa: F401
 from flexselect.pipeline import FlexSelect, VideoSession
-from flexselect.prompt import Answer, Selection, VideoClip, VideoPrompt
-from flexselect.selector import LiteSelector, LiteSelectorConfig
+from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig
+from flexselect.structures.prompt import Answer, Selection, VideoClip, VideoPrompt
 
 __all__ = [
     "Answer",

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flexselect.asking import answers
-from flexselect.checks import check_options
-from flexselect.choices import check_choice
-from flexselect.clock import Clock
-from flexselect.controls import CONTROLS, is_trained
+from flexselect.engine.answering import answers
+from flexselect.engine.clock import Clock
+from flexselect.engine.encoding import encode, encode_stream
+from flexselect.engine.video_source import source_of
 from flexselect.families import family_of
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
-from flexselect.families.encoding import encode, encode_stream
-from flexselect.families.loading import LoadOptions
-from flexselect.frames import FrameStream, ReadOptions
-from flexselect.partition import BUDGET_SPLITS, frame_sets, share_budget
-from flexselect.prepared import PreparedSets
-from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
-from flexselect.scorers import AttentionScorer, LiteScorer, ReferenceLayerScorer, Scorer
-from flexselect.selection import select
-from flexselect.selector import LiteSelector
+from flexselect.loading.weights import LoadOptions
+from flexselect.scoring.attention_scorer import AttentionScorer
+from flexselect.scoring.factory import check_options, load_selector, make_scorer
+from flexselect.scoring.frame_sets import BUDGET_SPLITS, frame_sets, share_budget
+from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.prefix_cache import PreparedSets
+from flexselect.scoring.scorer import Scorer
+from flexselect.scoring.selection import select
 from flexselect.session import VideoSession, load_session
-from flexselect.video_source import source_of
+from flexselect.structures.frames import FrameStream, ReadOptions
+from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.validation import check_choice
 
 
 class FlexSelect:
@@ -122,20 +122,12 @@ class FlexSelect:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if scoring_only and selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {selector!r}')
-        lite = None
-        if is_trained(selector):
-            lite = LiteSelector.from_pretrained(selector, dtype=dtype, device=device)
+        lite = load_selector(selector, dtype, device)  # the smaller one first: what is wrong with it is known sooner
         depth = layer + 1 if scoring_only else None
         placed = getattr(torch, dtype), device, device_map, offload_folder, attn_implementation, quantization
         lm = family.load(LoadOptions(*placed, depth))
         lm.speed_up(compile, cache_implementation)
-        scorer: Scorer | None = None
-        if selector == "self":
-            scorer = ReferenceLayerScorer(lm, layer, reduction or "max", units_per_set)
-        elif selector in CONTROLS:
-            scorer = CONTROLS[selector]()
-        elif lite is not None:
-            scorer = LiteScorer(lm, lite, reduction, units_per_set, selector_alignment)
+        scorer = make_scorer(selector, lm, lite, layer, reduction, units_per_set, selector_alignment)
         return cls(lm, family, scorer, budget, units_per_set, budget_split, positions)
 
     # -- a video from a file or from memory
@@ -189,7 +181,7 @@ class FlexSelect:
         return VideoSession(self, source, None, timings)
 
     def open_encoded(self, encoded: EncodedVideo, timings: dict[str, float] | None = None) -> VideoSession:
-        """Take up a video that was encoded before, by this model; see `flexselect.feature_cache`.
+        """Take up a video that was encoded before, by this model; see `flexselect.storage.feature_cache`.
 
         Args:
             encoded: on any device.

@@ -13,18 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexselect.asking import answers
-from flexselect.checks import checked_question
-from flexselect.choices import check_choice, check_place
-from flexselect.clock import Clock
-from flexselect.feature_cache import read_encoded, write_encoded, write_tensors
-from flexselect.fingerprint import weights_hash
-from flexselect.frames import FrameStream, ReadOptions
-from flexselect.prepared import PreparedSets, named_states, with_states
-from flexselect.prompt import Answer, EncodedVideo, Selection, VideoClip
-from flexselect.questions import VideoQuestion
-from flexselect.scorers import AttentionScorer, LiteScorer
-from flexselect.settings import differences
+from flexselect.engine.answering import answers
+from flexselect.engine.clock import Clock
+from flexselect.evaluation.questions import VideoQuestion
+from flexselect.loading.fingerprint import weights_hash
+from flexselect.scoring.attention_scorer import AttentionScorer
+from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.prefix_cache import PreparedSets, named_states, with_states
+from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
+from flexselect.storage.run_settings import differences
+from flexselect.structures.frames import FrameStream, ReadOptions
+from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip
+from flexselect.validation import check_choice, check_place, checked_question
 
 if TYPE_CHECKING:
     from flexselect.pipeline import FlexSelect

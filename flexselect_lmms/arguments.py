@@ -7,9 +7,9 @@ from inspect import signature
 from typing import Any
 
 from flexselect import FlexSelect
-from flexselect.controls import is_trained
 from flexselect.families import family_of
-from flexselect.fingerprint import weights_hash
+from flexselect.loading.fingerprint import weights_hash
+from flexselect.scoring.controls import is_trained
 
 log = logging.getLogger(__name__)
 

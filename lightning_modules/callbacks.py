@@ -13,10 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
-from flexselect.fingerprint import text_hash
-from flexselect.json_lines import append_line
-from flexselect.questions import VideoQuestion
-from flexselect.results import (
+from flexselect.evaluation.questions import VideoQuestion
+from flexselect.evaluation.results import (
     answers_in,
     merge_predictions,
     prediction_key,
@@ -26,7 +24,9 @@ from flexselect.results import (
     table,
     videos_seen,
 )
-from flexselect.settings import UsageError, match_settings, write_whole
+from flexselect.loading.fingerprint import text_hash
+from flexselect.storage.json_lines import append_line
+from flexselect.storage.run_settings import UsageError, match_settings, write_whole
 from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
 

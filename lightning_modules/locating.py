@@ -12,11 +12,11 @@ from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import CatMetric
 
+from flexselect.analysis.needle_recall import NeedleClip, clip_recalls, clip_states, summary, table
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.fingerprint import package_versions, weights_hash
-from flexselect.locating import NeedleClip, clip_recalls, clip_states, summary, table
+from flexselect.loading.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect
-from flexselect.settings import write_whole
+from flexselect.storage.run_settings import write_whole
 from flexselect.visualize import recall_by_layer, states_by_layer
 from flexselect.visualize.style import check_matplotlib
 from lightning_modules.options import options_of

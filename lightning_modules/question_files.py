@@ -12,9 +12,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from flexselect.questions import QuestionItem
-from flexselect.results import prediction_key, read_predictions
-from flexselect.settings import UsageError, read_object, write_whole
+from flexselect.evaluation.questions import QuestionItem
+from flexselect.evaluation.results import prediction_key, read_predictions
+from flexselect.storage.run_settings import UsageError, read_object, write_whole
 from flexselect.visualize.style import asked, check_matplotlib
 from lightning_modules.video_qa import VideoQA
 
@@ -112,7 +112,7 @@ class Report(QuestionFiles):
 
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
         """Keep the frames that mattered, small."""
-        from flexselect.report import seen
+        from flexselect.visualize.report import seen
 
         assert module.session is not None and module.answer is not None
         write_whole(self.path(row), json.dumps(seen(module.session, module.answer.selection)))
@@ -121,7 +121,7 @@ class Report(QuestionFiles):
         """Put the page together."""
         if not trainer.is_global_zero or not isinstance(pl_module, VideoQA):
             return
-        from flexselect.report import write_report
+        from flexselect.visualize.report import write_report
 
         verb = trainer.state.fn.value
         options = {question.key: list(question.options) for question in trainer.datamodule.questions}

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flexselect.checkpoints.export import export
+from flexselect.commands.export import export
 
 log = logging.getLogger(__name__)
 FOLDER, LAST, EXPORTED = "checkpoints", "last.ckpt", "selector"

@@ -13,16 +13,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from flexselect.contracts import TrainingClip
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.losses import LOSSES
-from flexselect.prompt import EncodedVideo, VideoPrompt
-from flexselect.scorers import LiteScorer
-from flexselect.settings import UsageError, differences, write_whole
-from flexselect.starting import TEACHER, begin, starting_weights
-from flexselect.teacher import Teacher
-from flexselect.trainable import add_lora
-from flexselect.trainable import freeze as freeze_parts
-from flexselect.training_clip import TrainingClip
+from flexselect.scoring.lite import LiteScorer
+from flexselect.storage.run_settings import UsageError, differences, write_whole
+from flexselect.structures.prompt import EncodedVideo, VideoPrompt
+from flexselect.training.adapters import add_lora
+from flexselect.training.adapters import freeze as freeze_parts
+from flexselect.training.initialization import TEACHER, begin, starting_weights
+from flexselect.training.losses import LOSSES
+from flexselect.training.teacher import Teacher
 from lightning_modules.ranking_metrics import RankingMetrics, in_words, metric_name
 from lightning_modules.schedule import total_steps, warmup_cosine
 from lightning_modules.selector_checkpoints import check_save_every, selector_checkpoints
@@ -44,11 +44,11 @@ class SelectorTraining(LightningModule):
         family: of the teacher.
         selector: folder or hub id of a selector to go on from; None: a new one.
         start: of a new one: "teacher", the VideoLLM's own first layers, or a small model's folder or hub id, see
-            `flexselect.starting`; None: random weights.
+            `flexselect.training.initialization`; None: random weights.
         sizes: of a new one's language model, over those of its start: `hidden_size`, `num_hidden_layers`, ...
         reference_layer: of the teacher; None: the one used for answering, unlike the released trainings.
         reduction: over heads and query rows, for teacher and selector.
-        loss: "silog", "listwise", or as released "spearman", "l1" or "l2"; see `flexselect.losses`.
+        loss: "silog", "listwise", or as released "spearman", "l1" or "l2"; see `flexselect.training.losses`.
         lr: of AdamW, after warm-up and before the cosine.
         warmup: share of all steps.
         weight_decay: of AdamW.

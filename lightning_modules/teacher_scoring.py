@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from lightning import LightningModule
 
+from flexselect.contracts import TrainingClip
+from flexselect.engine.encoding import encode
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.encoding import encode
-from flexselect.score_store import ScoreStore, ScoreWriter
-from flexselect.settings import UsageError
-from flexselect.teacher import Teacher
-from flexselect.training_clip import TrainingClip
+from flexselect.storage.run_settings import UsageError
+from flexselect.storage.score_store import ScoreStore, ScoreWriter
+from flexselect.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
 

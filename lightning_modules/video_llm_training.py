@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
-from flexselect.layout import Layout, lay_out
+from flexselect.structures.layout import Layout, lay_out
 from lightning_modules.schedule import warmup_cosine
 from lightning_modules.selector_checkpoints import FOLDER, LAST, ResumePoint, check_save_every
 

@@ -12,16 +12,16 @@ from lightning import LightningModule
 from torchmetrics import MeanMetric
 
 from flexselect.attention import resolve_reduction
-from flexselect.checks import check_cache, check_options
-from flexselect.choices import check_place
-from flexselect.controls import is_trained
+from flexselect.evaluation.questions import QuestionItem
+from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
-from flexselect.feature_cache import FeatureCache
-from flexselect.fingerprint import package_versions, weights_hash
+from flexselect.loading.fingerprint import package_versions, weights_hash
 from flexselect.pipeline import FlexSelect, VideoSession
-from flexselect.prompt import Answer
-from flexselect.questions import QuestionItem
-from flexselect.results import NOTHING_EXPECTED
+from flexselect.scoring.controls import is_trained
+from flexselect.scoring.factory import check_options
+from flexselect.storage.feature_cache import FeatureCache
+from flexselect.structures.prompt import Answer
+from flexselect.validation import check_cache, check_place
 from lightning_modules.options import options_of
 
 KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")

@@ -12,7 +12,7 @@ from datamodules.rows import read_rows
 from datamodules.rows.questions import read_annotations
 from datamodules.video import open_video, read_video
 from flexselect.families.inputs import even_frames
-from flexselect.frames import ReadOptions
+from flexselect.structures.frames import ReadOptions
 
 ROOT = Path(__file__).parents[1]
 CASES = next(ROOT.parent.glob("*/cases/clip.mp4"), None)

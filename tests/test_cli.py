@@ -13,9 +13,9 @@ import yaml
 import cli
 from datamodules.needles import write_needle_videos
 from flexselect import VideoSession
-from flexselect.experiments import run_experiment
-from flexselect.questions import VideoQuestion
-from flexselect.settings import UsageError
+from flexselect.commands.experiment import run_experiment
+from flexselect.evaluation.questions import VideoQuestion
+from flexselect.storage.run_settings import UsageError
 from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
 from tests import miniature
@@ -312,7 +312,7 @@ def test_every_experiment_is_made_of_configs_that_parse(file, capsys, tmp_path):
 
     plan = yaml.safe_load(file.read_text())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flexselect.experiments.table", lambda folders: "")
+        patch.setattr("flexselect.commands.experiment.table", lambda folders: "")
         run_experiment(str(file), ["--data.root", "DIR"], str(tmp_path), parse)
     assert [selector for selector, _ in seen][:5] == [None, None, "uniform", "random", "self"]
     assert seen[1][1] < seen[0][1] and len(seen) == 5 + ("lite" in plan["runs"])

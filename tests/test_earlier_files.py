@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import cli
 from flexselect import FlexSelect
-from flexselect.feature_cache import FeatureCache
+from flexselect.storage.feature_cache import FeatureCache
 from tests.earlier import write
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import torch
 
 import cli
 from datamodules.needles import write_needle_videos
-from flexselect.command_texts import reason_of
+from flexselect.commands.command_texts import reason_of
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/demo/self.yaml"

@@ -10,8 +10,8 @@ import pytest
 
 import cli
 from flexselect import FlexSelect
-from flexselect.modes import Modes
-from flexselect.page import described, escaped, facts
+from flexselect.commands.modes import Modes
+from flexselect.commands.page import described, escaped, facts
 
 ROOT = Path(__file__).parents[1]
 VIDEO_LLM, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"

@@ -17,8 +17,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from flexselect.checkpoints.internvl_chat import InternVLChatForConditionalGeneration, internvl_config
-from flexselect.checkpoints.llava_qwen import LlavaVideoForConditionalGeneration, llava_config
+from flexselect.loading.internvl_chat import InternVLChatForConditionalGeneration, internvl_config
+from flexselect.loading.llava_qwen import LlavaVideoForConditionalGeneration, llava_config
 
 DEMO = Path(__file__).parents[1] / "checkpoints" / "demo" / "video_llm"
 OWN = {"budget": 9, "reference_layer": 2}

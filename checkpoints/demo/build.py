@@ -18,8 +18,8 @@ from transformers import InternVLConfig, LlavaOnevisionConfig, PreTrainedTokeniz
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from datamodules.needles import COLOURS, LETTERS, SHAPES
+from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families import internvl, llava_video, qwen2_5_vl
-from flexselect.questions import VideoQuestion
 
 COMMON = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SIDE = 84  # pixels: three tokens of 28

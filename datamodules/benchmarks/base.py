@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 from datamodules.benchmarks.hub import fetch
 from datamodules.question_data import QuestionData
 from datamodules.rows import read_rows
-from flexselect.choices import check_choice
+from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
-from flexselect.frames import ReadOptions
-from flexselect.questions import VideoQuestion
-from flexselect.video_paths import files_below, is_file
+from flexselect.storage.video_paths import files_below, is_file
+from flexselect.structures.frames import ReadOptions
+from flexselect.validation import check_choice
 
 ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -35,7 +35,7 @@ class Protocol:
     template: str  # with {question}, {options}, {subtitles} and {ending}
     ending: str  # what comes last
     max_new_tokens: int
-    extractor: str  # see `flexselect.extraction`
+    extractor: str  # see `flexselect.evaluation.letter_extraction`
     ending_llava: str | None = None  # of LLaVA-Video, where it is another one
 
 

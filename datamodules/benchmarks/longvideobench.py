@@ -6,7 +6,7 @@ import json
 from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
-from flexselect.questions import VideoQuestion
+from flexselect.evaluation.questions import VideoQuestion
 
 MOMENTS = 64  # at which the released evaluation looks for subtitles
 ENDING = LETTER + "\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
-from flexselect.questions import VideoQuestion
+from flexselect.evaluation.questions import VideoQuestion
 
 TEMPLATE = (
     "Select the best answer to the following multiple-choice question based on the video. "

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
-from flexselect.answer_parsing import LETTERS
-from flexselect.questions import VideoQuestion
-from flexselect.video_paths import is_file
+from flexselect.evaluation.answer_parsing import LETTERS
+from flexselect.evaluation.questions import VideoQuestion
+from flexselect.storage.video_paths import is_file
 
 BEST = LETTER.replace("the option's", "the best option's")
 

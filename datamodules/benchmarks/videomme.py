@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
-from flexselect.questions import VideoQuestion
+from flexselect.evaluation.questions import VideoQuestion
 
 TEMPLATE = (  # no subtitles are given; the released evaluation and lmms-eval say so all the same
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. "

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datamodules.rows.row import Row
-from flexselect.unicode_text import text_only
+from flexselect.structures.unicode_text import text_only
 
 SEPARATORS = ",;\t|"
 LONGEST = 2**31 - 1  # characters of a cell: as many as a C long has everywhere

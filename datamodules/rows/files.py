@@ -9,7 +9,7 @@ from datamodules.rows.csv_files import read_csv
 from datamodules.rows.json_files import read_json
 from datamodules.rows.row import Row, tidy
 from datamodules.rows.text import read_text
-from flexselect.video_paths import file_of
+from flexselect.storage.video_paths import file_of
 
 KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from datamodules.rows.files import read_rows
 from datamodules.rows.row import Row
-from flexselect.answer_parsing import LETTERS
-from flexselect.frames import ReadOptions
-from flexselect.questions import VideoQuestion
+from flexselect.evaluation.answer_parsing import LETTERS
+from flexselect.evaluation.questions import VideoQuestion
+from flexselect.structures.frames import ReadOptions
 
 log = logging.getLogger(__name__)
 

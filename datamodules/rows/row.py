@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flexselect.unicode_text import text_only
+from flexselect.structures.unicode_text import text_only
 
 
 class Row(dict[str, Any]):

@@ -3,9 +3,9 @@
 from flexselect.families.base import VideoFamily
 from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
-from flexselect.families.loading import read_config
 from flexselect.families.qwen2_5_vl import Qwen25VL
 from flexselect.families.qwen3_vl import Qwen3VL
+from flexselect.loading.weights import read_config
 
 FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL)
 

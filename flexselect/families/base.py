@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.families.decoding import greedy
-from flexselect.families.loading import LoadOptions, describing, read_config
 from flexselect.families.merging import deepstacked, merged
 from flexselect.families.prompter import Prompter
-from flexselect.layout import Layout
-from flexselect.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.loading.weights import LoadOptions, describing, read_config
+from flexselect.structures.layout import Layout
+from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
 VisionProjector = Callable[[Tensor, tuple[int, int, int]], Tensor]  # `VideoLM.vision`'s [*, C], grid -> [v, d]
 
@@ -157,7 +157,7 @@ class VideoLM(ABC):
 
     @abstractmethod
     def projector_weights(self) -> dict[str, Tensor]:
-        """The weights of `project`, by their names in a selector's projector (`flexselect.projectors`)."""
+        """The weights of `project`, by their names in a selector's projector (`flexselect.selectors.projectors`)."""
 
     @abstractmethod
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
@@ -274,7 +274,7 @@ class VideoLM(ABC):
         """Greedy decoding; positions go on from the last one.
 
         Args:
-            inputs: what `assemble` returned; several are a batch, see `flexselect.families.batching`.
+            inputs: what `assemble` returned; several are a batch, see `flexselect.engine.batching`.
             max_new_tokens: at most so many.
             on_token: called when a token's logits are there; the first call ends the prefill.
             end_of_turn: an id to stop at, beside those that the checkpoint's own generation settings name.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
-from flexselect.layout import Layout
+from flexselect.structures.layout import Layout
 
 
 def at_least(name: str, least: float, value: Any, default: Any) -> Any:

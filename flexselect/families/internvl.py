@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
 
-from flexselect.checkpoints.internlm2_tokenizer import load_tokenizer, special_tokens
-from flexselect.checkpoints.internvl_chat import (
+from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.inputs import at_least, in_brackets, plain_positions, square
+from flexselect.families.prompter import Prompter
+from flexselect.families.vision_tower import replaced
+from flexselect.loading.internlm2_tokenizer import load_tokenizer, special_tokens
+from flexselect.loading.internvl_chat import (
     InternVLChatForConditionalGeneration,
     internvl_config,
     is_internvl_chat,
 )
-from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, in_brackets, plain_positions, square
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
-from flexselect.families.prompter import Prompter
-from flexselect.families.replaced import replaced
-from flexselect.layout import Layout
-from flexselect.prompt import VideoClip, VideoPrompt
+from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.structures.layout import Layout
+from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 PREFIX = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"

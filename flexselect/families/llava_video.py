@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
-from flexselect.checkpoints.llava_qwen import (
+from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.inputs import at_least, plain_positions, square, with_newlines
+from flexselect.families.prompter import Prompter
+from flexselect.loading.llava_qwen import (
     NEWLINES,
     LlavaVideoForConditionalGeneration,
     is_llava_qwen,
     llava_config,
 )
-from flexselect.choices import check_choice
-from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, plain_positions, square, with_newlines
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
-from flexselect.families.prompter import Prompter
-from flexselect.layout import Brackets, Layout
-from flexselect.prompt import VideoClip, VideoPrompt
+from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.structures.layout import Brackets, Layout
+from flexselect.structures.prompt import VideoClip, VideoPrompt
+from flexselect.validation import check_choice
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 QUERY = "\n{question}<|im_end|>\n<|im_start|>assistant\n"

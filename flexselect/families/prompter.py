@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.families.text_ids import filled_ids, template_ids
-from flexselect.prompt import VideoClip
+from flexselect.loading.text_ids import filled_ids, template_ids
+from flexselect.structures.prompt import VideoClip
 
 
 class Prompter(ABC):

@@ -20,12 +20,12 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pairs, to_area
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
-from flexselect.families.replaced import SideBySide, replaced
+from flexselect.families.vision_tower import SideBySide, replaced
 from flexselect.families.windows import batch_windows
-from flexselect.layout import Layout
-from flexselect.prompt import VideoClip, VideoPrompt
+from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.structures.layout import Layout
+from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 QUERY = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"

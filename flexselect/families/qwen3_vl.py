@@ -19,12 +19,12 @@ from transformers import (
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pairs, to_area
-from flexselect.families.loading import LoadOptions, checked_tokenizer, load_weights
 from flexselect.families.prompter import Prompter
-from flexselect.families.replaced import SideBySide, replaced
+from flexselect.families.vision_tower import SideBySide, replaced
 from flexselect.families.windows import batch_windows
-from flexselect.layout import Brackets, Layout
-from flexselect.prompt import VideoClip, VideoPrompt
+from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.structures.layout import Brackets, Layout
+from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>user\n"
 BEFORE = "<{seconds:.1f} seconds><|vision_start|>"

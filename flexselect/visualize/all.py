@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flexselect.every_layer import layer_states
-from flexselect.prompt import Selection
-from flexselect.scorers import LiteScorer, ReferenceLayerScorer
-from flexselect.selection import select
+from flexselect.analysis.every_layer import layer_states
+from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.scoring.selection import select
 from flexselect.session import VideoSession
+from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import heat_map, kept_tokens, timeline
 from flexselect.visualize.layers import states_by_layer
 from flexselect.visualize.look import look_at

@@ -16,7 +16,7 @@ MARKS = ((PALE, ".", 2.0), (DARK, "+", 4.0), (WARM, "o", 3.0))  # colour, shape,
 
 
 def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
-    """Draw what `flexselect.locating.summary` found: recall at every layer with 95 % bands, chance, the layer to use.
+    """Draw recall at every layer with 95 % bands, chance, and the layer to use, as `needle_recall.summary` found them.
 
     Args:
         path: PNG to write.
@@ -45,8 +45,8 @@ def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tenso
 
     Args:
         path: PNG to write.
-        states: float [layers + 1, n, D], the embeddings first, see `flexselect.every_layer.layer_states`; at most 8 are
-            drawn, evenly spread, first and last included.
+        states: float [layers + 1, n, D], the embeddings first, see `every_layer.layer_states`; at most 8 are drawn,
+            evenly spread, first and last included.
         groups: which tokens belong to what is named, int64 [*] each; at most three, the most telling one last.
         title: written above.
     """

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from flexselect.controls import RandomScorer, UniformScorer
-from flexselect.frames import stream_of_file
-from flexselect.prompt import Selection, VideoClip
+from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.session import VideoSession
+from flexselect.structures.frames import stream_of_file
+from flexselect.structures.prompt import Selection, VideoClip
 
 HEIGHT, WIDTH = 360, 640  # pixels: the most that a drawn frame has
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flexselect.movie import write_video
+from flexselect.storage.video_writer import write_video
 from flexselect.visualize.frames import light, painter
 from flexselect.visualize.look import Look
 

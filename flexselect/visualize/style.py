@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flexselect.settings import UsageError
+from flexselect.storage.run_settings import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from datamodules.benchmarks.longvideobench import LongVideoBench
 from datamodules.benchmarks.lvbench import LVBench
 from datamodules.benchmarks.mlvu import MLVU
 from datamodules.benchmarks.videomme import VideoMME
-from flexselect.statistics import accuracy
+from flexselect.evaluation.statistics import accuracy
 
 FOLDERS = {VideoMME: "videomme", MLVU: "mlvu", LVBench: "lvbench", LongVideoBench: "datasets/longvideobench"}
 Doc = dict[str, Any]

@@ -13,7 +13,7 @@ from datamodules.rows import read_rows
 from datamodules.rows.conversations import pairs_of, without_marks
 from datamodules.rows.questions import answer_of, options_of, question_of, read_annotations
 from datamodules.rows.text import read_text
-from flexselect.unicode_text import text_only
+from flexselect.structures.unicode_text import text_only
 
 QUESTION = "Où est le café ?"
 CSV = f"id,video,question\n1,a.mp4,{QUESTION}\n"

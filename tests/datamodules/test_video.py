@@ -15,7 +15,7 @@ import torch
 
 from datamodules.video import VideoError, open_video, probe, read_file, read_video
 from datamodules.video_files.decoding import Decoder, decoded
-from flexselect.frames import ReadOptions
+from flexselect.structures.frames import ReadOptions
 
 
 def write(path: Path, count: int, fps: int = 10, faststart: bool = False) -> Path:

@@ -16,8 +16,8 @@ from datamodules.video_files.decoding import Decoder
 from datamodules.video_files.geometry import upright, usable_aspect
 from datamodules.video_files.truncation import promised_size
 from flexselect.families.inputs import even_frames
-from flexselect.frames import ReadOptions, VideoFacts
-from flexselect.video_paths import file_of, is_url, refusal, videos_of
+from flexselect.storage.video_paths import file_of, is_url, refusal, videos_of
+from flexselect.structures.frames import ReadOptions, VideoFacts
 from tests.datamodules.test_video import as_it_is, everything, frames_in_order, write_like_the_web
 
 
@@ -431,13 +431,15 @@ def test_a_folder_that_may_not_be_entered_is_told_with_what_to_do(tmp_path, monk
     def refuse(self):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr("flexselect.video_paths.Path.stat", refuse)  # root may enter every folder
+    monkeypatch.setattr("flexselect.storage.video_paths.Path.stat", refuse)  # root may enter every folder
     assert "`chmod +x` that" in refusal(tmp_path / "a.mp4")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = write_at(tmp_path / "a.mp4", [0, 40])
-    monkeypatch.setattr("flexselect.video_paths.os.access", lambda path, mode: False)  # root may read everything
+    monkeypatch.setattr(
+        "flexselect.storage.video_paths.os.access", lambda path, mode: False
+    )  # root may read everything
     with pytest.raises(VideoError, match=r"a\.mp4: may not be read: permission denied"):
         probe(path)
 

@@ -7,8 +7,8 @@ from datasets import Dataset
 from datamodules.question_data import group_by_video, share
 from datamodules.rows.questions import seconds_of
 from datamodules.video_qa import VideoQADataModule, read_annotations
+from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families import Qwen25VL
-from flexselect.questions import VideoQuestion
 
 ROWS = [
     {"id": "1", "video": "a.mp4", "question": "Q1?", "options": ["x", "y"], "answer": "A"},

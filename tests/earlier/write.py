@@ -14,7 +14,7 @@ import torch
 import cli
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
-from flexselect.feature_cache import FeatureCache
+from flexselect.storage.feature_cache import FeatureCache
 
 MODEL = "checkpoints/demo/video_llm"
 QUESTION = "What colour is the circle?"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from flexselect.answer_parsing import named_option, ours, plain
-from flexselect.frames import ReadOptions
-from flexselect.questions import VideoQuestion
+from flexselect.evaluation.answer_parsing import named_option, ours, plain
+from flexselect.evaluation.questions import VideoQuestion
+from flexselect.structures.frames import ReadOptions
 
 FOUR = ("A green ring on a table", "A blue cube", "a red ball", "none of these")
 TEN = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

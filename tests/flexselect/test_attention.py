@@ -8,7 +8,7 @@ import torch
 
 from bench.probe import measured, whole_tensor
 from flexselect.attention import Probe, cache_keyword, probed_scores, resolve_reduction, visual_attention
-from flexselect.scorers import ReferenceLayerScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from flexselect.analysis.every_layer import Watch, layer_scores, recall_at
 from flexselect.attention import Probe, probed_scores
-from flexselect.every_layer import Watch, layer_scores, recall_at
 from tests import tiny
 
 

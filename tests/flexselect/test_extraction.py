@@ -2,7 +2,7 @@
 
 import pytest
 
-from flexselect.extraction import EXTRACTORS, before_bracket, first_letter, mmmu, ours, ranked
+from flexselect.evaluation.letter_extraction import EXTRACTORS, before_bracket, first_letter, mmmu, ours, ranked
 
 OPTIONS = ("a ring", "a square", "Blue paint", "none")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flexselect.families import family_of
-from flexselect.feature_cache import FeatureCache
-from flexselect.prompt import EncodedVideo
+from flexselect.storage.feature_cache import FeatureCache
+from flexselect.structures.prompt import EncodedVideo
 from tests import tiny
 from tests.near import assert_near
 
@@ -87,7 +87,7 @@ def test_a_full_disk_and_what_a_kill_left(tmp_path, files, monkeypatch, caplog):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flexselect.feature_cache.save_file", full)
+    monkeypatch.setattr("flexselect.storage.encoded_file.save_file", full)
     cache.put(files[2], encoded())
     assert "2.mp4 are not kept" in caplog.text and "No space left on device" in caplog.text
     cache.put(tmp_path / "gone.mp4", encoded())

@@ -6,13 +6,16 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Qwen2VLVideoProcessor
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families.inputs import square
 from flexselect.families.merging import merged
-from flexselect.losses import l1_loss
 from flexselect.ranking import spearman_loss
-from flexselect.scorers import ReferenceLayerScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.training.losses import l1_loss
+from tests.conftest import SMALL
+from tests.golden import shrink
 
 CASES = (
     "L0_max_1set_short",
@@ -30,18 +33,28 @@ FAMILIES = ("qwen2_5_vl", "llava", "internvl2_5")
 EVERY = [(family, case) for family in FAMILIES for case in CASES if case != "Lmid_max_sets_spg" or "qwen" in family]
 
 
-def vision_inputs(family, case, inputs):
-    """The tower's input as the released preprocessing leaves it."""
+SIDES = {"llava": 384, "internvl2_5": 448}
+
+
+def vision_inputs(golden, family, case):
+    """The tower's input as the released preprocessing leaves it; made of the frames where only they are there."""
+    inputs = load_file(golden / family / "inputs.safetensors")
     if family == "qwen2_5_vl":
         grid = torch.tensor(case["grid_thw"])
         seconds = torch.tensor(case["second_per_grid_ts"])
-        pixels = inputs["pixel_values_videos"][: grid.prod()]
-        return {"pixel_values_videos": pixels, "video_grid_thw": grid, "second_per_grid_ts": seconds}
-    pixels = inputs["pixels_u8"][: case["num_frames"]].float()
+        patches = inputs["pixel_values_videos"] if "pixel_values_videos" in inputs else qwen_patches(inputs)
+        return {"pixel_values_videos": patches[: grid.prod()], "video_grid_thw": grid, "second_per_grid_ts": seconds}
+    resized = square(inputs["frames_u8"], SIDES[family]).permute(0, 3, 1, 2)
+    pixels = inputs.get("pixels_u8", resized)[: case["num_frames"]].float()
     if family == "llava":
         return {"pixel_values": (pixels * (1 / 255) - 0.5) / 0.5}
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     return {"pixel_values": (pixels / 255 - mean) / std}
+
+
+def qwen_patches(inputs):
+    processor = Qwen2VLVideoProcessor(do_resize=False, patch_size=14, merge_size=2, cap_pixels_per_frame=False)
+    return processor(videos=[inputs["frames_u8"].permute(0, 3, 1, 2)], return_tensors="pt")["pixel_values_videos"]
 
 
 def open_case(golden, family, name):
@@ -59,7 +72,7 @@ def open_case(golden, family, name):
         device="cpu",
     )
     tensors = load_file(folder / f"case_self_{name}.safetensors")
-    vision = vision_inputs(family, case, load_file(folder / "inputs.safetensors"))
+    vision = vision_inputs(golden, family, case)
     return fs, fs.prompt_from_tensors(input_ids=tensors["input_ids"], **vision), case, tensors
 
 
@@ -79,7 +92,8 @@ def test_training_free_case(golden, family, name):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_visual_embeddings(golden, family):
+def test_visual_embeddings(large_golden, family):
+    golden = large_golden
     fs, prompt, _, _ = open_case(golden, family, "Lmid_max_1set")
     expected = load_file(golden / family / "inputs.safetensors")["vision_embeds_llm"]
     torch.testing.assert_close(fs.encode(prompt).features, expected, atol=2e-5, rtol=1e-4)
@@ -104,7 +118,7 @@ def open_lite_case(golden, family, name, **options):
     )
     tensors = load_file(folder / f"case_lite_{name}.safetensors")
     own = {"selector_input_ids": tensors["selector_input_ids"]} if "selector_input_ids" in tensors else {}
-    vision = vision_inputs(family, case, load_file(folder / "inputs.safetensors"))
+    vision = vision_inputs(golden, family, case)
     return fs, fs.prompt_from_tensors(input_ids=tensors["input_ids"], **vision, **own), tensors
 
 
@@ -137,7 +151,8 @@ def test_lite_internvl_exactly_aligned(golden, name):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
-def test_what_a_selector_sees(golden, family):
+def test_what_a_selector_sees(large_golden, family):
+    golden = large_golden
     fs, prompt, _ = open_lite_case(golden, family, "max_1set")
     expected = load_file(golden / family / "inputs.safetensors")["vision_embeds_selector"]
     torch.testing.assert_close(fs.encode(prompt).seen, expected, atol=2e-5, rtol=1e-4)
@@ -172,22 +187,46 @@ def test_canary_another_layer_gives_other_tokens(golden, family):
     assert not torch.equal(fs.select(prompt).kept, expected["kept_global_idx"])
 
 
-@pytest.mark.parametrize(("family", "side"), [("llava", 384), ("internvl2_5", 448)])
+@pytest.mark.parametrize(("family", "side"), SIDES.items())
 def test_resize_is_the_released_one(golden, family, side):
-    inputs = load_file(golden / family / "inputs.safetensors")
-    resized = square(inputs["frames_u8"], side)
-    assert torch.equal(resized.permute(0, 3, 1, 2), inputs["pixels_u8"])
+    inputs, recorded = load_file(golden / family / "inputs.safetensors"), golden / family / "pixels.json"
+    resized = square(inputs["frames_u8"], side).permute(0, 3, 1, 2)
+    if recorded.exists():
+        assert shrink.digest(resized) == json.loads(recorded.read_text())["pixels_u8"]
+    else:
+        assert torch.equal(resized, inputs["pixels_u8"])
 
 
-def test_a_training_step_of_the_released_code(golden):
+def test_patches_are_the_released_ones(large_golden):
+    inputs = load_file(large_golden / "qwen2_5_vl" / "inputs.safetensors")
+    torch.testing.assert_close(qwen_patches(inputs), inputs["pixel_values_videos"], atol=1e-6, rtol=0)
+
+
+def test_the_small_set_is_the_large_one(large_golden):
+    """What lies in tests/golden, byte by byte where files were taken whole, tensor by tensor where they were cut."""
+    for file in sorted(SMALL.rglob("*")):
+        whole = large_golden / file.relative_to(SMALL)
+        if file.suffix == ".safetensors" and file.parent.name not in ("model", "selector"):
+            expected, kept = load_file(whole), load_file(file)
+            for name, tensor in kept.items():
+                assert torch.equal(tensor, expected[name][: len(tensor)] if tensor.ndim else expected[name]), (
+                    file,
+                    name,
+                )
+        elif file.is_file() and whole.is_file():
+            assert file.read_bytes() == whole.read_bytes(), file
+
+
+def test_a_training_step_of_the_released_code(large_golden):
     """One LLaVA clip: teacher scores, student scores, and the gradient of every parameter under both losses."""
+    golden = large_golden
     expected = load_file(golden / "losses" / "case_train_step_llava.safetensors")
     folder = golden / "llava"
     fs = FlexSelect.from_pretrained(
         str(folder / "model"), selector=str(folder / "selector"), dtype="float32", device="cpu"
     )
     case = {"num_frames": 4}
-    vision_in = vision_inputs("llava", case, load_file(folder / "inputs.safetensors"))
+    vision_in = vision_inputs(golden, "llava", case)
     prompt = fs.prompt_from_tensors(input_ids=expected["input_ids"], **vision_in)
     selector, encoded = fs.scorer.selector, fs.encode(prompt)
     teacher = ReferenceLayerScorer(fs.lm, 5).score(encoded, prompt.query_ids).clone()

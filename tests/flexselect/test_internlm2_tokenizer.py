@@ -6,7 +6,7 @@ import json
 import pytest
 import sentencepiece
 
-from flexselect.checkpoints.internlm2_tokenizer import InternLM2Tokenizer, load_tokenizer
+from flexselect.loading.internlm2_tokenizer import InternLM2Tokenizer, load_tokenizer
 
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": 300, "<|im_end|>": 301, "<img>": 302, "</img>": 303}
 TEXT = ["What colour is the circle?", "你是书生·万象，英文名是InternVL", "  two  spaces\nand a line"] * 20

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from flexselect.json_lines import append_line, json_line, read_json_lines
-from flexselect.results import merge_predictions, read_predictions
+from flexselect.evaluation.results import merge_predictions, read_predictions
+from flexselect.storage.json_lines import append_line, json_line, read_json_lines
 
 ENDS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e \r"
 

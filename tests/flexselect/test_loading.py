@@ -236,6 +236,6 @@ def test_convert_does_not_overwrite(model_folder, tmp_path, capsys):
     ("kind", "message"), [("4bit", "needs bitsandbytes and a GPU"), ("2bit", "must be 4bit or 8bit")]
 )
 def test_quantization_that_cannot_be_had_is_refused(model_folder, monkeypatch, kind, message):
-    monkeypatch.setattr("flexselect.families.loading.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("flexselect.loading.weights.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         FlexSelect.from_pretrained(str(model_folder), quantization=kind, device="cpu")

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from flexselect import ranking
-from flexselect.losses import LOSSES, l1_loss, l2_loss, listwise_loss
 from flexselect.ranking import hard_rank, soft_rank, spearman, spearman_loss
+from flexselect.training.losses import LOSSES, l1_loss, l2_loss, listwise_loss
 
 RELEASED = {"spearman": spearman_loss, "l1": l1_loss, "l2_plus_spearman": l2_loss}
 CASES = ("hand5", "l1_equal_entries", "llava_scores_max", "llava_scores_mean", "near_temperature", "perfect")

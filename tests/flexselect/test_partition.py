@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flexselect.partition import frame_sets, split_budget, split_budget_released
+from flexselect.scoring.frame_sets import frame_sets, split_budget, split_budget_released
 
 
 @pytest.mark.parametrize(

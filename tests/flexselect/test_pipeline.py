@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flexselect import FlexSelect, Selection
-from flexselect.controls import RandomScorer, UniformScorer
-from flexselect.scorers import ReferenceLayerScorer
+from flexselect.scoring.controls import RandomScorer, UniformScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
 
 

@@ -18,10 +18,10 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from flexselect.checkpoints.internvl_chat import internvl_config
-from flexselect.checkpoints.llava_qwen import llava_config
 from flexselect.families import family_of
-from flexselect.families.loading import LoadOptions
+from flexselect.loading.internvl_chat import internvl_config
+from flexselect.loading.llava_qwen import llava_config
+from flexselect.loading.weights import LoadOptions
 from tests import tiny
 
 QWEN2 = {

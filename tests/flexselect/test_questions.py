@@ -1,6 +1,6 @@
 import pytest
 
-from flexselect.questions import VideoQuestion
+from flexselect.evaluation.questions import VideoQuestion
 
 WORDS = VideoQuestion("1", "v.mp4", "Which?", answer="Red")
 CHOICE = VideoQuestion("1", "v.mp4", "Which?", options=("ring", "circle", "a cup"), answer="B")

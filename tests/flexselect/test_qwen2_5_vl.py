@@ -8,7 +8,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from flexselect import FlexSelect
 from flexselect.families import Qwen25VL, family_of
-from flexselect.layout import lay_out
+from flexselect.structures.layout import lay_out
 from tests import tiny
 from tests.near import assert_near
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flexselect import FlexSelect, Selection, VideoPrompt
-from flexselect.scorers import ReferenceLayerScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
 from tests.near import assert_near
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexselect import score_store
 from flexselect.families import family_of
-from flexselect.fingerprint import weights_hash
-from flexselect.score_store import ScoreStore, ScoreWriter, as_stored
-from flexselect.settings import UsageError
-from flexselect.teacher import Teacher
+from flexselect.loading.fingerprint import weights_hash
+from flexselect.storage import score_store
+from flexselect.storage.run_settings import UsageError
+from flexselect.storage.score_store import ScoreStore, ScoreWriter, as_stored
+from flexselect.training.teacher import Teacher
 from tests import tiny
 
 SETTINGS = {"weights": "a", "path": "x", "family": {"max_frames": 64}, "reference_layer": 2}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flexselect.attention import visual_attention
-from flexselect.prompt import VideoPrompt
+from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
 
 QUESTIONS = ("What colour is the circle?", "Red?", "Which of the shapes that are seen in the video is red?")

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from flexselect.partition import frame_sets, split_budget
 from flexselect.ranking import recall_at_k
-from flexselect.selection import select
+from flexselect.scoring.frame_sets import frame_sets, split_budget
+from flexselect.scoring.selection import select
 
 
 def test_keeps_the_best_of_each_set_in_the_order_of_the_video():

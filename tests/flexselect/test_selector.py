@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from flexselect import FlexSelect, LiteSelector
 from flexselect.attention import PROBED
 from flexselect.families import family_of
-from flexselect.selector import selector_config
+from flexselect.selectors.lite_selector import selector_config
 from tests import tiny
 from tests.near import assert_near
 
@@ -156,7 +156,7 @@ def test_pushed_to_the_hub_with_its_card(made, tmp_path, monkeypatch):
             shutil.copytree(folder_path, tmp_path / "hub")
             return f"hub/{repo_id}"
 
-    monkeypatch.setattr("flexselect.selector.HfApi", Hub)
+    monkeypatch.setattr("flexselect.selectors.lite_selector.HfApi", Hub)
     selector = LiteSelector.from_pretrained(str(folder))
     selector.config.training = said
     assert selector.push_to_hub("me/selector", private=True, token="t") == "hub/me/selector"

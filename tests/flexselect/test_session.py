@@ -8,11 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flexselect import FlexSelect, LiteSelector
+from flexselect.engine.batching import left_padded
 from flexselect.families import family_of
-from flexselect.families.batching import left_padded
-from flexselect.frames import FrameStream
-from flexselect.prompt import VideoPrompt
-from flexselect.selector import selector_config
+from flexselect.selectors.lite_selector import selector_config
+from flexselect.structures.frames import FrameStream
+from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
 from tests.near import assert_near
 
@@ -204,7 +204,7 @@ def test_what_cannot_be_written_or_asked_is_said(load, tmp_path, monkeypatch):
     def full(*_):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("flexselect.feature_cache.save_file", full)
+    monkeypatch.setattr("flexselect.storage.encoded_file.save_file", full)
     with pytest.raises(
         OSError, match=r"a.session cannot be written \(\d+ MB\): No space left on device; free some room"
     ):
@@ -269,7 +269,7 @@ def test_a_batch_keeps_to_its_token_limit(load, monkeypatch):
     generate = fs.lm.generate
     fs.lm.generate = lambda inputs, *more: batches.append(tuple(inputs["input_ids"].shape)) or generate(inputs, *more)
     one = session.ask("Why?", 2)
-    monkeypatch.setattr("flexselect.asking.TOKENS_TOGETHER", 2 * batches[0][1])
+    monkeypatch.setattr("flexselect.engine.answering.TOKENS_TOGETHER", 2 * batches[0][1])
     answers = session.ask_all(["Why?"] * 5, 2)
     assert [size for size, _ in batches] == [1, 2, 2, 1] and {a.text for a in answers} == {one.text}
     assert session.ask_all([]) == []

@@ -6,9 +6,9 @@ from transformers import Qwen2ForCausalLM
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
-from flexselect.families.loading import LoadOptions
-from flexselect.starting import starting_config, starting_weights
-from flexselect.trainable import LINEARS, add_lora, merge_lora
+from flexselect.loading.weights import LoadOptions
+from flexselect.training.adapters import LINEARS, add_lora, merge_lora
+from flexselect.training.initialization import starting_config, starting_weights
 from tests import tiny
 
 KINDS = ("qwen2_5_vl", "llava_video", "internvl")

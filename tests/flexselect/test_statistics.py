@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from flexselect.results import summarise, table
-from flexselect.statistics import accuracy, interval, mcnemar
+from flexselect.evaluation.results import summarise, table
+from flexselect.evaluation.statistics import accuracy, interval, mcnemar
 
 
 def test_accuracy_over_questions_or_groups():

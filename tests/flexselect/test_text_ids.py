@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from flexselect.checkpoints.internlm2_tokenizer import InternLM2Tokenizer
-from flexselect.families.text_ids import filled_ids, reread, reserved, template_ids, text_ids
-from flexselect.unicode_text import text_only
+from flexselect.loading.internlm2_tokenizer import InternLM2Tokenizer
+from flexselect.loading.text_ids import filled_ids, reread, reserved, template_ids, text_ids
+from flexselect.structures.unicode_text import text_only
 from tests import tiny
 
 REAL = next(Path(__file__).parents[3].glob("*/real/qwen2_5_tokenizer"), None)

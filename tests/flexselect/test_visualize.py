@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from flexselect import FlexSelect, Selection
-from flexselect.movie import write_video
-from flexselect.report import _along, _binned, seen
+from flexselect.storage.video_writer import write_video
 from flexselect.visualize import draw_all, heat_map, look_at, overlay
 from flexselect.visualize.frames import light, painter
 from flexselect.visualize.layers import principal
 from flexselect.visualize.look import HEIGHT, stretched
+from flexselect.visualize.report import _along, _binned, seen
 from flexselect.visualize.style import HEAT, clock_time, shortened
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"

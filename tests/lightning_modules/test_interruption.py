@@ -14,7 +14,7 @@ import torch
 
 import cli
 from flexselect.session import VideoSession
-from flexselect.teacher import Teacher
+from flexselect.training.teacher import Teacher
 from lightning_modules.selector_training import SelectorTraining
 from tests.lightning_modules.test_selector_training import fit_words, words
 

@@ -13,9 +13,9 @@ from PIL import Image
 import cli
 from datamodules.needle_clips import NeedleClips
 from datamodules.needles import write_needle_videos
+from flexselect.analysis.needle_recall import clip_recalls, summary
+from flexselect.analysis.needle_recall import table as needle_table
 from flexselect.families import family_of
-from flexselect.locating import clip_recalls, summary
-from flexselect.locating import table as needle_table
 
 ROOT = Path(__file__).parents[2]
 

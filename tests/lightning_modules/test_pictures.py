@@ -7,7 +7,7 @@ import pytest
 
 import cli
 from flexselect import FlexSelect
-from flexselect.report import write_report
+from flexselect.visualize.report import write_report
 
 DEMO = "configs/demo/{}.yaml"
 QUIET = ["--trainer.enable_progress_bar", "false"]

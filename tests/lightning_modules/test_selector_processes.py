@@ -127,7 +127,7 @@ def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):
     both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     run(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *both))
     run(words("predict", "teacher_scores", qwen, clips, tmp_path / "one"))
-    from flexselect.score_store import ScoreStore
+    from flexselect.storage.score_store import ScoreStore
 
     one, two = ScoreStore(tmp_path / "one"), ScoreStore(tmp_path / "two")
     assert one.scored == two.scored and len(one.scored) == 12

@@ -10,7 +10,7 @@ import yaml
 import cli
 from flexselect import LiteSelector
 from flexselect.families import family_of
-from flexselect.families.loading import LoadOptions
+from flexselect.loading.weights import LoadOptions
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

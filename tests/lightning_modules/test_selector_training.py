@@ -13,11 +13,11 @@ import torch
 import cli
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect, LiteSelector, VideoPrompt
+from flexselect.contracts import TrainingClip
 from flexselect.families import family_of
-from flexselect.frames import ReadOptions
-from flexselect.losses import LOSSES
-from flexselect.score_store import as_stored
-from flexselect.training_clip import TrainingClip
+from flexselect.storage.score_store import as_stored
+from flexselect.structures.frames import ReadOptions
+from flexselect.training.losses import LOSSES
 from lightning_modules.selector_training import SelectorTraining
 from tests import tiny
 from tests.near import assert_near, assert_near_stored

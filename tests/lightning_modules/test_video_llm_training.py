@@ -13,7 +13,7 @@ import cli
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.families import Qwen25VL
-from flexselect.layout import lay_out
+from flexselect.structures.layout import lay_out
 from lightning_modules.video_llm_training import VideoLLMTraining, _spread
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""Which layer of a VideoLLM finds what a question asks for."""

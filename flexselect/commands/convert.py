@@ -1,0 +1,45 @@
+"""Write a checkpoint of any known layout in Hugging Face layout, for tools that read only that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import InternVLForConditionalGeneration, LlavaOnevisionForConditionalGeneration
+
+from flexselect.families import family_of
+from flexselect.loading.internvl_chat import InternVLChatForConditionalGeneration
+from flexselect.loading.llava_qwen import LlavaVideoForConditionalGeneration
+from flexselect.loading.weights import TOKENIZER_FILES, LoadOptions, copy_files
+
+STOCK: dict[type, Any] = {
+    LlavaVideoForConditionalGeneration: LlavaOnevisionForConditionalGeneration,
+    InternVLChatForConditionalGeneration: InternVLForConditionalGeneration,
+}
+PROCESSOR_FILES = ("generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+
+
+def convert(input: str, output: str) -> None:
+    """Convert a checkpoint; weights keep their dtype, tokenizer files are copied as they are.
+
+    Args:
+        input: local folder or hub id.
+        output: folder to write; must not hold a checkpoint yet.
+
+    Raises:
+        ValueError: if the checkpoint is unknown or does not fit, or `output` holds one already.
+    """
+    folder = Path(output)
+    if (folder / "config.json").exists():
+        raise ValueError(f"{output} holds a checkpoint already; give another --output, or delete it")
+    family = family_of(input)
+    model = family.load(LoadOptions(dtype="auto")).model
+    stock = STOCK.get(type(model))
+    if stock is not None:
+        weights = model.state_dict()
+        model = stock._from_config(model.config, dtype=model.dtype)
+        model.load_state_dict(weights, assign=True)
+    if "flexselect" in family.config:
+        model.config.flexselect = family.config["flexselect"]
+    model.save_pretrained(folder)
+    copy_files(input, folder, (*TOKENIZER_FILES, *PROCESSOR_FILES))

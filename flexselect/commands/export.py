@@ -1,0 +1,73 @@
+"""A training checkpoint's selector, as a folder that `LiteSelector.from_pretrained` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+
+from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig
+from flexselect.training.adapters import add_lora, merge_lora
+
+PREFIX = "selector."
+
+
+def export(ckpt_path: str, output: str, overwrite: bool = False) -> str:
+    """Write config.json, model.safetensors, a model card, and its tokenizer where the selector has its own.
+
+    Args:
+        ckpt_path: a checkpoint that `fit` wrote while it trained a selector.
+        output: folder to write.
+        overwrite: replace a selector that is there.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: not one of a selector, or `output` holds a checkpoint already.
+    """
+    if (Path(output) / "config.json").exists() and not overwrite:
+        raise ValueError(f"{output} holds a checkpoint already; give another --output, or delete it")
+    checkpoint = read_checkpoint(ckpt_path)
+    about = checkpoint.get("selector")
+    if about is None:
+        raise ValueError(f"{ckpt_path} holds no selector: it was not written by a selector's training")
+    selector = LiteSelector(LiteSelectorConfig.from_dict(about["config"]))
+    selector.name_or_path = about["tokenizer"]
+    if about["lora"] is not None:
+        add_lora(selector, about["lora"])
+    weights = {name[len(PREFIX) :]: w for name, w in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+    selector.load_state_dict(weights)
+    if about["lora"] is not None:
+        merge_lora(selector)
+    selector.config.training = about["card"]
+    selector.save_pretrained(output)
+    return f"{ckpt_path} is exported to {output}\n"
+
+
+def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
+    """What `fit` wrote, mapped into memory.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: naming a file that is broken, or none of a training.
+    """
+    if Path(ckpt_path).is_dir():
+        raise ValueError(
+            f"{ckpt_path} is a folder; a checkpoint that `fit` wrote is a file, checkpoints/best.ckpt for one"
+        )
+    if not Path(ckpt_path).is_file():
+        raise FileNotFoundError(f"{ckpt_path}: no such checkpoint")
+    if not is_zipfile(ckpt_path):
+        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: it is cut short, or another kind of file")
+    try:
+        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # pickle, zip and EOF errors, by what is broken
+        reason = str(error).partition(". ")[0]  # torch goes on with advice that does not fit
+        raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{ckpt_path} is no checkpoint of a training: it holds no state_dict")
+    return checkpoint

@@ -1,0 +1,74 @@
+"""One VideoLLM, asked in up to three ways about the same video: dense, training-free, lite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from flexselect.pipeline import FlexSelect
+from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.scorer import Scorer
+from flexselect.selectors.lite_selector import LiteSelector
+from flexselect.session import VideoSession
+from flexselect.structures.prompt import Answer
+from flexselect.visualize import heat_map, kept_tokens, look_at
+
+UNITS, COLUMNS = 6, 3  # of a picture that stands beside others
+DENSE, SELF, LITE = "dense", "training-free", "lite"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An answer with its pictures: heat map and kept tokens; none of a dense one."""
+
+    answer: Answer
+    pictures: list[Image.Image]
+
+
+class Modes:
+    """Holds the weights once. For one thread at a time.
+
+    Args:
+        fs: the loaded VideoLLM, training-free.
+        lite: a trained selector, folder or hub id; None: without that mode.
+    """
+
+    def __init__(self, fs: FlexSelect, lite: str | None = None) -> None:
+        sets = fs.units_per_set
+        scorers: dict[str, Scorer | None] = {DENSE: None, SELF: fs.scorer}
+        if lite is not None:
+            dtype = str(fs.lm.model.dtype).removeprefix("torch.")
+            trained = LiteSelector.from_pretrained(lite, dtype=dtype, device=fs.lm.device)
+            scorers[LITE] = LiteScorer(fs.lm, trained, units_per_set=sets)
+        self.ways = {mode: FlexSelect(fs.lm, fs.family, scorer, fs.budget, sets) for mode, scorer in scorers.items()}
+        self.budget = fs.budget
+
+    def open(self, video: Path) -> dict[str, VideoSession]:
+        """Decode and encode a video once, for all modes; a session each.
+
+        Raises:
+            ValueError: what is wrong with the video.
+        """
+        *others, last = self.ways  # lite, where there is one: what is encoded for it serves the others too
+        session = self.ways[last].open(video, progress=True)
+        sessions = {mode: self.ways[mode].open_encoded(session.encoded, session.timings) for mode in others}
+        for other in sessions.values():
+            other.video = video
+        return {**sessions, last: session}
+
+    def ask(self, session: VideoSession, question: str, budget: int, max_new_tokens: int) -> Shown:
+        """Answer in one mode, and draw what was looked at."""
+        session.flexselect.budget = budget
+        answer = session.ask(question, max_new_tokens)
+        if answer.selection is None:
+            return Shown(answer, [])
+        look, pictures = look_at(session, answer.selection), []
+        with TemporaryDirectory() as folder:
+            for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
+                draw(Path(folder) / "picture.png", look, title, UNITS, COLUMNS)
+                with Image.open(Path(folder) / "picture.png") as picture:
+                    pictures.append(picture.convert("RGB"))
+        return Shown(answer, pictures)

@@ -1,0 +1,1 @@
+"""One loaded model: it encodes a video, selects its tokens and answers. It knows no session."""

@@ -1,0 +1,1 @@
+"""Checkpoint folders as their authors publish them, read without remote code."""

@@ -1,0 +1,58 @@
+"""Which weights and packages these are: what two results must share to be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from flexselect.storage.file_hash import add_samples
+
+SAMPLES = 64  # of each file
+
+
+def weights_hash(path: str) -> str:
+    """Hash of a checkpoint's configuration and weights, 16 hex digits; the same wherever the folder lies.
+
+    Of each weight file the size, the header and 64 samples of 4 KB count: a training step changes nearly every weight,
+    and a 72B is hashed in a second.
+
+    Args:
+        path: local folder or hub id.
+
+    Raises:
+        FileNotFoundError: naming the file that is missing.
+    """
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(f"{file.name} ".encode())
+        add_samples(digest, file, SAMPLES)
+    return digest.hexdigest()[:16]
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that can move a number."""
+    names = ("flexselect", "torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def text_hash(texts: list[str]) -> str:
+    """Hash of prompts, 16 hex digits."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _files(path: str) -> list[Path]:
+    """config.json, then the weights."""
+    names = ["config.json", "model.safetensors"]
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        names[1:] = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    found = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
+    missing = [name for name, file in found.items() if file is None]
+    if missing:
+        raise FileNotFoundError(f"{path} has no {', '.join(missing)}")
+    return [Path(str(file)) for file in found.values()]

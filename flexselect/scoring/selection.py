@@ -1,0 +1,39 @@
+"""From scores to kept tokens: top-k per set, merged, in the order of the video. Knows nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flexselect.structures.prompt import Selection
+
+
+def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Selection:
+    """Keep the best tokens of each set (FlexSelect, section 3.2).
+
+    Args:
+        scores: [V], one score a visual token.
+        sets: S index tensors [*] into the scores, disjoint.
+        budgets: how many tokens each set keeps; at most the set's size.
+
+    Returns:
+        The selection; `kept` is strictly ascending. Among equal scores the earlier token wins, on every device.
+
+    Raises:
+        ValueError: if a score is NaN: no ranking would mean anything.
+    """
+    if torch.isnan(scores).any():
+        count = int(torch.isnan(scores).sum())
+        raise ValueError(
+            f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
+            "load it in bfloat16 or float32, and check that its weights are finite."
+        )
+    kept = [tokens[_top(scores[tokens.to(scores.device)], k).to(tokens.device)] for tokens, k in zip(sets, budgets)]
+    return Selection(scores=scores.float(), kept=torch.cat(kept).sort().values.to(scores.device), sets=sets)
+
+
+def _top(scores: Tensor, k: int) -> Tensor:
+    """Indices of the k largest; a stable sort, because topk breaks ties differently from device to device."""
+    return scores.sort(descending=True, stable=True).indices[:k]

@@ -1,0 +1,74 @@
+"""What is refused before minutes are spent on it, and in which words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_place(keep_on: str | None) -> None:
+    """Refuse a place to keep things that is neither "disk" nor a device of this machine."""
+    if keep_on in (None, "disk"):
+        return
+    try:
+        kind = torch.device(keep_on).type
+    except (RuntimeError, TypeError):
+        kind = None
+    if kind in (None, "meta"):
+        raise ValueError(f'keep_on must be a device, such as "cpu" or "cuda:0", or "disk"; got {keep_on!r}')
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'keep_on={keep_on!r}: this machine has no such GPU; "cpu" and "disk" keep off the GPU')
+
+
+def check_cache(folder: str, most_gb: float) -> None:
+    """Refuse a feature cache that cannot be written, or has no room.
+
+    Raises:
+        ValueError: naming the option and the reason.
+    """
+    if most_gb <= 0:
+        raise ValueError(f"feature_cache_gb must be above 0, got {most_gb}")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tried = Path(folder) / f".writable-{os.getpid()}"
+        tried.touch()
+        tried.unlink()
+    except OSError as error:
+        raise ValueError(f"feature_cache {folder} cannot be written: {error.strerror}") from error
+
+
+def checked_frames(video: Tensor | np.ndarray) -> Tensor:
+    """Frames as a tensor uint8 [T, h, w, 3]."""
+    if not isinstance(video, (Tensor, np.ndarray)):
+        raise ValueError(f"a video is a path, or frames as a tensor or array; got {type(video).__name__}")
+    frames = torch.as_tensor(video)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
+        raise ValueError(f"frames must be uint8 [T, h, w, 3], T >= 1; got {frames.dtype} {list(frames.shape)}")
+    return frames
+
+
+def checked_question(question: Any) -> str:
+    """A question in words."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError("the question is empty")
+    return question
+
+
+def checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:
+    """Times of `count` frames, float64 [count]."""
+    times = torch.as_tensor(seconds, dtype=torch.float64)
+    if times.shape != (count,) or not bool(times.isfinite().all() and (times.diff() >= 0).all()):
+        raise ValueError(f"seconds must be {count} finite numbers in ascending order, one a frame")
+    return times
