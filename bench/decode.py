@@ -100,7 +100,7 @@ def checksums(frames: Tensor) -> Tensor:
 def opened(fs: FlexSelect, path: str, count: int) -> Tensor:
     """A whole session: decoded, resized, encoded, and let go of."""
     fs.family.max_frames = count
-    return fs.open(path, progress=False).encoded.features.mean(1)
+    return fs.open(path, progress=False).encode().features.mean(1)
 
 
 def with_model(path: str, count: int) -> tuple[FlexSelect, str, int]:

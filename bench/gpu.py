@@ -186,7 +186,7 @@ def main() -> None:
             for frames in options.frames:
                 prompt = random_prompt(grid, form, frames // model.unit_frames, next(lm.model.parameters()))
                 for mode, scorer in scorers.items():
-                    fs = FlexSelect(lm, family, scorer, model.budget)
+                    fs = FlexSelect(lm, family, scorer, budget=model.budget)
                     rows.append(measured(fs, mode, model, prompt, frames))
                     show(rows[-1])
         del lm, selector, scorers, fs, prompt

@@ -100,8 +100,8 @@ def floor(v: Video) -> Tensor:
 @torch.inference_mode()
 def ours(v: Video) -> Tensor:
     """Which tokens are kept."""
-    scores = ReferenceLayerScorer(v.lm, LAYER, "max", UNITS_PER_SET).score(v.encoded, v.query)
     sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
+    (scores,) = ReferenceLayerScorer(v.lm, LAYER, "max").score_many(v.encoded, [v.query], sets)
     return select(scores, sets, split_budget(BUDGET, [len(tokens) for tokens in sets])).kept
 
 

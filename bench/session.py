@@ -78,7 +78,9 @@ def main() -> None:
                 about = {"selector": selector, "dtype": "float32", "device": "cpu", "units_per_set": UNITS_PER_SET}
                 fs = FlexSelect.from_pretrained(str(model), **about)
                 video = random_video(fs, name, UNITS)
-                fs.budget = video.num_tokens // SHARE
+                fs = FlexSelect(
+                    fs.lm, fs.family, fs.scorer, **{**vars(fs.options), "budget": video.num_tokens // SHARE}
+                )
                 table += measured(name, label, fs, lambda fs=fs, video=video: fs.open_encoded(video))
     write_result("session", {"demo_units": DEMO_UNITS, "units": UNITS, "questions": QUESTIONS}, table)
 

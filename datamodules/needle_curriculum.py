@@ -60,6 +60,7 @@ class NeedleCurriculum(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """One epoch of the current stage; what is left of it, where a training goes on."""
+        assert self.trainer is not None
         epoch = self.trainer.current_epoch
         forms = ("words", "choice") if self.stages[self.stage][2] else ("words",)
         if all(self.trainer.callback_metrics.get(f"{form}_accuracy", 0.0) >= self.advance_at for form in forms):

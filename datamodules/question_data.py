@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.processes import left_where_it_is, process_of
 from datamodules.video import VideoError, open_video
-from flexselect.evaluation.questions import QuestionItem, VideoQuestion
+from flexselect.contracts import QuestionItem
+from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
+from flexselect.families.prompter import Prompter
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.storage.file_hash import file_hash
 from flexselect.storage.video_paths import file_of, size_of
@@ -106,7 +108,7 @@ class _Items(Dataset):
         cache: FeatureCache | None,
     ) -> None:
         self.family, self.questions, self.root, self.cache = family, questions, root, cache
-        self.prompter = None  # built in the worker
+        self.prompter: Prompter | None = None  # built in the worker
         to_ask = {i: q.part for i, q in enumerate(questions) if q.key not in answered and q.error is None}
         self.openers = set({part: i for i, part in reversed(to_ask.items())}.values())
 
@@ -121,22 +123,22 @@ class _Items(Dataset):
         item = QuestionItem(question, True, path=str(path))
         try:
             self.prompter = self.prompter or self.family.prompter()
-            item = replace(item, **self._opened(path, question.reading), video_hash=file_hash(path))
+            item = replace(item, **self._opened(path, question.reading, self.prompter), video_hash=file_hash(path))
         except VideoError as error:
             return replace(item, error=str(error), warnings=tuple(error.warnings), path=None)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
             return replace(item, error=f"{question.video}: {type(error).__name__}: {error}", path=None)
         return replace(item, decode_seconds=time.perf_counter() - began)
 
-    def _opened(self, path: Path, reading: ReadOptions) -> dict[str, Any]:
+    def _opened(self, path: Path, reading: ReadOptions, prompter: Prompter) -> dict[str, Any]:
         """What there is of a video: its features, or its frames as they come, or all of them."""
-        encoded = self.cache.get(path, self.prompter.prefix_ids, reading) if self.cache else None
+        encoded = self.cache.get(path, prompter.prefix_ids, reading) if self.cache else None
         if encoded is not None:
             return {"encoded": encoded}
-        stream = open_video(path, self.family.sample, self.prompter.resize, reading)
+        stream = open_video(path, self.family.sample, prompter.resize, reading)
         if get_worker_info() is None:  # decoded while the tower looks at it
             return {"stream": stream}
-        return {"clip": replace(self.prompter.clip(stream.whole(), stream.seconds), about=stream.about)}
+        return {"clip": replace(prompter.clip(stream.whole(), stream.seconds), about=stream.about)}
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:

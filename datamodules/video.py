@@ -77,7 +77,8 @@ def probe(path: str | Path) -> VideoInfo:
     index, about = read_file(path, WHOLE)
     with _failing(path, index.times[:1], index, about.warnings):
         (first,) = _frames(index, index.times[:1], lambda frame: frame, 1, WHOLE)
-    return VideoInfo(len(index.times), index.rate, *first.shape[1:3], index.length, index)
+    height, width = first.shape[1:3]
+    return VideoInfo(len(index.times), index.rate, height, width, index.length, index)
 
 
 def open_video(

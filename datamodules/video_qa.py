@@ -97,7 +97,7 @@ def _each_once(files: list[str], root: str) -> list[str]:
 def _questions(files: list[str], asked: list[str], reading: ReadOptions) -> list[VideoQuestion]:
     """Every question about every video, with ids after the videos."""
     stems = Counter(Path(file).stem for file in files)
-    found = []
+    found: list[VideoQuestion] = []
     for file in files:
         name = Path(file).stem if stems[Path(file).stem] == 1 else file
         for number, question in enumerate(asked, 1):

@@ -7,27 +7,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexselect.engine.answering import answers
+from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
+from flexselect.engine.engine import Engine
 from flexselect.evaluation.questions import VideoQuestion
-from flexselect.loading.fingerprint import weights_hash
-from flexselect.scoring.attention_scorer import AttentionScorer
-from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.prefix_cache import PreparedSets, named_states, with_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.storage.run_settings import differences
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip
 from flexselect.validation import check_choice, check_place, checked_question
-
-if TYPE_CHECKING:
-    from flexselect.pipeline import FlexSelect
 
 KEEP = ("nothing", "features", "scores_kv")
 
@@ -36,7 +31,7 @@ class VideoSession:
     """A video that is ready for questions: its frames are decoded and encoded once. For one thread at a time.
 
     Args:
-        flexselect: the model.
+        engine: the model.
         source: where frames come from; None where only their features were kept.
         encoded: the features; None: they are made when they are first asked for.
         timings: seconds spent on the video so far, under decode and encode.
@@ -45,13 +40,13 @@ class VideoSession:
 
     def __init__(
         self,
-        flexselect: FlexSelect,
+        engine: Engine,
         source: VideoClip | FrameStream | None,
         encoded: EncodedVideo | None = None,
         timings: dict[str, float] | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.flexselect, self.source, self.progress = flexselect, source, progress
+        self.engine, self.source, self.progress = engine, source, progress
         self.timings = self._spent_before = dict(timings or {})
         self.keep: str = "features"
         self.keep_on: str | None = None
@@ -89,18 +84,18 @@ class VideoSession:
             folder.cleanup()
         return self
 
-    @property
-    def clip(self) -> VideoClip | None:
+    def read_clip(self) -> VideoClip | None:
         """The frames, for pictures, decoded anew where they were not kept; None where there is no video."""
         if isinstance(self.source, FrameStream):
-            clip = self.flexselect.lm.prompter.clip(self.source.whole(), self.source.seconds)
+            clip = self.engine.lm.prompter.clip(self.source.whole(), self.source.seconds)
             return replace(clip, about=self.source.about)
         return self.source
 
     @property
     def seconds(self) -> Tensor | None:
         """When each frame is shown, float64 [T]; None if unknown."""
-        return self.encoded.seconds if self.source is None else self.source.seconds
+        known = self._encoded if self.source is None else self.source
+        return None if known is None else known.seconds
 
     @property
     def warnings(self) -> list[str]:
@@ -110,24 +105,22 @@ class VideoSession:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Units, and the token rows and columns of a unit; encodes the video if that was not done yet."""
+        """Units, and the token rows and columns of a unit; known once the video was encoded.
+
+        Raises:
+            ValueError: before that.
+        """
         if self.sampling is None:
-            self.encode()
-        assert self.sampling is not None
+            raise ValueError("the video is not encoded yet: call encode() first")
         return tuple(self.sampling["grid"])
 
-    @property
-    def encoded(self) -> EncodedVideo:
-        """The features, made now if they are not there; `timings` are of the last time."""
-        return self.encode()
-
     def encode(self) -> EncodedVideo:
-        """See `encoded`."""
+        """The features; made now if they were not kept, then `timings` are of this time."""
         if self._encoded is not None:
             return self._encoded
         assert self.source is not None
-        clock = Clock(self.flexselect.lm.device, self._spent_before)
-        encoded = self.flexselect.encode_source(self.source, clock, self.progress)
+        clock = Clock(self.engine.lm.device, self._spent_before)
+        encoded = self.engine.encode_source(self.source, clock, self.progress)
         self.sampling, self.timings = encoded.sampling, clock.timings
         if self.keep != "nothing":
             self._encoded = encoded = self._put(encoded)
@@ -135,12 +128,11 @@ class VideoSession:
 
     def prepared(self, encoded: EncodedVideo) -> list[PreparedSets] | None:
         """Keys and values for scoring, made at the first question; None where none are kept."""
-        scorer = self.flexselect.scorer
-        if self.keep != "scores_kv" or not isinstance(scorer, AttentionScorer):
+        if self.keep != "scores_kv":
             return None
         if self._prepared is None:
-            self._prepared = list(self._put_states(scorer.prepare(encoded)))
-        return self._prepared
+            self._prepared = list(self._put_states(self.engine.prepare(encoded)))
+        return self._prepared or None
 
     @contextmanager
     def naming_its_file(self) -> Iterator[None]:
@@ -168,31 +160,37 @@ class VideoSession:
 
         With keep="scores_kv" keys and values are written too (they are made now if they were not there yet).
         """
-        encoded = self.encoded
+        encoded = self.encode()
         states = named_states(self.prepared(encoded) or ())
-        write_encoded(Path(file), encoded, made_with(self.flexselect), states)
+        write_encoded(Path(file), encoded, self.engine.provenance, states)
 
     def restore(self, states: dict[str, Any]) -> VideoSession:
         """Take up keys and values that `save` wrote."""
-        scorer = self.flexselect.scorer
-        assert isinstance(scorer, AttentionScorer)
         self.keeping("scores_kv", self.keep_on)
-        self._prepared = with_states(scorer.prepared_forms(self.encoded), states)
+        self._prepared = with_states(self.engine.prepared_forms(self.encode()), states)
         return self
 
-    def select(self, question: str, options: Sequence[str] = ()) -> Selection:
-        """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
-        encoded = self.encoded
-        query_ids = self.flexselect.lm.prompter.query_ids(_asked(question, options))
-        return self.flexselect.select_encoded(encoded, [query_ids], self.prepared(encoded))[0]
+    def requests(self, texts: Sequence[str], budget: int | None = None) -> list[Request]:
+        """Score the video for questions in words, options included; `Engine.answer` answers them."""
+        encoded = self.encode()
+        return self.engine.requests(encoded, texts, self.prepared(encoded), self.timings, budget)
 
-    def ask(self, question: str, max_new_tokens: int = 64, options: Sequence[str] = ()) -> Answer:
+    def select(self, question: str, options: Sequence[str] = (), budget: int | None = None) -> Selection:
+        """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
+        encoded = self.encode()
+        query_ids = self.engine.lm.prompter.query_ids(in_words(question, options))
+        return self.engine.select_encoded(encoded, [query_ids], self.prepared(encoded), budget)[0]
+
+    def ask(
+        self, question: str, max_new_tokens: int = 64, options: Sequence[str] = (), budget: int | None = None
+    ) -> Answer:
         """Answer one question.
 
         Args:
             question: in words.
             max_new_tokens: the most tokens of the answer.
             options: of a multiple-choice question, listed below it as A, B, ...
+            budget: K, visual tokens kept for this question; None: the model's.
 
         Returns:
             The answer; its timings hold this question's own `score`, `prefill` and `generate`, and the video's shared
@@ -201,7 +199,8 @@ class VideoSession:
         Raises:
             ValueError: for an empty question.
         """
-        return answers(self.flexselect, [(self, _asked(question, options))], max_new_tokens)[0]
+        with self.naming_its_file():
+            return self.engine.answer(self.requests([in_words(question, options)], budget), max_new_tokens)[0]
 
     def ask_all(
         self, questions: Sequence[str], max_new_tokens: int = 64, options: Sequence[Sequence[str]] = ()
@@ -217,8 +216,9 @@ class VideoSession:
         """
         if isinstance(questions, str) or (options and len(options) != len(questions)):
             raise ValueError("ask_all takes a list of questions, and options for each or for none; one question: ask")
-        texts = [_asked(question, its) for question, its in zip(questions, options or [()] * len(questions))]
-        return answers(self.flexselect, [(self, text) for text in texts], max_new_tokens)
+        texts = [in_words(question, its) for question, its in zip(questions, options or [()] * len(questions))]
+        with self.naming_its_file():
+            return self.engine.answer(self.requests(texts), max_new_tokens)
 
     # -- where it lies
 
@@ -244,34 +244,31 @@ class VideoSession:
                 yield part if self.keep_on is None else part.to(self.keep_on)
 
 
-def _asked(question: str, options: Sequence[str]) -> str:
-    """A question with its options."""
+def in_words(question: str, options: Sequence[str] = ()) -> str:
+    """A question with its options, as the model reads them.
+
+    Raises:
+        ValueError: for an empty one.
+    """
     return VideoQuestion("", "", checked_question(question), tuple(options)).text
 
 
-def made_with(fs: FlexSelect) -> dict[str, Any]:
-    """What a saved session depends on, beside the video: weights and numbers; its states, also the scorer."""
-    scored = fs.scorer.made_with if isinstance(fs.scorer, AttentionScorer) else None
-    own = {"weights": weights_hash(fs.family.path), "dtype": str(fs.lm.model.dtype), "scored": scored}
-    return {**own, "selector": (scored or {}).get("selector"), **fs.family.identity}
-
-
-def load_session(fs: FlexSelect, file: Path, keep_on: str | None) -> VideoSession:
+def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSession:
     """See `FlexSelect.load_session`."""
     check_place(keep_on)
     if file.is_dir():
         raise ValueError(f"{file} is a folder, and no session")
     try:
-        encoded, theirs, states = read_encoded(file, fs.lm.prompter.prefix_ids)
+        encoded, saved, states = read_encoded(file, engine.lm.prompter.prefix_ids)
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
-    scored, ours = theirs.pop("scored", None), made_with(fs)
-    same_scorer = scored == ours.pop("scored")
-    if not isinstance(fs.scorer, LiteScorer):  # what a selector saw is not looked at
-        theirs["selector"] = None
-    other = differences(theirs, ours)
+    scored, expected = saved.pop("scored", None), engine.provenance
+    same_scorer = scored == expected.pop("scored")
+    if engine.scorer is None or engine.scorer.projection is None:  # what a selector saw is not looked at
+        saved["selector"] = None
+    other = differences(saved, expected)
     if other:
         raise ValueError(f"{file} was saved by another model ({other}): open the video again")
-    session = fs.open_encoded(encoded) if keep_on is None else VideoSession(fs, None, encoded)
+    session = VideoSession(engine, None, encoded if keep_on is not None else encoded.to(engine.lm.device))
     session.keep_on, session.saved_in = keep_on, file
     return session.restore(states) if states and same_scorer else session

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,24 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse a name that nothing takes.
+
+    Args:
+        given: names.
+        known: those that there are.
+        what: has no such option.
+
+    Raises:
+        ValueError: naming the first that is not known, the nearest one that is, and all of them.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"{what} has no option {name}; {hint}There are {', '.join(known)}")
 
 
 def check_place(keep_on: str | None) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from inspect import signature
 from typing import Any
 
-from flexselect import FlexSelect
-from flexselect.families import family_of
+from flexselect.families import family_class, numbers_of
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.scoring.controls import is_trained
+from flexselect.options import Options, is_trained, names
+from flexselect.validation import check_known
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +47,14 @@ def options(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_known(path: str, chosen: dict[str, Any]) -> None:
+def check_names(path: str, chosen: dict[str, Any]) -> None:
     """Refuse a name that nothing takes.
 
     Raises:
         ValueError: naming it, and those that there are.
     """
-    taken = {*signature(FlexSelect.from_pretrained).parameters} - {"path", "device", "family_options"}
-    taken |= {*family_of(path).numbers}
-    unknown = sorted(set(chosen) - taken)
-    if unknown:
-        raise ValueError(f"model_args have no {', '.join(unknown)}; there are {', '.join(sorted(taken))}")
+    taken = {*names(Options), *numbers_of(family_class(path))} - {"device"}
+    check_known(chosen, sorted(taken), "model_args")
 
 
 def identity(path: str, selector: str | None) -> str:

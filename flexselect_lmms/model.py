@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from flexselect import FlexSelect
 from flexselect.pipeline import VideoSession
-from flexselect_lmms.arguments import check_identity, check_known, options
+from flexselect_lmms.arguments import check_identity, check_names, options
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class FlexSelectLMMS(lmms):
             device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         chosen = options(given)
-        check_known(pretrained, chosen)
+        check_names(pretrained, chosen)
         check_identity(weights, pretrained, chosen.get("selector"))
         self.flexselect = FlexSelect.from_pretrained(pretrained, device=self.device, **chosen)
 

@@ -56,7 +56,7 @@ class PredictionWriter(Callback):
         """Read what an earlier run has answered, and leave it out."""
         if stage not in ("predict", "validate") or not isinstance(pl_module, VideoQA):
             return
-        videos = {question.video for question in trainer.datamodule.questions}
+        videos = {question.video for question in pl_module.data.questions}
         if len(videos) < trainer.world_size:
             few = f"{trainer.world_size} processes cannot share {len(videos)} videos"
             raise UsageError(f"{few}: give --trainer.devices {len(videos)}")
@@ -67,9 +67,9 @@ class PredictionWriter(Callback):
         extras = [callback for callback in trainer.callbacks if isinstance(callback, QuestionFiles)]
         for extra in extras:
             extra.folder = folder
-        questions = {question.key: question for question in trainer.datamodule.questions}
+        questions = {question.key: question for question in pl_module.data.questions}
         answers = answers_in(folder)
-        kept = self._still_answers(answers, questions, trainer.datamodule.hash_of)
+        kept = self._still_answers(answers, questions, pl_module.data.hash_of)
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
             merge_predictions(folder, kept)
@@ -79,7 +79,7 @@ class PredictionWriter(Callback):
             _say_reworded(kept, questions)
         done = [row for row in kept if all(extra.path(row).exists() for extra in extras)]
         pl_module.answered = {prediction_key(row): row for row in done if prediction_key(row) in questions}
-        trainer.datamodule.skip(pl_module.answered)
+        pl_module.data.skip(pl_module.answered)
         if pl_module.answered:
             log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(questions))
         trainer.strategy.barrier("predictions are merged")
@@ -107,12 +107,12 @@ class PredictionWriter(Callback):
         if self.output_dir is not None:
             return Path(self.output_dir)
         settings = json.dumps(self._settings(pl_module), sort_keys=True)
-        name = f"{Path(pl_module.hparams.selector or 'dense').name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        name = f"{Path(pl_module.options.selector or 'dense').name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         return Path("outputs") / name
 
     def _settings(self, pl_module: VideoQA) -> dict[str, Any]:
         """All that decides an answer: of the model, and of how questions are put."""
-        return {**pl_module.settings, **pl_module.trainer.datamodule.settings}
+        return {**pl_module.settings, **pl_module.data.settings}
 
     # -- one answer
 
@@ -152,7 +152,7 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             rows = read_predictions(folder)
             merge_predictions(folder, rows)
-            asked = {question.key for question in trainer.datamodule.questions}
+            asked = {question.key for question in pl_module.data.questions}
             self.rows = {prediction_key(row): row for row in rows if prediction_key(row) in asked}
             failed = sum(row["error"] is not None for row in self.rows.values())
             log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
@@ -169,7 +169,7 @@ class PredictionWriter(Callback):
         """As predict, and the results in one file."""
         self.on_predict_end(trainer, pl_module)
         if self._file is not None and trainer.is_global_zero:
-            data, folder = trainer.datamodule, self.folder(pl_module)
+            data, folder = pl_module.data, self.folder(pl_module)
             asked = [question.text for question in data.questions]
             videos = videos_seen(self.rows.values())
             fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from lightning import LightningModule
@@ -13,13 +14,14 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from flexselect.analysis.needle_recall import NeedleClip, clip_recalls, clip_states, summary, table
+from flexselect.contracts import Recorded
+from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.fingerprint import package_versions, weights_hash
-from flexselect.pipeline import FlexSelect
+from flexselect.options import LoadingOptions
 from flexselect.storage.run_settings import write_whole
 from flexselect.visualize import recall_by_layer, states_by_layer
 from flexselect.visualize.style import check_matplotlib
-from lightning_modules.options import options_of
 
 USE = "# python cli.py predict ... --config {}     (after the model's own configs: the layer that `locate` found)\n"
 
@@ -34,20 +36,13 @@ class Locating(LightningModule):
 
     Args:
         family: of the model; its numbers apply.
-        dtype: of the weights.
-        device_map: see `FlexSelect.from_pretrained`.
-        quantization: see there.
+        options: see `flexselect.options.LoadingOptions`.
     """
 
-    def __init__(
-        self,
-        family: VideoFamily,
-        dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-        device_map: str | None = None,
-        quantization: Literal["4bit", "8bit"] | None = None,
-    ) -> None:
+    def __init__(self, family: VideoFamily, **options: Any) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore="family")
+        self.options = LoadingOptions(device=None, **options)
+        self.save_hyperparameters(asdict(self.options))
         self.family = family
         self.recalls = CatMetric()  # gathers over processes, however many clips each has
         self.chance = 0.0
@@ -65,8 +60,8 @@ class Locating(LightningModule):
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self._lm is None:
-            device = self.trainer.strategy.root_device
-            self._lm = FlexSelect.from_pretrained(self.family, **options_of(self), device=device).lm
+            device = str(self.trainer.strategy.root_device)
+            self._lm = load_lm(self.family, replace(self.options, device=device))
 
     def predict_step(self, clip: NeedleClip, batch_idx: int) -> Tensor:
         """Recall at every layer; of the first clip, also where text, needle and other tokens lie."""
@@ -83,9 +78,14 @@ class Locating(LightningModule):
     @property
     def known_by(self) -> dict[str, Any]:
         """What a result must be known by: the model, the clips, packages."""
-        clips, versions = self.trainer.datamodule.settings, package_versions()
+        clips: Recorded = self.trainer.datamodule
         weights = weights_hash(self.family.path)
-        return {"family": self.family.settings, "weights": weights, "data": clips, "packages": versions}
+        return {
+            "family": self.family.settings,
+            "weights": weights,
+            "data": clips.settings,
+            "packages": package_versions(),
+        }
 
     def on_predict_end(self) -> None:
         """Gather, write, draw, recommend."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from flexselect.evaluation.questions import QuestionItem
+from flexselect.contracts import QuestionItem
 from flexselect.evaluation.results import prediction_key, read_predictions
 from flexselect.storage.run_settings import UsageError, read_object, write_whole
 from flexselect.visualize.style import asked, check_matplotlib

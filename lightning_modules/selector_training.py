@@ -13,8 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from flexselect.contracts import TrainingClip
+from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.options import ScoringOptions, names
 from flexselect.scoring.lite import LiteScorer
 from flexselect.storage.run_settings import UsageError, differences, write_whole
 from flexselect.structures.prompt import EncodedVideo, VideoPrompt
@@ -46,8 +47,6 @@ class SelectorTraining(LightningModule):
         start: of a new one: "teacher", the VideoLLM's own first layers, or a small model's folder or hub id, see
             `flexselect.training.initialization`; None: random weights.
         sizes: of a new one's language model, over those of its start: `hidden_size`, `num_hidden_layers`, ...
-        reference_layer: of the teacher; None: the one used for answering, unlike the released trainings.
-        reduction: over heads and query rows, for teacher and selector.
         loss: "silog", "listwise", or as released "spearman", "l1" or "l2"; see `flexselect.training.losses`.
         lr: of AdamW, after warm-up and before the cosine.
         warmup: share of all steps.
@@ -55,9 +54,9 @@ class SelectorTraining(LightningModule):
         freeze: parts of the selector that are not trained, "projector" or "decoder.embed_tokens" for two.
         lora: of `peft.LoraConfig`: adapters are trained in place of the language model; merged on export.
         gradient_checkpointing: less memory, a third more time.
-        units_per_set: the most units scored together, as when answering.
         save_every: steps between checkpoints to go on from after a kill.
-        dtype: of the teacher's weights; the selector's are float32, under the trainer's precision.
+        options: of the teacher, see `flexselect.options.ScoringOptions`; the selector is trained with its reduction,
+            and its weights are float32, under the trainer's precision.
     """
 
     def __init__(
@@ -66,8 +65,6 @@ class SelectorTraining(LightningModule):
         selector: str | None = None,
         start: str | None = None,
         sizes: dict[str, Any] | None = None,
-        reference_layer: int | None = None,
-        reduction: Literal["max", "mean"] = "max",
         loss: Literal["silog", "listwise", "spearman", "l1", "l2"] = "silog",
         lr: float = 1e-5,
         warmup: float = 0.03,
@@ -75,16 +72,15 @@ class SelectorTraining(LightningModule):
         freeze: list[str] | None = None,
         lora: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        units_per_set: int = 64,
         save_every: int = 500,
-        dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        **options: Any,
     ) -> None:
         super().__init__()
         check_save_every(save_every)
         self.save_hyperparameters(ignore="family")
         self.family = family
-        self.teacher = Teacher(family, reference_layer, reduction, units_per_set, dtype)
-        self.selector = begin(family, selector, start, sizes, reduction)
+        self.teacher = Teacher(family, **options)
+        self.selector = begin(family, selector, start, sizes, self.teacher.reduction)
         if lora is not None:
             add_lora(self.selector, lora)
         if gradient_checkpointing:
@@ -132,8 +128,7 @@ class SelectorTraining(LightningModule):
         lm = self.teacher.load(self.trainer.strategy.root_device, layers)
         if start is not None:
             starting_weights(self.selector, start, lm)
-        units = self.hparams.units_per_set
-        self._student = LiteScorer(lm, self.selector, self.hparams.reduction, units, alignment="exact")
+        self._student = LiteScorer(lm, self.selector, self.teacher.reduction, alignment="exact")
 
     def _check_store(self) -> bool:
         """Whether there are stored scores.
@@ -141,7 +136,7 @@ class SelectorTraining(LightningModule):
         Raises:
             UsageError: for scores of another teacher, or not of all clips.
         """
-        data = self.trainer.datamodule
+        data = self.data
         if data.store is None:
             return False
         data.store.match({**self.teacher.settings(data.query), **data.reading.settings})
@@ -152,6 +147,11 @@ class SelectorTraining(LightningModule):
                 "complete it with `predict` and the same annotations"
             )
         return True
+
+    @property
+    def data(self) -> TrainingSource:
+        """Where the clips come from."""
+        return self.trainer.datamodule
 
     @property
     def lm(self) -> VideoLM:
@@ -170,7 +170,7 @@ class SelectorTraining(LightningModule):
         videos = [self._encode(prompt, project=not stored) for prompt in prompts]
         with self._as_it_is():
             teacher = stored or self.teacher.scores(self.lm, videos, queries)
-        student = self._student.scores(videos, queries)
+        student = self._student.scores(videos, queries, [self.teacher.frame_sets(video) for video in videos])
         for clip, theirs, ours in zip(clips, teacher, student):
             if theirs.shape != ours.shape:
                 raise ValueError(
@@ -252,7 +252,7 @@ class SelectorTraining(LightningModule):
         if found[BEST_BY] < found[metric_name("random", "recall", 0.05)] + NOTABLE:
             log.warning(
                 "that is little: it is not trained yet, or for another model, layer or reduction than %s, layer %d, %s",
-                *(self.family.path, self.teacher.layer, self.hparams.reduction),
+                *(self.family.path, self.teacher.layer, self.teacher.reduction),
             )
         if self.trainer.state.fn == TrainerFn.VALIDATING and self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
@@ -262,7 +262,7 @@ class SelectorTraining(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `export` and a resumed training need beside the weights: all in plain types."""
         card = {"layer": self.teacher.layer, "teacher": self.family.path, "steps": self.global_step}
-        card |= {"reduction": self.hparams.reduction, "loss": self.hparams.loss}
+        card |= {"reduction": self.teacher.reduction, "loss": self.hparams.loss}
         card |= {"start": self.hparams.selector or self.hparams.start or "random weights"}
         recall = self.trainer.callback_metrics.get(BEST_BY)
         card["recall"] = "not validated" if recall is None else f"{float(recall):.3f}"
@@ -286,12 +286,12 @@ class SelectorTraining(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """All that a resumed training must have in common with the one it goes on with."""
-        options = {name: value for name, value in self.hparams.items() if name not in FREE}
-        return {"family": self.family.settings, "data": self.trainer.datamodule.settings, **options}
+        own = {name: value for name, value in self.hparams.items() if name not in (*FREE, *names(ScoringOptions))}
+        return {"family": self.family.settings, "data": self.data.settings, **own, **self.teacher.decides}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, linear warm-up, cosine to 0."""
         trained = [weight for weight in self.selector.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.hparams.lr, weight_decay=self.hparams.weight_decay)
-        steps = total_steps(self.trainer, self.trainer.datamodule.num_train_batches)
+        steps = total_steps(self.trainer, self.data.num_train_batches)
         return warmup_cosine(optimizer, steps, max(1, round(self.hparams.warmup * steps)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
 
-from flexselect.contracts import TrainingClip
+from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.engine.encoding import encode
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.storage.run_settings import UsageError
@@ -23,19 +23,16 @@ class TeacherScoring(LightningModule):
     """Writes the scores of each clip of the data module's annotations, training's and validation's, to `--output_dir`.
 
     A run that was stopped goes on where it stopped; each process writes files of its own. A clip that cannot be used is
-    written down with its reason. See `Teacher` for the options.
+    written down with its reason.
+
+    Args:
+        family: of the teacher.
+        options: see `flexselect.options.ScoringOptions`.
     """
 
-    def __init__(
-        self,
-        family: VideoFamily,
-        reference_layer: int | None = None,
-        reduction: Literal["max", "mean"] = "max",
-        units_per_set: int = 64,
-        dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-    ) -> None:
+    def __init__(self, family: VideoFamily, **options: Any) -> None:
         super().__init__()
-        self.teacher = Teacher(family, reference_layer, reduction, units_per_set, dtype)
+        self.teacher = Teacher(family, **options)
         self.failed = 0  # clips without scores, of this process
         self._lm: VideoLM | None = None
         self._writer: ScoreWriter | None = None
@@ -48,7 +45,7 @@ class TeacherScoring(LightningModule):
         """
         if stage != "predict":
             raise UsageError("teacher scores are written by `predict`")
-        folder, data = Path(self.trainer.default_root_dir), self.trainer.datamodule
+        folder, data = Path(self.trainer.default_root_dir), self.data
         settings = {**self.teacher.settings(data.query), **data.reading.settings}
         if self.trainer.is_global_zero:
             ScoreStore.create(folder, settings)
@@ -59,6 +56,11 @@ class TeacherScoring(LightningModule):
         if store.scored:
             log.info("%d clips were scored by an earlier run", len(store.scored))
         self._writer = store.writer(self.trainer.global_rank)
+
+    @property
+    def data(self) -> TrainingSource:
+        """Where the clips come from."""
+        return self.trainer.datamodule
 
     def configure_model(self) -> None:
         """Load the teacher onto this process's device, once."""

@@ -86,11 +86,10 @@ class VideoLLMTraining(LightningModule):
             positions.append(where.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
-        positions = pad_sequence(positions, batch_first=True).permute(2, 0, 1)  # [P, B, N]
-        positions = positions if len(positions) > 1 else positions[0]
+        padded = pad_sequence(positions, batch_first=True).permute(2, 0, 1)  # [P, B, N]
         return (
             pad_sequence(embeddings, batch_first=True),
-            positions.to(self.device),
+            (padded if len(padded) > 1 else padded[0]).to(self.device),
             pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(self.device),
         )
 
@@ -100,7 +99,7 @@ class VideoLLMTraining(LightningModule):
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup_steps
         if not warmup < steps < math.inf:
             raise ValueError(f"the training must have a known length of more than {warmup} steps, got {steps}")
-        return warmup_cosine(optimizer, steps, warmup, floor=0.01)
+        return warmup_cosine(optimizer, int(steps), warmup, floor=0.01)
 
     def configure_callbacks(self) -> list[Callback]:
         """A checkpoint to go on from."""

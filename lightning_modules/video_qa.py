@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from torchmetrics import MeanMetric
 
 from flexselect.attention import resolve_reduction
-from flexselect.evaluation.questions import QuestionItem
+from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weights_hash
+from flexselect.options import AskingOptions, Options, deciding, is_trained, names
 from flexselect.pipeline import FlexSelect, VideoSession
-from flexselect.scoring.controls import is_trained
 from flexselect.scoring.factory import check_options
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.prompt import Answer
-from flexselect.validation import check_cache, check_place
-from lightning_modules.options import options_of
-
-KEPT = ("keep", "keep_on", "feature_cache", "feature_cache_gb")
-OWN = ("max_new_tokens", *KEPT)  # options that are not the pipeline's
-PLACEMENT = ("device_map", "offload_folder", "compile", "cache_implementation", *KEPT)  # they change no answer
 
 
 class VideoQA(LightningModule):
@@ -36,45 +31,15 @@ class VideoQA(LightningModule):
     submodule: a model spread over GPUs must not be moved, and frozen weights belong in no training checkpoint.
 
     Args:
-        max_new_tokens: the most of an answer.
-        keep: "scores_kv" keeps keys and values of a video from question to question, see `VideoSession.keeping`.
-        keep_on: where: a device or "disk".
-        feature_cache: a folder where vision features are kept, for later runs over the same videos; None: none are.
-        feature_cache_gb: the most that folder takes; what was not used for longest goes first.
+        family: of the model.
+        options: see `flexselect.options.AskingOptions`.
     """
 
-    def __init__(
-        self,
-        family: VideoFamily,
-        selector: str | None = None,
-        reference_layer: int | None = None,
-        budget: int | None = None,
-        units_per_set: int = 64,
-        reduction: str | None = None,
-        budget_split: Literal["exact", "released"] = "exact",
-        positions: Literal["original", "compact"] | None = None,
-        selector_alignment: Literal["released", "exact"] | None = None,
-        dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
-        device_map: str | None = None,
-        offload_folder: str | None = None,
-        attn_implementation: str = "sdpa",
-        quantization: Literal["4bit", "8bit"] | None = None,
-        compile: bool = False,
-        cache_implementation: Literal["static"] | None = None,
-        max_new_tokens: int = 64,
-        keep: Literal["nothing", "features", "scores_kv"] = "features",
-        keep_on: str | None = None,
-        feature_cache: str | None = None,
-        feature_cache_gb: float = 100.0,
-    ) -> None:
+    def __init__(self, family: VideoFamily, **options: Any) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore="family")
-        check_options(family, selector, reference_layer, budget, units_per_set, reduction, dtype)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        check_place(keep_on)
-        if feature_cache is not None:
-            check_cache(feature_cache, feature_cache_gb)
+        self.options = AskingOptions(device=None, scoring_only=False, **options)
+        self.save_hyperparameters(asdict(self.options))
+        check_options(family, self.options)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
@@ -89,20 +54,20 @@ class VideoQA(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides an answer: what two runs must share for their answers to belong together."""
-        options = {name: value for name, value in options_of(self).items() if name not in PLACEMENT}
-        if self.hparams.selector == "self" and self.hparams.reference_layer is None:
+        options, chosen = deciding(self.options), self.options
+        if chosen.selector == "self" and chosen.reference_layer is None:
             options["reference_layer"] = self.family.default_reference_layer
-        if self.hparams.selector is not None and self.hparams.budget is None:
+        if chosen.selector is not None and chosen.budget is None:
             options["budget"] = self.family.default_budget
-        if self.hparams.selector == "self":
-            options["reduction"] = resolve_reduction(self.hparams.reduction or "max")
-        options["positions"] = self.hparams.positions or self.family.default_positions
+        if chosen.selector == "self":
+            options["reduction"] = resolve_reduction(chosen.reduction or "max")
+        options["positions"] = chosen.positions or self.family.default_positions
         return {"family": self.family.settings, **options}
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What a result must be known by beside its settings: packages, weights, positions. Weights are read once."""
-        selector = self.hparams.selector
+        selector = self.options.selector
         return {
             "packages": package_versions(),
             "weights": weights_hash(self.family.path),
@@ -111,22 +76,27 @@ class VideoQA(LightningModule):
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         }
 
+    @property
+    def data(self) -> QuestionSource:
+        """Where the questions come from."""
+        return self.trainer.datamodule
+
     def setup(self, stage: str) -> None:
         """Let the data side know of the cache, so that what is there is not decoded."""
-        if self.hparams.feature_cache is not None:
+        if self.options.feature_cache is not None:
             decides = {name: self.fingerprint[name] for name in ("packages", "weights", "selector_weights")}
-            decides |= {name: self.hparams[name] for name in ("dtype", "quantization", "attn_implementation")}
+            decides |= {name: vars(self.options)[name] for name in ("dtype", "quantization", "attn_implementation")}
             decides |= {"family": self.family.identity}
-            self._cache = FeatureCache(self.hparams.feature_cache, self.hparams.feature_cache_gb, decides)
-            self.trainer.datamodule.use(self._cache)
+            self._cache = FeatureCache(self.options.feature_cache, self.options.feature_cache_gb, decides)
+            self.data.use(self._cache)
 
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
-            options = {name: value for name, value in options_of(self).items() if name not in OWN}
+            options = {name: vars(self.options)[name] for name in names(Options)}
             self.family.prompter()  # a tokenizer that is missing or another's is known before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
-            self.flexselect = FlexSelect.from_pretrained(self.family, **options, device=device)
+            self.flexselect = FlexSelect.from_pretrained(self.family, **{**options, "device": str(device)})
 
     def predict_step(self, item: QuestionItem) -> dict[str, Any]:
         """Answer one question; never raises for a bad video or question.
@@ -143,7 +113,7 @@ class VideoQA(LightningModule):
         if error is None:
             try:
                 assert self.session is not None
-                self.answer = self.session.ask(question.text, question.max_new_tokens or self.hparams.max_new_tokens)
+                self.answer = self.session.ask(question.text, question.max_new_tokens or self.options.max_new_tokens)
             except (
                 ValueError,
                 RuntimeError,
@@ -190,7 +160,7 @@ class VideoQA(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy over all processes; none where no row counts."""
-        if any(question.counts for question in self.trainer.datamodule.questions):
+        if any(question.counts for question in self.data.questions):
             self.log("accuracy", self.accuracy, prog_bar=True)
 
     def _open(self, item: QuestionItem) -> None:
@@ -207,10 +177,10 @@ class VideoQA(LightningModule):
             else:
                 return
             session.video, session.options = item.path, item.question.reading
-            session.keeping(self.hparams.keep, self.hparams.keep_on)
+            session.keeping(self.options.keep, self.options.keep_on)
             if self._cache is not None and source is not None and item.path is not None:
-                self._cache.put(item.path, session.encoded, item.question.reading)
-            elif self.hparams.keep != "nothing":
+                self._cache.put(item.path, session.encode(), item.question.reading)
+            elif self.options.keep != "nothing":
                 session.encode()  # now, so that what is wrong with a video is said of the video
             self.session = session
         except (ValueError, RuntimeError, OSError) as problem:

@@ -1,11 +1,16 @@
 """The rooms, their arrows and the house limits."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from flexselect.moved import MOVED
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"flexselect": set(), "datamodules": {"flexselect"}, "lightning_modules": {"flexselect"}}
@@ -35,6 +40,101 @@ def test_canary_a_wrong_arrow_is_seen():
     assert imported("def f():\n    from datamodules.video import probe") & OURS == {"datamodules"}
 
 
+FLOORS = (  # from the lowest: an import only goes down
+    {"structures", "attention", "ranking", "validation", "moved"},
+    {"storage", "options"},
+    {"loading", "evaluation"},
+    {"families", "contracts"},
+    {"selectors"},
+    {"scoring"},
+    {"engine", "training"},
+    {"session", "analysis"},
+    {"pipeline", "visualize"},
+    {"commands", "__init__"},
+)
+MOST = 12  # files in a room
+
+
+def rooms_imported(source: str) -> set[str]:
+    """Modules of flexselect that a file imports, for type checkers alone or inside a function too: "scoring.lite"."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "flexselect":
+            inside = node.module.partition(".")[2]
+            names |= {inside} if inside else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("flexselect.")}
+    return names
+
+
+def floor(module: str) -> int:
+    (found,) = [i for i, rooms in enumerate(FLOORS) if module.partition(".")[0] in rooms]
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Files of flexselect by their import path inside it; a room's own file by the room's name."""
+    files = sorted((ROOT / "flexselect").rglob("*.py"))
+    paths = {".".join(file.relative_to(ROOT / "flexselect").with_suffix("").parts): file for file in files}
+    return {name.removesuffix(".__init__"): file for name, file in paths.items()}
+
+
+def up(module: str, source: str) -> set[str]:
+    """What a module imports that is not on a lower floor, nor in its own room."""
+    room = module.partition(".")[0]
+    others = {name for name in rooms_imported(source) if name.partition(".")[0] != room}
+    return {name for name in others if floor(name) >= floor(module)}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_an_import_only_goes_down(module):
+    assert not up(module, modules()[module].read_text())
+
+
+def test_canary_an_import_that_goes_up_is_seen():
+    hidden = "if TYPE_CHECKING:\n    from flexselect.session import VideoSession"
+    assert up("engine.engine", hidden) == {"session"} and not up("visualize.look", hidden)
+    assert up("loading.weights", "def f():\n    import flexselect.evaluation.results") == {"evaluation.results"}
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle; none where there is no circle."""
+    try:
+        list(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    imports = {name: rooms_imported(file.read_text()) for name, file in modules().items()}
+    assert not circle(imports)
+    imports["engine.engine"].add("session")
+    assert set(circle(imports)) >= {"engine.engine", "session"}, "canary"
+
+
+@pytest.mark.parametrize("room", sorted({file.parent for file in modules().values()}), ids=lambda room: room.name)
+def test_no_room_is_crowded(room):
+    assert len(list(room.glob("*.py"))) <= MOST
+
+
+def test_a_new_scorer_is_asked_for_no_type():
+    """What others need to know of a scorer is a member of `Scorer`: nobody asks which one it is."""
+    scorers = re.compile(r"isinstance\([^)]*Scorer\b")
+    for file in FILES:
+        assert not scorers.search(file.read_text()), file
+    assert scorers.search("if isinstance(self.scorer, LiteScorer):"), "canary"
+
+
+def test_promised_import_paths_work_for_one_release():
+    for old, new in MOVED.items():
+        sys.modules.pop(old, None)
+        with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+            moved = importlib.import_module(old)
+        names = [name for name in vars(importlib.import_module(new)) if not name.startswith("__")]
+        assert len(names) > 1 and all(vars(moved)[name] is vars(sys.modules[new])[name] for name in names)
+
+
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}; import sys; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
@@ -58,4 +158,4 @@ def test_house_limits(file):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, "a bare except"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in ("hasattr", "getattr_", "print"), f"line {node.lineno}"
+            assert node.func.id not in ("hasattr", "getattr", "print"), f"line {node.lineno}"

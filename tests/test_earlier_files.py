@@ -48,7 +48,7 @@ def test_a_session(there):
 def test_a_feature_cache(there, monkeypatch):
     os.utime(there / "clip.mp4", (write.TIME, write.TIME))
     fs = load(selector="self")
-    fresh = fs.open(str(there / "clip.mp4")).encoded
+    fresh = fs.open(str(there / "clip.mp4")).encode()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "resolve", lambda self, strict=False: write.PLACE)
         kept = FeatureCache(there / "cache", 1, {"model": "demo"}).get(there / "clip.mp4", fresh.prefix_ids)

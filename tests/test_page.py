@@ -68,7 +68,7 @@ def test_one_video_in_memory_answers_as_three_models_would(videos):
     file = sorted(videos.glob("*.mp4"))[0]
     modes = Modes(loaded("self"), SELECTOR)
     sessions = modes.open(file)
-    assert len({id(session.encoded.features) for session in sessions.values()}) == 1, "encoded once"
+    assert len({id(session.encode().features) for session in sessions.values()}) == 1, "encoded once"
     for (mode, session), selector in zip(sessions.items(), (None, "self", SELECTOR)):
         alone = loaded(selector).open(file).ask(QUESTION, 4)
         shown = modes.ask(session, QUESTION, 9, 4)

@@ -1,46 +1,19 @@
-"""What a benchmark must say about itself: its files, its rows, its protocols. Abstract or final, as families are."""
+"""A benchmark as a data module: the questions of its format, its videos, what of them may be missing."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from datamodules.benchmarks.format import BenchmarkFormat
 from datamodules.benchmarks.hub import fetch
 from datamodules.question_data import QuestionData
-from datamodules.rows import read_rows
-from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
-from flexselect.storage.video_paths import files_below, is_file
+from flexselect.storage.video_paths import is_file
 from flexselect.structures.frames import ReadOptions
 from flexselect.validation import check_choice
-
-ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a question is put and its answer read: data, so that two runs can be told apart by it.
-
-    `paper` is the released evaluation (arXiv 2506.00993), slips included that move numbers; `lmms` is lmms-eval 0.7 as
-    it stands; `plain` asks and reads as this project does by itself.
-    """
-
-    template: str  # with {question}, {options}, {subtitles} and {ending}
-    ending: str  # what comes last
-    max_new_tokens: int
-    extractor: str  # see `flexselect.evaluation.letter_extraction`
-    ending_llava: str | None = None  # of LLaVA-Video, where it is another one
-
-
-LETTER = "Answer with the option's letter from the given choices directly."
-PLAIN = Protocol("{subtitles}{question}\n{options}\n{ending}", LETTER, 16, "ours")
 
 
 class Benchmark(QuestionData):
@@ -64,14 +37,8 @@ class Benchmark(QuestionData):
         FileNotFoundError: naming what was looked for, or the videos that are missing.
     """
 
-    tables: tuple[str, ...]  # patterns of the table of questions, the first that is there counts
-    authors_tables: tuple[str, ...] = ()  # the same in its authors' own layout; all that are there count
-    video_folders: tuple[str, ...]  # where videos may lie
-    protocols: dict[str, Protocol]
-    defects: dict[str, dict[str, Any]]  # of `paper`, that move numbers: by name, what is otherwise without them
-    repository: str  # the data set on the hub
-    macro: str | None = None  # the group whose shares are averaged; None: over all questions
-    variant: ClassVar[dict[str, Any]] = {}  # options of a benchmark's own, for the record of a run
+    form: ClassVar[type[BenchmarkFormat]]
+    variant: Mapping[str, Any] = MappingProxyType({})  # options of a format's own, for the record of a run
 
     def __init__(
         self,
@@ -89,141 +56,26 @@ class Benchmark(QuestionData):
         check_choice("missing_videos", missing_videos, ("refuse", "record"))
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.limit, repair = limit, [repair] if isinstance(repair, str) else repair or []
-        self._put_as(root, protocol, family.name == "LLaVA-Video", repair, unparsed)
+        repair = [repair] if isinstance(repair, str) else repair or []
+        llava = family.name == "LLaVA-Video"
+        self.limit, self.format = limit, self.form(root, protocol, llava, repair, unparsed, **self.variant)
+        self.macro = self.format.macro
         if download:
-            fetch(self.repository, self.root)
-        self.reading, files = ReadOptions(square_pixels=square_pixels), self.files()
-        self.table_hash = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-        try:
-            rows = [row for file in files for row in self.rows(file)]
-            questions = [self.put(row) for row in rows[:limit]]
-        except KeyError as error:
-            name = files[0] if len(files) == 1 else files[0].parent
-            raise ValueError(f"{name} has no column {error}: it is not the table of {type(self).__name__}") from error
-        questions = [replace(question, reading=self.reading) for question in questions]
-        missing = sorted({q.video for q in questions if not is_file(self.root / q.video)})
+            fetch(self.format.repository, self.format.root)
+        self.table_hash = self.format.table_hash()
+        self.reading = ReadOptions(square_pixels=square_pixels)
+        questions = [replace(question, reading=self.reading) for question in self.format.read(limit)]
+        missing = sorted({q.video for q in questions if not is_file(self.format.root / q.video)})
         if missing and missing_videos == "refuse":
             shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise FileNotFoundError(
                 f"{root} lacks {len(missing)} of {len({q.video for q in questions})} videos: {shown}. Download them "
-                f"(the data set {self.repository}), or count them as wrong with --data.missing_videos record"
+                f"(the data set {self.format.repository}), or count them as wrong with --data.missing_videos record"
             )
         super().__init__(family, questions, root, num_workers)
-
-    # -- abstract
-
-    @abstractmethod
-    def question(self, row: dict[str, Any]) -> VideoQuestion:
-        """A row of the table: id, video, question, options, answer (a letter), groups."""
-
-    # -- what a benchmark may extend
-
-    def subtitles(self, row: dict[str, Any]) -> str:
-        """What stands before the question."""
-        return ""
-
-    def rows(self, file: Path) -> Iterable[dict[str, Any]]:
-        """The rows of a table; those of `authors_tables` as the table on the hub would have them."""
-        return read_rows(str(file))
-
-    # -- final
-
-    @classmethod
-    def reader(cls, root: str, protocol: str = "paper", llava: bool = False) -> Benchmark:
-        """The same without a table: `put` for rows that come from elsewhere, lmms-eval for one.
-
-        Args:
-            root: where the videos are.
-            protocol: see the class.
-            llava: whether the model is LLaVA-Video.
-        """
-        benchmark = cls.__new__(cls)
-        benchmark._put_as(root, protocol, llava, (), "wrong")
-        return benchmark
-
-    def _put_as(self, root: str, protocol: str, llava: bool, repair: Sequence[str], unparsed: str) -> None:
-        """How questions are put, and where the videos are."""
-        check_choice("protocol", protocol, tuple(self.protocols))
-        check_choice("unparsed", unparsed, ("wrong", "random"))
-        for name in repair:
-            check_choice("repair", name, tuple(self.defects))
-        if repair and protocol != "paper":
-            raise ValueError(f"repair is for the defects of the paper protocol, not for {protocol!r}")
-        self.root, self.protocol_name, self.llava = Path(root), protocol, llava
-        self.repair, self.unparsed = sorted(repair), unparsed
-        mended = {name: value for defect in repair for name, value in self.defects[defect].items()}
-        self.protocol = replace(self.protocols[protocol], **mended)
-
-    def split_options(self, text: str) -> tuple[str, tuple[str, ...]]:
-        """A question whose options stand in it, "(A) ..." a line: as `plain` asks it, without them; and the options."""
-        options = tuple(re.findall(r"^\([A-Z]\) ?(.*)$", text, re.MULTILINE))
-        stem = text.partition("\n(A)")[0] if self.protocol_name == "plain" else text
-        return stem, options
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides what is asked, for the record of a run."""
-        put = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed, **self.variant}
-        put |= self.reading.settings
-        put |= {"max_new_tokens": self.protocol.max_new_tokens, "extractor": self.protocol.extractor}
-        return {"benchmark": type(self).__name__, **put, "limit": self.limit, "table": self.table_hash}
-
-    def table(self) -> Path:
-        """The first file with questions."""
-        return self.files()[0]
-
-    def files(self) -> list[Path]:
-        """The files with the questions: one, or those of the authors' own layout.
-
-        Raises:
-            FileNotFoundError: naming where they were looked for.
-        """
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root} is no folder; {self._advice}")
-        theirs = [file for pattern in self.authors_tables for file in sorted(self.root.glob(pattern))]
-        for pattern in self.tables:
-            for found in sorted(set(self.root.glob(pattern)) - set(theirs)):
-                return [found]
-        if theirs:
-            return theirs
-        looked = ", ".join(str(self.root / pattern) for pattern in (*self.tables, *self.authors_tables))
-        raise FileNotFoundError(f"no table of questions in {self.root}; looked for {looked}; {self._advice}")
-
-    @property
-    def _advice(self) -> str:
-        return f"download the data set {self.repository} into it, archives unpacked, or give --data.download true"
-
-    def find_video(self, name: str) -> str:
-        """A video's path relative to the root, whatever its ending; the first place to look, if it is in none."""
-        endings = ("", *ENDINGS) if Path(name).suffix in ENDINGS else ENDINGS
-        for folder in self.video_folders:
-            for ending in endings:
-                path = Path(folder) / f"{name}{ending}"
-                if (self.root / path).is_file():
-                    return str(path)
-        for ending in endings:
-            if f"{name}{ending}" in self._anywhere:
-                return self._anywhere[f"{name}{ending}"]
-        return str(Path(self.video_folders[0]) / (name if Path(name).suffix in ENDINGS else f"{name}.mp4"))
-
-    @cached_property
-    def _anywhere(self) -> dict[str, str]:
-        """Videos by name, in whatever folder the archives put them; none that is there twice."""
-        found = [path.relative_to(self.root) for path in files_below(self.root) if path.suffix in ENDINGS]
-        twice = {name for name, count in Counter(path.name for path in found).items() if count > 1}
-        return {path.name: str(path) for path in found if path.name not in twice}
-
-    def put(self, row: dict[str, Any]) -> VideoQuestion:
-        """A row of the table as the protocol puts it."""
-        asked, protocol = self.question(row), self.protocol
-        options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDE", asked.options))
-        ending = protocol.ending_llava if self.llava and protocol.ending_llava else protocol.ending
-        text = protocol.template.format(
-            question=asked.question,
-            options=options,
-            subtitles=self.subtitles(row),
-            ending=ending,
-        )
-        length, rule, guess = protocol.max_new_tokens, protocol.extractor, self.unparsed == "random"
-        return replace(asked, prompt=text, max_new_tokens=length, extractor=rule, guess=guess)
+        known = {"benchmark": type(self).__name__, **self.format.settings, **self.variant, **self.reading.settings}
+        return {**known, "limit": self.limit, "table": self.table_hash}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
-from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from datamodules.benchmarks.base import Benchmark
+from datamodules.benchmarks.format import LETTER, PLAIN, BenchmarkFormat, Protocol
 from flexselect.evaluation.questions import VideoQuestion
 
 MOMENTS = 64  # at which the released evaluation looks for subtitles
@@ -13,13 +14,13 @@ ENDING = LETTER + "\n"
 TEMPLATE = "{subtitles}{question}\n{options}\n{ending}"
 
 
-class LongVideoBench(Benchmark):
+class LongVideoBenchFormat(BenchmarkFormat):
     """`root` holds the table, `videos/`, and `subtitles/` for the variant with subtitles.
 
     Args:
-        args: see `Benchmark`.
+        args: see `BenchmarkFormat`.
         with_subtitles: put the subtitles before the question (longvideobench_val_v_sub and val_i).
-        kwargs: see `Benchmark`.
+        kwargs: see `BenchmarkFormat`.
     """
 
     repository = "longvideobench/LongVideoBench"
@@ -35,11 +36,9 @@ class LongVideoBench(Benchmark):
         "one_token": {"max_new_tokens": 32},
     }
 
-    with_subtitles = False
-
     def __init__(self, *args: Any, with_subtitles: bool = False, **kwargs: Any) -> None:
-        self.with_subtitles, self.variant = with_subtitles, {"with_subtitles": with_subtitles}
         super().__init__(*args, **kwargs)
+        self.with_subtitles = with_subtitles
         if with_subtitles and self.protocol_name == "lmms":
             raise ValueError("lmms-eval has no task of videos with subtitles: give --data.protocol paper or plain")
 
@@ -65,6 +64,22 @@ class LongVideoBench(Benchmark):
         lines = json.loads(path.read_text(encoding="utf-8"))
         start, dots = float(row["starting_timestamp_for_subtitles"]), "dots" not in self.repair
         return subtitle_block(lines, float(row["duration"]), start, dots) + "\n"
+
+
+class LongVideoBench(Benchmark):
+    """LongVideoBench, with subtitles or without.
+
+    Args:
+        args: see `Benchmark`.
+        with_subtitles: put the subtitles before the question (longvideobench_val_v_sub and val_i).
+        kwargs: see `Benchmark`.
+    """
+
+    form = LongVideoBenchFormat
+
+    def __init__(self, *args: Any, with_subtitles: bool = False, **kwargs: Any) -> None:
+        self.variant = {"with_subtitles": with_subtitles}
+        super().__init__(*args, **kwargs)
 
 
 def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float, dots: bool = True) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from datamodules.benchmarks.base import Benchmark
+from datamodules.benchmarks.format import LETTER, PLAIN, BenchmarkFormat, Protocol
 from flexselect.evaluation.questions import VideoQuestion
 
 TEMPLATE = (
@@ -16,7 +17,7 @@ TEMPLATE = (
 )
 
 
-class LVBench(Benchmark):
+class LVBenchFormat(BenchmarkFormat):
     """`root` holds the table, one row a question, or a video as its authors have it, and `data/<key>.mp4`."""
 
     repository = "lmms-eval/LVBench"
@@ -45,3 +46,9 @@ class LVBench(Benchmark):
         groups = (("question_type", str(row["question_type"][0])), ("type", str(row["type"])))
         video = self.find_video(str(row.get("key") or row["video_path"]))
         return VideoQuestion(str(row["uid"]), video, text, options, row["answer"], groups=groups)
+
+
+class LVBench(Benchmark):
+    """LVBench, see `Benchmark`."""
+
+    form = LVBenchFormat

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from datamodules.benchmarks.base import Benchmark
+from datamodules.benchmarks.format import LETTER, PLAIN, BenchmarkFormat, Protocol
 from flexselect.evaluation.answer_parsing import LETTERS
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.storage.video_paths import is_file
@@ -14,7 +15,7 @@ from flexselect.storage.video_paths import is_file
 BEST = LETTER.replace("the option's", "the best option's")
 
 
-class MLVU(Benchmark):
+class MLVUFormat(BenchmarkFormat):
     """`root` holds the table as on the hub, and the videos by name; or `json/` and `video/` as its authors give them.
 
     Of theirs the seven files of multiple choice are read; 8 and 9, which ask for descriptions, are left out.
@@ -52,6 +53,12 @@ class MLVU(Benchmark):
         name = f"{row['video_name']}-{row['question'].partition(chr(10))[0]}"
         kind = (("task_type", str(row["task_type"])),)
         return VideoQuestion(name, video, text, options, row["answer"], error=row.get("error"), groups=kind)
+
+
+class MLVU(Benchmark):
+    """MLVU, see `Benchmark`."""
+
+    form = MLVUFormat
 
 
 def _as_on_the_hub(row: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from datamodules.benchmarks.base import LETTER, PLAIN, Benchmark, Protocol
+from datamodules.benchmarks.base import Benchmark
+from datamodules.benchmarks.format import LETTER, PLAIN, BenchmarkFormat, Protocol
 from flexselect.evaluation.questions import VideoQuestion
 
 TEMPLATE = (  # no subtitles are given; the released evaluation and lmms-eval say so all the same
@@ -13,7 +14,7 @@ TEMPLATE = (  # no subtitles are given; the released evaluation and lmms-eval sa
 )
 
 
-class VideoMME(Benchmark):
+class VideoMMEFormat(BenchmarkFormat):
     """`root` holds the table as on the hub, and `data/<videoID>.mp4`."""
 
     repository = "lmms-eval/Video-MME"
@@ -36,3 +37,9 @@ class VideoMME(Benchmark):
         options = tuple(option.partition(". ")[2] for option in row["options"])
         video = self.find_video(str(row["videoID"]))
         return VideoQuestion(str(row["question_id"]), video, row["question"], options, row["answer"], groups=groups)
+
+
+class VideoMME(Benchmark):
+    """VideoMME, see `Benchmark`."""
+
+    form = VideoMMEFormat

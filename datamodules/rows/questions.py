@@ -189,7 +189,7 @@ def _say_equal_options(questions: Sequence[VideoQuestion], source: str) -> None:
         log.warning("%s: %d rows have an option twice; the first: row %d, %r", source, len(equal), equal[0] + 1, twice)
 
 
-def _part(values: dict[str, Any]) -> dict[str, float]:
+def _part(values: dict[str, Any]) -> dict[str, Any]:
     """`start` and `end` of a row, in seconds."""
     found = {}
     for name in ("start", "end"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ def read_animation(path: Path) -> FrameIndex:
         OSError: for a file that is broken.
     """
     durations = []
+    image: Any  # Pillow's type of an open file does not know of its frames
     with Image.open(path) as image:
         for number in range(image.n_frames):
             image.seek(number)

@@ -14,7 +14,7 @@ from contextlib import closing
 from fractions import Fraction
 from itertools import islice
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -64,6 +64,10 @@ class Decoder:
         self._skips = index.timed and index.codec in SKIPPING and not index.has_alpha
         self._is_cut = False  # its last packet cannot be decoded
         self._shown: tuple[int, np.ndarray] | None = None  # the last frame that was asked for
+        self._ahead: tuple[int, av.VideoFrame] | None = None  # decoded, and later than what was asked for
+        self._decoded: Generator[tuple[int, av.VideoFrame], None, None]
+        self._context: Any
+        self._position: int  # the timestamp of the last frame that was decoded
         self._open()
 
     def close(self) -> None:
@@ -134,7 +138,7 @@ class Decoder:
         self._context.thread_count = 1  # threads of ours cost less than the codec's: see docs/LOG.md
         self._position, self._sought = self.index.times[0], False
         self._decoded = self._decode()
-        self._ahead: tuple[int, av.VideoFrame] | None = None  # decoded, and later than what was asked for
+        self._ahead = None
 
     def _decode(self) -> Generator[tuple[int, av.VideoFrame], None, None]:
         count, broken = 0, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -25,7 +26,9 @@ def picture(frame: av.VideoFrame, pixel_aspect: Fraction, matrix: DisplayMatrix 
     """
     width = max(1, round(frame.width * pixel_aspect))
     see_through = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    size = {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
+    size: dict[str, Any] = (
+        {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
+    )
     pixels = frame.to_ndarray(format="rgba" if see_through else "rgb24", **size)
     if see_through:
         pixels = ((pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255).astype(np.uint8)
@@ -55,7 +58,7 @@ def upright(pixels: np.ndarray, matrix: DisplayMatrix | None) -> np.ndarray:
 
 def display_matrix(frame: av.VideoFrame) -> DisplayMatrix | None:
     """How a frame is to be turned and mirrored; None where it does not say."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()

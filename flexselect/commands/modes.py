@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
 
 from flexselect.pipeline import FlexSelect
-from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.factory import load_selector, make_scorer
 from flexselect.scoring.scorer import Scorer
-from flexselect.selectors.lite_selector import LiteSelector
 from flexselect.session import VideoSession
 from flexselect.structures.prompt import Answer
 from flexselect.visualize import heat_map, kept_tokens, look_at
@@ -37,13 +36,11 @@ class Modes:
     """
 
     def __init__(self, fs: FlexSelect, lite: str | None = None) -> None:
-        sets = fs.units_per_set
         scorers: dict[str, Scorer | None] = {DENSE: None, SELF: fs.scorer}
         if lite is not None:
-            dtype = str(fs.lm.model.dtype).removeprefix("torch.")
-            trained = LiteSelector.from_pretrained(lite, dtype=dtype, device=fs.lm.device)
-            scorers[LITE] = LiteScorer(fs.lm, trained, units_per_set=sets)
-        self.ways = {mode: FlexSelect(fs.lm, fs.family, scorer, fs.budget, sets) for mode, scorer in scorers.items()}
+            options = replace(fs.options, selector=lite, reduction=None, device=str(fs.lm.device))
+            scorers[LITE] = make_scorer(fs.lm, options, load_selector(options))
+        self.ways = {mode: fs.with_scorer(scorer) for mode, scorer in scorers.items()}
         self.budget = fs.budget
 
     def open(self, video: Path) -> dict[str, VideoSession]:
@@ -54,15 +51,14 @@ class Modes:
         """
         *others, last = self.ways  # lite, where there is one: what is encoded for it serves the others too
         session = self.ways[last].open(video, progress=True)
-        sessions = {mode: self.ways[mode].open_encoded(session.encoded, session.timings) for mode in others}
+        sessions = {mode: self.ways[mode].open_encoded(session.encode(), session.timings) for mode in others}
         for other in sessions.values():
             other.video = video
         return {**sessions, last: session}
 
     def ask(self, session: VideoSession, question: str, budget: int, max_new_tokens: int) -> Shown:
         """Answer in one mode, and draw what was looked at."""
-        session.flexselect.budget = budget
-        answer = session.ask(question, max_new_tokens)
+        answer = session.ask(question, max_new_tokens, budget=budget)
         if answer.selection is None:
             return Shown(answer, [])
         look, pictures = look_at(session, answer.selection), []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flexselect.commands.modes import DENSE, Modes
+from flexselect.options import Options
 from flexselect.pipeline import FlexSelect
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import UsageError
@@ -33,19 +34,13 @@ def serve(
     path: str,
     selector: str | None = None,
     videos: str | None = None,
-    reference_layer: int | None = None,
-    reduction: str | None = None,
-    budget: int | None = None,
     fps: float | None = None,
     max_frames: int | None = None,
-    dtype: str = "bfloat16",
-    device: str | None = None,
-    device_map: str | None = None,
-    quantization: str | None = None,
     max_new_tokens: int = 64,
     max_upload_mb: int = 2048,
     host: str = "127.0.0.1",
     port: int = 7860,
+    **options: Any,
 ) -> None:
     """Serve a page on which a model is tried, until it is interrupted.
 
@@ -53,19 +48,13 @@ def serve(
         path: the VideoLLM, local folder or hub id.
         selector: a trained selector, folder or hub id; None: the page has no lite mode.
         videos: a folder whose videos can be chosen, beside uploading one.
-        reference_layer: of the training-free mode, as `locate` found it; None: the family's default.
-        reduction: "max" or "mean", as `locate` found it; None: "max".
-        budget: visual tokens shown at first; None: the family's default.
         fps: sampling; None: the family's default.
         max_frames: sampling; None: the family's default.
-        dtype: of the weights.
-        device: None: the first GPU if there is one, else the CPU.
-        device_map: "auto" spreads a large model over all GPUs.
-        quantization: "4bit" or "8bit".
         max_new_tokens: the most of an answer.
         max_upload_mb: a larger upload is refused.
         host: where the page is; by default only this machine reaches it. Whoever reaches it may upload and ask.
         port: of the page; 0: any that is free.
+        options: see `flexselect.options.Options`; the reference layer and reduction are of the training-free mode.
 
     Raises:
         UsageError: without gradio, or for a port that is taken.
@@ -78,11 +67,10 @@ def serve(
     check_port(host, port)
     if host not in HERE:
         log.warning("whoever reaches %s:%d can upload videos and use this model; there is no password", host, port)
-    given: dict[str, Any] = {"fps": fps, "max_frames": max_frames}
-    options = {name: value for name, value in given.items() if value is not None}
-    options |= {"selector": "self", "reference_layer": reference_layer, "reduction": reduction}
-    options |= {"dtype": dtype, "device": device, "device_map": device_map, "quantization": quantization}
-    fs = FlexSelect.from_pretrained(path, budget=budget, **options)
+    chosen = Options(selector="self", scoring_only=False, **options)
+    sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames}
+    numbers = {name: value for name, value in sampling.items() if value is not None}
+    fs = FlexSelect.from_pretrained(path, **vars(chosen), **numbers)
     blocks = Page(Modes(fs, selector), choices, max_new_tokens, Path(path).name).build()
     _, address, _ = blocks.launch(
         server_name=host,
@@ -209,7 +197,7 @@ class Page:
             yield [{}, f"**{escaped(reason)}**", gr.skip(), gr.skip(), *nothing]
             return
         session = next(iter(sessions.values()))
-        total = session.encoded.num_tokens
+        total = session.encode().num_tokens
         slider = gr.Slider(maximum=total, value=min(self.modes.budget, total))
         status = f"**{escaped(path.name)}**: {described(session)}"
         yield [sessions, status, slider, gr.Button(interactive=True), *nothing]
@@ -254,7 +242,7 @@ def facts(answer: Answer) -> str:
 
 def described(session: VideoSession) -> str:
     """What was made of a video, in words."""
-    encoded, took = session.encoded, session.timings
+    encoded, took = session.encode(), session.timings
     length = "" if encoded.length is None else f"{clock_time(round(encoded.length))} long, "
     seconds = ", ".join(f"{stage} {took[stage]:.1f} s" for stage in ("decode", "encode") if stage in took)
     size = sum(session.num_bytes.values()) / 1e6

@@ -10,8 +10,7 @@ from functools import cached_property
 
 from flexselect.evaluation.answer_parsing import LETTERS, named_option, plain
 from flexselect.evaluation.letter_extraction import EXTRACTORS
-from flexselect.structures.frames import WHOLE, FrameStream, ReadOptions
-from flexselect.structures.prompt import EncodedVideo, VideoClip
+from flexselect.structures.frames import WHOLE, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -99,23 +98,3 @@ class VideoQuestion:
     def expected_letters(self) -> list[str | None]:
         """The options that these name, by letter or in words; None for one that names none."""
         return [named_option(answer, self.options) for answer in self.expected]
-
-
-@dataclass(frozen=True)
-class QuestionItem:
-    """What the data side hands over for one question.
-
-    The clip, or what stands for it, comes with the first question of each video that is still to be answered; the ones
-    after it are about the same clip.
-    """
-
-    question: VideoQuestion
-    opens: bool = False  # whether a clip, or the reason why there is none, comes with it
-    clip: VideoClip | None = None
-    stream: FrameStream | None = None  # instead of a clip, where it is decoded in the main process
-    encoded: EncodedVideo | None = None  # instead of both, where a `FeatureCache` had it
-    path: str | None = None  # of the video's file
-    video_hash: str | None = None  # of that file, see `flexselect.loading.fingerprint.file_hash`
-    error: str | None = None  # why there is no clip
-    warnings: tuple[str, ...] = ()  # what was doubtful about its file before that
-    decode_seconds: float = 0.0

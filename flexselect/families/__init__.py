@@ -1,27 +1,58 @@
 """The families that `FlexSelect.from_pretrained` knows; a YAML may name any other class."""
 
-from flexselect.families.base import VideoFamily
+from inspect import signature
+
+from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
 from flexselect.families.qwen2_5_vl import Qwen25VL
 from flexselect.families.qwen3_vl import Qwen3VL
-from flexselect.loading.weights import read_config
+from flexselect.loading.weights import LoadOptions, read_config
+from flexselect.options import LoadingOptions
+from flexselect.validation import check_known
 
 FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL)
 
 
-def family_of(path: str, **options: object) -> VideoFamily:
-    """Find the family of a checkpoint from its config.json.
+def family_of(path: str, **numbers: object) -> VideoFamily:
+    """Find the family of a checkpoint from its config.json, and build it.
+
+    Args:
+        path: local folder or hub id.
+        numbers: of the family, such as `fps` and `max_frames`.
 
     Raises:
-        ValueError: naming what was found, if no family claims it.
+        ValueError: naming what was found, if no family claims it; or a number that the family does not have.
+    """
+    family = family_class(path)
+    check_known(numbers, numbers_of(family), f"a {family.__name__} model")
+    return family(path, **numbers)  # type: ignore[call-arg]
+
+
+def family_class(path: str) -> type[VideoFamily]:
+    """The family that claims a checkpoint.
+
+    Raises:
+        ValueError: naming what was found, if none does.
     """
     config = read_config(path)
     for family in FAMILIES:
         if family.claims(config):
-            return family(path, **options)  # type: ignore[call-arg]
+            return family
     known = ", ".join(family.__name__ for family in FAMILIES)
     raise ValueError(
         f"no family knows the checkpoint at {path}: model_type {config.get('model_type')!r}, "
         f"architectures {config.get('architectures')}. Known families: {known}"
     )
+
+
+def load_lm(family: VideoFamily, options: LoadingOptions, num_layers: int | None = None) -> VideoLM:
+    """Load a VideoLLM, or the first decoder layers of it, and set its speed options."""
+    lm = family.load(LoadOptions.of(options, num_layers))
+    lm.speed_up(options.compile, options.cache_implementation)
+    return lm
+
+
+def numbers_of(family: type[VideoFamily]) -> list[str]:
+    """What a family's constructor takes beside the path."""
+    return [name for name in signature(family).parameters if name != "path"]

@@ -17,6 +17,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, is_bitsandbytes_available, logging
 
+from flexselect.options import LoadingOptions
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read config.json of a local folder or a hub id.
@@ -97,6 +101,13 @@ class LoadOptions:
     attn_implementation: str = "sdpa"
     quantization: str | None = None  # "4bit" or "8bit", through bitsandbytes
     num_layers: int | None = None  # load only so many decoder layers: enough to score, not to answer
+
+    @classmethod
+    def of(cls, options: LoadingOptions, num_layers: int | None = None) -> LoadOptions:
+        """What a run's options say of it."""
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        placed = device, options.device_map, options.offload_folder, options.attn_implementation
+        return cls(DTYPES[options.dtype], *placed, options.quantization, num_layers)
 
 
 def load_weights(

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from flexselect.attention import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merged
-from flexselect.scoring.frame_sets import frame_sets
 from flexselect.scoring.prefix_cache import FrameSet, PreparedSets
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.layout import Layout
@@ -31,16 +30,13 @@ class AttentionScorer(Scorer):
     length run together, up to `tokens_per_batch` prompt tokens at a time, without padding.
     """
 
-    def __init__(
-        self, lm: VideoLM, layer: int, reduction: str = "max", units_per_set: int = 64, tokens_per_batch: int = 32768
-    ) -> None:
+    def __init__(self, lm: VideoLM, layer: int, reduction: str = "max", tokens_per_batch: int = 32768) -> None:
         self.lm = lm
         depth = len(self.decoder.layers)
         if not 0 <= layer < depth:
             raise ValueError(f"reference_layer must be between 0 and {depth - 1} for this model, got {layer}")
         self.layer = layer
         self.reduction = resolve_reduction(reduction)
-        self.units_per_set = units_per_set
         self.tokens_per_batch = tokens_per_batch
 
     @property
@@ -57,58 +53,58 @@ class AttentionScorer(Scorer):
         """The video and the query, int64 [Q], as the decoder takes them."""
 
     @property
-    def made_with(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What keys and values depend on, beside the video and the VideoLLM. The one method that may be extended."""
-        return {"layer": self.layer, "units_per_set": self.units_per_set, "tokens_per_batch": self.tokens_per_batch}
+        return {"layer": self.layer, "tokens_per_batch": self.tokens_per_batch}
 
     # Final from here on.
 
-    @torch.inference_mode()
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
-        """One float32 [V]: attention probabilities in 0..1."""
-        return self.scores([encoded], [query_ids])[0]
+        """The whole video as one frame set: float32 [V], attention probabilities in 0..1."""
+        return self.score_many(encoded, [query_ids], [torch.arange(encoded.num_tokens)])[0]
 
     @torch.inference_mode()
-    def prepare(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+    def score_many(
+        self,
+        encoded: EncodedVideo,
+        queries: Sequence[Tensor],
+        sets: list[Tensor],
+        prepared: Iterable[PreparedSets] | None = None,
+    ) -> list[Tensor]:
+        """For each of several questions, float32 [V]: once the sets are prepared, the questions' rows run alone."""
+        if prepared is None and len(queries) == 1:
+            return self.scores([encoded], queries, [sets])
+        seen = [self.view(encoded, query) for query in queries]
+        found = [torch.empty(encoded.num_tokens, device=self.lm.device) for _ in queries]
+        for part in self.prepare(encoded, sets) if prepared is None else prepared:
+            at_hand = part.to(self.lm.device)
+            for (_, query), scores in zip(seen, found):
+                self._score_rows(query, at_hand, scores)
+        return found
+
+    @torch.inference_mode()
+    def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PreparedSets]:
         """Do once what does not depend on the question: prefix and visual tokens, up to the reference layer.
 
         Its size is 2 * layers * key/value width for each token: 43 KB in Qwen2.5-VL-7B's bfloat16 up to layer 20.
 
         Args:
             encoded: the video, on any device.
+            sets: see `score_many`.
 
         Yields:
             Some frame sets at a time.
         """
         video, _ = self.view(encoded, NO_QUERY)
-        for form in self.prepared_forms(encoded):
+        for form in self.prepared_forms(encoded, sets):
             features, grid = self._stacked([video], form.sets)
             embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in form.sets], grid)
             yield replace(form, past=states_before(self.decoder, embeddings, where, self.layer, **deepstack))
 
-    def prepared_forms(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+    def prepared_forms(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PreparedSets]:
         """The same without keys and values, for those that were stored."""
-        for sets in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)]):
-            yield PreparedSets(sets, (len(sets[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
-
-    @torch.inference_mode()
-    def score_prepared(
-        self, encoded: EncodedVideo, queries: Sequence[Tensor], prepared: Iterable[PreparedSets]
-    ) -> list[Tensor]:
-        """The same as `score` for each of several questions, running their rows alone.
-
-        Args:
-            encoded: the video.
-            queries: int64 [Q] each.
-            prepared: what `prepare` made, kept or as it comes.
-        """
-        seen = [self.view(encoded, query) for query in queries]
-        found = [torch.empty(encoded.num_tokens, device=self.lm.device) for _ in queries]
-        for part in prepared:
-            at_hand = part.to(self.lm.device)
-            for (_, query), scores in zip(seen, found):
-                self._score_rows(query, at_hand, scores)
-        return found
+        for alike in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets]):
+            yield PreparedSets(alike, (len(alike[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
 
     def _score_rows(self, query: Tensor, part: PreparedSets, found: Tensor) -> None:
         layout = part.sets[0].layout.then(query)  # brackets may be worded otherwise in others, but they stand alike
@@ -121,13 +117,15 @@ class AttentionScorer(Scorer):
         for s, of_set in zip(part.sets, scores[:, layout.visual[span].to(scores.device)]):
             found[s.tokens] = of_set.to(found)
 
-    def scores(self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor]) -> list[Tensor]:
-        """Of several videos with a query each, those of one form together; with gradients: float32 [V] each."""
+    def scores(
+        self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor], sets: Sequence[list[Tensor]]
+    ) -> list[Tensor]:
+        """Of several videos with a query each, frame sets of one form together; with gradients: float32 [V] each."""
         seen = [self.view(video, query) for video, query in zip(videos, queries)]
         found = [torch.empty(video.num_tokens, device=self.lm.device) for video, _ in seen]
-        for sets in self._batches(seen):
-            features, grid = self._stacked([video for video, _ in seen], sets)
-            for part, scores in zip(sets, self._run(features, [s.layout for s in sets], grid)):
+        for alike in self._batches(seen, sets):
+            features, grid = self._stacked([video for video, _ in seen], alike)
+            for part, scores in zip(alike, self._run(features, [s.layout for s in alike], grid)):
                 found[part.video][part.tokens] = scores.to(found[part.video])
         return found
 
@@ -160,15 +158,17 @@ class AttentionScorer(Scorer):
         where = self.lm.position_ids(layout, grid, seconds_per_unit=1.0).to(self.lm.device)
         return where[:, None].expand(-1, count, -1) if len(where) > 1 else where.expand(count, -1)
 
-    def _batches(self, seen: list[tuple[EncodedVideo, Tensor]]) -> Iterator[list[FrameSet]]:
+    def _batches(
+        self, seen: Sequence[tuple[EncodedVideo, Tensor]], sets: Sequence[list[Tensor]]
+    ) -> Iterator[list[FrameSet]]:
         """Frame sets of one form, up to their query, as many as go together."""
         alike: dict[tuple, list[FrameSet]] = {}
-        for v, (video, query) in enumerate(seen):
-            for tokens in frame_sets(video.num_units, video.tokens_per_unit, self.units_per_set):
+        for v, ((video, query), of_video) in enumerate(zip(seen, sets)):
+            for tokens in of_video:
                 units = (tokens[:: video.tokens_per_unit] // video.tokens_per_unit).tolist()
                 layout = video.layout(query, self.lm.visual_id, units)
                 form = layout.visual[: layout.span.stop].numpy().tobytes(), video.grid[1:]
                 alike.setdefault(form, []).append(FrameSet(v, tokens, layout))
-        for sets in alike.values():
-            size = max(1, self.tokens_per_batch // max(len(s.layout.ids) for s in sets))
-            yield from (sets[first : first + size] for first in range(0, len(sets), size))
+        for group in alike.values():
+            size = max(1, self.tokens_per_batch // max(len(s.layout.ids) for s in group))
+            yield from (group[first : first + size] for first in range(0, len(group), size))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeGuard
-
 import torch
 from torch import Tensor
 
@@ -14,6 +11,8 @@ from flexselect.structures.prompt import EncodedVideo
 
 class UniformScorer(Scorer):
     """A control that ignores the question: tokens evenly spread over the video, and over each frame set of it."""
+
+    ranks_content = False
 
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """A low-discrepancy sequence over the units: its k best are k tokens almost evenly spread, for every k."""
@@ -25,17 +24,11 @@ class UniformScorer(Scorer):
 class RandomScorer(Scorer):
     """A control that draws tokens by chance; the same video length and seed give the same draw."""
 
+    ranks_content = False
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Independent uniform numbers in 0..1."""
         return torch.rand(encoded.num_tokens, generator=torch.Generator().manual_seed(self.seed))
-
-
-CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}
-
-
-def is_trained(selector: str | None) -> TypeGuard[str]:
-    """Whether an option names a trained selector, by folder or hub id, and no mode."""
-    return selector not in (None, "self", *CONTROLS)

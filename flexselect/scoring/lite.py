@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.families.base import VideoLM
+from flexselect.families.base import VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
 from flexselect.loading.text_ids import reread
 from flexselect.scoring.attention_scorer import AttentionScorer
@@ -24,7 +24,6 @@ class LiteScorer(AttentionScorer):
         lm: the VideoLLM, whose tower it shares.
         selector: the selector.
         reduction: None: as it was trained.
-        units_per_set: see `FlexSelect`.
         alignment: "exact", or "released" for the released InternVL selectors; None: what the selector says.
         tokens_per_batch: see `AttentionScorer`.
     """
@@ -34,7 +33,6 @@ class LiteScorer(AttentionScorer):
         lm: VideoLM,
         selector: LiteSelector,
         reduction: str | None = None,
-        units_per_set: int = 64,
         alignment: str | None = None,
         tokens_per_batch: int = 32768,
     ) -> None:
@@ -42,7 +40,7 @@ class LiteScorer(AttentionScorer):
         self.alignment = alignment or selector.config.alignment
         check_choice("selector_alignment", self.alignment, ("exact", "released"))
         reduction = reduction or selector.config.reduction
-        super().__init__(lm, selector.scored_layer, reduction, units_per_set, tokens_per_batch)
+        super().__init__(lm, selector.scored_layer, reduction, tokens_per_batch)
 
     @property
     def decoder(self) -> Any:
@@ -60,9 +58,20 @@ class LiteScorer(AttentionScorer):
         return replace(encoded, prefix_ids=prefix, features=encoded.seen), query
 
     @property
-    def made_with(self) -> dict[str, Any]:
+    def projection(self) -> VisionProjector:
+        """The selector's own projector."""
+        return self.selector.project
+
+    @property
+    def teacher(self) -> tuple[int | None, str]:
+        """As its model card says; the layer that a released selector was trained with is not written down in it."""
+        trained = self.selector.config.training or {}
+        return trained.get("layer"), trained.get("reduction", self.selector.config.reduction)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
         """Also the selector's weights."""
-        return {**super().made_with, "selector": weights_hash(str(self.selector.name_or_path))}
+        return {**super().provenance, "selector": weights_hash(str(self.selector.name_or_path))}
 
     def shift(self, encoded: EncodedVideo) -> int:
         """How far the released code's scores are from the tokens they mean, see `Selection.shift`.

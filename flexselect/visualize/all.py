@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from flexselect.analysis.every_layer import layer_states
-from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.scoring.selection import select
 from flexselect.session import VideoSession
@@ -48,7 +47,7 @@ def draw_all(
     if look.scored:
         files.append(folder / "heat_map.png")
         heat_map(files[-1], look, title, units)
-    if isinstance(session.flexselect.scorer, LiteScorer):
+    if session.engine.scorer is not None and session.engine.scorer.teacher is not None:
         files.append(folder / "teacher_and_selector.png")
         teacher = look_at(session, teacher_selection(session, question, selection))
         side_by_side(files[-1], teacher, look, ("teacher", "selector"), title)
@@ -61,7 +60,7 @@ def states_of(session: VideoSession, question: str, selection: Selection) -> tup
     Returns:
         See `layer_states`: tokens that are dropped, text, and kept.
     """
-    lm, encoded = session.flexselect.lm, session.encoded
+    lm, encoded = session.engine.lm, session.encode()
     best = int(selection.scores.argmax())
     tokens = next(tokens for tokens in selection.sets if bool((tokens == best).any())).cpu()
     part = encoded.of_units((tokens[:: encoded.tokens_per_unit] // encoded.tokens_per_unit).tolist())
@@ -74,10 +73,15 @@ def states_of(session: VideoSession, question: str, selection: Selection) -> tup
 
 
 def teacher_selection(session: VideoSession, question: str, selection: Selection) -> Selection:
-    """What the VideoLLM's own reference layer keeps of each frame set, as many tokens as `selection` has of it."""
-    fs = session.flexselect
-    teacher = ReferenceLayerScorer(fs.lm, fs.family.default_reference_layer, units_per_set=fs.units_per_set)
-    scores = teacher.score(session.encoded, fs.lm.prompter.query_ids(question)).cpu()
-    kept = selection.kept.cpu()
-    sets = [tokens.cpu() for tokens in selection.sets]
+    """What the layer that the selector was trained to rank like keeps of each frame set, as many tokens as it has.
+
+    The layer is the family's default where the selector does not say which it was.
+    """
+    engine = session.engine
+    layer, reduction = (engine.scorer and engine.scorer.teacher) or (None, "max")
+    if layer is None or layer >= engine.family.num_layers:
+        layer = engine.family.default_reference_layer
+    teacher, query = ReferenceLayerScorer(engine.lm, layer, reduction), engine.lm.prompter.query_ids(question)
+    kept, sets = selection.kept.cpu(), [tokens.cpu() for tokens in selection.sets]
+    scores = teacher.score_many(session.encode(), [query], sets)[0].cpu()
     return select(scores, sets, [int(torch.isin(tokens, kept).sum()) for tokens in sets])

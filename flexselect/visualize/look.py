@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.session import VideoSession
 from flexselect.structures.frames import stream_of_file
 from flexselect.structures.prompt import Selection, VideoClip
@@ -70,7 +69,7 @@ def look_at(session: VideoSession, selection: Selection | None) -> Look:
     """
     if selection is None:
         raise ValueError("dense shows every token, there is nothing to draw: load with a selector")
-    family, grid, total = session.flexselect.family, session.grid, len(selection.scores)
+    family, grid, total = session.engine.family, session.grid, len(selection.scores)
     if session.video is None and not isinstance(session.source, VideoClip):
         raise ValueError("this session does not know its video: set session.video to the file")
     kept = torch.zeros(total, dtype=torch.bool)
@@ -84,14 +83,14 @@ def look_at(session: VideoSession, selection: Selection | None) -> Look:
         family.on_picture(kept, grid).numpy(),
         kept.view(grid[0], -1).sum(1).numpy(),
         seconds,
-        not isinstance(session.flexselect.scorer, (UniformScorer, RandomScorer)),
+        session.engine.scorer is not None and session.engine.scorer.ranks_content,
         lambda units: unit_frames(session, units),
     )
 
 
 def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndarray]:
     """The first frame of some units, ascending, as in the video: uint8 [h, w, 3], at most `HEIGHT` x `WIDTH`."""
-    family, video = session.flexselect.family, session.video
+    family, video = session.engine.family, session.video
     firsts = [unit * family.frames_per_unit for unit in units]
     if video is None:
         assert isinstance(session.source, VideoClip)

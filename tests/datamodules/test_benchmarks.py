@@ -194,14 +194,17 @@ def test_defects_can_be_repaired(bench):
     """Each is data: what it changes is seen, all else is the same."""
     name, root = bench
     (_, paper), kind = prompts(name, root), CLASSES[name]
-    for defect, mended in kind.defects.items():
+    form = kind.form
+    for defect, mended in form.defects.items():
         data = opened(name, root, repair=[defect])
-        assert data.settings["repair"] == [defect] and data.protocol == replace(kind.protocols["paper"], **mended)
+        assert data.settings["repair"] == [defect] and data.format.protocol == replace(
+            form.protocols["paper"], **mended
+        )
         assert mended == {} or data.questions[0] != paper
     with pytest.raises(ValueError, match="repair must be one of"):
         opened(name, root, repair=["other"])
     with pytest.raises(ValueError, match="repair is for the defects of the paper protocol, not for 'plain'"):
-        opened(name, root, repair=list(kind.defects)[:1], protocol="plain")
+        opened(name, root, repair=list(form.defects)[:1], protocol="plain")
     if name == "VideoMME":
         assert "the video. Respond" in prompts(name, root, repair=["says_subtitles"])[0]
     if name == "LongVideoBench":
@@ -276,9 +279,9 @@ def test_subtitles_before_the_question(roots):
 
 
 def test_options_that_are_not_there(roots):
-    data = opened("LongVideoBench", roots["LongVideoBench"])
-    table = Dataset.from_parquet(str(data.table()))
-    question = data.question({**table[0], "option1": "N/A", "option3": "N/A", "correct_choice": 1})
+    form = opened("LongVideoBench", roots["LongVideoBench"]).format
+    table = Dataset.from_parquet(str(form.table()))
+    question = form.question({**table[0], "option1": "N/A", "option3": "N/A", "correct_choice": 1})
     assert len(question.options) == 2 and question.answer == "B"
 
 

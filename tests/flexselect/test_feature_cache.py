@@ -106,7 +106,7 @@ def test_answers_from_kept_features_are_the_same(load, tmp_path):
     video = tmp_path / "video.mp4"
     video.write_bytes(b"1")
     cache = FeatureCache(tmp_path / "cache", 1, {})
-    cache.put(video, session.encoded)
+    cache.put(video, session.encode())
     again = fs.open_encoded(cache.get(video, fs.lm.prompter.prefix_ids))
     one, other = (each.ask("Which shape is red?", max_new_tokens=4) for each in (session, again))
     assert_near(one.selection.scores, other.selection.scores)

@@ -86,7 +86,7 @@ def test_sets_batched_equal_sets_one_by_one(load):
     batched = fs.select(prompt)
     tokens = prompt.clip.grid[1] * prompt.clip.grid[2]
     assert {len(each) for each in batched.sets} == {3 * tokens, 2 * tokens}
-    fs.scorer = ReferenceLayerScorer(fs.lm, 2, "max", units_per_set=3, tokens_per_batch=1)
+    fs.scorer = ReferenceLayerScorer(fs.lm, 2, "max", tokens_per_batch=1)
     torch.testing.assert_close(batched.scores, fs.select(prompt).scores, atol=1e-6, rtol=1e-5)
     assert len(batched.scores.unique()) > 40, "canary: scores must differ"
 
@@ -197,7 +197,7 @@ def test_frames_of_another_form_are_refused(load):
     for wrong in (torch.zeros(4, 3, 8, 8), torch.zeros(0, 8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, 3)):
         with pytest.raises(ValueError, match=r"frames must be uint8 \[T, h, w, 3\]"):
             load().open(wrong)
-    assert load().open(tiny.frames(2).numpy()).encoded.num_units in (1, 2)
+    assert load().open(tiny.frames(2).numpy()).encode().num_units in (1, 2)
 
 
 @pytest.mark.parametrize("selector", [None, "self"])

@@ -133,9 +133,10 @@ def test_sets_whose_timestamps_differ_in_length(fs):
     encoded = fs.encode(some)
     lengths = {len(before) for before, _ in some.clip.brackets}
     assert len(lengths) == 2, "canary: the prompt has timestamps of both lengths"
-    one_by_one = ReferenceLayerScorer(fs.lm, 2, "max", units_per_set=3, tokens_per_batch=1)
-    expected = one_by_one.score(encoded, some.query_ids)
-    torch.testing.assert_close(fs.scorer.score(encoded, some.query_ids), expected, atol=1e-6, rtol=1e-5)
+    one_by_one, sets = ReferenceLayerScorer(fs.lm, 2, "max", tokens_per_batch=1), fs.frame_sets(encoded)
+    assert len(sets) > 1
+    (expected,), (found,) = (s.score_many(encoded, [some.query_ids], sets) for s in (one_by_one, fs.scorer))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_unknown_times_are_as_sampled(fs):

@@ -18,12 +18,12 @@ def test_together_is_one_by_one(load, reduction):
     videos, queries = [fs.encode(prompt) for prompt in prompts], [prompt.query_ids for prompt in prompts]
     assert len({len(query) for query in queries}) == 3
     with torch.inference_mode():
-        together = fs.scorer.scores(videos, queries)
+        together = fs.scorer.scores(videos, queries, [fs.frame_sets(video) for video in videos])
     for video, query, scores in zip(videos, queries, together):
-        alone = fs.scorer.score(video, query)
+        (alone,) = fs.scorer.score_many(video, [query], fs.frame_sets(video))
         torch.testing.assert_close(scores, alone, atol=1e-6, rtol=1e-4)
         assert float(alone.std()) > 0, "canary"
-    other = fs.scorer.score(videos[0], queries[1])
+    (other,) = fs.scorer.score_many(videos[0], [queries[1]], fs.frame_sets(videos[0]))
     assert not torch.allclose(other, together[0], rtol=1e-3), "canary: the query matters"
 
 
@@ -31,11 +31,13 @@ def test_a_batch_has_a_limit(load):
     fs = load(selector="self", units_per_set=2)
     prompt = tiny.prompt(fs, count=8)
     video, seen = fs.encode(prompt), []
-    whole = fs.scorer.score(video, prompt.query_ids)
+    sets = fs.frame_sets(video)
+    (whole,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
     fs.scorer.tokens_per_batch = 1
     run = fs.scorer._run
     fs.scorer._run = lambda features, *rest: seen.append(len(features)) or run(features, *rest)
-    torch.testing.assert_close(fs.scorer.score(video, prompt.query_ids), whole, atol=1e-6, rtol=1e-4)
+    (found,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-4)
     assert set(seen) == {1} and len(seen) > 1
 
 

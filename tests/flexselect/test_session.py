@@ -97,14 +97,14 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
     whole = fs.encode(VideoPrompt(prompter.clip(frames, seconds), prompter.prefix_ids, torch.empty(0).long()))
     fs.lm.units_per_step = 2
     session = fs.open_source(FrameStream(13, seconds, lambda: iter(frames.split(5))))
-    found = session.encoded
+    found = session.encode()
     torch.testing.assert_close(found.features, whole.features, atol=1e-6, rtol=1e-6)
     for name in ("grid", "seconds_per_unit", "sampling"):
         assert getattr(found, name) == getattr(whole, name)
     assert len(found.brackets) == len(whole.brackets)
     for ours, theirs in zip(found.brackets, whole.brackets):
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-    assert torch.equal(session.clip.pixels, prompter.clip(frames, seconds).pixels)
+    assert torch.equal(session.read_clip().pixels, prompter.clip(frames, seconds).pixels)
 
 
 @pytest.mark.parametrize("keep", ["nothing", "features", "scores_kv"])
@@ -248,8 +248,8 @@ def test_padding_changes_no_logits_and_no_end(load):
     fs = load(selector="self", budget=6)
     session, lm = fs.open(tiny.frames(6, 56, 84)), fs.lm
     queries = [lm.prompter.query_ids(question) for question in ("Why?", QUESTIONS[1])]
-    chosen = fs.select_encoded(session.encoded, queries)
-    prompts = [lm.assemble(session.encoded, *both, fs.positions) for both in zip(queries, chosen)]
+    chosen = fs.select_encoded(session.encode(), queries)
+    prompts = [lm.assemble(session.encode(), *both, fs.positions) for both in zip(queries, chosen)]
     both = left_padded(prompts)
     assert (both["attention_mask"].sum(1) == torch.tensor([p["input_ids"].shape[1] for p in prompts])).all()
     expected, found = lm.next_token_logits(prompts[0]), lm.next_token_logits(both)
@@ -283,7 +283,7 @@ def test_a_saved_session_answers_without_the_video(load, tmp_path):
     for question in QUESTIONS:
         one, other = (s.ask(question, max_new_tokens=4) for s in (session, again))
         assert one.text == other.text and torch.equal(one.selection.kept, other.selection.kept)
-    assert again.clip is None and again.encoded.sampling == session.encoded.sampling
+    assert again.read_clip() is None and again.encode().sampling == session.encode().sampling
     assert [file.name for file in tmp_path.iterdir() if "session" in file.name] == ["talk.session"]
 
 

@@ -42,7 +42,7 @@ def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_pat
     for name, shown in (("with", range(6, 8)), ("without", range(0))):
         write_video(tmp_path / f"{name}.mp4", [moving(*size, box, shown)], fps=2)
     session, blank = (fs.open(tmp_path / f"{name}.mp4") for name in ("with", "without"))
-    scores = (session.encoded.features - blank.encoded.features).float().norm(dim=-1)
+    scores = (session.encode().features - blank.encode().features).float().norm(dim=-1)
     look = look_at(session, Selection(scores, scores.topk(4).indices.sort().values, []))
     unit = int(look.best.argmax())
     assert 6 <= unit * fs.family.frames_per_unit <= 7, "in time"
@@ -78,7 +78,7 @@ def test_a_trained_models_attention_lies_on_what_is_asked_for(tmp_path, size):
 
 def test_newlines_and_brackets_lie_on_no_picture(load):
     fs = load()
-    encoded = fs.open(moving(56, 84, frames=4)).encoded
+    encoded = fs.open(moving(56, 84, frames=4)).encode()
     number = torch.arange(encoded.num_tokens)
     on = fs.family.on_picture(number, encoded.grid)
     per_unit = number.view(encoded.num_units, -1)
@@ -101,10 +101,10 @@ def test_newlines_and_brackets_lie_on_no_picture(load):
 def test_a_released_selectors_shift_is_drawn(load):
     fs = load()
     session = fs.open(moving(56, 84, frames=4))
-    total = session.encoded.num_tokens
+    total = session.encode().num_tokens
     selection = Selection(torch.rand(total), torch.tensor([1, 5]), [], shift=2)
     number = torch.arange(total)
-    lit = fs.family.on_picture(torch.isin(number, torch.tensor([3, total - 2, total - 1])), session.encoded.grid)
+    lit = fs.family.on_picture(torch.isin(number, torch.tensor([3, total - 2, total - 1])), session.encode().grid)
     assert np.array_equal(look_at(session, selection).kept, lit.numpy()), "1 - 2 is text; the last two always stay"
 
 
@@ -119,7 +119,7 @@ def test_all_pictures_in_every_family(load, tmp_path):
             assert np.asarray(Image.open(file).convert("L")).std() > 10, f"{file} is blank"
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as movie:
         frames = [frame.to_ndarray(format="rgb24") for frame in movie.decode(video=0)]
-    assert len(frames) == session.encoded.num_units and frames[0].shape[0] >= 240
+    assert len(frames) == session.encode().num_units and frames[0].shape[0] >= 240
     assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50, "the line moves"
 
 

@@ -13,7 +13,7 @@ from datamodules.benchmarks.mlvu import MLVU
 from datamodules.benchmarks.videomme import VideoMME
 from datamodules.rows import read_rows
 from flexselect.families import family_of
-from flexselect_lmms.arguments import check_identity, check_known, identity, options
+from flexselect_lmms.arguments import check_identity, check_names, identity, options
 from flexselect_lmms.tasks import questions
 from tests import miniature, tiny
 from tests.test_architecture import ROOT
@@ -39,9 +39,9 @@ def test_own_and_released_names(caplog):
 
 
 def test_an_option_that_nothing_takes_is_named():
-    check_known(DEMO, {"selector": "self", "max_pixels": 100, "dtype": "float32"})
+    check_names(DEMO, {"selector": "self", "max_pixels": 100, "dtype": "float32"})
     with pytest.raises(ValueError, match=r"model_args have no selectr; there are .*budget, .*fps, .*selector"):
-        check_known(DEMO, {"selectr": "self"})
+        check_names(DEMO, {"selectr": "self"})
 
 
 def test_identity_tells_weights_apart(caplog):
@@ -68,14 +68,14 @@ def home(tmp_path, monkeypatch):
     for name, build in miniature.BUILDERS.items():
         build(tmp_path / questions.FOLDERS[KINDS[name.lower()]])
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    questions._benchmark.cache_clear()
+    questions._format.cache_clear()
     yield tmp_path
-    questions._benchmark.cache_clear()
+    questions._format.cache_clear()
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_own_tasks_put_questions_as_the_paper_protocol(home, tmp_path, name):
-    root = home / questions.FOLDERS[KINDS[name]]
+    root = home / questions.FOLDERS[KINDS[name].form]
     text, video, result = (getattr(questions, f"{name}_{part}") for part in ("text", "video", "result"))
     for family, chosen in (
         (family_of(DEMO), None),
@@ -83,12 +83,12 @@ def test_own_tasks_put_questions_as_the_paper_protocol(home, tmp_path, name):
     ):
         data = KINDS[name](family, str(root))
         by_prompt = {question.text: question for question in data.questions}
-        docs = read_rows(str(data.table()))
+        docs = read_rows(str(data.format.table()))
         assert len(docs) == 12 and all(text(doc, chosen) in by_prompt for doc in docs)
     found = [result(doc, ["B"])["accuracy"]["right"] for doc in docs]
-    assert found == [data.put(doc).answer == "B" for doc in docs] and any(found) and not all(found)
+    assert found == [data.format.put(doc).answer == "B" for doc in docs] and any(found) and not all(found)
     assert result(docs[0], ["?"]) == {**result(docs[0], ["?"]), "unparsed": 1.0}
-    assert video(docs[0]) == [str(root / data.put(docs[0]).video)]
+    assert video(docs[0]) == [str(root / data.format.put(docs[0]).video)]
 
 
 def test_every_task_names_functions_that_are_there():
@@ -102,7 +102,7 @@ def test_every_task_names_functions_that_are_there():
         assert all(hasattr(questions, name.partition(".")[2]) or name == "mean" for name in named)
         assert "include" in task or len(named) == 5
     released = yaml.safe_load((ROOT / "flexselect_lmms" / "tasks" / "mlvu_dev_flexselect.yaml").read_text())
-    assert released["generation_kwargs"]["max_new_tokens"] == MLVU.protocols["paper"].max_new_tokens
+    assert released["generation_kwargs"]["max_new_tokens"] == MLVU.form.protocols["paper"].max_new_tokens
 
 
 def test_the_mean_of_groups():

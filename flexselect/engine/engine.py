@@ -1,0 +1,187 @@
+"""One loaded model: it encodes a video, selects its tokens for a question, and answers.
+
+This is the method of the paper from top to bottom. It knows no file and no session: those are in `flexselect.pipeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from flexselect.engine.answering import Request, answers
+from flexselect.engine.clock import Clock
+from flexselect.engine.encoding import encode, encode_stream
+from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
+from flexselect.loading.fingerprint import weights_hash
+from flexselect.options import Options
+from flexselect.scoring.frame_sets import frame_sets, share_budget
+from flexselect.scoring.prefix_cache import PreparedSets
+from flexselect.scoring.scorer import Scorer
+from flexselect.scoring.selection import select
+from flexselect.structures.frames import FrameStream
+from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
+
+Self = TypeVar("Self", bound="Engine")
+
+
+class Engine:
+    """A VideoLLM that is shown only the visual tokens a question needs (FlexSelect, arXiv 2506.00993).
+
+    Args:
+        lm: the loaded VideoLLM.
+        family: its names and numbers.
+        scorer: ranks the visual tokens; None shows all of them (dense).
+        options: see `flexselect.options.Options`; those of the loading are taken as done.
+    """
+
+    def __init__(self, lm: VideoLM, family: VideoFamily, scorer: Scorer | None = None, **options: Any) -> None:
+        self.lm, self.family, self.scorer = lm, family, scorer
+        self.options = Options(**options)
+
+    def with_scorer(self: Self, scorer: Scorer | None) -> Self:
+        """The same weights and options with another scorer."""
+        return type(self)(self.lm, self.family, scorer, **asdict(self.options))
+
+    @property
+    def budget(self) -> int:
+        """K, how many visual tokens are kept."""
+        return self.family.default_budget if self.options.budget is None else self.options.budget
+
+    @property
+    def positions(self) -> str:
+        """Of kept tokens, "original" or "compact"."""
+        return self.options.positions or self.family.default_positions
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What an encoded video depends on, beside the video: weights and numbers; its kept states, the scorer too."""
+        scored = None if self.scorer is None else self.scorer.provenance
+        if scored is not None:
+            scored = {**scored, "units_per_set": self.options.units_per_set}
+        known = {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), "scored": scored}
+        return {**known, "selector": (scored or {}).get("selector"), **self.family.identity}
+
+    # -- prepared tensors
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Make a prompt of the model's own input tensors; see the family's `prompt_from_tensors` for their names.
+
+        A selector with a tokenizer of its own also takes `selector_input_ids`, the whole prompt in its ids.
+        """
+        selector_ids = tensors.pop("selector_input_ids", None)
+        prompt = self.lm.prompt_from_tensors(**tensors)
+        if selector_ids is None:
+            return prompt
+        if self.scorer is None:
+            raise ValueError("selector_input_ids are for a trained selector: load with selector=DIR")
+        return replace(prompt, selector_text=self.scorer.split(selector_ids))
+
+    def select(self, prompt: VideoPrompt) -> Selection:
+        """Score the visual tokens of a prompt and keep the budget's worth."""
+        return self.select_encoded(self.encode(prompt), [prompt.query_ids])[0]
+
+    def next_token_logits(self, prompt: VideoPrompt, selection: Selection | None = None) -> Tensor:
+        """Logits after the prompt, float32 [vocab]; dense without a selection."""
+        inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
+        return self.lm.next_token_logits(inputs)
+
+    def generate(self, prompt: VideoPrompt, selection: Selection | None = None, max_new_tokens: int = 64) -> Tensor:
+        """Greedy answer, int64 [n], new tokens only; dense without a selection."""
+        inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
+        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)[0]
+
+    # -- the method
+
+    def encode(self, prompt: VideoPrompt) -> EncodedVideo:
+        """Vision tower and projection; does not look at the question."""
+        return encode(self.lm, prompt, self._projection)
+
+    def encode_source(self, source: VideoClip | FrameStream, clock: Clock, progress: bool | None) -> EncodedVideo:
+        """The same of a video alone, from where its frames come; see `encode_stream`."""
+        if isinstance(source, FrameStream):
+            return encode_stream(self.lm, source, clock, self._projection, progress)
+        with clock("encode"):
+            return self.encode(VideoPrompt(source, self.lm.prompter.prefix_ids, torch.empty(0, dtype=torch.long)))
+
+    @property
+    def _projection(self) -> VisionProjector | None:
+        return None if self.scorer is None else self.scorer.projection
+
+    def frame_sets(self, encoded: EncodedVideo) -> list[Tensor]:
+        """The visual tokens that are scored together (section 3.2): int64 [*] each."""
+        return frame_sets(encoded.num_units, encoded.tokens_per_unit, self.options.units_per_set)
+
+    def prepare(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+        """What of the scoring no question changes, some frame sets at a time; nothing where a scorer keeps nothing."""
+        return iter(()) if self.scorer is None else self.scorer.prepare(encoded, self.frame_sets(encoded))
+
+    def prepared_forms(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+        """The same without keys and values, for those that were stored."""
+        return iter(()) if self.scorer is None else self.scorer.prepared_forms(encoded, self.frame_sets(encoded))
+
+    def select_encoded(
+        self,
+        encoded: EncodedVideo,
+        queries: Sequence[Tensor],
+        prepared: Iterable[PreparedSets] | None = None,
+        budget: int | None = None,
+    ) -> list[Selection]:
+        """Score for each of several questions, then keep the best of each frame set.
+
+        Args:
+            encoded: the video.
+            queries: the text after it, int64 [Q] each.
+            prepared: what `prepare` made of the video; None: nothing.
+            budget: K for these questions; None: the model's.
+
+        Raises:
+            ValueError: without a scorer (dense), or for a budget below 1.
+        """
+        if self.scorer is None:
+            raise ValueError('nothing to select by: load with selector="self", "uniform" or "random"')
+        sets = self.frame_sets(encoded)
+        multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
+        budget = self.budget if budget is None else budget
+        shares = share_budget(self.options.budget_split, budget, [len(tokens) for tokens in sets], multiple)
+        shift = self.scorer.shift(encoded)
+        found = self.scorer.score_many(encoded, queries, sets, prepared)
+        return [replace(select(scores, sets, shares), shift=shift) for scores in found]
+
+    def requests(
+        self,
+        encoded: EncodedVideo,
+        questions: Sequence[str],
+        prepared: Iterable[PreparedSets] | None = None,
+        timings: dict[str, float] | None = None,
+        budget: int | None = None,
+    ) -> list[Request]:
+        """Score a video for all its questions; `answer` does the rest.
+
+        Args:
+            encoded: the video.
+            questions: in words.
+            prepared: see `select_encoded`.
+            timings: seconds spent on the video so far, by stage.
+            budget: see `select_encoded`.
+        """
+        if not questions:
+            return []
+        clock, queries = Clock(self.lm.device), [self.lm.prompter.query_ids(question) for question in questions]
+        with clock("score"):
+            found: Sequence[Selection | None] = [None] * len(queries)
+            if self.scorer is not None:
+                found = self.select_encoded(encoded, queries, prepared, budget)
+        spent = {**(timings or {}), "score": clock.timings["score"] / len(queries)}
+        return [Request(encoded, query, selection, spent) for query, selection in zip(queries, found)]
+
+    def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> list[Answer]:
+        """Answer questions about one video or several, as many at once as go together.
+
+        Returns:
+            An answer per request. A stage that it shares with others counts for each in equal parts.
+        """
+        return list(answers(self.lm, requests, self.positions, max_new_tokens))
