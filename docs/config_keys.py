@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docstring_parser import DocstringStyle, parse
+from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule
 
 from flexselect.commands.page import serve
@@ -82,8 +83,26 @@ def keys(cls: type, prefix: str) -> Iterator[Row]:
             for p in given:
                 if p not in handed_on and p.name != "family":
                     yield f"{prefix}.{p.name}", _type(str(p.annotation)), _default(p), meaning(owner, p.name)
+            yield from ((f"{prefix}.{name}", *rest) for name, *rest in shared_options(owner, cls))
             if not handed_on:
                 return
+
+
+def shared_options(owner: Any, built: Any) -> Iterator[Row]:
+    """What `**options` stands for: the fields of the class of options that the docstring names.
+
+    Those that the constructor or function sets itself are no keys, as its parser knows.
+    """
+    named = re.search(r"options: .*see `flexselect\.options\.(\w+)`", inspect.getdoc(owner) or "")
+    if named is None:
+        return
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if isinstance(built, type) else parser.add_function_arguments
+    add(built, skip={"family"})
+    known, options = set(parser.get_defaults().as_dict()), _named(named[1])
+    for p in inspect.signature(options).parameters.values():
+        if p.name in known - set(inspect.signature(owner).parameters):
+            yield p.name, _type(str(p.annotation)), _default(p), meaning(options, p.name)
 
 
 def _type(annotation: str) -> str:
@@ -131,7 +150,9 @@ def table(rows: tuple[Row, ...]) -> str:
 def options(function: Any) -> Iterator[Row]:
     """What a verb without a Trainer takes."""
     for p in inspect.signature(function).parameters.values():
-        yield p.name, _type(str(p.annotation)), _default(p), meaning(function, p.name)
+        if p.kind != p.VAR_KEYWORD:
+            yield p.name, _type(str(p.annotation)), _default(p), meaning(function, p.name)
+    yield from shared_options(function, function)
 
 
 def page() -> str:

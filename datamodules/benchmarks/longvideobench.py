@@ -15,7 +15,7 @@ TEMPLATE = "{subtitles}{question}\n{options}\n{ending}"
 
 
 class LongVideoBenchFormat(BenchmarkFormat):
-    """`root` holds the table, `videos/`, and `subtitles/` for the variant with subtitles.
+    """How LongVideoBench puts its questions.
 
     Args:
         args: see `BenchmarkFormat`.
@@ -67,7 +67,7 @@ class LongVideoBenchFormat(BenchmarkFormat):
 
 
 class LongVideoBench(Benchmark):
-    """LongVideoBench, with subtitles or without.
+    """`root` holds the table, `videos/`, and `subtitles/` for the variant with subtitles.
 
     Args:
         args: see `Benchmark`.

@@ -18,7 +18,7 @@ TEMPLATE = (
 
 
 class LVBenchFormat(BenchmarkFormat):
-    """`root` holds the table, one row a question, or a video as its authors have it, and `data/<key>.mp4`."""
+    """How LVBench puts its questions."""
 
     repository = "lmms-eval/LVBench"
     tables = ("test.jsonl", "data/test-*.parquet", "test-*.parquet", "data/train-*.parquet", "*.jsonl", "*.parquet")
@@ -49,6 +49,6 @@ class LVBenchFormat(BenchmarkFormat):
 
 
 class LVBench(Benchmark):
-    """LVBench, see `Benchmark`."""
+    """`root` holds the table, one row a question, or a video as its authors have it, and `data/<key>.mp4`."""
 
     form = LVBenchFormat

@@ -16,7 +16,7 @@ BEST = LETTER.replace("the option's", "the best option's")
 
 
 class MLVUFormat(BenchmarkFormat):
-    """`root` holds the table as on the hub, and the videos by name; or `json/` and `video/` as its authors give them.
+    """How MLVU puts its questions.
 
     Of theirs the seven files of multiple choice are read; 8 and 9, which ask for descriptions, are left out.
     """
@@ -56,7 +56,7 @@ class MLVUFormat(BenchmarkFormat):
 
 
 class MLVU(Benchmark):
-    """MLVU, see `Benchmark`."""
+    """`root` holds the table as on the hub, and the videos by name; or its authors' `json/` and `video/`."""
 
     form = MLVUFormat
 

@@ -15,7 +15,7 @@ TEMPLATE = (  # no subtitles are given; the released evaluation and lmms-eval sa
 
 
 class VideoMMEFormat(BenchmarkFormat):
-    """`root` holds the table as on the hub, and `data/<videoID>.mp4`."""
+    """How VideoMME puts its questions."""
 
     repository = "lmms-eval/Video-MME"
     tables = ("videomme/test-*.parquet", "test-*.parquet", "*.parquet")
@@ -40,6 +40,6 @@ class VideoMMEFormat(BenchmarkFormat):
 
 
 class VideoMME(Benchmark):
-    """VideoMME, see `Benchmark`."""
+    """`root` holds the table as on the hub, and `data/<videoID>.mp4`."""
 
     form = VideoMMEFormat

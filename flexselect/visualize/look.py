@@ -83,7 +83,7 @@ def look_at(session: VideoSession, selection: Selection | None) -> Look:
         family.on_picture(kept, grid).numpy(),
         kept.view(grid[0], -1).sum(1).numpy(),
         seconds,
-        session.engine.scorer is not None and session.engine.scorer.ranks_content,
+        session.engine.scorer is None or session.engine.scorer.ranks_content,
         lambda units: unit_frames(session, units),
     )
 

@@ -299,3 +299,15 @@ def test_a_session_of_another_model_is_refused(load, checkpoint, tmp_path):
         fs.load_session(tmp_path / "talk.session")
     with pytest.raises(FileNotFoundError):
         fs.load_session(tmp_path / "none.session")
+
+
+def test_a_budget_of_one_question(load):
+    """The model's budget stays what it is."""
+    fs = load(selector="self", budget=6)
+    session = fs.open(tiny.frames(), keep="scores_kv")
+    assert len(session.select("Which shape is red?", budget=3).kept) == 3
+    answer = session.ask("Which shape is red?", max_new_tokens=2, budget=9)
+    assert answer.num_kept_tokens == len(answer.selection.kept) == 9
+    assert session.ask("Which shape is red?", max_new_tokens=2).num_kept_tokens == fs.budget == 6
+    with pytest.raises(ValueError, match="budget must be at least 1 visual token, got 0"):
+        session.ask("Which shape is red?", budget=0)
