@@ -4,7 +4,7 @@ BIN := .venv/bin
 ENV := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lmms check bench train-demo clean
+.PHONY: help demo test test-slow test-lmms docs check bench train-demo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ LMMS := .venv-lmms/bin
 
 test-lmms: .venv-lmms/.installed ## Run the tests of the lmms-eval plugin, in an environment of its own
 	@$(LMMS)/python -m pytest tests/flexselect_lmms
+
+docs: $(ENV) ## Build the documentation site into site/, without a network
+	@$(BIN)/python -m pip install -q -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: $(ENV) ## Lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

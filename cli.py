@@ -27,6 +27,7 @@ from flexselect.commands.page import serve
 from flexselect.evaluation.comparison import compare
 from flexselect.families.base import VideoFamily
 from flexselect.storage.run_settings import UsageError
+from flexselect.version import __version__
 from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
 from lightning_modules.interruption import Interrupted, Interruption, requeue, started_by_another
 from lightning_modules.locating import Locating
@@ -221,6 +222,9 @@ def run_verb(given: Sequence[str], interruption: Interruption) -> int:
         Interrupted: if it was told to stop.
     """
     try:
+        if list(given) == ["--version"]:
+            sys.stdout.write(f"flexselect {__version__}\n")
+            return ALL_ANSWERED
         words = as_text(given)
         if words and words[0] in PLAIN_VERBS:
             said = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")

@@ -4,6 +4,7 @@ from flexselect import moved  # noqa: F401
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig
 from flexselect.structures.prompt import Answer, Selection, VideoClip, VideoPrompt
+from flexselect.version import __version__
 
 __all__ = [
     "Answer",
@@ -14,4 +15,5 @@ __all__ = [
     "VideoClip",
     "VideoPrompt",
     "VideoSession",
+    "__version__",
 ]

@@ -7,14 +7,12 @@ field here and to use it. A Literal is the list of an option's choices; what els
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, TypedDict, TypeGuard, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import torch
 
 from flexselect.attention import resolve_reduction
 from flexselect.validation import check_cache, check_choice, check_place
-
-MODES = ("self", "uniform", "random")  # selectors that are not trained
 
 
 def placement(default: Any) -> Any:
@@ -188,8 +186,3 @@ def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
     """
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")
-
-
-def is_trained(selector: str | None) -> TypeGuard[str]:
-    """Whether an option names a trained selector, by folder or hub id, and no mode."""
-    return selector is not None and selector not in MODES

@@ -7,7 +7,8 @@ from typing import Any
 
 from flexselect.families import family_class, numbers_of
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.options import Options, is_trained, names
+from flexselect.options import Options, names
+from flexselect.scoring.factory import is_trained
 from flexselect.validation import check_known
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from flexselect.ranking import overlap_at_k, recall_at_k, spearman
-from flexselect.scoring.factory import CONTROLS
+from flexselect.scoring.controls import CONTROLS
 from flexselect.structures.prompt import EncodedVideo
 
 BUDGETS = (0.02, 0.05, 0.1)  # shares of the visual tokens

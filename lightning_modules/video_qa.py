@@ -17,9 +17,9 @@ from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weights_hash
-from flexselect.options import AskingOptions, Options, deciding, is_trained, names
+from flexselect.options import AskingOptions, Options, deciding, names
 from flexselect.pipeline import FlexSelect, VideoSession
-from flexselect.scoring.factory import check_options
+from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.prompt import Answer
 

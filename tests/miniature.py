@@ -144,9 +144,7 @@ BUILDERS = {"VideoMME": videomme, "MLVU": mlvu, "LVBench": lvbench, "LongVideoBe
 
 def as_its_authors_give_it(name: str, root: Path, target: Path) -> Path:
     """A miniature once more, in the layout of the data set that the benchmark's authors publish; videos are linked."""
-    return {"MLVU": _mlvu, "LVBench": _lvbench, "LongVideoBench": _longvideobench, "VideoMME": _videomme}[name](
-        root, target
-    )
+    return AUTHORS[name](root, target)
 
 
 def _linked(target: Path, video: Path) -> None:
@@ -203,3 +201,6 @@ def _videomme(root: Path, target: Path) -> Path:
     (target / "videomme").symlink_to(root / "videomme")
     (target / "videos_chunked_01").symlink_to(root / "data")
     return target
+
+
+AUTHORS = {"MLVU": _mlvu, "LVBench": _lvbench, "LongVideoBench": _longvideobench, "VideoMME": _videomme}

@@ -81,6 +81,17 @@ def test_one_video_in_memory_answers_as_three_models_would(videos):
         assert re.match(r"0:0\d long, 6 units, 54 visual tokens; decode .* MB kept$", described(session))
 
 
+def test_modes_keep_the_options_of_the_model(videos):
+    """A budget of one question is no budget of the model; splits and positions are those that were asked for."""
+    options = {"budget": 9, "budget_split": "released", "positions": "compact", "units_per_set": 4}
+    fs = FlexSelect.from_pretrained(VIDEO_LLM, selector="self", dtype="float32", device="cpu", **options)
+    modes = Modes(fs, SELECTOR)
+    sessions = modes.open(sorted(videos.glob("*.mp4"))[0])
+    for mode, session in sessions.items():
+        modes.ask(session, QUESTION, 4, 2)
+        assert {name: vars(session.engine.options)[name] for name in options} == options, mode
+
+
 def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio.themes", None)
     assert cli.main(["serve", "--config", "configs/demo/serve.yaml"]) == cli.BAD_USAGE

@@ -67,7 +67,10 @@ def serve(
     check_port(host, port)
     if host not in HERE:
         log.warning("whoever reaches %s:%d can upload videos and use this model; there is no password", host, port)
-    chosen = Options(selector="self", scoring_only=False, **options)
+    try:
+        chosen = Options(selector="self", scoring_only=False, **options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames}
     numbers = {name: value for name, value in sampling.items() if value is not None}
     fs = FlexSelect.from_pretrained(path, **vars(chosen), **numbers)

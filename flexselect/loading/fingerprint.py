@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from flexselect.storage.file_hash import add_samples
+from flexselect.version import __version__
 
 SAMPLES = 64  # of each file
 
@@ -36,8 +37,8 @@ def weights_hash(path: str) -> str:
 
 def package_versions() -> dict[str, str]:
     """Of the packages that can move a number."""
-    names = ("flexselect", "torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow")
+    return {"python": platform.python_version(), "flexselect": __version__, **{name: version(name) for name in names}}
 
 
 def text_hash(texts: list[str]) -> str:

@@ -32,3 +32,6 @@ class RandomScorer(Scorer):
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Independent uniform numbers in 0..1."""
         return torch.rand(encoded.num_tokens, generator=torch.Generator().manual_seed(self.seed))
+
+
+CONTROLS: dict[str, type[UniformScorer] | type[RandomScorer]] = {"uniform": UniformScorer, "random": RandomScorer}

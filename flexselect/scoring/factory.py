@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeGuard
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.weights import LoadOptions, read_config
-from flexselect.options import MODES, Options, ScoringOptions, is_trained
+from flexselect.options import Options, ScoringOptions
 from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
@@ -15,7 +16,22 @@ from flexselect.scoring.scorer import Scorer
 from flexselect.selectors.lite_selector import LiteSelector
 from flexselect.validation import check_choice
 
-CONTROLS: dict[str, Callable[[], Scorer]] = {"uniform": UniformScorer, "random": RandomScorer}
+
+def training_free(lm: VideoLM, options: ScoringOptions) -> Scorer:
+    """The VideoLLM's own attention."""
+    return ReferenceLayerScorer(lm, reference_layer(lm.family, options), options.reduction or "max")
+
+
+MODES: dict[str, Callable[[VideoLM, ScoringOptions], Scorer]] = {  # what `selector` may be beside a trained one
+    "self": training_free,
+    "uniform": lambda lm, options: UniformScorer(),
+    "random": lambda lm, options: RandomScorer(),
+}
+
+
+def is_trained(selector: str | None) -> TypeGuard[str]:
+    """Whether an option names a trained selector, by folder or hub id, and no mode."""
+    return selector is not None and selector not in MODES
 
 
 def reference_layer(family: VideoFamily, options: ScoringOptions) -> int:
@@ -64,6 +80,4 @@ def make_scorer(lm: VideoLM, options: Options, lite: LiteSelector | None = None)
     """
     if lite is not None:
         return LiteScorer(lm, lite, options.reduction, options.selector_alignment)
-    if options.selector == "self":
-        return ReferenceLayerScorer(lm, reference_layer(lm.family, options), options.reduction or "max")
-    return None if options.selector is None else CONTROLS[options.selector]()
+    return None if options.selector is None else MODES[options.selector](lm, options)

@@ -97,7 +97,7 @@ def test_the_papers_protocol_runs(bench, tmp_path):
     """The demo model was never asked so; what it says is read by the paper's rule all the same."""
     name, root = bench
     status, results, rows = validate(name, root, tmp_path)
-    length = {"VideoMME": 1, "MLVU": 16, "LVBench": 1, "LongVideoBench": 1}[name]
+    length = {"VideoMME": 1, "LVBench": 1, "LongVideoBench": 1}.get(name, 16)
     assert status == 0 and {q.max_new_tokens for q in opened(name, root).questions} == {length}
     assert results["settings"]["protocol"] == "paper"
     for row in rows:
@@ -308,6 +308,8 @@ def test_an_lvbench_table_of_the_hub(roots, tmp_path):
 @pytest.mark.parametrize("protocol", ["paper", "lmms", "plain"])
 def test_the_authors_own_layout_gives_the_same_questions(bench, tmp_path, protocol):
     name, root = bench
+    if name not in miniature.AUTHORS:
+        pytest.skip(f"{name} has one layout")
     theirs = opened(name, miniature.as_its_authors_give_it(name, root, tmp_path), protocol=protocol)
     hub = opened(name, root, protocol=protocol)
 

@@ -4,10 +4,48 @@ import pytest
 import torch
 
 from flexselect.attention import visual_attention
+from flexselect.scoring.factory import MODES
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
 
 QUESTIONS = ("What colour is the circle?", "Red?", "Which of the shapes that are seen in the video is red?")
+
+
+@pytest.fixture(params=MODES)
+def scored(request, load):
+    """A model with each scorer: being on that list is being tested."""
+    return load(selector=request.param, budget=7, units_per_set=2)
+
+
+def test_a_score_for_every_token_and_the_best_of_each_set_kept(scored):
+    session = scored.open(tiny.frames(8))
+    encoded, selection = session.encode(), session.select(QUESTIONS[0])
+    scores = scored.scorer.score(encoded, scored.lm.prompter.query_ids(QUESTIONS[0]))
+    assert scores.shape == (encoded.num_tokens,) and scores.dtype == torch.float32 and bool(scores.isfinite().all())
+    assert len(scores.unique()) > 1, "all alike would rank nothing"
+    assert len(selection.sets) > 1 and len(selection.kept) == 7
+    assert bool((selection.kept.diff() > 0).all())
+    again = session.select(QUESTIONS[0])
+    assert torch.equal(again.kept, selection.kept), "the same question keeps the same tokens"
+
+
+def test_several_questions_at_once_and_kept_states_change_nothing(scored):
+    plain, kept = (scored.open(tiny.frames(8), keep=keep) for keep in ("features", "scores_kv"))
+    together = [answer.selection for answer in plain.ask_all(QUESTIONS[:2], max_new_tokens=1)]
+    for question, one in zip(QUESTIONS[:2], together):
+        for other in (plain.select(question), kept.select(question), kept.select(question)):
+            assert torch.equal(other.kept, one.kept)
+            torch.testing.assert_close(other.scores, one.scores, atol=1e-6, rtol=1e-4)
+
+
+def test_what_others_need_to_know_of_a_scorer(scored):
+    encoded = scored.open(tiny.frames(4)).encode()
+    assert isinstance(scored.scorer.ranks_content, bool) and scored.scorer.shift(encoded) == 0
+    assert scored.scorer.projection is None and scored.scorer.teacher is None
+    states = sum(part.num_bytes for part in scored.prepare(encoded))
+    assert (states > 0) == (scored.scorer.provenance is not None)
+    with pytest.raises(ValueError, match="selector_input_ids are for a trained selector"):
+        scored.scorer.split(torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])

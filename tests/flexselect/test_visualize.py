@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from flexselect import FlexSelect, Selection
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.storage.video_writer import write_video
 from flexselect.visualize import draw_all, heat_map, look_at, overlay
+from flexselect.visualize.all import teacher_selection
 from flexselect.visualize.frames import light, painter
 from flexselect.visualize.layers import principal
 from flexselect.visualize.look import HEIGHT, stretched
@@ -128,6 +130,24 @@ def test_a_selector_beside_its_teacher(tmp_path, videos):
     session = fs.open(next(videos.glob("*.mp4")))
     files = draw_all(tmp_path, session, "Which shape is red?", session.select("Which shape is red?"))
     assert files[-1].name == "teacher_and_selector.png" and Image.open(files[-1]).size[0] > 800
+
+
+@pytest.mark.parametrize("trained", [{"layer": 0, "reduction": "mean"}, {"layer": 1, "reduction": "max"}, None])
+def test_the_teacher_is_the_one_that_the_selector_was_trained_with(videos, trained):
+    """Not always the family's layer and "max"; where nothing is written down, the family's layer."""
+    fs = FlexSelect.from_pretrained(DEMO, selector=SELECTOR, dtype="float32", device="cpu", budget=12, units_per_set=4)
+    fs.scorer.selector.config.training = trained
+    session = fs.open(next(videos.glob("*.mp4")))
+    selection = session.select("Which shape is red?")
+    assert len(selection.sets) > 1
+    found = teacher_selection(session, "Which shape is red?", selection).scores
+    asked = trained or {"layer": fs.family.default_reference_layer, "reduction": fs.scorer.selector.config.reduction}
+    scorer = ReferenceLayerScorer(fs.lm, asked["layer"], asked["reduction"])
+    query = fs.lm.prompter.query_ids("Which shape is red?")
+    (expected,) = scorer.score_many(session.encode(), [query], selection.sets)
+    torch.testing.assert_close(found, expected)
+    (other,) = ReferenceLayerScorer(fs.lm, 2, "mean").score_many(session.encode(), [query], selection.sets)
+    assert not torch.allclose(found, other, rtol=1e-2), "canary: the layer matters"
 
 
 def test_a_control_has_no_scores_to_draw(load, tmp_path):
