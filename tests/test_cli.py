@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from lightning import LightningModule
 
 import cli
 from datamodules.needles import write_needle_videos
@@ -240,8 +241,11 @@ def test_a_full_disk_is_said_and_nothing_is_lost(run, videos, tmp_path, monkeypa
 def test_more_processes_than_videos_are_refused():
     question = VideoQuestion("1", "v.mp4", "Why?")
     trainer = SimpleNamespace(world_size=2, datamodule=SimpleNamespace(questions=[question]))
+    module = object.__new__(VideoQA)
+    LightningModule.__init__(module)
+    module._trainer = trainer
     with pytest.raises(UsageError, match=r"2 processes cannot share 1 videos: give --trainer\.devices 1"):
-        PredictionWriter().setup(trainer, object.__new__(VideoQA), "predict")
+        PredictionWriter().setup(trainer, module, "predict")
 
 
 @pytest.mark.parametrize("verb", ["predict", "validate"])

@@ -147,7 +147,8 @@ def test_keys_follow_what_a_docstring_refers_to():
         "visual tokens kept, K; null: the family's default",
     )
     assert (
-        "tokens (dense)" in rows["VideoQA"]["x.selector"][3] and "of an answer" in rows["VideoQA"]["x.max_new_tokens"][3]
+        "tokens (dense)" in rows["VideoQA"]["x.selector"][3]
+        and "of an answer" in rows["VideoQA"]["x.max_new_tokens"][3]
     )
     assert not [row for of_class in rows.values() for row in of_class.values() if not row[3]], "a key without a meaning"
 

@@ -197,8 +197,6 @@ def _above(key: str, count: int) -> bool:
 def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
     if options.quantization is None:
         return None
-    if options.quantization not in ("4bit", "8bit"):
-        raise ValueError(f"quantization must be 4bit or 8bit, got {options.quantization!r}")
     if not is_bitsandbytes_available():
         raise ValueError(f"{options.quantization} loading needs bitsandbytes and a GPU: `pip install bitsandbytes`")
     if options.quantization == "8bit":

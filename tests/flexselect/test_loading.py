@@ -233,7 +233,7 @@ def test_convert_does_not_overwrite(model_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("4bit", "needs bitsandbytes and a GPU"), ("2bit", "must be 4bit or 8bit")]
+    ("kind", "message"), [("4bit", "needs bitsandbytes and a GPU"), ("2bit", "must be one of 4bit, 8bit")]
 )
 def test_quantization_that_cannot_be_had_is_refused(model_folder, monkeypatch, kind, message):
     monkeypatch.setattr("flexselect.loading.weights.is_bitsandbytes_available", lambda: False)

@@ -40,7 +40,9 @@ def test_own_and_released_names(caplog):
 
 def test_an_option_that_nothing_takes_is_named():
     check_names(DEMO, {"selector": "self", "max_pixels": 100, "dtype": "float32"})
-    with pytest.raises(ValueError, match=r"model_args have no selectr; there are .*budget, .*fps, .*selector"):
+    with pytest.raises(
+        ValueError, match=r"model_args has no option selectr; did you mean selector\? There are .*budget, .*fps, "
+    ):
         check_names(DEMO, {"selectr": "self"})
 
 
@@ -66,7 +68,7 @@ def test_the_command_is_printed(monkeypatch, capsys):
 def home(tmp_path, monkeypatch):
     """$HF_HOME with the miniatures where lmms-eval puts them."""
     for name, build in miniature.BUILDERS.items():
-        build(tmp_path / questions.FOLDERS[KINDS[name.lower()]])
+        build(tmp_path / questions.FOLDERS[KINDS[name.lower()].form])
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     questions._format.cache_clear()
     yield tmp_path
