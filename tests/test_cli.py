@@ -21,6 +21,7 @@ from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
 from tests import miniature
 from tests.datamodules.test_video import BAD, bad_file, write
+from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "configs" / "experiment").glob("*.yaml"))
@@ -176,15 +177,15 @@ def count_questions(monkeypatch) -> list[str]:
 def test_a_killed_process_loses_nothing_that_was_answered(checkpoint, tmp_path):
     write_needle_videos(tmp_path, videos=6, patches=60, needles=2, questions=6, seed=0)
     out = tmp_path / "out"
-    command = [sys.executable, "cli.py", "predict", "--config", "configs/demo/self.yaml", "--family.path", checkpoint]
+    command = ["predict", "--config", "configs/demo/self.yaml", "--family.path", checkpoint]
     command += ["--data.annotations", tmp_path / "annotations.jsonl", "--output_dir", out]
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE)
+    process = Run(command)
     while not (out / "predictions.jsonl").exists() or len((out / "predictions.jsonl").read_text().splitlines()) < 3:
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.said()[1]
     process.kill()
     process.wait()
     before = (out / "predictions.jsonl").read_text().splitlines()
-    assert subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True).returncode == 0
+    assert Run(command).wait() == 0
     after = (out / "predictions.jsonl").read_text().splitlines()
     assert 3 <= len(before) < 36 and len(after) == len({json.loads(line)["id"] for line in after}) == 36
     assert after[: len(before) - 1] == before[:-1]

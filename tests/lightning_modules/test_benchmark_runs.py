@@ -11,6 +11,7 @@ import pytest
 
 import cli
 from tests import miniature
+from tests.processes import Run
 from tests.test_architecture import ROOT
 
 
@@ -116,7 +117,7 @@ def test_two_processes_share_a_cache(root, whole, tmp_path):
     """Too small for all: what one deletes, the other encodes again."""
     cache = ["--model.feature_cache", str(tmp_path / "features"), "--model.feature_cache_gb", "0.00006"]
     for _ in range(2):
-        runs = [started(words(root, tmp_path / f"{i}", *cache)) for i in range(2)]
+        runs = [Run(words(root, tmp_path / f"{i}", *cache)) for i in range(2)]
         ended(*runs)
         for i in range(2):
             assert outcome(tmp_path / f"{i}") == whole

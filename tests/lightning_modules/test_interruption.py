@@ -17,6 +17,7 @@ from flexselect.session import VideoSession
 from flexselect.training.teacher import Teacher
 from lightning_modules.selector_training import SelectorTraining
 from tests.lightning_modules.test_selector_training import fit_words, words
+from tests.processes import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,6 +196,6 @@ def test_slurm_is_asked_to_put_the_job_back(qwen, clips, tmp_path):
     (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     (tools / "scontrol").chmod(0o755)
     job = {"SLURM_JOB_ID": "77", "PATH": f"{tools}:{os.environ['PATH']}"}
-    process = begun(ask("predict", qwen, clips, tmp_path / "out"), **job)
+    process = Run(ask("predict", qwen, clips, tmp_path / "out"), **job)
     said = stopped(process, signal.SIGUSR1, lambda: len(lines(tmp_path / "out")) >= 3)
     assert asked.read_text() == "requeue 77\n" and "job 77 is in the queue again" in said

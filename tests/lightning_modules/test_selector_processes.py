@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.lightning_modules.test_selector_training import fit_words, words
+from tests.processes import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,9 +26,16 @@ def clips(tmp_path_factory):
 
 
 def run(arguments, status=0):
+    process = Run(arguments)
+    _, said = process.communicate()
+    assert process.returncode == status, said[-3000:]
+    return said
+
+
+def launched(arguments):
+    """As it is typed: Lightning starts the other processes with the same words."""
     done = subprocess.run([sys.executable, "cli.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr[-3000:]
-    return done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def keep(folder, *more):
@@ -51,7 +59,7 @@ def test_two_processes_are_one(qwen, clips, tmp_path):
     ask = ["--data.val_annotations", str(val), "--data.video_root", str(clips)]
     run(fit_words(qwen, clips, one, *ask, "--data.batch_size", "4", *keep(one)))
     both = ["--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    run(fit_words(qwen, clips, two, *ask, *both, *keep(two)))
+    launched(fit_words(qwen, clips, two, *ask, *both, *keep(two)))
     grads = [torch.load(out / "gradients.pt", weights_only=True) for out in (one, two)]
     assert set(grads[0]) == set(grads[1]) and len(grads[0]) > 10
     for name, grad in grads[0].items():
@@ -125,7 +133,7 @@ def test_another_training_is_not_gone_on_with(qwen, clips, tmp_path):
 
 def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):
     both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    run(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *both))
+    launched(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *both))
     run(words("predict", "teacher_scores", qwen, clips, tmp_path / "one"))
     from flexselect.storage.score_store import ScoreStore
 
