@@ -149,7 +149,7 @@ def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, Video
     promised, there = promised_size(file), file.stat().st_size
     if promised is not None and promised > there:
         warnings = [f"is cut short: {there:,} of {promised:,} bytes are there", *warnings]
-    about = VideoFacts(_facts(index))
+    about = VideoFacts(_facts(index, options))
     for warning in (*warnings, *_doubts(index, options)):
         _note(about, warning)
         _say_once(f"{path}: {warning}")
@@ -213,13 +213,14 @@ def _doubts(index: FrameIndex, options: ReadOptions) -> Iterator[str]:
         yield f"ends at {index.length:.1f} seconds, before the second {options.end:g} that was asked for"
 
 
-def _facts(index: FrameIndex) -> dict[str, Any]:
+def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
     """How frames are chosen, for the record."""
     rule = "constant rate" if index.is_steady else "variable rate"
     facts: dict[str, Any] = {"rule": rule, "file_fps": round(index.rate, 3), "seconds": round(index.length, 3)}
     if abs(index.starts_at) > 1:
         facts["starts_at"] = round(index.starts_at, 3)
-    return facts | ({"track": index.track} if index.track else {})
+    part = {name: value for name, value in (("start", options.start), ("end", options.end)) if value is not None}
+    return facts | part | ({"track": index.track} if index.track else {}) | options.settings
 
 
 def _frames(

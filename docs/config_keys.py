@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of this checkout, whatever is installed
+
 from docstring_parser import DocstringStyle, parse
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule
@@ -175,7 +177,9 @@ def page() -> str:
 def main(words: list[str]) -> int:
     """Write the page, or say whether it is up to date; the exit status."""
     if "--check" not in words:
+        before = PAGE.read_text() if PAGE.exists() else ""
         PAGE.write_text(page())
+        sys.stdout.write(f"{PAGE} is {'unchanged' if before == PAGE.read_text() else 'written'}\n")
     elif not PAGE.exists() or PAGE.read_text() != page():
         sys.stderr.write(f"{PAGE} is out of date: run `python docs/config_keys.py`\n")
         return 1

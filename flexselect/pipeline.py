@@ -39,7 +39,7 @@ class FlexSelect(Engine):
 
         Args:
             path: local folder or hub id; or a family, where its numbers are set by hand.
-            selector: None: dense; "self": training-free; "uniform", "random": controls; else a selector's folder or id.
+            selector: None: all tokens (dense); "self": training-free; more in `flexselect.options.Options`.
             options: see `flexselect.options.Options`; and numbers of the family, such as `fps` and `max_frames` (see
                 `flexselect.families`).
 

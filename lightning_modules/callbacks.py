@@ -20,6 +20,7 @@ from flexselect.evaluation.results import (
     prediction_key,
     ranges,
     read_predictions,
+    short_key,
     summarise,
     table,
     videos_seen,
@@ -175,6 +176,7 @@ class PredictionWriter(Callback):
             fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}
             results = summarise(list(self.rows.values()), data.macro)
             results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
+            results["asked"] = sorted(short_key(question.key) for question in data.questions)
             write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
             write_whole(folder / "results.md", table(results, folder.name))
 

@@ -21,6 +21,7 @@ from flexselect.options import AskingOptions, Options, deciding, names
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
+from flexselect.structures.frames import ReadOptions
 from flexselect.structures.prompt import Answer
 
 
@@ -46,6 +47,7 @@ class VideoQA(LightningModule):
         self.flexselect: FlexSelect | None = None
         self.session: VideoSession | None = None  # the video of the last question
         self.answer: Answer | None = None  # to the last question; None where it failed or was not asked
+        self._opened: tuple[str, ReadOptions] | None = None  # the video and part of `session`, or of the error below
         self._video_error: str | None = None
         self._video_warnings: Sequence[str] = ()
         self._video_hash: str | None = None
@@ -120,7 +122,7 @@ class VideoQA(LightningModule):
                 OSError,
             ) as problem:  # an empty question, NaN scores, no memory, a full disk
                 error = describe(problem)
-        answer = self.answer
+        answer, opened = self.answer, self._opened == question.part
         return {
             "id": question.id,
             "video": question.video,
@@ -130,10 +132,10 @@ class VideoQA(LightningModule):
             "num_kept_tokens": answer.num_kept_tokens if answer else 0,
             "timings": {stage: round(spent, 6) for stage, spent in answer.timings.items()} if answer else {},
             "error": error,
-            "warnings": list(self._video_warnings),
-            "sampling": self.session.sampling if self.session else None,
+            "warnings": list(self._video_warnings) if opened else [],
+            "sampling": self.session.sampling if self.session and opened else None,
             "prompt_hash": question.prompt_hash,
-            "video_hash": self._video_hash,
+            "video_hash": self._video_hash if opened else None,
         }
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
@@ -165,6 +167,7 @@ class VideoQA(LightningModule):
 
     def _open(self, item: QuestionItem) -> None:
         self.session, self._video_error, self._video_hash = None, item.error, item.video_hash
+        self._opened = item.question.part
         assert self.flexselect is not None
         timings, source = {"decode": item.decode_seconds}, item.clip or item.stream
         self._video_warnings = item.warnings if source is None else source.about.warnings

@@ -295,7 +295,7 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
     assert "selector" in said and "differ" in said
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "self")]) == 0
     said = capsys.readouterr().out
-    assert "difference +0.000" in said and "p = 1.0000. no difference is shown" in said
+    assert "difference +0.000" in said and "p = 1.0000. both have the same questions right." in said
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 1
     assert "holds no results.json: run `validate`" in capsys.readouterr().err
 

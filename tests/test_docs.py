@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import json
 import re
 import textwrap
 from functools import cache
@@ -12,8 +11,7 @@ import pytest
 
 from flexselect.families import family_of
 from flexselect.scoring import factory
-from flexselect.storage.video_writer import write_video
-from tests import tiny
+from tests import miniature, tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -226,13 +224,16 @@ def test_the_scorer_of_contributing_does_what_it_says(load, monkeypatch):
 
 
 def test_the_benchmark_of_contributing_does_what_it_says(tmp_path, checkpoint):
-    (code,) = blocks("Add a benchmark")
-    there = {"__name__": "mybench"}
+    code, builder = blocks("Add a benchmark")
+    there = {**vars(miniature), "__name__": "mybench"}
     exec(code, there)
-    row = {"id": "1", "video": "a.mp4", "question": "What?", "options": ["red", "blue"], "answer": "B", "topic": "x"}
-    (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "a.mp4", [tiny.frames(4).numpy()], fps=2)
-    (question,) = there["MyBench"](family_of(str(checkpoint)), str(tmp_path)).questions
-    assert question.prompt.startswith("What?\nA. red\nB. blue\nAnswer with the option's letter")
-    assert question.is_right("B") and question.groups == (("topic", "x"),)
+    exec(builder, there)
+    root = there["mybench"](tmp_path)
+    questions = there["MyBench"](family_of(str(checkpoint)), str(root)).questions
+    assert len({question.key for question in questions}) == 12 and len({question.video for question in questions}) == 3
+    assert all(
+        question.prompt.startswith(f"{question.question}\nA. {question.options[0]}\nB. ") for question in questions
+    )
+    assert all(
+        question.is_right(question.answer) and question.groups == (("topic", "shapes"),) for question in questions
+    )

@@ -409,3 +409,33 @@ def test_two_runs_are_compared_on_what_they_share(run, made, tmp_path, capsys):
     assert [line.split() for line in said.splitlines() if line.startswith("errors")] == [["errors", "0", "0"]]
     assert "1 questions flipped" in said and f"right in one alone: {rows[0]['id']}" in said
     assert "1 of the questions in common were judged by another expected answer" in said
+
+
+def test_runs_are_compared_by_what_they_ask_now(run, made, tmp_path, capsys):
+    """Rows that were edited, parts and options too: a question that is no longer asked counts in no comparison."""
+    first, *_ = sorted(made.glob("*.mp4"))
+    rows = [
+        {"id": str(i), "video": str(first), "question": f"Which shape is red, {i}?", "answer": "a"} for i in range(3)
+    ]
+    assert run("validate", rows, out="one") == run("validate", rows, out="two") == 0
+    edited = [{**rows[0], "end": 1.5}, {**rows[1], "question": "What is blue?"}, rows[2]]
+    assert run("validate", edited, out="two") == 0
+    about = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert set(about["videos"]) == {str(first), f"{first} 0 to 1.5 s"}, "each part has its own entry"
+    assert about["fingerprint"]["frames"][0] < about["fingerprint"]["frames"][1]
+    capsys.readouterr()
+    assert cli.main(["compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().out
+    assert "2 questions in common" in said
+    assert "left out: 1 questions that only one has" in said and "left out: 1 questions that only two has" in said
+    assert "1 of the questions in common were asked otherwise: other options, part or prompt" in said
+
+
+def test_a_row_without_a_video_has_no_other_videos_evidence(run, made, tmp_path):
+    first, *_ = sorted(made.glob("*.mp4"))
+    rows = [{"id": "1", "video": str(first), "question": "Q?"}, {"id": "2", "video": "", "question": "Q?"}]
+    assert run("predict", rows) == 3
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    by_id = {row["id"]: row for row in lines}
+    assert by_id["1"]["sampling"]["frames"] and by_id["1"]["video_hash"]
+    assert by_id["2"]["sampling"] is by_id["2"]["video_hash"] is None and by_id["2"]["warnings"] == []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.rows import read_rows
+from flexselect.evaluation.answer_parsing import LETTERS
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.storage.video_paths import files_below
 from flexselect.validation import check_choice
@@ -181,7 +182,9 @@ class BenchmarkFormat(ABC):
     def put(self, row: dict[str, Any]) -> VideoQuestion:
         """A row of the table as the protocol puts it."""
         asked, protocol = self.question(row), self.protocol
-        options = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDE", asked.options))
+        if len(asked.options) > len(LETTERS):
+            raise ValueError(f"question {asked.id} has {len(asked.options)} options; letters end at {LETTERS[-1]}")
+        options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, asked.options))
         ending = protocol.ending_llava if self.llava and protocol.ending_llava else protocol.ending
         text = protocol.template.format(
             question=asked.question,

@@ -94,6 +94,9 @@ def question_of(
     )
     where, missing = f"row {number + 1} of the annotations", [name for name in REQUIRED if values[name] in (None, "")]
     error = f"{where} {row.error}" if isinstance(row, Row) and row.error else None
+    for name in REQUIRED:
+        if error is None and isinstance(values[name], dict | list):
+            error = f"{where}: {name} must be a text, got {values[name]!r}"
     if error is None and missing:
         error = f"{where} has no {' and no '.join(missing)}"
     if error is None and not question.question.strip():
@@ -130,10 +133,12 @@ def options_of(value: Any) -> tuple[str, ...]:
     if isinstance(value, dict) and len(value) > 1 and [str(name).upper() for name in value] == [*LETTERS[: len(value)]]:
         value = list(value.values())
     if isinstance(value, list | tuple):
-        value = list(value)
+        given, value = value, list(value)
         while value and value[-1] is None:  # a table pads with nothing
             value.pop()
-    if not isinstance(value, list) or len(value) == 1:
+        if len(value) == 1:
+            raise ValueError(f"the options must be a list of two or more, got {given!r}")
+    if not isinstance(value, list):
         raise ValueError(f"the options must be a list of two or more, got {value!r}")
     if len(value) > len(LETTERS):
         raise ValueError(f"{len(value)} options are too many: letters end at Z, so give at most {len(LETTERS)}")
@@ -252,10 +257,21 @@ def _is_group(values: Sequence[Any]) -> bool:
 
 
 def _told_apart(questions: list[VideoQuestion]) -> list[VideoQuestion]:
-    """A row that repeats another one is not asked twice: it gets an id of its own, and an error."""
+    """A row that repeats another one is not asked twice: it gets an id of its own, and an error.
+
+    One that asks otherwise (another part of the video, other options) gets an id of its own, and is asked.
+    """
     first: dict[tuple[str, str, str], int] = {}
+    renamed = []
     for i, question in enumerate(questions):
-        if first.setdefault(question.key, i) != i:
-            error = f"row {i + 1} of the annotations repeats id, video and question of row {first[question.key] + 1}"
-            questions[i] = replace(question, id=f"{question.id}#row-{i + 1}", error=error)
+        earlier = first.setdefault(question.key, i)
+        if earlier == i:
+            continue
+        error: str | None = f"row {i + 1} of the annotations repeats id, video and question of row {earlier + 1}"
+        if question.error is None and question.prompt_hash != questions[earlier].prompt_hash:
+            error = None
+            renamed.append(f"{question.id}#row-{i + 1}")
+        questions[i] = replace(question, id=f"{question.id}#row-{i + 1}", error=error)
+    if renamed:
+        log.warning("%d rows repeat another one's id and ask otherwise: %s for example", len(renamed), renamed[0])
     return questions

@@ -50,6 +50,7 @@ def read_animation(path: Path) -> FrameIndex:
         codec="webp",
         header_rate=1000 / durations[0] if len(durations) == 1 else None,
         pixel_aspect=Fraction(1),
+        last_shown=durations[-1] / 1000,
     )
 
 

@@ -49,6 +49,7 @@ class FrameIndex:
     matrix: DisplayMatrix | None = None  # how pictures are turned and mirrored to be upright
     has_alpha: bool = False  # in a stream of its own beside the pictures, as WebM has it
     warnings: tuple[str, ...] = ()
+    last_shown: float | None = None  # seconds that the last frame is on screen, where each picture has its own time
 
     @cached_property
     def true_rate(self) -> float:
@@ -64,7 +65,7 @@ class FrameIndex:
     @property
     def length(self) -> float:
         """Seconds from the start to the end of the last frame."""
-        return round(self.seconds[-1] + 1 / self.rate, 6)
+        return round(self.seconds[-1] + (self.last_shown or 1 / self.rate), 6)
 
     @cached_property
     def is_steady(self) -> bool:
@@ -108,11 +109,15 @@ class FrameIndex:
         return [first + int(i) for i in np.unique(nearest)]
 
 
+ANIMATIONS = ("gif", "apng")  # codecs whose pictures have times of their own
+
+
 class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
     is_key: bool
     is_shown: bool  # an edit list hides what a first frame is built on
+    duration: int | None = None
 
 
 @dataclass
@@ -126,7 +131,7 @@ class _Track:
 
     def add(self, packet: av.Packet) -> None:
         """Take note of a packet; the first ones are decoded for the frame's display matrix."""
-        self.packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+        self.packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard, packet.duration))
         if self.tried < PATIENCE:
             self.tried += 1
             self._look(packet)
@@ -238,7 +243,15 @@ def _index(container: av.container.InputContainer, found: _Track, tracks: int) -
         matrix=found.matrix,
         has_alpha=stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9"),
         warnings=warnings,
+        last_shown=_last_shown(stream, packets),
     )
+
+
+def _last_shown(stream: av.VideoStream, packets: list[_Packet]) -> float | None:
+    """Seconds that an animation's last picture is shown; None for a video, whose frames are about alike."""
+    if stream.codec_context.name not in ANIMATIONS or not packets[-1].duration:
+        return None
+    return float(packets[-1].duration * (stream.time_base or 0)) or None
 
 
 def _repaired(clock: list[float], count: int, rate: float | None) -> list[float]:

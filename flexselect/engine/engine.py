@@ -18,6 +18,7 @@ from flexselect.engine.encoding import encode, encode_stream
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
 from flexselect.options import Options
+from flexselect.scoring.factory import MODES
 from flexselect.scoring.frame_sets import frame_sets, share_budget
 from flexselect.scoring.prefix_cache import PreparedSets
 from flexselect.scoring.scorer import Scorer
@@ -142,7 +143,7 @@ class Engine:
             ValueError: without a scorer (dense), or for a budget below 1.
         """
         if self.scorer is None:
-            raise ValueError('nothing to select by: load with selector="self", "uniform" or "random"')
+            raise ValueError(f"nothing to select by: load with selector= one of {', '.join(MODES)}, or a trained one")
         sets = self.frame_sets(encoded)
         multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
         budget = self.budget if budget is None else budget

@@ -38,6 +38,7 @@ def _without_punctuation(text: str) -> Iterator[str]:
 # -- letters
 
 ARTICLES = "AI"  # letters that are English words as well
+BEFORE_A_NOUN = re.compile(r"\s+(?!because|since|is\b|as\b|(?:and|or)\s+[A-Z]\b)[a-z]")
 NOT = re.compile(
     r"(?:\b(?:not|never|neither|nor|except|excluding|without|rather than|instead of|cannot be)|n['’]t|不是|并非|而非)"
     r"\s*(?:(?:the|a|an|option|answer|choice)\s+)*\W{0,2}$",
@@ -46,18 +47,19 @@ NOT = re.compile(
 DECLARED = re.compile(
     r"(?:\b(?:answer|choice|option|response)\b(?:\s*(?:is|was|would be|should be|must be|option|letter|choice|:|=))*"
     r"|(?:答案|答え|正解|정답|选项|選項|选择|選擇|选|選)(?:\s*(?:应该|應該|是|为|為|は|은|:|=))*)"
-    r"\s*[(\[\"'“‘]*(?P<letter>(?-i:[A-Z])(?![^\W\d_])|[a-z](?=[)\].]*\s*$))",
+    r"\s*[(\[\"'“‘]*(?P<letter>(?-i:[A-Z])(?![^\W\d_])(?!\W*(?:\b(?:and|or)\b|/|&)\W*(?-i:[A-Z])\b)"
+    r"|[a-z](?=[)\].]*\s*$))",
     re.IGNORECASE | re.ASCII,
 )
 LEADING = re.compile(
     r"[(\[](?P<bracket>[A-Za-z])[)\]]"  # (B)
     r"|(?P<mark>[A-Za-z])[.):](?:\s|$|(?=[^\x00-\x7f]))"  # B. ring
     r"|(?P<clear>[A-Z])(?=\s*(?:[,;\n]|$|[^\x00-\x7f])|\s+[-–—=]\s|\s+(?:is|because|since)\b)"  # B, since
-    r"|(?P<plain>[B-HJ-Z])\s"  # B it is
+    r"|(?P<plain>[B-HJ-Z])\s(?!(?:and|or)\s+[A-Z]\b)"  # B it is
 )
 MARK = re.compile(r"\((?P<bracket>[A-Za-z])\)|(?<![^\W_])(?P<mark>[A-Z])(?:[):](?!\w)|\.\s*$)", re.MULTILINE)
 ALONE = re.compile(r"(?<![^\W_])(?P<letter>[A-Z])(?![^\W_])(?!['’-]\w)")
-SEVERAL = re.compile(r"\W*(?:both |either )?[A-Z](?:\s*(?:,|/|&|\band\b|\bor\b|和|或|、)\s*)+(?:[A-Z]\b\W*)+")
+SEVERAL = re.compile(r"\W*(?i:both |either )?[A-Z](?:\s*(?:,|/|&|\band\b|\bor\b|和|或|、)\s*)+(?:[A-Z]\b\W*)+")
 LISTED = re.compile(r"^\W*([A-Z])[.):]\s", re.MULTILINE)  # all options once more
 WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")  # scripts without spaces, or with endings
 
@@ -112,7 +114,7 @@ def _said(pattern: re.Pattern[str], text: str, letters: str) -> list[str]:
     found = []
     for match in pattern.finditer(text):
         letter = next(filter(None, match.groups()))
-        article = letter in ARTICLES and re.match(r"\s+(?!because|since|is\b|as\b)[a-z]", text[match.end() :])
+        article = letter in ARTICLES and BEFORE_A_NOUN.match(text[match.end() :])
         if letter.upper() in letters and not article and NOT.search(text[: match.start()]) is None:
             found.append(letter.upper())
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flexselect.evaluation.results import prediction_key, read_predictions, span
+from flexselect.evaluation.results import prediction_key, read_predictions, short_key, span
 from flexselect.evaluation.statistics import interval, mcnemar, wilson
 from flexselect.storage.run_settings import flat, read_object
 
@@ -56,6 +56,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not all(isinstance(about[name], dict) for name in ("settings", "fingerprint")):
         raise ValueError(f"{results} is damaged: its settings are none; run `validate` again")
     counted = {prediction_key(row): row for row in read_predictions(folder) if row.get("correct") is not None}
+    if "asked" in about:  # version 0.1 did not say
+        counted = {key: row for key, row in counted.items() if short_key(key) in about["asked"]}
     return {"name": folder.name, "folder": folder, "rows": counted, "about": about}
 
 
@@ -95,7 +97,9 @@ def compare(one: str, other: str, flips: int = 20) -> str:
     few = f"{videos} here" if videos > 1 else "and there is one: too few for an interval"
     common = [[run["rows"][key] for key in pair.keys] for run in runs]
     better = runs[0]["name"] if pair.difference > 0 else runs[1]["name"]
-    verdict = f"{better} is better" if pair.p < SURE else "no difference is shown: chance gives such a one too often"
+    alike = "both have the same questions right" if not (first != second).any() else ""
+    chance = "no difference is shown: chance gives such a one too often"
+    verdict = f"{better} is better" if pair.p < SURE else alike or chance
     lines = [
         _row("", *(run["name"] for run in runs)),
         _row("accuracy", *(f"{hits.mean():.3f} ({hits.sum()} of {shared})" for hits in pair.right)),
@@ -113,6 +117,9 @@ def compare(one: str, other: str, flips: int = 20) -> str:
     changed = sum(ours.get("expected") != theirs.get("expected") for ours, theirs in zip(*common))
     if changed:
         lines.append(f"{changed} of the questions in common were judged by another expected answer")
+    otherwise = sum(ours.get("prompt_hash") != theirs.get("prompt_hash") for ours, theirs in zip(*common))
+    if otherwise:
+        lines.append(f"{otherwise} of the questions in common were asked otherwise: other options, part or prompt")
     return "\n".join([*lines, *_flipped(runs, pair, flips), *_differing(runs)]) + "\n"
 
 

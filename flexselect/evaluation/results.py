@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import re
@@ -66,6 +67,11 @@ def prediction_key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["id"], row["video"], row["question"]
 
 
+def short_key(key: tuple[str, str, str]) -> str:
+    """A question's key as results.json lists it: 12 hex digits."""
+    return hashlib.sha256("\0".join(key).encode()).hexdigest()[:12]
+
+
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
     """All predictions in a folder, the last one of each question."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -116,12 +122,15 @@ def is_prediction(value: Any) -> bool:
 
 
 def videos_seen(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What was looked at of each video that was answered about: `frames`, `fps`, `grid`, `visual_tokens`."""
-    return {
-        row["video"]: {**(row.get("sampling") or {}), "visual_tokens": row["num_visual_tokens"]}
-        for row in rows
-        if row["error"] is None
-    }
+    """What was looked at of each video that was answered about, or part of one: `frames`, `fps`, `grid`, ..."""
+    found = {}
+    for row in rows:
+        if row["error"] is None:
+            seen = {**(row.get("sampling") or {}), "visual_tokens": row["num_visual_tokens"]}
+            part = [f"{seen.get('start', 0):g} to", f"{seen['end']:g} s" if "end" in seen else "its end"]
+            name = " ".join([row["video"], *part]) if {"start", "end"} & seen.keys() else row["video"]
+            found[name] = seen
+    return found
 
 
 def ranges(videos: Iterable[dict[str, Any]]) -> dict[str, Any]:

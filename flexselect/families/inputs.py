@@ -14,6 +14,8 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from flexselect.structures.layout import Layout
 
+WIDEST = 200  # times that one side may be longer than the other, as transformers has it
+
 
 def at_least(name: str, least: float, value: Any, default: Any) -> Any:
     """A number as it was given, or its default.
@@ -45,6 +47,10 @@ def pairs(frames: Tensor) -> Tensor:
 def to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3]: sides multiples of `factor`, area within bounds; bicubic, antialiased."""
     height, width = frames.shape[1:3]
+    if max(height, width) >= WIDEST * min(height, width):
+        raise ValueError(
+            f"pictures of {width} x {height} are too narrow: one side may have {WIDEST} times the other's pixels"
+        )
     size = smart_resize(height, width, factor, min_pixels, max_pixels)
     if (height, width) == size:
         return frames

@@ -1,4 +1,4 @@
-"""The four benchmarks on miniatures in their real layouts: files, prompts to the letter, scores computed by hand."""
+"""The benchmarks on miniatures in their real layouts: files, prompts to the letter, scores computed by hand."""
 
 import json
 from dataclasses import replace
@@ -130,7 +130,10 @@ def test_what_was_looked_for_is_named(bench, tmp_path):
     name, _ = bench
     with pytest.raises(FileNotFoundError, match=r"nowhere is no folder; download the data set"):
         opened(name, tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no table of questions in .*; looked for .*parquet"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"no table of questions in .*; looked for .*{CLASSES[name].form.tables[0].partition('*')[0]}",
+    ):
         opened(name, tmp_path)
     with pytest.raises(ValueError, match="limit must be at least 1"):
         opened(name, tmp_path, limit=0)
@@ -203,8 +206,9 @@ def test_defects_can_be_repaired(bench):
         assert mended == {} or data.questions[0] != paper
     with pytest.raises(ValueError, match="repair must be one of"):
         opened(name, root, repair=["other"])
-    with pytest.raises(ValueError, match="repair is for the defects of the paper protocol, not for 'plain'"):
-        opened(name, root, repair=list(form.defects)[:1], protocol="plain")
+    for defect in form.defects:
+        with pytest.raises(ValueError, match="repair is for the defects of the paper protocol, not for 'plain'"):
+            opened(name, root, repair=[defect], protocol="plain")
     if name == "VideoMME":
         assert "the video. Respond" in prompts(name, root, repair=["says_subtitles"])[0]
     if name == "LongVideoBench":
@@ -334,3 +338,13 @@ def test_pixels_as_decord_has_them_are_another_run(roots):
     plain, stored = (opened("VideoMME", roots["VideoMME"], square_pixels=square) for square in (True, False))
     assert "square_pixels" not in plain.settings and stored.settings["square_pixels"] is False
     assert all(not question.reading.square_pixels for question in stored.questions)
+
+
+def test_a_sixth_option_is_asked_too(roots):
+    """Letters are given to every option, or the table is refused; none is left out in silence."""
+    form = opened("VideoMME", roots["VideoMME"], protocol="plain").format
+    row = Dataset.from_parquet(str(form.table()))[0]
+    six = form.put({**row, "options": [f"{letter}. thing {letter}" for letter in "ABCDEF"], "answer": "F"})
+    assert "\nF. thing F\n" in six.prompt and six.is_right("F")
+    with pytest.raises(ValueError, match="has 27 options; letters end at Z"):
+        form.put({**row, "options": [f"A. thing {i}" for i in range(27)]})

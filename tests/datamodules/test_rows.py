@@ -363,3 +363,23 @@ def test_every_file_of_text_says_its_encoding():
     cut = re.compile(r"read_text\([^)]*\)\.splitlines\(\)")
     assert cut.search('x.read_text(encoding="utf-8").splitlines()')
     assert not [file for file in files if cut.search(file.read_text(encoding="utf-8"))], "lines end at the line feed"
+
+
+def test_another_part_or_other_options_under_the_same_id_are_asked(tmp_path, caplog):
+    row = {"id": "1", "video": "a.mp4", "question": "Q?", "start": 0, "end": 5}
+    rows = [row, {**row, "end": 9}, row, {**row, "options": ["red", "blue"]}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = read_annotations(str(path))
+    assert [question.id for question in found] == ["1", "1#row-2", "1#row-3", "1#row-4"]
+    repeats = "row 3 of the annotations repeats id, video and question of row 1"
+    assert [question.error for question in found] == [None, None, repeats, None]
+    assert "2 rows repeat another one's id and ask otherwise: 1#row-2 for example" in caplog.text
+
+
+def test_values_of_another_kind_are_named():
+    for name, value in (("question", ["a", "b"]), ("video", ["a.mp4"]), ("id", {"a": 1})):
+        row = {"id": "1", "video": "a.mp4", "question": "Q?", name: value}
+        assert question_of(row).error == f"row 1 of the annotations: {name} must be a text, got {value!r}"
+    with pytest.raises(ValueError, match=r"must be a list of two or more, got \['red', None\]"):
+        options_of(["red", None])

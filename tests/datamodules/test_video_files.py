@@ -514,3 +514,14 @@ def test_a_codec_that_nobody_knows(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(ValueError, match=r"a\.mp4.*codec that FFmpeg does not know"):
         open_video(path, everything, as_it_is)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp"])
+def test_an_animations_last_picture_has_its_own_time(tmp_path, ending):
+    pictures = [Image.new("RGB", (56, 56), (60 * i, 200 - 60 * i, 0)) for i in range(4)]
+    times = [100, 100, 100, 2000]  # milliseconds
+    pictures[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pictures[1:], duration=times)
+    assert probe(tmp_path / f"a.{ending}").seconds == pytest.approx(2.3, abs=0.02)
+    if ending == "gif":
+        pictures[0].save(tmp_path / "alike.gif", save_all=True, append_images=pictures[1:], duration=400)
+        assert probe(tmp_path / "alike.gif").seconds == pytest.approx(1.6, abs=0.02)

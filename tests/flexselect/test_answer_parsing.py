@@ -105,3 +105,32 @@ def test_what_is_asked_has_a_hash():
     parts = {"options": BLUES[::-1]}, {"max_new_tokens": 3}, {"prompt": "Q? Say it."}, {"reading": ReadOptions(start=1)}
     assert len({first.prompt_hash, *(replace(first, **more).prompt_hash for more in parts)}) == 5
     assert replace(first, answer="B", id="2").prompt_hash == first.prompt_hash, "what is expected is not asked"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Both A and B",
+        "Both A and B are correct.",
+        "Either A or B could be right",
+        "The answer is A or B",
+        "The answer is both A and B",
+        "The answer is A/B",
+        "Options A and C",
+        "B and C are wrong",
+        "B or C, I think",
+    ],
+)
+def test_two_letters_choose_none(answer):
+    assert ours(answer, ("a ring", "a cube", "a cat", "a dog")) is None
+
+
+def test_canary_one_letter_beside_those_words_is_chosen():
+    options = ("a ring", "a cube", "a cat", "a dog")
+    said = {
+        "The answer is A": "A",
+        "B and nothing else": "B",
+        "A is right": "A",
+        "The answer is B. Not A or C": "B",
+    }
+    assert {answer: ours(answer, options) for answer in said} == said
