@@ -136,7 +136,7 @@ def read_video_file(path: Path) -> None:
     from datamodules.video import open_video
     from flexselect.families.inputs import even_frames
 
-    open_video(path, lambda n, fps: even_frames(n, fps, 2.0, 16), lambda frames: frames[:, ::2, ::2]).whole()
+    open_video(path, lambda n, fps: even_frames(n, fps, 2.0, 16), lambda frames: frames[:, ::2, ::2]).all_frames()
 
 
 ROWS = [

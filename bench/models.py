@@ -46,4 +46,4 @@ def random_video(fs: FlexSelect, name: str, units: int) -> EncodedVideo:
     tokens, generator = units * rows * columns, torch.Generator().manual_seed(0)
     features = torch.randn(tokens, TEXT["hidden_size"], generator=generator)
     seen = torch.randn(tokens, SELECTOR["hidden_size"], generator=generator)
-    return EncodedVideo(fs.lm.prompter.prefix_ids, features, (units, rows, columns), seen=seen)
+    return EncodedVideo(fs.lm.prompter.prefix_ids, features, (units, rows, columns), selector_features=seen)

@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.processes import process_of
+from datamodules.processes import rank_and_world_size
 
 GROUPED = 50  # batches' worth of clips that are sorted by their form together
 
@@ -44,7 +44,7 @@ class EpochOrder(Sampler):
         self, size: int, batch_size: int, seed: int, trainer: Trainer | None, forms: Sequence[tuple] | None = None
     ) -> None:
         self.size, self.batch_size, self.seed, self.trainer, self.forms = size, batch_size, seed, trainer, forms
-        self.rank, self.world = process_of(trainer)
+        self.rank, self.world = rank_and_world_size(trainer)
 
     @property
     def num_batches(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.needles import CELL, COLOURS, SHAPES, paint, render
-from datamodules.processes import left_where_it_is, process_of
+from datamodules.processes import keep_frames_on_cpu, rank_and_world_size
 from datamodules.rows import read_rows
 from datamodules.video import VideoError, read_video
 from flexselect.analysis.needle_recall import NeedleClip
@@ -68,12 +68,12 @@ class NeedleClips(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """A `NeedleClip` a step, shared out over processes."""
-        rank, world = process_of(self.trainer)
+        rank, world = rank_and_world_size(self.trainer)
         if self.clips < world:
             raise ValueError(f"{world} processes cannot share {self.clips} clips: give --data.clips {world} or more")
         return DataLoader(_Clips(self, range(self.clips)[rank::world]), batch_size=None)
 
-    transfer_batch_to_device = left_where_it_is
+    transfer_batch_to_device = keep_frames_on_cpu
 
 
 class _Clips(Dataset):

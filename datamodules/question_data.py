@@ -12,7 +12,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datamodules.processes import left_where_it_is, process_of
+from datamodules.processes import keep_frames_on_cpu, rank_and_world_size
 from datamodules.video import VideoError, open_video
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.questions import VideoQuestion
@@ -63,7 +63,7 @@ class QuestionData(LightningDataModule):
         """
         self.answered = set(answered)
 
-    def use(self, cache: FeatureCache) -> None:
+    def use_cache(self, cache: FeatureCache) -> None:
         """Decode no video whose features are in the cache."""
         self.cache = cache
 
@@ -76,13 +76,13 @@ class QuestionData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """One `QuestionItem` a step, in the order of the videos."""
-        rank, world = process_of(self.trainer)
-        mine = share(self.questions, rank, world, self.work())
+        rank, world = rank_and_world_size(self.trainer)
+        mine = shard(self.questions, rank, world, self.work())
         items = _Items(self.family, mine, self.answered, Path(self.video_root), self.cache)
         return DataLoader(items, batch_size=None, num_workers=self.num_workers)
 
     val_dataloader = predict_dataloader
-    transfer_batch_to_device = left_where_it_is
+    transfer_batch_to_device = keep_frames_on_cpu
 
     def work(self) -> dict[str, float]:
         """A measure of what each video costs: its share of all bytes, and of all questions that are still open.
@@ -138,7 +138,7 @@ class _Items(Dataset):
         stream = open_video(path, self.family.sample, prompter.resize, reading)
         if get_worker_info() is None:  # decoded while the tower looks at it
             return {"stream": stream}
-        return {"clip": replace(prompter.clip(stream.whole(), stream.seconds), about=stream.about)}
+        return {"clip": replace(prompter.clip(stream.all_frames(), stream.seconds), about=stream.about)}
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
@@ -148,7 +148,7 @@ def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
     return sorted(questions, key=lambda question: (videos[question.video], parts[question.part]))
 
 
-def share(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:
+def shard(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:
     """One process's videos, whole ones: no video is decoded twice, no question doubled, none without a process.
 
     The most work first, each to the process that has the least: at most a third longer than the best there is (Graham,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import Record, RecordRules, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
-from datamodules.processes import left_where_it_is, process_of
+from datamodules.processes import keep_frames_on_cpu, rank_and_world_size
 from datamodules.video import VideoError, probe, read_video
 from flexselect.contracts import TrainingClip
 from flexselect.families.base import VideoFamily
@@ -79,7 +79,7 @@ class SelectorDataModule(LightningDataModule):
         self.store = ScoreStore(teacher_scores) if teacher_scores else None
         self.scored: Container[str] = ()
 
-    transfer_batch_to_device = left_where_it_is
+    transfer_batch_to_device = keep_frames_on_cpu
 
     def key(self, record: Record) -> str:
         """What its scores are stored under."""
@@ -107,7 +107,7 @@ class SelectorDataModule(LightningDataModule):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides which clips a step takes."""
-        clips_a_step = self.batch_size * process_of(self.trainer)[1]
+        clips_a_step = self.batch_size * rank_and_world_size(self.trainer)[1]
         taken = {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
         return {**taken, **self.reading.settings}
 
@@ -133,7 +133,7 @@ class SelectorDataModule(LightningDataModule):
         """The same, in the order of the file; every process gets as many, for processes wait for one another."""
         if not self.val_records:
             return []
-        rank, world = process_of(self.trainer)
+        rank, world = rank_and_world_size(self.trainer)
         mine = list(range(len(self.val_records)))[rank::world]
         gaps = [_Clips.GAP] * (-(-len(self.val_records) // world) - len(mine))
         clips, size = _Clips(self, self.val_records), self.batch_size
@@ -143,7 +143,7 @@ class SelectorDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """All clips of one video a step, those left out that were scored before; none replaced."""
-        rank, world = process_of(self.trainer)
+        rank, world = rank_and_world_size(self.trainer)
         videos: dict[Path, dict[str, Record]] = {}
         for record in self.records + self.val_records:
             if self.key(record) not in self.scored:

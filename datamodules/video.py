@@ -121,7 +121,7 @@ def read_video(
     """All frames of `open_video` at once: uint8 [T, H, W, 3], and the second at which each is shown, float64 [T]."""
     stream = open_video(path, sample, resize, options)
     assert stream.seconds is not None
-    return stream.whole(), stream.seconds
+    return stream.all_frames(), stream.seconds
 
 
 def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, VideoFacts]:

@@ -62,7 +62,7 @@ class QuestionSource(Recorded, Protocol):
     def skip(self, answered: Iterable[tuple[str, str, str]]) -> None:
         """Decode no video for questions that an earlier run has answered, by their keys."""
 
-    def use(self, cache: FeatureCache) -> None:
+    def use_cache(self, cache: FeatureCache) -> None:
         """Decode no video whose features are in the cache."""
 
     def hash_of(self, video: str) -> str | None:

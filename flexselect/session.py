@@ -17,7 +17,7 @@ from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.evaluation.questions import VideoQuestion
-from flexselect.scoring.prefix_cache import PreparedSets, named_states, with_states
+from flexselect.scoring.prefix_cache import PrefixCache, named_states, with_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.storage.run_settings import differences
 from flexselect.structures.frames import FrameStream, ReadOptions
@@ -55,7 +55,7 @@ class VideoSession:
         self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
         self.saved_in: Path | None = None  # the file that it was loaded from
         self._encoded = encoded
-        self._prepared: list[PreparedSets] | None = None
+        self._prefix_cache: list[PrefixCache] | None = None
         self._folder: TemporaryDirectory | None = None  # what is kept on disk, deleted with the session
 
     def keeping(self, keep: str, on: str | None = None) -> VideoSession:
@@ -75,11 +75,11 @@ class VideoSession:
         check_place(on)
         if keep == "nothing" and self.source is None:
             raise ValueError("keep='nothing' needs the video, and this session has its features only")
-        self.keep, self.keep_on, self._prepared = keep, on, None
+        self.keep, self.keep_on, self._prefix_cache = keep, on, None
         kept, folder = self._encoded, self._folder
         self._encoded = self._folder = None
         if kept is not None and keep != "nothing":
-            self._encoded = self._put(kept if folder is None else kept.copied())
+            self._encoded = self._put(kept if folder is None else kept.clone_features())
         if folder is not None:
             folder.cleanup()
         return self
@@ -87,7 +87,7 @@ class VideoSession:
     def read_clip(self) -> VideoClip | None:
         """The frames, for pictures, decoded anew where they were not kept; None where there is no video."""
         if isinstance(self.source, FrameStream):
-            clip = self.engine.lm.prompter.clip(self.source.whole(), self.source.seconds)
+            clip = self.engine.lm.prompter.clip(self.source.all_frames(), self.source.seconds)
             return replace(clip, about=self.source.about)
         return self.source
 
@@ -126,13 +126,13 @@ class VideoSession:
             self._encoded = encoded = self._put(encoded)
         return encoded
 
-    def prepared(self, encoded: EncodedVideo) -> list[PreparedSets] | None:
+    def prefix_cache(self, encoded: EncodedVideo) -> list[PrefixCache] | None:
         """Keys and values for scoring, made at the first question; None where none are kept."""
         if self.keep != "scores_kv":
             return None
-        if self._prepared is None:
-            self._prepared = list(self._put_states(self.engine.prepare(encoded)))
-        return self._prepared or None
+        if self._prefix_cache is None:
+            self._prefix_cache = list(self._put_states(self.engine.prepare(encoded)))
+        return self._prefix_cache or None
 
     @contextmanager
     def naming_its_file(self) -> Iterator[None]:
@@ -148,8 +148,12 @@ class VideoSession:
     def num_bytes(self) -> dict[str, int]:
         """What is kept between questions: bytes of `features`, and of `scores_kv` once a question was scored."""
         kept = self._encoded
-        features = 0 if kept is None else kept.features.nbytes + (0 if kept.seen is None else kept.seen.nbytes)
-        return {"features": features, "scores_kv": sum(part.num_bytes for part in self._prepared or ())}
+        features = (
+            0
+            if kept is None
+            else kept.features.nbytes + (0 if kept.selector_features is None else kept.selector_features.nbytes)
+        )
+        return {"features": features, "scores_kv": sum(part.num_bytes for part in self._prefix_cache or ())}
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in self.num_bytes.items())
@@ -161,25 +165,25 @@ class VideoSession:
         With keep="scores_kv" keys and values are written too (they are made now if they were not there yet).
         """
         encoded = self.encode()
-        states = named_states(self.prepared(encoded) or ())
+        states = named_states(self.prefix_cache(encoded) or ())
         write_encoded(Path(file), encoded, self.engine.provenance, states)
 
     def restore(self, states: dict[str, Any]) -> VideoSession:
         """Take up keys and values that `save` wrote."""
         self.keeping("scores_kv", self.keep_on)
-        self._prepared = with_states(self.engine.prepared_forms(self.encode()), states)
+        self._prefix_cache = with_states(self.engine.prefix_cache_layouts(self.encode()), states)
         return self
 
     def requests(self, texts: Sequence[str], budget: int | None = None) -> list[Request]:
         """Score the video for questions in words, options included; `Engine.answer` answers them."""
         encoded = self.encode()
-        return self.engine.requests(encoded, texts, self.prepared(encoded), self.timings, budget)
+        return self.engine.requests(encoded, texts, self.prefix_cache(encoded), self.timings, budget)
 
     def select(self, question: str, options: Sequence[str] = (), budget: int | None = None) -> Selection:
         """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
         encoded = self.encode()
         query_ids = self.engine.lm.prompter.query_ids(in_words(question, options))
-        return self.engine.select_encoded(encoded, [query_ids], self.prepared(encoded), budget)[0]
+        return self.engine.select_encoded(encoded, [query_ids], self.prefix_cache(encoded), budget)[0]
 
     def ask(
         self, question: str, max_new_tokens: int = 64, options: Sequence[str] = (), budget: int | None = None
@@ -233,7 +237,7 @@ class VideoSession:
         write_encoded(file, encoded)
         return read_encoded(file, encoded.prefix_ids)[0]
 
-    def _put_states(self, parts: Iterator[PreparedSets]) -> Iterator[PreparedSets]:
+    def _put_states(self, parts: Iterator[PrefixCache]) -> Iterator[PrefixCache]:
         """Each part is put away before the next is made."""
         for number, part in enumerate(parts):
             if self.keep_on == "disk":

@@ -27,7 +27,7 @@ from flexselect.evaluation.results import (
 )
 from flexselect.loading.fingerprint import text_hash
 from flexselect.storage.json_lines import append_line
-from flexselect.storage.run_settings import UsageError, match_settings, write_whole
+from flexselect.storage.run_settings import UsageError, check_settings, write_atomically
 from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
 
@@ -64,7 +64,7 @@ class PredictionWriter(Callback):
         folder = self.folder(pl_module)
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            match_settings(folder / "settings.json", self._settings(pl_module), "answers of a run")
+            check_settings(folder / "settings.json", self._settings(pl_module), "answers of a run")
         extras = [callback for callback in trainer.callbacks if isinstance(callback, QuestionFiles)]
         for extra in extras:
             extra.folder = folder
@@ -177,8 +177,8 @@ class PredictionWriter(Callback):
             results = summarise(list(self.rows.values()), data.macro)
             results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
             results["asked"] = sorted(short_key(question.key) for question in data.questions)
-            write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
-            write_whole(folder / "results.md", table(results, folder.name))
+            write_atomically(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
+            write_atomically(folder / "results.md", table(results, folder.name))
 
 
 def _say_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, str], VideoQuestion]) -> None:

@@ -19,7 +19,7 @@ from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.fingerprint import package_versions, weights_hash
 from flexselect.options import LoadingOptions
-from flexselect.storage.run_settings import write_whole
+from flexselect.storage.run_settings import write_atomically
 from flexselect.visualize import recall_by_layer, states_by_layer
 from flexselect.visualize.style import check_matplotlib
 
@@ -93,9 +93,9 @@ class Locating(LightningModule):
         if not self.trainer.is_global_zero:
             return
         found, folder = summary(every, self.chance), self.folder
-        write_whole(folder / "locate.json", json.dumps({**found, **self.known_by}, indent=2))
+        write_atomically(folder / "locate.json", json.dumps({**found, **self.known_by}, indent=2))
         use = {name: found[name] for name in ("reference_layer", "reduction")}
-        write_whole(
+        write_atomically(
             folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": use}})
         )
         recall_by_layer(folder / "locate.png", found)

@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.results import prediction_key, read_predictions
-from flexselect.storage.run_settings import UsageError, read_object, write_whole
+from flexselect.storage.run_settings import UsageError, read_object, write_atomically
 from flexselect.visualize.style import asked, check_matplotlib
 from lightning_modules.video_qa import VideoQA
 
@@ -115,7 +115,7 @@ class Report(QuestionFiles):
         from flexselect.visualize.report import seen
 
         assert module.session is not None and module.answer is not None
-        write_whole(self.path(row), json.dumps(seen(module.session, module.answer.selection)))
+        write_atomically(self.path(row), json.dumps(seen(module.session, module.answer.selection)))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the page together."""

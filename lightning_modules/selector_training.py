@@ -17,7 +17,7 @@ from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.options import ScoringOptions, names
 from flexselect.scoring.lite import LiteScorer
-from flexselect.storage.run_settings import UsageError, differences, write_whole
+from flexselect.storage.run_settings import UsageError, differences, write_atomically
 from flexselect.structures.prompt import EncodedVideo, VideoPrompt
 from flexselect.training.adapters import add_lora
 from flexselect.training.adapters import freeze as freeze_parts
@@ -184,12 +184,14 @@ class SelectorTraining(LightningModule):
         clip = prompt.clip
         with self._as_it_is():
             views = list(self.lm.views(clip))
-        seen = torch.cat([self.selector.project(view.clone(), grid) for view, grid in views])
-        features = seen
+        selector_features = torch.cat([self.selector.project(view.clone(), grid) for view, grid in views])
+        features = selector_features
         if project:
             with self._as_it_is(), torch.inference_mode():
                 features = torch.cat([self.lm.project(view, grid) for view, grid in views])
-        return EncodedVideo(prompt.prefix_ids, features, clip.grid, clip.seconds_per_unit, clip.brackets, seen)
+        return EncodedVideo(
+            prompt.prefix_ids, features, clip.grid, clip.seconds_per_unit, clip.delimiters, selector_features
+        )
 
     def _as_it_is(self) -> torch.autocast:
         """The teacher scores in its own precision, whatever the trainer's: as when scores are stored."""
@@ -257,7 +259,7 @@ class SelectorTraining(LightningModule):
         if self.trainer.state.fn == TrainerFn.VALIDATING and self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "results.json", json.dumps({**found, "settings": self.settings}, indent=2))
+            write_atomically(folder / "results.json", json.dumps({**found, "settings": self.settings}, indent=2))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `export` and a resumed training need beside the weights: all in plain types."""

@@ -90,7 +90,7 @@ class VideoQA(LightningModule):
             decides |= {name: vars(self.options)[name] for name in ("dtype", "quantization", "attn_implementation")}
             decides |= {"family": self.family.identity}
             self._cache = FeatureCache(self.options.feature_cache, self.options.feature_cache_gb, decides)
-            self.data.use(self._cache)
+            self.data.use_cache(self._cache)
 
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""

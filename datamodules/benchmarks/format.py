@@ -124,7 +124,7 @@ class BenchmarkFormat(ABC):
         files = self.files()
         try:
             rows = [row for file in files for row in self.rows(file)]
-            return [self.put(row) for row in rows[:limit]]
+            return [self.to_question(row) for row in rows[:limit]]
         except KeyError as error:
             name = files[0] if len(files) == 1 else files[0].parent
             kind = type(self).__name__.removesuffix("Format")
@@ -179,7 +179,7 @@ class BenchmarkFormat(ABC):
         twice = {name for name, count in Counter(path.name for path in found).items() if count > 1}
         return {path.name: str(path) for path in found if path.name not in twice}
 
-    def put(self, row: dict[str, Any]) -> VideoQuestion:
+    def to_question(self, row: dict[str, Any]) -> VideoQuestion:
         """A row of the table as the protocol puts it."""
         asked, protocol = self.question(row), self.protocol
         if len(asked.options) > len(LETTERS):

@@ -14,7 +14,7 @@ import yaml
 
 from flexselect.evaluation.comparison import paired, read_run
 from flexselect.evaluation.results import NONE, span, three
-from flexselect.storage.run_settings import UsageError, write_whole
+from flexselect.storage.run_settings import UsageError, write_atomically
 
 HEAD = (
     "| run | accuracy | 95 % interval | tokens shown | against {} | p | errors | no letter |\n"
@@ -56,7 +56,7 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
                 return status
             continue
         done.append(folder)
-    write_whole(Path(output_dir) / "experiment.md", table(done))
+    write_atomically(Path(output_dir) / "experiment.md", table(done))
     return worst
 
 

@@ -97,5 +97,5 @@ def _gathered(
                 seen = projected.new_empty(len(features), projected.shape[1])
             seen[done:stop] = projected
         done = stop
-    known = clip.grid, clip.seconds_per_unit, clip.brackets
+    known = clip.grid, clip.seconds_per_unit, clip.delimiters
     return EncodedVideo(prefix_ids, features, *known, seen if selector else None, None, clip.seconds, clip.about)

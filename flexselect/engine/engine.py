@@ -20,7 +20,7 @@ from flexselect.loading.fingerprint import weights_hash
 from flexselect.options import Options
 from flexselect.scoring.factory import MODES
 from flexselect.scoring.frame_sets import frame_sets, share_budget
-from flexselect.scoring.prefix_cache import PreparedSets
+from flexselect.scoring.prefix_cache import PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.scoring.selection import select
 from flexselect.structures.frames import FrameStream
@@ -116,19 +116,19 @@ class Engine:
         """The visual tokens that are scored together (section 3.2): int64 [*] each."""
         return frame_sets(encoded.num_units, encoded.tokens_per_unit, self.options.units_per_set)
 
-    def prepare(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+    def prepare(self, encoded: EncodedVideo) -> Iterator[PrefixCache]:
         """What of the scoring no question changes, some frame sets at a time; nothing where a scorer keeps nothing."""
         return iter(()) if self.scorer is None else self.scorer.prepare(encoded, self.frame_sets(encoded))
 
-    def prepared_forms(self, encoded: EncodedVideo) -> Iterator[PreparedSets]:
+    def prefix_cache_layouts(self, encoded: EncodedVideo) -> Iterator[PrefixCache]:
         """The same without keys and values, for those that were stored."""
-        return iter(()) if self.scorer is None else self.scorer.prepared_forms(encoded, self.frame_sets(encoded))
+        return iter(()) if self.scorer is None else self.scorer.prefix_cache_layouts(encoded, self.frame_sets(encoded))
 
     def select_encoded(
         self,
         encoded: EncodedVideo,
         queries: Sequence[Tensor],
-        prepared: Iterable[PreparedSets] | None = None,
+        prefix_cache: Iterable[PrefixCache] | None = None,
         budget: int | None = None,
     ) -> list[Selection]:
         """Score for each of several questions, then keep the best of each frame set.
@@ -136,7 +136,7 @@ class Engine:
         Args:
             encoded: the video.
             queries: the text after it, int64 [Q] each.
-            prepared: what `prepare` made of the video; None: nothing.
+            prefix_cache: what `prepare` made of the video; None: nothing.
             budget: K for these questions; None: the model's.
 
         Raises:
@@ -149,14 +149,14 @@ class Engine:
         budget = self.budget if budget is None else budget
         shares = share_budget(self.options.budget_split, budget, [len(tokens) for tokens in sets], multiple)
         shift = self.scorer.shift(encoded)
-        found = self.scorer.score_many(encoded, queries, sets, prepared)
+        found = self.scorer.score_many(encoded, queries, sets, prefix_cache)
         return [replace(select(scores, sets, shares), shift=shift) for scores in found]
 
     def requests(
         self,
         encoded: EncodedVideo,
         questions: Sequence[str],
-        prepared: Iterable[PreparedSets] | None = None,
+        prefix_cache: Iterable[PrefixCache] | None = None,
         timings: dict[str, float] | None = None,
         budget: int | None = None,
     ) -> list[Request]:
@@ -165,7 +165,7 @@ class Engine:
         Args:
             encoded: the video.
             questions: in words.
-            prepared: see `select_encoded`.
+            prefix_cache: see `select_encoded`.
             timings: seconds spent on the video so far, by stage.
             budget: see `select_encoded`.
         """
@@ -175,7 +175,7 @@ class Engine:
         with clock("score"):
             found: Sequence[Selection | None] = [None] * len(queries)
             if self.scorer is not None:
-                found = self.select_encoded(encoded, queries, prepared, budget)
+                found = self.select_encoded(encoded, queries, prefix_cache, budget)
         spent = {**(timings or {}), "score": clock.timings["score"] / len(queries)}
         return [Request(encoded, query, selection, spent) for query, selection in zip(queries, found)]
 

@@ -80,7 +80,7 @@ def named_option(text: str, options: Sequence[str]) -> str | None:
     return LETTERS[place] if same else None
 
 
-def ours(answer: str, options: Sequence[str]) -> str | None:
+def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
     """The letter of the option that an answer chooses; None where it chooses none, or more than one.
 
     In this order: the whole answer is an option, by letter or in words; it says which ("the answer is B", "选B"); it

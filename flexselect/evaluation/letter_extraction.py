@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from flexselect.evaluation.answer_parsing import LETTERS, ours
+from flexselect.evaluation.answer_parsing import LETTERS, chosen_letter
 
 Extractor = Callable[[str, Sequence[str]], str | None]  # (answer, the options in words) -> letter
 
@@ -75,7 +75,7 @@ def mmmu(answer: str, options: Sequence[str]) -> str | None:
 
 
 EXTRACTORS: dict[str, Extractor] = {
-    "ours": ours,
+    "ours": chosen_letter,
     "first_letter": first_letter,
     "first_letter_after_any_lead_in": partial(first_letter, lead_ins=WHOLE_LEAD_INS),
     "first_letter_to_e": partial(first_letter, lead_ins=WHOLE_LEAD_INS, letters="ABCDE"),  # LongVideoBench in lmms-eval

@@ -14,7 +14,7 @@ from typing import Any
 
 from flexselect.evaluation.statistics import accuracy, interval
 from flexselect.storage.json_lines import json_line, read_json_lines
-from flexselect.storage.run_settings import flat, write_whole
+from flexselect.storage.run_settings import flat, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def merge_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         if unreadable:
             with (folder / "unreadable.jsonl").open("ab") as kept:
                 kept.write(b"\n".join([*unreadable, b""]))
-    write_whole(folder / "predictions.jsonl", "".join(map(json_line, rows)))
+    write_atomically(folder / "predictions.jsonl", "".join(map(json_line, rows)))
     for part in parts:
         part.unlink()
 

@@ -235,7 +235,7 @@ class VideoLM(ABC):
         where = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
         keep, features = torch.ones_like(layout.visual), encoded.features
         if selection is not None:
-            keep = layout.keep(selection.kept, selection.shift)
+            keep = layout.kept_mask(selection.kept, selection.shift)
             features = features[keep[layout.visual].to(features.device)]
         features = features.to(self.device)
         where = where[:, keep].to(self.device)  # [P, n]

@@ -77,7 +77,7 @@ def with_newlines(frames: Tensor, newline: Tensor) -> Tensor:
     return torch.cat([frames.unflatten(1, (rows, rows)), newlines], dim=2).flatten(0, 2)
 
 
-def in_brackets(frames: Tensor, brackets: Tensor) -> Tensor:
-    """Frames of tokens [t, n, D], each between the two `brackets` [2, D]: [t * (n + 2), D]."""
-    first, last = brackets.to(frames)[:, None, None].expand(-1, len(frames), 1, -1)
+def between_delimiters(frames: Tensor, delimiters: Tensor) -> Tensor:
+    """Frames of tokens [t, n, D], each between the two `delimiters` [2, D]: [t * (n + 2), D]."""
+    first, last = delimiters.to(frames)[:, None, None].expand(-1, len(frames), 1, -1)
     return torch.cat([first, frames, last], dim=1).flatten(0, 1)

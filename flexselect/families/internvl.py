@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, in_brackets, plain_positions, square
+from flexselect.families.inputs import at_least, between_delimiters, plain_positions, square
 from flexselect.families.prompter import Prompter
-from flexselect.families.vision_tower import replaced
+from flexselect.families.vision_tower import replace_module
 from flexselect.loading.internlm2_tokenizer import load_tokenizer, special_tokens
 from flexselect.loading.internvl_chat import (
     InternVLChatForConditionalGeneration,
@@ -97,8 +97,8 @@ class InternVL(VideoFamily):
     def selector_inputs(self) -> dict[str, Any]:
         """InternViT's features after pixel shuffle, and the ids of <img> and </img>."""
         size = round(self.model_config.vision_config.hidden_size / self.model_config.downsample_ratio**2)
-        brackets = [self.special_ids["<img>"], self.special_ids["</img>"]]
-        return {"projector": "internvl", "vision_size": size, "brackets": brackets}
+        delimiters = [self.special_ids["<img>"], self.special_ids["</img>"]]
+        return {"projector": "internvl", "vision_size": size, "brackets": delimiters}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """The middles of about `fps` segments a second, at most `max_frames`; at least one frame."""
@@ -163,7 +163,7 @@ class InternVLLM(VideoLM):
     units_per_step = 16
 
     @cached_property
-    def brackets(self) -> tuple[int, int]:
+    def delimiters(self) -> tuple[int, int]:
         """Ids of <img> and </img>."""
         ids = self.family.special_ids
         return ids["<img>"], ids["</img>"]
@@ -181,13 +181,13 @@ class InternVLLM(VideoLM):
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """InternViT and pixel shuffle: [t, 3, 448, 448] to [t, 256, 4096]."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
-        with replaced(self.model.model, "multi_modal_projector", nn.Identity()):
+        with replace_module(self.model.model, "multi_modal_projector", nn.Identity()):
             return self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Projector, between the embeddings of <img> and </img>: [t, 256, 4096] to [258 t, D]."""
         tiles = self.model.model.multi_modal_projector(vision)
-        return in_brackets(tiles, self.embed(torch.tensor(self.brackets))).to(self.device)
+        return between_delimiters(tiles, self.embed(torch.tensor(self.delimiters))).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
         """The projector's."""
@@ -205,11 +205,11 @@ class InternVLLM(VideoLM):
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values` float [T, 3, 448, 448].
         """
         ids, pixels = tensors["input_ids"].flatten(), tensors["pixel_values"]
-        first, last = ((ids == bracket).nonzero().flatten().tolist() for bracket in self.brackets)
+        first, last = ((ids == bracket).nonzero().flatten().tolist() for bracket in self.delimiters)
         unit = self.family.tokens_per_unit
         if len(first) != len(pixels) or len(last) != len(pixels) or last[-1] + 1 - first[0] != unit * len(pixels):
             raise ValueError(
-                f"the prompt has {len(first)} <img> and {len(last)} </img> (ids {self.brackets}) for {len(pixels)} "
+                f"the prompt has {len(first)} <img> and {len(last)} </img> (ids {self.delimiters}) for {len(pixels)} "
                 f"frames; each frame needs <img>, {unit - 2} placeholders, </img>, with nothing between frames"
             )
         clip = VideoClip(pixels, (len(pixels), 1, unit))

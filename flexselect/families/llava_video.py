@@ -25,7 +25,7 @@ from flexselect.loading.llava_qwen import (
     llava_config,
 )
 from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
-from flexselect.structures.layout import Brackets, Layout
+from flexselect.structures.layout import Delimiters, Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 from flexselect.validation import check_choice
 
@@ -114,7 +114,7 @@ class LlavaVideo(VideoFamily):
             return np.linspace(0, num_frames - 1, count, dtype=int).tolist()
         return indices
 
-    def brackets(self, units: int) -> tuple[Brackets, ...]:
+    def delimiters(self, units: int) -> tuple[Delimiters, ...]:
         """A single newline after the last frame, by the id of a visual token; none where each row has one."""
         if self.newlines == "grid":
             return ()
@@ -161,7 +161,7 @@ class LlavaVideoPrompter(Prompter):
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """One unit a frame."""
         grid = (len(frames), *self.family.unit)
-        return VideoClip(frames, grid, seconds=seconds, brackets=self.family.brackets(len(frames)))
+        return VideoClip(frames, grid, seconds=seconds, delimiters=self.family.delimiters(len(frames)))
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         """Frames [first, last) in -1..1: float32 [last - first, 3, 384, 384]."""
@@ -224,5 +224,5 @@ class LlavaVideoLM(VideoLM):
         places = torch.isin(ids, torch.tensor([*PLACEHOLDERS, self.visual_id])).nonzero().flatten().tolist()
         if len(places) != 1:
             raise ValueError(f"the prompt must have one placeholder for the clip, it has {len(places)}")
-        clip = VideoClip(pixels, (len(pixels), *self.family.unit), brackets=self.family.brackets(len(pixels)))
+        clip = VideoClip(pixels, (len(pixels), *self.family.unit), delimiters=self.family.delimiters(len(pixels)))
         return VideoPrompt(clip, ids[: places[0]], ids[places[0] + 1 :])

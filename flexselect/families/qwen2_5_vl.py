@@ -21,7 +21,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.prompter import Prompter
-from flexselect.families.vision_tower import SideBySide, replaced
+from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
 from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
 from flexselect.structures.layout import Layout
@@ -169,7 +169,7 @@ class Qwen25VLM(VideoLM):
         """Vision tower, four patches side by side: [4V, 1176] to [V, 5120]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         pixel_values = pixel_values.to(self.device, self.model.dtype)
-        with replaced(self.model.model.visual, "merger", SideBySide(MERGE**2)):
+        with replace_module(self.model.model.visual, "merger", SideBySide(MERGE**2)):
             return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0]
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:

@@ -20,10 +20,10 @@ from transformers import (
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pairs, to_area
 from flexselect.families.prompter import Prompter
-from flexselect.families.vision_tower import SideBySide, replaced
+from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
 from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
-from flexselect.structures.layout import Brackets, Layout
+from flexselect.structures.layout import Delimiters, Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>user\n"
@@ -131,9 +131,9 @@ class Qwen3VLPrompter(Prompter):
         times = torch.arange(len(frames)) * step if seconds is None else seconds
         frames, times = pairs(frames), pairs(times).view(-1, UNIT_FRAMES).mean(1)
         after = self.ids(AFTER)
-        brackets = tuple((self.ids(BEFORE.format(seconds=time)), after) for time in times.tolist())
+        delimiters = tuple((self.ids(BEFORE.format(seconds=time)), after) for time in times.tolist())
         height, width = frames.shape[1:3]
-        return VideoClip(frames, (len(times), height // FACTOR, width // FACTOR), 1.0, seconds, brackets)
+        return VideoClip(frames, (len(times), height // FACTOR, width // FACTOR), 1.0, seconds, delimiters)
 
     @cached_property
     def _processor(self) -> Qwen3VLVideoProcessor:
@@ -163,7 +163,7 @@ class Qwen3VLM(VideoLM):
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Vision tower, four patches side by side, and what E decoder layers add: [4V, 1536] to [V, 4608 + E * D]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
-        with replaced(self.model.model.visual, "merger", SideBySide(MERGE**2)):
+        with replace_module(self.model.model.visual, "merger", SideBySide(MERGE**2)):
             out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
         layers = [one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features]  # in 5.17, 5.23
         return torch.cat([out.pooler_output[0], *layers], dim=-1)
@@ -209,12 +209,12 @@ class Qwen3VLM(VideoLM):
                 f"but the grid {grid} needs text and then {units} runs of {grid[1] * grid[2]}"
             )
         texts = [run for visual, run in runs if not visual]
-        prefix, brackets, query = _bracketed(texts, self.model.config.vision_end_token_id)
-        clip = VideoClip(tensors["pixel_values_videos"], grid, brackets=brackets)
+        prefix, delimiters, query = _bracketed(texts, self.model.config.vision_end_token_id)
+        clip = VideoClip(tensors["pixel_values_videos"], grid, delimiters=delimiters)
         return VideoPrompt(clip, prefix, query)
 
 
-def _bracketed(texts: list[Tensor], closing: int) -> tuple[Tensor, tuple[Brackets, ...], Tensor]:
+def _bracketed(texts: list[Tensor], closing: int) -> tuple[Tensor, tuple[Delimiters, ...], Tensor]:
     """Text before, between and after units, int64 [*] each, to prefix, the text of each unit, and query.
 
     What closes a unit is its `closing` token; the first timestamp begins with the token that all others begin with.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def replaced(module: nn.Module, name: str, stand_in: nn.Module) -> Iterator[None]:
+def replace_module(module: nn.Module, name: str, stand_in: nn.Module) -> Iterator[None]:
     """Put a stand-in at `module.name`, and the part back whatever happens."""
     part = module.get_submodule(name)
     module.set_submodule(name, stand_in)

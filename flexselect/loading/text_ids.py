@@ -39,7 +39,7 @@ def filled_ids(tokenizer: Any, template: str, text: str) -> list[int]:
     return template_ids(tokenizer, before[: starts[-1]]) + inner + template_ids(tokenizer, after[stop:])
 
 
-def reread(one: Any, other: Any, ids: list[int]) -> list[int]:
+def retokenize(one: Any, other: Any, ids: list[int]) -> list[int]:
     """Ids of one tokenizer as those of another: special tokens by their names, the text between them as text.
 
     The begin of a text, which the other may not have, is left out.

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from flexselect.attention import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merged
-from flexselect.scoring.prefix_cache import FrameSet, PreparedSets
+from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo
@@ -69,21 +69,21 @@ class AttentionScorer(Scorer):
         encoded: EncodedVideo,
         queries: Sequence[Tensor],
         sets: list[Tensor],
-        prepared: Iterable[PreparedSets] | None = None,
+        prefix_cache: Iterable[PrefixCache] | None = None,
     ) -> list[Tensor]:
         """For each of several questions, float32 [V]: once the sets are prepared, the questions' rows run alone."""
-        if prepared is None and len(queries) == 1:
+        if prefix_cache is None and len(queries) == 1:
             return self.scores([encoded], queries, [sets])
-        seen = [self.view(encoded, query) for query in queries]
+        views = [self.view(encoded, query) for query in queries]
         found = [torch.empty(encoded.num_tokens, device=self.lm.device) for _ in queries]
-        for part in self.prepare(encoded, sets) if prepared is None else prepared:
+        for part in self.prepare(encoded, sets) if prefix_cache is None else prefix_cache:
             at_hand = part.to(self.lm.device)
-            for (_, query), scores in zip(seen, found):
+            for (_, query), scores in zip(views, found):
                 self._score_rows(query, at_hand, scores)
         return found
 
     @torch.inference_mode()
-    def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PreparedSets]:
+    def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """Do once what does not depend on the question: prefix and visual tokens, up to the reference layer.
 
         Its size is 2 * layers * key/value width for each token: 43 KB in Qwen2.5-VL-7B's bfloat16 up to layer 20.
@@ -96,18 +96,20 @@ class AttentionScorer(Scorer):
             Some frame sets at a time.
         """
         video, _ = self.view(encoded, NO_QUERY)
-        for form in self.prepared_forms(encoded, sets):
+        for form in self.prefix_cache_layouts(encoded, sets):
             features, grid = self._stacked([video], form.sets)
             embeddings, where, deepstack = self._inputs(features, [s.layout.before_query for s in form.sets], grid)
             yield replace(form, past=states_before(self.decoder, embeddings, where, self.layer, **deepstack))
 
-    def prepared_forms(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PreparedSets]:
+    def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """The same without keys and values, for those that were stored."""
         for alike in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets]):
-            yield PreparedSets(alike, (len(alike[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
+            yield PrefixCache(alike, (len(alike[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
 
-    def _score_rows(self, query: Tensor, part: PreparedSets, found: Tensor) -> None:
-        layout = part.sets[0].layout.then(query)  # brackets may be worded otherwise in others, but they stand alike
+    def _score_rows(self, query: Tensor, part: PrefixCache, found: Tensor) -> None:
+        layout = part.sets[0].layout.with_query(
+            query
+        )  # brackets may be worded otherwise in others, but they stand alike
         span, after = layout.span, slice(layout.span.stop, None)
         where = self._positions(layout, part.grid, len(part.sets))[..., after]
         ids = torch.stack([torch.cat([s.layout.ids[after], query.cpu()]) for s in part.sets])
@@ -121,10 +123,10 @@ class AttentionScorer(Scorer):
         self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor], sets: Sequence[list[Tensor]]
     ) -> list[Tensor]:
         """Of several videos with a query each, frame sets of one form together; with gradients: float32 [V] each."""
-        seen = [self.view(video, query) for video, query in zip(videos, queries)]
-        found = [torch.empty(video.num_tokens, device=self.lm.device) for video, _ in seen]
-        for alike in self._batches(seen, sets):
-            features, grid = self._stacked([video for video, _ in seen], alike)
+        views = [self.view(video, query) for video, query in zip(videos, queries)]
+        found = [torch.empty(video.num_tokens, device=self.lm.device) for video, _ in views]
+        for alike in self._batches(views, sets):
+            features, grid = self._stacked([video for video, _ in views], alike)
             for part, scores in zip(alike, self._run(features, [s.layout for s in alike], grid)):
                 found[part.video][part.tokens] = scores.to(found[part.video])
         return found
@@ -159,11 +161,11 @@ class AttentionScorer(Scorer):
         return where[:, None].expand(-1, count, -1) if len(where) > 1 else where.expand(count, -1)
 
     def _batches(
-        self, seen: Sequence[tuple[EncodedVideo, Tensor]], sets: Sequence[list[Tensor]]
+        self, views: Sequence[tuple[EncodedVideo, Tensor]], sets: Sequence[list[Tensor]]
     ) -> Iterator[list[FrameSet]]:
         """Frame sets of one form, up to their query, as many as go together."""
         alike: dict[tuple, list[FrameSet]] = {}
-        for v, ((video, query), of_video) in enumerate(zip(seen, sets)):
+        for v, ((video, query), of_video) in enumerate(zip(views, sets)):
             for tokens in of_video:
                 units = (tokens[:: video.tokens_per_unit] // video.tokens_per_unit).tolist()
                 layout = video.layout(query, self.lm.visual_id, units)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flexselect.families.base import VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.loading.text_ids import reread
+from flexselect.loading.text_ids import retokenize
 from flexselect.scoring.attention_scorer import AttentionScorer
 from flexselect.selectors.lite_selector import LiteSelector
 from flexselect.structures.prompt import EncodedVideo
@@ -54,8 +54,8 @@ class LiteScorer(AttentionScorer):
     def view(self, encoded: EncodedVideo, query_ids: Tensor) -> tuple[EncodedVideo, Tensor]:
         """The selector's own visual tokens, and the text in its own ids where it has its own tokenizer."""
         prefix, query = encoded.selector_text or (self._read(encoded.prefix_ids), self._read(query_ids))
-        assert encoded.seen is not None, "encoded without the selector"
-        return replace(encoded, prefix_ids=prefix, features=encoded.seen), query
+        assert encoded.selector_features is not None, "encoded without the selector"
+        return replace(encoded, prefix_ids=prefix, features=encoded.selector_features), query
 
     @property
     def projection(self) -> VisionProjector:
@@ -96,4 +96,6 @@ class LiteScorer(AttentionScorer):
         """The VideoLLM's text ids in the selector's vocabulary; the same ids where it has no tokenizer of its own."""
         if not self.selector.config.own_tokenizer:
             return ids
-        return torch.tensor(reread(self.lm.prompter.tokenizer, self.selector.tokenizer, ids.tolist()), dtype=torch.long)
+        return torch.tensor(
+            retokenize(self.lm.prompter.tokenizer, self.selector.tokenizer, ids.tolist()), dtype=torch.long
+        )

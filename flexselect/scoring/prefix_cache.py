@@ -22,7 +22,7 @@ class FrameSet:
 
 
 @dataclass(frozen=True)
-class PreparedSets:
+class PrefixCache:
     """Frame sets of one form, run up to the reference layer without a question."""
 
     sets: list[FrameSet]
@@ -34,12 +34,12 @@ class PreparedSets:
         """Of all keys and values."""
         return sum(state.nbytes for states in self.past for state in states)
 
-    def to(self, device: torch.device | str) -> PreparedSets:
+    def to(self, device: torch.device | str) -> PrefixCache:
         """A copy whose keys and values lie on `device`."""
         return replace(self, past=[(keys.to(device), values.to(device)) for keys, values in self.past])
 
 
-def named_states(parts: Iterable[PreparedSets]) -> dict[str, Tensor]:
+def named_states(parts: Iterable[PrefixCache]) -> dict[str, Tensor]:
     """Keys and values by name, as a file holds them."""
     return {
         f"states.{p}.{layer}.{name}": state
@@ -49,7 +49,7 @@ def named_states(parts: Iterable[PreparedSets]) -> dict[str, Tensor]:
     }
 
 
-def with_states(forms: Iterable[PreparedSets], states: Mapping[str, Tensor]) -> list[PreparedSets]:
+def with_states(forms: Iterable[PrefixCache], states: Mapping[str, Tensor]) -> list[PrefixCache]:
     """The inverse: frame sets with the keys and values of a file.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from flexselect.families.base import VisionProjector
-from flexselect.scoring.prefix_cache import PreparedSets
+from flexselect.scoring.prefix_cache import PrefixCache
 from flexselect.structures.prompt import EncodedVideo
 
 
@@ -59,7 +59,7 @@ class Scorer(ABC):
         encoded: EncodedVideo,
         queries: Sequence[Tensor],
         sets: list[Tensor],
-        prepared: Iterable[PreparedSets] | None = None,
+        prefix_cache: Iterable[PrefixCache] | None = None,
     ) -> list[Tensor]:
         """Score for each of several questions.
 
@@ -67,18 +67,18 @@ class Scorer(ABC):
             encoded: the video, V tokens.
             queries: the text after it, int64 [Q] each.
             sets: the visual tokens of each frame set, int64 [*], for a scorer that runs sets one by one.
-            prepared: what `prepare` made of the video, kept or as it comes; None: nothing.
+            prefix_cache: what `prepare` made of the video, kept or as it comes; None: nothing.
 
         Returns:
             float32 [V] per question.
         """
         return [self.score(encoded, query) for query in queries]
 
-    def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PreparedSets]:
+    def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """Do once what does not depend on the question; some frame sets at a time."""
         yield from ()
 
-    def prepared_forms(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PreparedSets]:
+    def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """The same without keys and values, for those that were stored."""
         yield from ()
 

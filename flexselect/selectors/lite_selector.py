@@ -156,8 +156,8 @@ class LiteSelector(PreTrainedModel):
         Raises:
             ValueError: if there is none beside the weights, or another's.
         """
-        brackets = self.config.brackets or []
-        return checked_tokenizer(str(self.name_or_path), load_tokenizer, dict(zip(("<img>", "</img>"), brackets)))
+        delimiters = self.config.brackets or []
+        return checked_tokenizer(str(self.name_or_path), load_tokenizer, dict(zip(("<img>", "</img>"), delimiters)))
 
     def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
         """For all layers but the last, which is left halfway."""
@@ -192,8 +192,8 @@ class LiteSelector(PreTrainedModel):
         expected = self.config.vision_size * (MERGE**2 if self.config.projector == "qwen2_5_vl" else 1)
         if vision.shape[-1] != expected:
             raise ValueError(f"this selector takes vision features of width {expected}, not {vision.shape[-1]}")
-        brackets = self.config.brackets
-        ends = None if brackets is None else self.embed(torch.tensor(brackets))
+        delimiters = self.config.brackets
+        ends = None if delimiters is None else self.embed(torch.tensor(delimiters))
         return self.projector(vision.to(self.device, self.dtype), ends)
 
     def forward(self, embeddings: Tensor, position_ids: Tensor, query_rows: int, visual: slice) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPatchMerger
 
-from flexselect.families.inputs import in_brackets, with_newlines
+from flexselect.families.inputs import between_delimiters, with_newlines
 
 MERGE = 2  # patches merged into a token of Qwen2.5-VL, each way
 
@@ -31,7 +31,7 @@ class LlavaProjector(nn.Module):
         self.linear_2 = nn.Linear(width, width)
         self.newline = nn.Parameter(torch.randn(width) / math.sqrt(width))
 
-    def forward(self, vision: Tensor, brackets: Tensor | None) -> Tensor:
+    def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
         """[t, 729, C] to [210 t, d]."""
         tokens = self.linear_2(functional.gelu(self.linear_1(vision)))
         side = math.isqrt(tokens.shape[1])
@@ -53,7 +53,7 @@ class QwenProjector(nn.Module):
         super().__init__()
         self.merger = Qwen2_5_VLPatchMerger(width, vision_size, MERGE)
 
-    def forward(self, vision: Tensor, brackets: Tensor | None) -> Tensor:
+    def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
         """[v, 4C] to [v, d]."""
         return self.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
 
@@ -72,10 +72,10 @@ class InternVLProjector(nn.Module):
         self.linear_1 = nn.Linear(vision_size, width)
         self.linear_2 = nn.Linear(width, width)
 
-    def forward(self, vision: Tensor, brackets: Tensor | None) -> Tensor:
+    def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
         """[t, 256, C], with the brackets' embeddings [2, d], to [258 t, d]."""
-        assert brackets is not None
-        return in_brackets(self.linear_2(functional.gelu(self.linear_1(self.norm(vision)))), brackets)
+        assert delimiters is not None
+        return between_delimiters(self.linear_2(functional.gelu(self.linear_1(self.norm(vision)))), delimiters)
 
 
 PROJECTORS: dict[str, type[nn.Module]] = {

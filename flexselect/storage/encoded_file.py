@@ -20,7 +20,7 @@ from flexselect.structures.prompt import EncodedVideo
 def write_encoded(
     file: Path,
     encoded: EncodedVideo,
-    made_with: dict[str, Any] | None = None,
+    provenance: dict[str, Any] | None = None,
     states: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a video's features in safetensors, in one step: whole or not at all.
@@ -28,16 +28,21 @@ def write_encoded(
     Args:
         file: that is written.
         encoded: the video.
-        made_with: what it was made with.
+        provenance: what it was made with.
         states: what was kept of its scoring, by name, see `flexselect.scoring.prefix_cache`.
     """
-    tensors = {"features": encoded.features, "seen": encoded.seen, "seconds": encoded.seconds, **(states or {})}
-    brackets = [[ids.tolist() for ids in around] for around in encoded.brackets]
+    tensors = {
+        "features": encoded.features,
+        "seen": encoded.selector_features,
+        "seconds": encoded.seconds,
+        **(states or {}),
+    }
+    delimiters = [[ids.tolist() for ids in around] for around in encoded.delimiters]
     about = {
         "grid": encoded.grid,
         "seconds_per_unit": encoded.seconds_per_unit,
-        "brackets": brackets,
-        "made_with": made_with or {},
+        "brackets": delimiters,
+        "made_with": provenance or {},
         "facts": encoded.about.facts,
         "warnings": encoded.about.warnings,
     }
@@ -79,11 +84,13 @@ def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str
     with safe_open(file, "pt") as stored:
         about = json.loads(stored.metadata()["about"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    brackets = tuple((torch.tensor(before), torch.tensor(after)) for before, after in about["brackets"])
-    known = tuple(about["grid"]), about["seconds_per_unit"], brackets
+    delimiters = tuple((torch.tensor(before), torch.tensor(after)) for before, after in about["brackets"])
+    known = tuple(about["grid"]), about["seconds_per_unit"], delimiters
     encoded = EncodedVideo(prefix_ids, tensors.pop("features"), *known)
     if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
         raise ValueError("its features do not fit its grid")
     read = VideoFacts(about.get("facts", {}), about.get("warnings", []))  # version 0.1 did not keep them
-    whole = replace(encoded, seen=tensors.pop("seen", None), seconds=tensors.pop("seconds", None), about=read)
+    whole = replace(
+        encoded, selector_features=tensors.pop("seen", None), seconds=tensors.pop("seconds", None), about=read
+    )
     return whole, about["made_with"], tensors

@@ -11,7 +11,7 @@ class UsageError(ValueError):
     """What was asked for cannot be done; nothing was begun."""
 
 
-def match_settings(path: Path, settings: dict[str, Any], what: str) -> None:
+def check_settings(path: Path, settings: dict[str, Any], what: str) -> None:
     """Write settings down, or refuse those that are not the ones written before.
 
     Args:
@@ -24,7 +24,7 @@ def match_settings(path: Path, settings: dict[str, Any], what: str) -> None:
     """
     settings = json.loads(json.dumps(settings))
     if not path.exists():
-        write_whole(path, json.dumps(settings, indent=2))
+        write_atomically(path, json.dumps(settings, indent=2))
         return
     try:
         before = read_object(path)
@@ -61,7 +61,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(f"{name} was {old.get(name, default)}, is {new.get(name, default)}" for name in names)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file in one step: a kill leaves the old one or the new one."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")

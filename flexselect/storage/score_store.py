@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from flexselect.storage.json_lines import read_json_lines
-from flexselect.storage.run_settings import UsageError, differences, read_object, write_whole
+from flexselect.storage.run_settings import UsageError, differences, read_object, write_atomically
 
 SETTINGS = "settings.json"
 INFORMATION = ("path",)  # where the model lay does not matter: its weights are hashed
 
 
-def as_stored(scores: Tensor) -> Tensor:
+def round_to_stored(scores: Tensor) -> Tensor:
     """Scores [V] as a store gives them back: float16 in units of the largest, which is kept in float32.
 
     Eleven significant bits down to 6e-5 of the largest; the released trainings rank eight bits. A training rounds its
@@ -72,7 +72,7 @@ class ScoreStore:
         if (Path(folder) / SETTINGS).exists():
             cls(folder).match(settings)
         else:
-            write_whole(Path(folder) / SETTINGS, json.dumps(settings, indent=2))
+            write_atomically(Path(folder) / SETTINGS, json.dumps(settings, indent=2))
         return cls(folder)
 
     def match(self, settings: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ class FrameStream:
     about: VideoFacts = field(default_factory=VideoFacts)
     pick: Callable[[Sequence[int]], Iterator[Tensor]] | None = None  # those of some places alone; None: all are read
 
-    def at(self, places: Sequence[int]) -> Iterator[Tensor]:
+    def frames_at(self, places: Sequence[int]) -> Iterator[Tensor]:
         """The frames of some places among the T, ascending: uint8 [t, h, w, 3], some at a time."""
         if self.pick is not None:
             yield from self.pick(places)
@@ -86,7 +86,7 @@ class FrameStream:
         if waiting:
             yield torch.cat(waiting)
 
-    def whole(self) -> Tensor:
+    def all_frames(self) -> Tensor:
         """All frames at once: uint8 [T, h, w, 3]."""
         result, first = torch.empty(0), 0
         for frames in self.read():

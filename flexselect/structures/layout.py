@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Brackets = tuple[Tensor, Tensor]  # the text before and after one unit: ids, int64 [*]
+Delimiters = tuple[Tensor, Tensor]  # the text before and after one unit: ids, int64 [*]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Layout:
         stop = self.span.stop
         return Layout(self.ids[:stop], self.visual[:stop], self.unit[:stop])
 
-    def then(self, query_ids: Tensor) -> Layout:
+    def with_query(self, query_ids: Tensor) -> Layout:
         """The same with a query, int64 [Q], at its end."""
         text = torch.zeros(len(query_ids), dtype=torch.bool)
         unit = torch.full((len(query_ids),), -1)
         parts = (self.ids, query_ids), (self.visual, text), (self.unit, unit)
         return Layout(*(torch.cat([part.cpu() for part in both]) for both in parts))
 
-    def keep(self, kept: Tensor, shift: int = 0) -> Tensor:
+    def kept_mask(self, kept: Tensor, shift: int = 0) -> Tensor:
         """What is left of the prompt when only some visual tokens are: bool [N].
 
         The text around a unit goes when none of its tokens is kept; all other text stays.
@@ -66,7 +66,7 @@ def lay_out(
     units: Sequence[int],
     tokens_per_unit: int,
     placeholder: int,
-    brackets: Sequence[Brackets] = (),
+    delimiters: Sequence[Delimiters] = (),
 ) -> Layout:
     """Write a prompt out: prefix, units, query.
 
@@ -76,9 +76,9 @@ def lay_out(
         units: which of the clip's units.
         tokens_per_unit: visual tokens in each.
         placeholder: the id that stands for a visual token.
-        brackets: the text around each of the clip's units; empty where units stand side by side.
+        delimiters: the text around each of the clip's units; empty where units stand side by side.
     """
-    if not brackets:
+    if not delimiters:
         of_visual = torch.tensor(units, dtype=torch.long).repeat_interleave(tokens_per_unit)
         ids = torch.cat([prefix.cpu(), torch.full((len(of_visual),), placeholder), query.cpu()])
         unit = torch.cat([torch.full((len(prefix),), -1), of_visual, torch.full((len(query),), -1)])
@@ -86,7 +86,7 @@ def lay_out(
     hole = torch.full((tokens_per_unit,), placeholder)
     parts = [(prefix.cpu(), -1, False)]
     for number in units:
-        before, after = brackets[number]
+        before, after = delimiters[number]
         parts += [(before.cpu(), number, False), (hole, number, True), (after.cpu(), number, False)]
     parts.append((query.cpu(), -1, False))
     lengths = torch.tensor([len(ids) for ids, _, _ in parts])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flexselect.structures.frames import VideoFacts
-from flexselect.structures.layout import Brackets, Layout, lay_out
+from flexselect.structures.layout import Delimiters, Layout, lay_out
 
 Self = TypeVar("Self", bound="_Movable")
 
@@ -50,7 +50,7 @@ class VideoClip(_Movable):
     grid: tuple[int, int, int]  # units U, and the token rows and columns of a unit
     seconds_per_unit: float = 1.0  # what the positions are told; see `time_step` of the family
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
-    brackets: tuple[Brackets, ...] = ()  # the text around each unit; empty where units stand side by side
+    delimiters: tuple[Delimiters, ...] = ()  # the text around each unit; empty where units stand side by side
     about: VideoFacts = field(default_factory=VideoFacts)  # how its file was read
 
     @property
@@ -77,8 +77,8 @@ class EncodedVideo(_Movable):
     features: Tensor  # [V, D]; with deepstack [V, (1 + E) * D]: the embedding, then what E decoder layers add
     grid: tuple[int, int, int]
     seconds_per_unit: float = 1.0
-    brackets: tuple[Brackets, ...] = ()
-    seen: Tensor | None = None  # [V, d], the same tokens as a selector sees them
+    delimiters: tuple[Delimiters, ...] = ()
+    selector_features: Tensor | None = None  # [V, d], the same tokens as a selector sees them
     selector_text: tuple[Tensor, Tensor] | None = None  # see `VideoPrompt`
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
     about: VideoFacts = field(default_factory=VideoFacts)  # how its file was read
@@ -117,22 +117,24 @@ class EncodedVideo(_Movable):
         """V / U."""
         return self.num_tokens // self.num_units
 
-    def of_units(self, units: Sequence[int]) -> EncodedVideo:
+    def select_units(self, units: Sequence[int]) -> EncodedVideo:
         """Some units alone, as a clip of their own."""
         tokens = torch.arange(self.num_tokens, device=self.features.device).view(self.num_units, -1)[units].flatten()
-        brackets = tuple(self.brackets[unit] for unit in units) if self.brackets else ()
+        delimiters = tuple(self.delimiters[unit] for unit in units) if self.delimiters else ()
         grid = (len(units), *self.grid[1:])
-        return replace(self, features=self.features[tokens], grid=grid, brackets=brackets, seen=None, seconds=None)
+        return replace(
+            self, features=self.features[tokens], grid=grid, delimiters=delimiters, selector_features=None, seconds=None
+        )
 
-    def copied(self) -> EncodedVideo:
+    def clone_features(self) -> EncodedVideo:
         """With tensors of its own, where they were parts of a file."""
-        seen = None if self.seen is None else self.seen.clone()
-        return replace(self, features=self.features.clone(), seen=seen)
+        seen = None if self.selector_features is None else self.selector_features.clone()
+        return replace(self, features=self.features.clone(), selector_features=seen)
 
     def layout(self, query_ids: Tensor, placeholder: int, units: Sequence[int] | None = None) -> Layout:
         """The prompt with a query, written out; of some units only, if `units` says which."""
         units = range(self.num_units) if units is None else units
-        return lay_out(self.prefix_ids, query_ids, units, self.tokens_per_unit, placeholder, self.brackets)
+        return lay_out(self.prefix_ids, query_ids, units, self.tokens_per_unit, placeholder, self.delimiters)
 
 
 @dataclass(frozen=True)

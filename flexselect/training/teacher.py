@@ -16,7 +16,7 @@ from flexselect.options import ScoringOptions
 from flexselect.scoring.factory import reference_layer
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
-from flexselect.storage.score_store import as_stored
+from flexselect.storage.score_store import round_to_stored
 from flexselect.structures.prompt import EncodedVideo
 
 SINCE_0_1 = ("reference_layer", "reduction", "units_per_set", "dtype")
@@ -73,4 +73,4 @@ class Teacher:
         """Scores of clips with a query each, as a store gives them back: float32 [V] each."""
         scorer = ReferenceLayerScorer(lm, self.layer, self.reduction)
         found = scorer.scores(videos, queries, [self.frame_sets(video) for video in videos])
-        return [as_stored(scores) for scores in found]
+        return [round_to_stored(scores) for scores in found]

@@ -63,7 +63,7 @@ def states_of(session: VideoSession, question: str, selection: Selection) -> tup
     lm, encoded = session.engine.lm, session.encode()
     best = int(selection.scores.argmax())
     tokens = next(tokens for tokens in selection.sets if bool((tokens == best).any())).cpu()
-    part = encoded.of_units((tokens[:: encoded.tokens_per_unit] // encoded.tokens_per_unit).tolist())
+    part = encoded.select_units((tokens[:: encoded.tokens_per_unit] // encoded.tokens_per_unit).tolist())
     query = lm.prompter.query_ids(question)
     visual = part.layout(query, lm.visual_id).visual
     kept = visual.clone()

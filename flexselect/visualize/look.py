@@ -98,7 +98,7 @@ def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndar
     if isinstance(video, Tensor):
         yield from (shrunk(video[first : first + 1])[0].numpy() for first in firsts)
         return
-    for frames in stream_of_file(str(video), family.sample, shrunk, session.options).at(firsts):
+    for frames in stream_of_file(str(video), family.sample, shrunk, session.options).frames_at(firsts):
         yield from frames.numpy()
 
 

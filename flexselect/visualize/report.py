@@ -20,7 +20,7 @@ from PIL import Image
 
 from flexselect.evaluation.results import wrong
 from flexselect.session import VideoSession
-from flexselect.storage.run_settings import flat, write_whole
+from flexselect.storage.run_settings import flat, write_atomically
 from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import light
 from flexselect.visualize.look import Look, look_at
@@ -101,7 +101,7 @@ def write_report(
         answered=sum(row["error"] is None for row in rows),
         most=most if len(rows) > most else None,
     )
-    write_whole(path, page)
+    write_atomically(path, page)
 
 
 def state(row: dict[str, Any]) -> str:

@@ -39,14 +39,14 @@ def _functions(kind: type[BenchmarkFormat]) -> tuple[Callable, Callable, Callabl
 
     def text(doc: Doc, options: Options = None) -> str:
         chosen = {name: bool((options or {}).get(name)) for name in ("llava_video", "with_subtitles")}
-        return _format(kind, **chosen).put(doc).text
+        return _format(kind, **chosen).to_question(doc).text
 
     def video(doc: Doc) -> list[str]:
         benchmark = _format(kind)
-        return [str(benchmark.root / benchmark.put(doc).video)]
+        return [str(benchmark.root / benchmark.to_question(doc).video)]
 
     def result(doc: Doc, results: list[str]) -> dict[str, Any]:
-        question, answer = _format(kind).put(doc), results[0]
+        question, answer = _format(kind).to_question(doc), results[0]
         group = dict(question.groups).get(kind.macro or "", "")
         right = {"right": question.is_right(answer), "group": group}
         return {"accuracy": right, "unparsed": float(question.chosen(answer) is None)}

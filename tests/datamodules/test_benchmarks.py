@@ -344,7 +344,7 @@ def test_a_sixth_option_is_asked_too(roots):
     """Letters are given to every option, or the table is refused; none is left out in silence."""
     form = opened("VideoMME", roots["VideoMME"], protocol="plain").format
     row = Dataset.from_parquet(str(form.table()))[0]
-    six = form.put({**row, "options": [f"{letter}. thing {letter}" for letter in "ABCDEF"], "answer": "F"})
+    six = form.to_question({**row, "options": [f"{letter}. thing {letter}" for letter in "ABCDEF"], "answer": "F"})
     assert "\nF. thing F\n" in six.prompt and six.is_right("F")
     with pytest.raises(ValueError, match="has 27 options; letters end at Z"):
-        form.put({**row, "options": [f"A. thing {i}" for i in range(27)]})
+        form.to_question({**row, "options": [f"A. thing {i}" for i in range(27)]})

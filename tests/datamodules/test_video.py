@@ -252,7 +252,7 @@ def test_what_is_left_of_a_cut_file_is_read(tmp_path, name, left):
     whole, cut = read_video(path, everything, as_it_is)[0], tmp_path / f"cut_{name}"
     cut.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
     stream = open_video(cut, everything, as_it_is)
-    frames = stream.whole()
+    frames = stream.all_frames()
     assert 96 * (left - 0.25) < len(frames) < 96
     safe = len(frames) - 4  # the last ones may be built on what was cut
     assert torch.equal(frames[:safe], whole[:safe])
@@ -316,7 +316,7 @@ def test_a_stream_may_be_gone_through_twice(tmp_path, kind):
     stream = open_video(path, everything, as_it_is)
     steps = [len(frames) for frames in stream.steps(16)]
     assert steps == [16, 16, 8] and stream.num_frames == 40
-    assert torch.equal(stream.whole(), torch.cat(list(stream.steps(7))))
+    assert torch.equal(stream.all_frames(), torch.cat(list(stream.steps(7))))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -141,9 +141,9 @@ def test_pictures_read_the_frames_that_the_model_saw(tmp_path, places):
     """Of a variable rate, too, where a place among the frames looked at is no simple function of the rule."""
     path = write_at(tmp_path / "burst.mkv", BURST)
     stream = open_video(path, two_a_second, as_it_is)
-    assert torch.equal(torch.cat(list(stream.at(places))), stream.whole()[places])
+    assert torch.equal(torch.cat(list(stream.frames_at(places))), stream.all_frames()[places])
     plain = type(stream)(stream.num_frames, stream.seconds, stream.read)
-    assert torch.equal(torch.cat(list(plain.at(places))), stream.whole()[places]), "of any reader"
+    assert torch.equal(torch.cat(list(plain.frames_at(places))), stream.all_frames()[places]), "of any reader"
 
 
 # -- decoding
@@ -184,11 +184,11 @@ def test_a_frame_that_is_not_there_is_shown_as_the_one_before(tmp_path, monkeypa
         return open_video(path, everything, as_it_is)
 
     stream = without(20)
-    assert torch.equal(stream.whole(), every[[*range(20), 19, *range(21, 60)]])
+    assert torch.equal(stream.all_frames(), every[[*range(20), 19, *range(21, 60)]])
     assert stream.about.warnings == ["1 of 60 frames have no picture of their own: the one before is shown"]
-    assert torch.equal(without(0).whole(), every[[1, *range(1, 60)]])
+    assert torch.equal(without(0).all_frames(), every[[1, *range(1, 60)]])
     with pytest.raises(VideoError, match=r"a\.mp4: cannot be decoded .*frames 20, 30, 40, \.\.\. are not there"):
-        without(20, 30, 40).whole()
+        without(20, 30, 40).all_frames()
 
 
 # -- geometry
@@ -345,7 +345,7 @@ def two_tracks(path, flags=(NO_FLAG, NO_FLAG), first=2):
 def test_the_track_that_players_show(tmp_path, first, flags, track):
     path = two_tracks(tmp_path / "a.mkv", flags, first)
     stream = open_video(path, everything, as_it_is)
-    assert float(stream.whole().float().mean()) == pytest.approx(255 * (track == 0), abs=3)
+    assert float(stream.all_frames().float().mean()) == pytest.approx(255 * (track == 0), abs=3)
     assert stream.about.facts.get("track", 0) == track
     assert any("has 2 moving video tracks" in warning for warning in stream.about.warnings) is (first > 2)
 
@@ -371,7 +371,7 @@ def test_a_track_by_its_number(tmp_path):
     path = two_tracks(tmp_path / "a.mkv", first=20)
     for track, value in ((0, 255), (1, 0)):
         stream = open_video(path, everything, as_it_is, ReadOptions(track=track))
-        assert float(stream.whole().float().mean()) == pytest.approx(value, abs=3) and not stream.about.warnings
+        assert float(stream.all_frames().float().mean()) == pytest.approx(value, abs=3) and not stream.about.warnings
         assert not [one for one in stream.about.warnings if "cut short" in one]
     with pytest.raises(VideoError, match=r"a\.mkv: has no video track 2: it has 2, counted from 0"):
         open_video(path, everything, as_it_is, ReadOptions(track=2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from datamodules.question_data import group_by_video, share
+from datamodules.question_data import group_by_video, shard
 from datamodules.rows.questions import seconds_of
 from datamodules.video_qa import VideoQADataModule, read_annotations
 from flexselect.evaluation.questions import VideoQuestion
@@ -79,19 +79,19 @@ def test_grouping_and_sharing():
     questions = read_annotations_from(ROWS)
     grouped = group_by_video(questions)
     assert [q.id for q in grouped] == ["1", "3", "2"]
-    parts = [share(grouped, rank, 2, {"a.mp4": 2.0, "b.mp4": 1.0}) for rank in range(2)]
+    parts = [shard(grouped, rank, 2, {"a.mp4": 2.0, "b.mp4": 1.0}) for rank in range(2)]
     assert [[q.id for q in part] for part in parts] == [["1", "3"], ["2"]]
-    assert share(grouped, 2, 3, {"a.mp4": 2.0, "b.mp4": 1.0}) == []
+    assert shard(grouped, 2, 3, {"a.mp4": 2.0, "b.mp4": 1.0}) == []
 
 
 def test_work_is_shared_evenly():
     work = {f"{i}.mp4": float(size) for i, size in enumerate([7, 7, 6, 6, 5, 4, 4, 1])}
     questions = [VideoQuestion(video, video, "Q?") for video in work]
-    parts = [share(questions, rank, 4, work) for rank in range(4)]
+    parts = [shard(questions, rank, 4, work) for rank in range(4)]
     assert sorted(q.id for part in parts for q in part) == sorted(work)
     assert [sum(work[q.video] for q in part) for part in parts] == [11.0, 8.0, 11.0, 10.0]  # in turns: 12, 11, 10, 7
     nothing = dict.fromkeys(work, 0.0)  # all answered
-    assert all(len(share(questions, rank, 4, nothing)) == 2 for rank in range(4))
+    assert all(len(shard(questions, rank, 4, nothing)) == 2 for rank in range(4))
 
 
 def test_work_counts_bytes_and_open_questions(checkpoint, tmp_path):
@@ -122,7 +122,9 @@ def test_a_worker_hands_over_what_the_main_process_would_decode(checkpoint, vide
     given = {"family": Qwen25VL(str(checkpoint)), "annotations": str(videos / "annotations.jsonl")}
     (ahead, *_), (here, *_) = (list(VideoQADataModule(**given, num_workers=n).predict_dataloader()) for n in (1, 0))
     assert ahead.stream is None and ahead.clip.grid[0] == 6
-    assert torch.equal(ahead.clip.pixels, here.stream.whole()) and torch.equal(ahead.clip.seconds, here.stream.seconds)
+    assert torch.equal(ahead.clip.pixels, here.stream.all_frames()) and torch.equal(
+        ahead.clip.seconds, here.stream.seconds
+    )
 
 
 def test_no_video_is_decoded_for_answered_questions(checkpoint, videos):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flexselect.evaluation.answer_parsing import named_option, ours, plain
+from flexselect.evaluation.answer_parsing import chosen_letter, named_option, plain
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.structures.frames import ReadOptions
 
@@ -57,7 +57,7 @@ READ = [
     ("letter", "options", "answer"), [(letter, options, answer) for letter, options, said in READ for answer in said]
 )
 def test_which_option_an_answer_chooses(letter, options, answer):
-    assert ours(answer, options) == letter
+    assert chosen_letter(answer, options) == letter
 
 
 NAMED = {"B": ["B", "b", "(B)", "B.", "B. A blue cube"], "A": ["A green ring on a tablE."]}
@@ -70,7 +70,7 @@ def test_what_an_annotation_names_is_exact(letter, text):
 
 
 def test_a_letter_comes_first_where_options_are_letters():
-    assert named_option("C", ("C", "A", "B")) == ours("C", ("C", "A", "B")) == "C"
+    assert named_option("C", ("C", "A", "B")) == chosen_letter("C", ("C", "A", "B")) == "C"
     assert named_option("5", ("4", "5")) == "B"
 
 
@@ -122,7 +122,7 @@ def test_what_is_asked_has_a_hash():
     ],
 )
 def test_two_letters_choose_none(answer):
-    assert ours(answer, ("a ring", "a cube", "a cat", "a dog")) is None
+    assert chosen_letter(answer, ("a ring", "a cube", "a cat", "a dog")) is None
 
 
 def test_canary_one_letter_beside_those_words_is_chosen():
@@ -133,4 +133,4 @@ def test_canary_one_letter_beside_those_words_is_chosen():
         "A is right": "A",
         "The answer is B. Not A or C": "B",
     }
-    assert {answer: ours(answer, options) for answer in said} == said
+    assert {answer: chosen_letter(answer, options) for answer in said} == said

@@ -2,7 +2,14 @@
 
 import pytest
 
-from flexselect.evaluation.letter_extraction import EXTRACTORS, before_bracket, first_letter, mmmu, ours, ranked
+from flexselect.evaluation.letter_extraction import (
+    EXTRACTORS,
+    before_bracket,
+    chosen_letter,
+    first_letter,
+    mmmu,
+    ranked,
+)
 
 OPTIONS = ("a ring", "a square", "Blue paint", "none")
 
@@ -53,11 +60,11 @@ def test_mmmu(answer, letter):
     ("answer", "letter"), [("a square.", "B"), ("(B)", "B"), ("The answer is B", "B"), ("Because", None), ("z", None)]
 )
 def test_ours(answer, letter):
-    assert ours(answer, OPTIONS) == letter
+    assert chosen_letter(answer, OPTIONS) == letter
 
 
 def test_options_that_are_signs_are_told_apart():
-    assert ours("\u2190", ("\u2192", "\u2190")) == "B"
+    assert chosen_letter("\u2190", ("\u2192", "\u2190")) == "B"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_what_was_put_comes_back(tmp_path, files):
     cache.put(files[0], encoded())
     found = cache.get(files[0], PREFIX)
     assert torch.equal(found.features, encoded().features) and found.features.dtype == torch.bfloat16
-    assert (found.grid, found.seconds_per_unit, found.brackets) == ((3, 1, 2), 0.5, ())
+    assert (found.grid, found.seconds_per_unit, found.delimiters) == ((3, 1, 2), 0.5, ())
     assert found.sampling == encoded().sampling == {"grid": [3, 1, 2], "frames": 6, "fps": 1.0}
     assert cache.get(files[1], PREFIX) is None
 

@@ -155,7 +155,7 @@ def test_what_a_selector_sees(large_golden, family):
     golden = large_golden
     fs, prompt, _ = open_lite_case(golden, family, "max_1set")
     expected = load_file(golden / family / "inputs.safetensors")["vision_embeds_selector"]
-    torch.testing.assert_close(fs.encode(prompt).seen, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(fs.encode(prompt).selector_features, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_a_selector_reads_the_prompt_with_its_own_tokenizer(golden):
@@ -246,13 +246,13 @@ def test_a_training_step_of_the_released_code(large_golden):
         torch.testing.assert_close(value, expected[f"{name}_loss"], atol=1e-5, rtol=1e-5)
         value.backward()
         released = {key[len(name) + 6 :]: grad for key, grad in expected.items() if key.startswith(f"{name}_grad.")}
-        ours = {renamed(key): weight.grad for key, weight in selector.named_parameters()}
-        assert set(ours) == set(released)
+        actual = {renamed(key): weight.grad for key, weight in selector.named_parameters()}
+        assert set(actual) == set(released)
         for key, grad in released.items():
             if grad.numel() == 0:
-                assert ours[key] is None, f"{key} should get no gradient"
+                assert actual[key] is None, f"{key} should get no gradient"
                 continue
-            assert float((ours[key] - grad).abs().max()) <= tolerance * float(grad.abs().max()), (name, key)
+            assert float((actual[key] - grad).abs().max()) <= tolerance * float(grad.abs().max()), (name, key)
 
 
 def renamed(key):

@@ -70,7 +70,7 @@ def test_newlines_and_brackets_are_visual_tokens(llava, internvl):
     assert torch.equal(rows[:, :, 14], fs.lm.model.model.image_newline.expand(2, 14, -1))
     fs = FlexSelect.from_pretrained(str(internvl), dtype="float32", device="cpu")
     frames = fs.encode(tiny.prompt(fs, count=2)).features.view(2, 258, -1)
-    first, last = fs.lm.embed(torch.tensor(fs.lm.brackets))
+    first, last = fs.lm.embed(torch.tensor(fs.lm.delimiters))
     assert torch.equal(frames[:, 0], first.expand(2, -1)) and torch.equal(frames[:, -1], last.expand(2, -1))
 
 
@@ -93,5 +93,5 @@ def test_prompts_that_do_not_fit_their_frames_are_refused(llava, internvl):
         fs.prompt_from_tensors(input_ids=torch.tensor([1, -200, -200]), pixel_values=torch.zeros(2, 3, 384, 384))
     fs = FlexSelect.from_pretrained(str(internvl), dtype="float32", device="cpu")
     with pytest.raises(ValueError, match=r"1 <img> and 0 </img> .* for 2 frames"):
-        ids = torch.tensor([1, fs.lm.brackets[0], 5])
+        ids = torch.tensor([1, fs.lm.delimiters[0], 5])
         fs.prompt_from_tensors(input_ids=ids, pixel_values=torch.zeros(2, 3, 448, 448))

@@ -81,7 +81,7 @@ def test_a_folder_without_tokenizer_still_scores_and_generates(model_folder, tmp
             shutil.copy(model_folder / name, tmp_path / name)
     bare, fs = read(tmp_path), read(model_folder)
     if "internvl" in model_folder.name:
-        bare.lm.brackets = fs.lm.brackets  # the released ids are known, the tiny ones are not
+        bare.lm.delimiters = fs.lm.delimiters  # the released ids are known, the tiny ones are not
     prompt = tiny.prompt(fs, count=4)
     pixels = fs.lm.prompter.pixel_values(prompt.clip, 0, prompt.clip.num_units)
     prompt = dataclasses.replace(prompt, clip=dataclasses.replace(prompt.clip, pixels=pixels))

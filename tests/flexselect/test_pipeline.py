@@ -158,7 +158,7 @@ def test_positions_original_or_compact(load):
     original = fs.lm.assemble(encoded, prompt.query_ids, selection, "original")["position_ids"]
     compact = fs.lm.assemble(encoded, prompt.query_ids, selection, "compact")["position_ids"]
     layout = encoded.layout(prompt.query_ids, fs.lm.visual_id)
-    second = layout.visual[layout.keep(selection.kept)].nonzero().flatten()[1]
+    second = layout.visual[layout.kept_mask(selection.kept)].nonzero().flatten()[1]
     assert torch.equal(original[..., second], full[..., layout.visual.nonzero().flatten()[30]])
     assert torch.equal(original[..., -1], full[..., -1])
     assert compact.flatten(0, -2)[0].tolist() == list(range(compact.shape[-1]))

@@ -30,7 +30,7 @@ def tensors(fs, prompt):
     """As transformers' own processor lays a prompt out."""
     units, rows, columns = prompt.clip.grid
     ids = [prompt.prefix_ids]
-    for before, after in prompt.clip.brackets:
+    for before, after in prompt.clip.delimiters:
         ids += [before, torch.full((rows * columns,), fs.lm.visual_id), after]
     return {
         "input_ids": torch.cat([*ids, prompt.query_ids])[None],
@@ -86,12 +86,12 @@ def test_dense_equals_the_models_own_forward_from_pixels(fs):
 
 def test_a_prepared_prompt_is_the_same_prompt(fs):
     some = prompt(fs)
-    prepared = fs.prompt_from_tensors(**tensors(fs, some))
-    assert torch.equal(prepared.prefix_ids, some.prefix_ids) and torch.equal(prepared.query_ids, some.query_ids)
-    selection = fs.select(prepared)
+    prefix_cache = fs.prompt_from_tensors(**tensors(fs, some))
+    assert torch.equal(prefix_cache.prefix_ids, some.prefix_ids) and torch.equal(prefix_cache.query_ids, some.query_ids)
+    selection = fs.select(prefix_cache)
     assert_near(selection.scores, fs.select(some).scores)
-    assert_near(fs.next_token_logits(prepared, selection), fs.next_token_logits(some, selection))
-    (alone,) = fs.prompt_from_tensors(**tensors(fs, prompt(fs, count=2))).clip.brackets
+    assert_near(fs.next_token_logits(prefix_cache, selection), fs.next_token_logits(some, selection))
+    (alone,) = fs.prompt_from_tensors(**tensors(fs, prompt(fs, count=2))).clip.delimiters
     assert len(alone[0]) == 0 and len(alone[1]) == 1, (
         "a single timestamp cannot be told from the prefix, and always stays"
     )
@@ -131,7 +131,7 @@ def test_sets_whose_timestamps_differ_in_length(fs):
     """9.8 and 10.8 are of different length: such sets cannot be stacked, and score as they do one by one."""
     some = prompt(fs, count=18)
     encoded = fs.encode(some)
-    lengths = {len(before) for before, _ in some.clip.brackets}
+    lengths = {len(before) for before, _ in some.clip.delimiters}
     assert len(lengths) == 2, "canary: the prompt has timestamps of both lengths"
     one_by_one, sets = ReferenceLayerScorer(fs.lm, 2, "max", tokens_per_batch=1), fs.frame_sets(encoded)
     assert len(sets) > 1
@@ -141,8 +141,8 @@ def test_sets_whose_timestamps_differ_in_length(fs):
 
 def test_unknown_times_are_as_sampled(fs):
     prompter = fs.lm.prompter
-    brackets = prompter.clip(prompter.resize(tiny.frames(4))).brackets
-    assert [prompter.tokenizer.decode(before.tolist())[:13] for before, _ in brackets] == [
+    delimiters = prompter.clip(prompter.resize(tiny.frames(4))).delimiters
+    assert [prompter.tokenizer.decode(before.tolist())[:13] for before, _ in delimiters] == [
         "<0.2 seconds>",
         "<1.2 seconds>",
     ]

@@ -10,7 +10,7 @@ from flexselect.families import family_of
 from flexselect.loading.fingerprint import weights_hash
 from flexselect.storage import score_store
 from flexselect.storage.run_settings import UsageError
-from flexselect.storage.score_store import ScoreStore, ScoreWriter, as_stored
+from flexselect.storage.score_store import ScoreStore, ScoreWriter, round_to_stored
 from flexselect.training.teacher import Teacher
 from tests import tiny
 
@@ -36,14 +36,14 @@ def test_what_is_written_is_read(store):
     for rank in range(2):
         for seed in range(3):
             written = scores(10 * rank + seed, 100 + seed)
-            assert torch.equal(again.read(f"{rank}-{seed}"), as_stored(written))
+            assert torch.equal(again.read(f"{rank}-{seed}"), round_to_stored(written))
             torch.testing.assert_close(again.read(f"{rank}-{seed}"), written, rtol=1e-3, atol=1e-7)
     assert not list(store.folder.glob("*.pt")) and not list(store.folder.glob("*.pkl"))
 
 
 def test_the_order_of_scores_survives():
     near = 0.2 * (1 + torch.arange(500) * 2e-3)
-    assert torch.equal(as_stored(near).argsort(), near.argsort())
+    assert torch.equal(round_to_stored(near).argsort(), near.argsort())
     assert not torch.equal((near / near.max()).bfloat16().float().argsort(stable=True).flip(0), near.argsort()), (
         "canary"
     )
@@ -61,8 +61,8 @@ def test_a_store_cut_short_by_a_kill_is_completed(store):
     again.writer(0).add("second", scores(2))
     whole = ScoreStore(store.folder)
     assert whole.scored == {"first", "second"}
-    assert torch.equal(whole.read("first"), as_stored(scores(1)))
-    assert torch.equal(whole.read("second"), as_stored(scores(2)))
+    assert torch.equal(whole.read("first"), round_to_stored(scores(1)))
+    assert torch.equal(whole.read("second"), round_to_stored(scores(2)))
 
 
 def test_a_clip_without_scores_says_why_until_it_has_some(store):

@@ -8,7 +8,7 @@ from flexselect.scoring.factory import MODES
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
 
-QUESTIONS = ("What colour is the circle?", "Red?", "Which of the shapes that are seen in the video is red?")
+QUESTIONS = ("What colour is the circle?", "Red?", "Which of the shapes that are batch_sizes in the video is red?")
 
 
 @pytest.fixture(params=MODES)
@@ -68,15 +68,15 @@ def test_together_is_one_by_one(load, reduction):
 def test_a_batch_has_a_limit(load):
     fs = load(selector="self", units_per_set=2)
     prompt = tiny.prompt(fs, count=8)
-    video, seen = fs.encode(prompt), []
+    video, batch_sizes = fs.encode(prompt), []
     sets = fs.frame_sets(video)
     (whole,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
     fs.scorer.tokens_per_batch = 1
     run = fs.scorer._run
-    fs.scorer._run = lambda features, *rest: seen.append(len(features)) or run(features, *rest)
+    fs.scorer._run = lambda features, *rest: batch_sizes.append(len(features)) or run(features, *rest)
     (found,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-4)
-    assert set(seen) == {1} and len(seen) > 1
+    assert set(batch_sizes) == {1} and len(batch_sizes) > 1
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])

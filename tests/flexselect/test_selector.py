@@ -58,7 +58,7 @@ def test_scores_with_gradients_are_the_same_scores(made):
     layout = encoded.layout(prompt.query_ids, fs.lm.visual_id)
     text = selector.embed(layout.ids.masked_fill(layout.visual, 0))
     embeddings = text.clone()
-    embeddings[layout.visual] = encoded.seen
+    embeddings[layout.visual] = encoded.selector_features
     where = fs.lm.position_ids(layout, prompt.clip.grid, 1.0)
     where = where[:, None] if len(where) > 1 else where
     found = selector(embeddings[None], where, layout.query_rows, layout.span)

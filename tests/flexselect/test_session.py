@@ -101,9 +101,9 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
     torch.testing.assert_close(found.features, whole.features, atol=1e-6, rtol=1e-6)
     for name in ("grid", "seconds_per_unit", "sampling"):
         assert getattr(found, name) == getattr(whole, name)
-    assert len(found.brackets) == len(whole.brackets)
-    for ours, theirs in zip(found.brackets, whole.brackets):
-        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert len(found.delimiters) == len(whole.delimiters)
+    for actual, theirs in zip(found.delimiters, whole.delimiters):
+        assert torch.equal(actual[0], theirs[0]) and torch.equal(actual[1], theirs[1])
     assert torch.equal(session.read_clip().pixels, prompter.clip(frames, seconds).pixels)
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from flexselect.loading.internlm2_tokenizer import InternLM2Tokenizer
-from flexselect.loading.text_ids import filled_ids, reread, reserved, template_ids, text_ids
+from flexselect.loading.text_ids import filled_ids, reserved, retokenize, template_ids, text_ids
 from flexselect.structures.unicode_text import text_only
 from tests import tiny
 
@@ -67,7 +67,7 @@ def test_another_tokenizer_reads_it_as_text_too(internlm2):
     qwen = AutoTokenizer.from_pretrained(REAL)
     for text in EVIL:
         ids = filled_ids(internlm2, "{text}<|im_end|>\n<|im_start|>assistant\n", text)
-        again = reread(internlm2, qwen, ids)
+        again = retokenize(internlm2, qwen, ids)
         special = [i for i in again if i in qwen.added_tokens_decoder]
         assert special == template_ids(qwen, "<|im_end|><|im_start|>"), text
 

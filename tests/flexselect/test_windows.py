@@ -24,8 +24,8 @@ def test_batched_windows_equal_transformers_own(name, tmp_path, monkeypatch):
 
         return count
 
-    ours = counted("ours", windows.scaled_dot_product_attention)
-    monkeypatch.setattr(windows, "scaled_dot_product_attention", ours)
+    actual = counted("ours", windows.scaled_dot_product_attention)
+    monkeypatch.setattr(windows, "scaled_dot_product_attention", actual)
     batched = fs.open(frames, range(12)).encode().features
     tower.config._attn_implementation_internal = "sdpa"
     own = counted("own", torch.nn.functional.scaled_dot_product_attention)

@@ -88,9 +88,9 @@ def test_own_tasks_put_questions_as_the_paper_protocol(home, tmp_path, name):
         docs = read_rows(str(data.format.table()))
         assert len(docs) == 12 and all(text(doc, chosen) in by_prompt for doc in docs)
     found = [result(doc, ["B"])["accuracy"]["right"] for doc in docs]
-    assert found == [data.format.put(doc).answer == "B" for doc in docs] and any(found) and not all(found)
+    assert found == [data.format.to_question(doc).answer == "B" for doc in docs] and any(found) and not all(found)
     assert result(docs[0], ["?"]) == {**result(docs[0], ["?"]), "unparsed": 1.0}
-    assert video(docs[0]) == [str(root / data.format.put(docs[0]).video)]
+    assert video(docs[0]) == [str(root / data.format.to_question(docs[0]).video)]
 
 
 def test_every_task_names_functions_that_are_there():

@@ -15,7 +15,7 @@ from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect, LiteSelector, VideoPrompt
 from flexselect.contracts import TrainingClip
 from flexselect.families import family_of
-from flexselect.storage.score_store import as_stored
+from flexselect.storage.score_store import round_to_stored
 from flexselect.structures.frames import ReadOptions
 from flexselect.training.losses import LOSSES
 from lightning_modules.selector_training import SelectorTraining
@@ -227,7 +227,7 @@ def test_teacher_and_selector_score_as_when_answering(model):
     training = module(model)
     (teacher,), (student,) = training.scores([clip(training)])
     fs = FlexSelect.from_pretrained(str(model[1]), selector="self", dtype="float32", device="cpu")
-    assert_near_stored(teacher, as_stored(fs.select(clip(training).prompt).scores))
+    assert_near_stored(teacher, round_to_stored(fs.select(clip(training).prompt).scores))
     assert student.shape == teacher.shape and student.requires_grad and not teacher.requires_grad
     assert len(training.lm.decoder.layers) == fs.family.default_reference_layer + 1, "no layer more than it needs"
 
