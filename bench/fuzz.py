@@ -306,12 +306,12 @@ def read_run(path: Path) -> None:
     """Gone on with, and compared with a whole one."""
     from flexselect.evaluation.comparison import compare
     from flexselect.evaluation.results import merge_predictions, read_predictions
-    from flexselect.storage.run_settings import match_settings
+    from flexselect.storage.run_settings import check_settings
 
     for file in (SHARED / "run").iterdir():
         if file.name != path.name:
             shutil.copy(file, path.parent / file.name)
-    match_settings(path.parent / "settings.json", {"a": 1, "b": {"c": 2}}, "answers of a run")
+    check_settings(path.parent / "settings.json", {"a": 1, "b": {"c": 2}}, "answers of a run")
     compare(str(path.parent), str(SHARED / "run"))
     before = read_predictions(path.parent)
     merge_predictions(path.parent, before)

@@ -16,7 +16,7 @@ from datamodules.rows.conversations import pairs_of, without_marks
 from datamodules.rows.files import read_rows
 from datamodules.rows.row import Row
 from datamodules.rows.text import read_text
-from flexselect.storage.video_paths import file_of, size_of
+from flexselect.storage.video_paths import resolve_path, size_of
 from flexselect.validation import check_choice
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def read_records(
         FileNotFoundError: naming the file.
         ValueError: a file that is of none of the forms, or holds nothing; naming the file and the row.
     """
-    rules, path = rules or RecordRules(), file_of(source)
+    rules, path = rules or RecordRules(), resolve_path(source)
     root = Path(video_root) if video_root is not None else path.parent
     if not source.endswith((".yaml", ".yml")):
         records = _records(source, root, rules)
@@ -142,7 +142,7 @@ def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
         raise ValueError(f"has no video, or no question; found {', '.join(map(str, row)) or 'nothing'}{image}")
     if rules.needs_answers and not all(answer.strip() for _, answer in pairs):
         raise ValueError("has no answer, which is read where query is question_and_answer")
-    return [Record(video, file_of(video, root), question, answer) for question, answer in pairs]
+    return [Record(video, resolve_path(video, root), question, answer) for question, answer in pairs]
 
 
 def _sampled(rows: list[Record], source: str, strategy: str, seed: int) -> list[Record]:

@@ -20,7 +20,7 @@ from datamodules.video import VideoError, read_video
 from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.families.base import VideoFamily
 from flexselect.families.inputs import at_least
-from flexselect.storage.video_paths import is_folder, videos_of
+from flexselect.storage.video_paths import is_folder, list_videos
 from flexselect.structures.prompt import VideoPrompt
 
 log = logging.getLogger(__name__)
@@ -161,4 +161,4 @@ def haystacks_in(folder: str) -> list[Path]:
     """
     if not is_folder(Path(folder)):
         raise ValueError(f"{folder} is no folder; --data.haystacks takes one with videos")
-    return [Path(file) for file in videos_of(folder)]
+    return [Path(file) for file in list_videos(folder)]

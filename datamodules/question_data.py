@@ -20,7 +20,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.storage.file_hash import file_hash
-from flexselect.storage.video_paths import file_of, size_of
+from flexselect.storage.video_paths import resolve_path, size_of
 from flexselect.structures.frames import ReadOptions
 
 
@@ -70,7 +70,7 @@ class QuestionData(LightningDataModule):
     def hash_of(self, video: str) -> str | None:
         """Hash of a video's file as it is now; None where it cannot be read."""
         try:
-            return file_hash(file_of(video, self.video_root))
+            return file_hash(resolve_path(video, self.video_root))
         except (OSError, ValueError):
             return None
 
@@ -91,7 +91,7 @@ class QuestionData(LightningDataModule):
         """
         videos = dict.fromkeys(question.video for question in self.questions)
         asked = Counter(question.video for question in self.questions if question.key not in self.answered)
-        sizes = {video: size_of(file_of(video, self.video_root)) for video in videos if asked[video]}
+        sizes = {video: size_of(resolve_path(video, self.video_root)) for video in videos if asked[video]}
         bytes_, questions = sum(sizes.values()) or 1, sum(asked.values()) or 1
         return {video: sizes.get(video, 0) / bytes_ + asked[video] / questions for video in videos}
 
@@ -119,7 +119,7 @@ class _Items(Dataset):
         question = self.questions[index]
         if index not in self.openers:
             return QuestionItem(question)
-        began, path = time.perf_counter(), file_of(question.video, self.root)
+        began, path = time.perf_counter(), resolve_path(question.video, self.root)
         item = QuestionItem(question, True, path=str(path))
         try:
             self.prompter = self.prompter or self.family.prompter()

@@ -1,4 +1,4 @@
-"""Video files: probe, sample, decode. What is wrong with one is said with its name, the reason and what to do."""
+"""Probe, sample and decode video files. An error names the file, the reason, and what to do."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from datamodules.video_files.animated_webp import AnimationFrames, is_animated_webp, read_animation
-from datamodules.video_files.decoding import Decoder, DecodingError, decoded, opened
+from datamodules.video_files.decoding import Decoder, DecodingError, decode_frames, open_container
 from datamodules.video_files.frame_index import FrameIndex, read_index
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
 from datamodules.video_files.truncation import promised_size
-from flexselect.storage.video_paths import file_of, readable, refusal
+from flexselect.storage.video_paths import explain_unreadable, printable_path, resolve_path
 from flexselect.structures.frames import WHOLE, FrameStream, ReadOptions, Sample, VideoFacts
 
 log = logging.getLogger(__name__)
 
-OFF = 0.9  # a header's frame rate that is further from the timestamps' is told
-SHORT = 0.9  # of the length that a file names: with fewer frames it may have been cut
+MIN_RATE_RATIO = 0.9  # between the header's frame rate and the timestamps'; a lower ratio gives a warning
+MIN_LENGTH_SHARE = 0.9  # of the length in the header; a file with a shorter video track may be cut short
 
-av.logging.set_level(av.logging.PANIC)  # what it has to say comes as an exception, with the file's name
+av.logging.set_level(av.logging.PANIC)  # FFmpeg's messages come as exceptions, with the file's name
 
 
 class VideoError(ValueError):
@@ -38,45 +38,45 @@ class VideoError(ValueError):
     Args:
         path: the file.
         reason: what is wrong with it, and what to do.
-        warnings: what was doubtful about it before that.
+        warnings: problems that were noticed before the error.
     """
 
     def __init__(self, path: str | Path, reason: str, warnings: Sequence[str] = ()) -> None:
-        super().__init__(f"{readable(path)}: {reason}")
+        super().__init__(f"{printable_path(path)}: {reason}")
         self.path = str(path)
         self.reason = reason
         self.warnings = list(warnings)
 
     def __reduce__(self) -> tuple:
-        """Survive the way back from a DataLoader worker."""
+        """Make the exception picklable, so that a DataLoader worker can return it."""
         return type(self), (self.path, self.reason, self.warnings)
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before any frame but the first is decoded."""
+    """Facts about a video, known after its first frame is decoded."""
 
     num_frames: int
-    fps: float  # by the timestamps
+    fps: float  # by the timestamps; the header's exact value if both agree
     height: int
     width: int
-    seconds: float  # length
+    seconds: float  # length of the video
     index: FrameIndex
 
     def num_sampled(self, sample: Sample) -> int:
-        """How many frames a rule takes of it."""
+        """Return the number of frames that a sampling rule takes."""
         return len(self.index.choose(sample))
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Look at a video without keeping it open.
+    """Read the facts of a video, and close it again.
 
     Raises:
         VideoError: naming the file and the reason.
     """
     index, about = read_file(path, WHOLE)
-    with _failing(path, index.times[:1], index, about.warnings):
-        (first,) = _frames(index, index.times[:1], lambda frame: frame, 1, WHOLE)
+    with _name_failed_frames(path, index.times[:1], index, about.warnings):
+        (first,) = _decode(index, index.times[:1], lambda frame: frame, 1, WHOLE)
     height, width = first.shape[1:3]
     return VideoInfo(len(index.times), index.rate, height, width, index.length, index)
 
@@ -84,19 +84,20 @@ def probe(path: str | Path) -> VideoInfo:
 def open_video(
     path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
 ) -> FrameStream:
-    """Choose the frames of a video; they are decoded when the stream is gone through.
+    """Choose the frames of a video; they are decoded when the caller iterates over the stream.
 
     Args:
         path: the file.
-        sample: (frames in the file, frames a second) to the indices wanted, ascending; see `FrameIndex.choose`.
-        resize: uint8 [1, h, w, 3] to the size wanted, uint8.
-        options: which part of the file.
+        sample: (frames in the file, frames per second) -> indices of the chosen frames, ascending; see
+            `FrameIndex.choose`.
+        resize: uint8 [1, h, w, 3] -> uint8 [1, H, W, 3].
+        options: which part of the file to read, and how.
 
     Returns:
-        The stream: frames uint8 [t, H, W, 3], and the second at which each is shown.
+        The stream: frames uint8 [t, H, W, 3], and the second at which each frame is shown.
 
     Raises:
-        VideoError: naming the file and the reason; going through the stream may raise it too.
+        VideoError: naming the file and the reason; iterating over the stream may raise it too.
     """
     index, about = read_file(path, options)
     if options.start is not None and options.start >= index.length:
@@ -105,12 +106,12 @@ def open_video(
     chosen = index.choose(sample, options.start, options.end)
     seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
-    def pick(places: Sequence[int]) -> Iterator[Tensor]:
-        wanted = [index.times[chosen[place]] for place in places]
-        with _failing(path, wanted, index, about.warnings):
-            missing = yield from _frames(index, wanted, resize, _threads(), options)
+    def pick(positions: Sequence[int]) -> Iterator[Tensor]:
+        wanted = [index.times[chosen[position]] for position in positions]
+        with _name_failed_frames(path, wanted, index, about.warnings):
+            missing = yield from _decode(index, wanted, resize, _threads(), options)
         if missing:
-            _note(about, f"{missing} of {len(wanted)} frames have no picture of their own: the one before is shown")
+            _add_warning(about, f"{missing} of {len(wanted)} frames have no picture: the frame before is shown instead")
 
     return FrameStream(len(chosen), seconds, lambda: pick(range(len(chosen))), about, pick)
 
@@ -118,103 +119,110 @@ def open_video(
 def read_video(
     path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
 ) -> tuple[Tensor, Tensor]:
-    """All frames of `open_video` at once: uint8 [T, H, W, 3], and the second at which each is shown, float64 [T]."""
+    """Read all frames of `open_video` at once.
+
+    Returns:
+        Frames uint8 [T, H, W, 3], and the second at which each frame is shown, float64 [T].
+    """
     stream = open_video(path, sample, resize, options)
     assert stream.seconds is not None
     return stream.all_frames(), stream.seconds
 
 
 def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, VideoFacts]:
-    """Where the frames of a file are, and what is to be said of it; what is doubtful is also logged.
+    """Read the frame index of a file, and its facts and warnings; each warning is also logged.
 
     Raises:
         VideoError: naming the file and the reason.
     """
-    file = file_of(path)
-    reason = refusal(file)
+    file = resolve_path(path)
+    reason = explain_unreadable(file)
     if reason is not None:
         raise VideoError(path, reason)
     try:
-        index, warnings = _animation(file) if is_animated_webp(file) else _video(file, options.track)
+        index, warnings = _index_animation(file) if is_animated_webp(file) else _index_video(file, options.track)
     except PermissionError as error:
         raise VideoError(path, "may not be read: permission denied") from error
     except (av.FFmpegError, OSError) as error:
-        says = error.strerror or type(error).__name__
-        reason = f"is not a video, or is cut short before its index ({says}); ffprobe says more. Download it again"
+        message = error.strerror or type(error).__name__
+        reason = f"is not a video, or is cut short before its index ({message}); ffprobe says more. Download it again"
         raise VideoError(path, reason) from error
     except ValueError as error:
         raise VideoError(path, str(error)) from error
     if index is None:
         raise VideoError(path, "has no video stream (audio only?)")
-    promised, there = promised_size(file), file.stat().st_size
-    if promised is not None and promised > there:
-        warnings = [f"is cut short: {there:,} of {promised:,} bytes are there", *warnings]
+    promised, size = promised_size(file), file.stat().st_size
+    if promised is not None and promised > size:
+        warnings = [f"is cut short: {size:,} of {promised:,} bytes are there", *warnings]
     about = VideoFacts(_facts(index, options))
-    for warning in (*warnings, *_doubts(index, options)):
-        _note(about, warning)
-        _say_once(f"{path}: {warning}")
+    for warning in (*warnings, *_index_warnings(index, options)):
+        _add_warning(about, warning)
+        _log_once(f"{path}: {warning}")
     return index, about
 
 
 @cache
-def _say_once(message: str) -> None:
-    """A file is opened again for its pictures."""
+def _log_once(message: str) -> None:
+    """Log a warning once, because a file is opened a second time for its pictures."""
     log.warning("%s", message)
 
 
-def _note(about: VideoFacts, warning: str) -> None:
-    """A stream that is gone through twice says things once."""
+def _add_warning(about: VideoFacts, warning: str) -> None:
+    """Add a warning once, even if the stream is read twice."""
     if warning not in about.warnings:
         about.warnings.append(warning)
 
 
-def _animation(file: Path) -> tuple[FrameIndex, list[str]]:
+def _index_animation(file: Path) -> tuple[FrameIndex, list[str]]:
     return read_animation(file), []
 
 
-def _video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
-    """The index, and what its container makes doubtful."""
-    with opened(str(file.absolute())) as container:  # "12:30.mp4" alone would be a protocol to FFmpeg
+def _index_video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
+    """Read the index of a video file, and the warnings that its container gives reason for."""
+    with open_container(str(file.absolute())) as container:  # FFmpeg would take the "12:" of "12:30.mp4" for a protocol
         index = read_index(container, track)
         if index is None:
             return None, []
         length = _promised_length(container, index)
         transfer = container.streams.video[index.track].codec_context.color_trc
     warnings = []
+    # some containers count the length from 0, others from the first timestamp
     promised = min([length, length - index.starts_at], key=lambda seconds: seconds if seconds > 0 else length)
-    if index.length < SHORT * promised - 1:  # some containers count from 0, others from where they start
-        said = f"its last frame is at {index.seconds[-1]:.1f} of {promised:.1f} seconds"
-        warnings.append(f"{said}; is it cut short?")
+    if index.length < MIN_LENGTH_SHARE * promised - 1:
+        end = f"its last frame is at {index.seconds[-1]:.1f} of {promised:.1f} seconds"
+        warnings.append(f"{end}; is it cut short?")
     if transfer in WITHOUT_TONE_MAPPING:
         warnings.append(f"is HDR ({WITHOUT_TONE_MAPPING[transfer]}): its frames are taken without tone mapping")
     return index, warnings
 
 
 def _promised_length(container: av.container.InputContainer, index: FrameIndex) -> float:
-    """Seconds of a track by its header; by the whole file's, where that says nothing of tracks and there is one."""
+    """Return the length of a track in seconds by its header, else of the file if it has one track, else 0."""
     stream, whole = container.streams.video[index.track], (container.duration or 0) / av.time_base
     if stream.duration is not None and stream.time_base is not None:
-        own = float(stream.duration * stream.time_base)
-        return min(own, whole) if own > 0 and whole > 0 else max(own, whole)
+        track = float(stream.duration * stream.time_base)
+        return min(track, whole) if track > 0 and whole > 0 else max(track, whole)
     return whole if len(container.streams.video) == 1 else 0.0
 
 
-def _doubts(index: FrameIndex, options: ReadOptions) -> Iterator[str]:
-    """What the index makes doubtful."""
+def _index_warnings(index: FrameIndex, options: ReadOptions) -> Iterator[str]:
+    """Yield the warnings that the index gives reason for."""
     yield from index.warnings
     if len(index.times) == 1:
         yield "shows a single picture: it is no moving video"
-    if index.timed and index.header_rate and not OFF < index.header_rate / index.true_rate < 1 / OFF:
-        said = f"its header says {index.header_rate:.3g} frames a second, its timestamps {index.true_rate:.3g}"
-        yield f"{said}: frames are chosen by the timestamps"
-    if index.tracks > 1 and options.track is None:
-        yield f"has {index.tracks} moving video tracks, track {index.track} is looked at; --data.track N takes another"
+    ratio = index.header_rate / index.true_rate if index.has_timestamps and index.header_rate else 1.0
+    if not MIN_RATE_RATIO < ratio < 1 / MIN_RATE_RATIO:
+        rates = f"its header says {index.header_rate:.3g} frames a second, its timestamps {index.true_rate:.3g}"
+        yield f"{rates}: frames are chosen by the timestamps"
+    if index.moving_tracks > 1 and options.track is None:
+        count, track = index.moving_tracks, index.track
+        yield f"has {count} moving video tracks, track {track} is looked at; --data.track N takes another"
     if options.end is not None and options.end > index.length + 1:
         yield f"ends at {index.length:.1f} seconds, before the second {options.end:g} that was asked for"
 
 
 def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
-    """How frames are chosen, for the record."""
+    """Return how frames are chosen, as plain values for the results."""
     rule = "constant rate" if index.is_steady else "variable rate"
     facts: dict[str, Any] = {"rule": rule, "file_fps": round(index.rate, 3), "seconds": round(index.length, 3)}
     if abs(index.starts_at) > 1:
@@ -223,28 +231,30 @@ def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
     return facts | part | ({"track": index.track} if index.track else {}) | options.settings
 
 
-def _frames(
+def _decode(
     index: FrameIndex, wanted: Sequence[int], resize: Callable[[Tensor], Tensor], threads: int, options: ReadOptions
 ) -> Any:
-    """See `decoded`."""
+    """Decode the frames of any file; an animated WebP has a source other than FFmpeg. See `decode_frames`."""
     if index.codec == "webp" and len(index.times) > 1:
-        return decoded(index, wanted, resize, 1, AnimationFrames)
-    make = lambda index, wanted: Decoder(index, wanted, options.square_pixels)  # noqa: E731
-    return decoded(index, wanted, resize, threads, make)
+        return decode_frames(index, wanted, resize, 1, AnimationFrames)
+    make_source = lambda index, wanted: Decoder(index, wanted, options.square_pixels)  # noqa: E731
+    return decode_frames(index, wanted, resize, threads, make_source)
 
 
 def _threads() -> int:
-    """Processes that decode ahead share the cores."""
+    """Return the number of decoding threads: DataLoader workers share the cores."""
     worker = get_worker_info()
     return max(1, min(8, (os.cpu_count() or 1) // (worker.num_workers if worker else 1)))
 
 
 @contextmanager
-def _failing(path: str | Path, wanted: Sequence[int], index: FrameIndex, warnings: list[str]) -> Iterator[None]:
-    """Say which frames could not be decoded."""
+def _name_failed_frames(
+    path: str | Path, wanted: Sequence[int], index: FrameIndex, warnings: list[str]
+) -> Iterator[None]:
+    """Turn a decoding error into a `VideoError` that names the frames."""
     try:
         yield
     except (av.FFmpegError, DecodingError, OSError) as error:
-        where = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
-        reason = f"cannot be decoded somewhere in {where} (corrupted or cut short); download it again"
+        frames = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
+        reason = f"cannot be decoded somewhere in {frames} (corrupted or cut short); download it again"
         raise VideoError(path, f"{reason}. The decoder says: {str(error)[:200]}", warnings) from error

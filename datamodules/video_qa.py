@@ -11,7 +11,7 @@ from datamodules.question_data import QuestionData
 from datamodules.rows.questions import question_of, read_annotations
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
-from flexselect.storage.video_paths import file_of, videos_of
+from flexselect.storage.video_paths import list_videos, resolve_path
 from flexselect.structures.frames import ReadOptions
 
 log = logging.getLogger(__name__)
@@ -68,12 +68,12 @@ class VideoQADataModule(QuestionData):
             root = video_root or "."
             asked = [question] if isinstance(question, str) else list(question or [])
             named = [video] if isinstance(video, str) else list(video or [])
-            files = _each_once([file for name in named for file in videos_of(name, root)], root)
+            files = _each_once([file for name in named for file in list_videos(name, root)], root)
             super().__init__(family, _questions(files, asked, reading)[:limit], root, num_workers=0)
             return
         if start is not None or end is not None:
             raise ValueError("--data.start and --data.end are of --data.video; rows have columns `start` and `end`")
-        root = video_root or str(file_of(annotations).parent)
+        root = video_root or str(resolve_path(annotations).parent)
         kinds = [groups] if isinstance(groups, str) else groups
         rows = read_annotations(annotations, columns, kinds, limit, encoding, reading)
         super().__init__(family, rows, root, num_workers)
@@ -88,7 +88,7 @@ def _each_once(files: list[str], root: str) -> list[str]:
     """A file that is named twice, or by its own name and by a folder's, is asked about once."""
     once: dict[Path, str] = {}
     for file in files:
-        once.setdefault(file_of(file, root).absolute(), file)
+        once.setdefault(resolve_path(file, root).absolute(), file)
     if len(once) < len(files):
         log.warning("%d videos are named more than once: each is asked about once", len(files) - len(once))
     return list(once.values())

@@ -19,7 +19,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.options import OptionNames, Options, names
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
 from flexselect.session import VideoSession, in_words, load_session
-from flexselect.storage.video_source import source_of
+from flexselect.storage.video_source import open_frame_stream
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import Answer, EncodedVideo, VideoClip
 from flexselect.validation import check_known
@@ -93,7 +93,7 @@ class FlexSelect(Engine):
         """
         clock, reading = Clock(self.lm.device), ReadOptions(start, end, track, square_pixels)
         with clock("decode"):
-            stream, where = source_of(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
+            stream, where = open_frame_stream(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
         session.video, session.options = where, reading
         if keep != "nothing":

@@ -19,7 +19,7 @@ from flexselect.engine.engine import Engine
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.scoring.prefix_cache import PrefixCache, named_states, with_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
-from flexselect.storage.run_settings import differences
+from flexselect.storage.run_settings import describe_differences
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip
 from flexselect.validation import check_choice, check_place, checked_question
@@ -270,7 +270,7 @@ def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSessio
     same_scorer = scored == expected.pop("scored")
     if engine.scorer is None or engine.scorer.projection is None:  # what a selector saw is not looked at
         saved["selector"] = None
-    other = differences(saved, expected)
+    other = describe_differences(saved, expected)
     if other:
         raise ValueError(f"{file} was saved by another model ({other}): open the video again")
     session = VideoSession(engine, None, encoded if keep_on is not None else encoded.to(engine.lm.device))

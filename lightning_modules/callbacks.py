@@ -15,15 +15,15 @@ from tqdm import tqdm
 
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.evaluation.results import (
-    answers_in,
     merge_predictions,
     prediction_key,
     ranges,
+    read_answers,
     read_predictions,
+    sampling_by_video,
     short_key,
     summarise,
     table,
-    videos_seen,
 )
 from flexselect.loading.fingerprint import text_hash
 from flexselect.storage.json_lines import append_line
@@ -69,7 +69,7 @@ class PredictionWriter(Callback):
         for extra in extras:
             extra.folder = folder
         questions = {question.key: question for question in pl_module.data.questions}
-        answers = answers_in(folder)
+        answers = read_answers(folder)
         kept = self._still_answers(answers, questions, pl_module.data.hash_of)
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
@@ -141,7 +141,7 @@ class PredictionWriter(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what there is to go on from."""
         if self._file is not None and trainer.is_global_zero:
-            there = len(answers_in(self.folder(pl_module)))
+            there = len(read_answers(self.folder(pl_module)))
             log.warning("%d answers are in %s; call again to go on", there, self.folder(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -172,7 +172,7 @@ class PredictionWriter(Callback):
         if self._file is not None and trainer.is_global_zero:
             data, folder = pl_module.data, self.folder(pl_module)
             asked = [question.text for question in data.questions]
-            videos = videos_seen(self.rows.values())
+            videos = sampling_by_video(self.rows.values())
             fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}
             results = summarise(list(self.rows.values()), data.macro)
             results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}

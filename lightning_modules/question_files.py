@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.results import prediction_key, read_predictions
-from flexselect.storage.run_settings import UsageError, read_object, write_atomically
+from flexselect.storage.run_settings import UsageError, read_json_object, write_atomically
 from flexselect.visualize.style import asked, check_matplotlib
 from lightning_modules.video_qa import VideoQA
 
@@ -127,8 +127,8 @@ class Report(QuestionFiles):
         options = {question.key: list(question.options) for question in trainer.datamodule.questions}
         every = {prediction_key(row): row for row in read_predictions(self.folder)}
         rows = [{**row, "options": options[key]} for key, row in every.items() if key in options]
-        results = read_object(self.folder / "results.json") if verb == "validate" else None
-        settings = read_object(self.folder / "settings.json")
+        results = read_json_object(self.folder / "results.json") if verb == "validate" else None
+        settings = read_json_object(self.folder / "settings.json")
         known = results["fingerprint"] if results else pl_module.fingerprint
         about = {**settings, "fingerprint": known}
         page = self.folder / "report.html"
@@ -139,7 +139,7 @@ class Report(QuestionFiles):
 
     def _seen(self, row: dict[str, Any]) -> dict[str, Any] | None:
         path = self.path(row)
-        return read_object(path) if path.is_file() else None
+        return read_json_object(path) if path.is_file() else None
 
 
 def file_name(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.options import ScoringOptions, names
 from flexselect.scoring.lite import LiteScorer
-from flexselect.storage.run_settings import UsageError, differences, write_atomically
+from flexselect.storage.run_settings import UsageError, describe_differences, write_atomically
 from flexselect.structures.prompt import EncodedVideo, VideoPrompt
 from flexselect.training.adapters import add_lora
 from flexselect.training.adapters import freeze as freeze_parts
@@ -278,7 +278,7 @@ class SelectorTraining(LightningModule):
             UsageError: naming each setting that differs.
         """
         self._restored = True
-        different = differences(checkpoint.get("selector", {}).get("settings", {}), self.settings)
+        different = describe_differences(checkpoint.get("selector", {}).get("settings", {}), self.settings)
         if different and self.trainer.state.fn == TrainerFn.FITTING:
             raise UsageError(
                 f"the checkpoint is of a training with other settings ({different}); "

@@ -1,16 +1,20 @@
 """Runs of the command line in processes of their own, forked from one that has imported everything.
 
 A start takes ten seconds of a processor, nearly all of them imports. What is tested comes after: signals, kills, files
-that outlive a process. Where the launcher matters (DDP, torchrun, SLURM), `python cli.py` itself is started.
+that outlive a process, launchers and DDP.
 """
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,14 +27,14 @@ def server():
 
 
 class Run:
-    """As `subprocess.Popen` of `python cli.py ...`, with what it says kept in files."""
+    """`python cli.py ...` as `subprocess.Popen` starts it, or as torchrun does; what it says goes to files."""
 
-    def __init__(self, arguments, **environment):
+    def __init__(self, arguments, torchrun=None, **environment):
         self._said = tempfile.TemporaryDirectory()
         self._files = [Path(self._said.name) / name for name in ("stdout", "stderr")]
         words = [str(word) for word in arguments]
-        given = words, {**os.environ, **environment}, [str(file) for file in self._files]
-        self._process = server().Process(target=_run, args=given)
+        files = [str(file) for file in self._files]
+        self._process = server().Process(target=_run, args=(words, {**os.environ, **environment}, files, torchrun))
         self._process.start()
         self.pid = self._process.pid
 
@@ -61,7 +65,80 @@ class Run:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(words, environment, files):
+def ended(processes):
+    """Wait for processes; all must end with status 0."""
+    for process in processes:
+        _, said = process.communicate()
+        assert process.returncode == 0, said[-3000:]
+
+
+class Spare:
+    """A fork that waits until a launcher starts it: to the launcher it is a `subprocess.Popen` of the same command."""
+
+    def __init__(self, earlier):
+        self.returncode = None
+        self._read, self._write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for spare in (*earlier, self):
+                os.close(spare._write)  # a pipe ends when nobody can write to it
+
+    def start(self, command, env=None, start_new_session=False, **_):
+        with os.fdopen(self._write, "w") as pipe:
+            json.dump([command, env, start_new_session], pipe)
+        return self
+
+    def started(self):
+        """In the fork: its words, once there are some. It ends with the process that might have started it."""
+        with os.fdopen(self._read) as pipe:
+            text = pipe.read()
+        if not text:
+            os._exit(0)
+        command, env, start_new_session = json.loads(text)
+        if start_new_session:
+            os.setsid()
+        os.environ.clear()
+        os.environ.update(env)
+        return command[next(i for i, word in enumerate(command) if word.endswith("cli.py")) + 1 :]
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout=300):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("cli.py", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, signum):
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def _launchers(spares):
+    """Let Lightning's launcher and torchrun take spares instead of starting Python."""
+    from lightning.pytorch.strategies.launchers import subprocess_script
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    def start(args, **options):
+        return spares.pop(0).start(args, **options)
+
+    subprocess_script.subprocess = SimpleNamespace(Popen=start)
+    subprocess_handler.Popen = start
+
+
+def _run(words, environment, files, torchrun):
     os.setsid()
     os.chdir(ROOT)
     os.environ.clear()
@@ -71,5 +148,18 @@ def _run(words, environment, files):
     multiprocessing.set_start_method("fork", force=True)  # workers as in a process that was started by its command
     import cli
 
+    devices = int(words[words.index("--trainer.devices") + 1]) if "--trainer.devices" in words else 1
+    spares = []
+    for _ in range(devices if torchrun else devices - 1):
+        spares.append(Spare(spares))
+        if spares[-1].pid == 0:
+            words, torchrun = spares[-1].started(), None
+            break
+    else:
+        _launchers(spares)
+    if torchrun:
+        from torch.distributed.run import main
+
+        return main([*torchrun, "cli.py", *words])
     sys.argv = ["cli.py", *words]
     cli.run()

@@ -1,9 +1,6 @@
 """Through the front door, with the YAMLs that ship."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +18,7 @@ from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
 from tests import miniature
 from tests.datamodules.test_video import BAD, bad_file, write
-from tests.processes import Run
+from tests.processes import Run, ended
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "configs" / "experiment").glob("*.yaml"))
@@ -253,12 +250,10 @@ def test_more_processes_than_videos_are_refused():
 def test_two_processes_equal_one(run, videos, tmp_path, verb):
     arguments = (verb, "--data.annotations", videos / "annotations.jsonl")
     assert run(*arguments, out="one") == 0
-    command = [sys.executable, "cli.py", verb, "--config", "configs/demo/self.yaml", "--data.num_workers", "0"]
-    command += ["--family.path", json.loads((tmp_path / "one/settings.json").read_text())["family"]["path"]]
-    command += ["--data.annotations", videos / "annotations.jsonl", "--output_dir", tmp_path / "two"]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, env={**os.environ})
-    assert done.returncode == 0, done.stderr
+    words = [verb, "--config", "configs/demo/self.yaml", "--data.num_workers", "0"]
+    words += ["--family.path", json.loads((tmp_path / "one/settings.json").read_text())["family"]["path"]]
+    words += ["--data.annotations", videos / "annotations.jsonl", "--output_dir", tmp_path / "two"]
+    ended([Run([*words, "--trainer.devices", "2", "--trainer.strategy", "ddp"])])
     drop = {"timings"}
     one, two = (
         sorted(({k: v for k, v in r.items() if k not in drop} for r in rows(tmp_path / n)), key=lambda r: r["id"])

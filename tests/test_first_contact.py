@@ -428,7 +428,7 @@ def test_runs_are_compared_by_what_they_ask_now(run, made, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 questions in common" in said
     assert "left out: 1 questions that only one has" in said and "left out: 1 questions that only two has" in said
-    assert "1 of the questions in common were asked otherwise: other options, part or prompt" in said
+    assert "1 of the questions in common were asked differently: other options, part or prompt" in said
 
 
 def test_a_row_without_a_video_has_no_other_videos_evidence(run, made, tmp_path):

@@ -1,9 +1,10 @@
 """The page to try a model on: what it answers, what it refuses, who reaches it; in a browser where there is one."""
 
 import re
+import signal
 import socket
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import cli
 from flexselect import FlexSelect
 from flexselect.commands.modes import Modes
 from flexselect.commands.page import described, escaped, facts
+from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]
 VIDEO_LLM, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
@@ -28,17 +30,13 @@ def served(videos):
     pytest.importorskip("gradio", reason="NOT CHECKED: the page needs gradio")
     words = ["serve", "--config", "configs/demo/serve.yaml", "--videos", str(videos), "--budget", "9"]
     words += ["--port", "0", "--max_upload_mb", "1", "--reference_layer", "1", "--reduction", "max"]
-    pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "cli.py", *words], cwd=ROOT, **pipe)
-    address, said = None, []
-    for line in process.stderr:
-        said.append(line)
-        address = re.search(r"http://\S+?/(?=;)", line)
-        if address:
-            break
-    assert address, "".join(said)
+    process, address = Run(words), None
+    while address is None:
+        assert process.poll() is None, process.said()[1]
+        time.sleep(0.05)
+        address = re.search(r"http://\S+?/(?=;)", process.said()[1])
     yield address[0]
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     process.wait(30)
 
 

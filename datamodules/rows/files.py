@@ -9,7 +9,7 @@ from datamodules.rows.csv_files import read_csv
 from datamodules.rows.json_files import read_json
 from datamodules.rows.row import Row, tidy
 from datamodules.rows.text import read_text
-from flexselect.storage.video_paths import file_of
+from flexselect.storage.video_paths import resolve_path
 
 KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
@@ -27,7 +27,7 @@ def read_rows(source: str, encoding: str | None = None) -> list[Row]:
         FileNotFoundError: neither a file nor a data set.
         ValueError: a file that cannot be read, with the reason.
     """
-    path = file_of(source)
+    path = resolve_path(source)
     kind = path.suffix.lower()
     if kind not in KINDS:
         if path.exists():

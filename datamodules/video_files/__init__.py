@@ -1,1 +1,1 @@
-"""What is inside a video file: which frames, when each is shown, and their pictures. See `datamodules.video`."""
+"""Frames inside a video file: when each one is shown, and its picture. See `datamodules.video`."""

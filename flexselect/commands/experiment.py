@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from flexselect.evaluation.comparison import paired, read_run
-from flexselect.evaluation.results import NONE, span, three
+from flexselect.evaluation.comparison import pair_runs, read_run
+from flexselect.evaluation.results import UNKNOWN, format_interval, format_number
 from flexselect.storage.run_settings import UsageError, write_atomically
 
 HEAD = (
@@ -84,7 +84,7 @@ def table(folders: Sequence[str]) -> str:
         versus = "| |"
         if run is not runs[0]:
             versus = _against(run, runs[0])
-        found = f"| {run['name']} | {three(about['accuracy'])} | {span(about['interval'])} | {shown} {versus}"
+        found = f"| {run['name']} | {format_number(about['accuracy'])} | {format_interval(about['interval'])} | {shown} {versus}"
         lines.append(f"{found} | {about['errors']} | {about['unparsed']} |")
     return "\n".join(lines) + "\n"
 
@@ -92,8 +92,8 @@ def table(folders: Sequence[str]) -> str:
 def _against(run: dict[str, Any], first: dict[str, Any]) -> str:
     """Difference to the first run, and p; dashes where they share no question that counts."""
     if not run["rows"].keys() & first["rows"].keys():
-        return f"| {NONE} | {NONE}"
-    pair = paired(run, first)
+        return f"| {UNKNOWN} | {UNKNOWN}"
+    pair = pair_runs(run, first)
     return f"| {pair.difference:+.3f} | {pair.p:.4f}"
 
 

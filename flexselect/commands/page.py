@@ -63,7 +63,7 @@ def serve(
         from gradio.themes import Default
     except ImportError as error:
         raise UsageError("the page needs gradio: pip install 'flexselect[serve]'") from error
-    choices = videos_of(videos)
+    choices = list_videos(videos)
     check_port(host, port)
     if host not in HERE:
         log.warning("whoever reaches %s:%d can upload videos and use this model; there is no password", host, port)
@@ -106,7 +106,7 @@ def check_port(host: str, port: int) -> None:
             raise UsageError(f"port {port} cannot be had ({reason}): give another --port, or 0 for any") from error
 
 
-def videos_of(folder: str | None) -> dict[str, Path]:
+def list_videos(folder: str | None) -> dict[str, Path]:
     """The videos that can be chosen, by name.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Whether an answer is right, and how sure a result is."""
+"""Judging answers, and the uncertainty of results."""

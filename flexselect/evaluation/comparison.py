@@ -1,4 +1,4 @@
-"""Two runs over the same questions, side by side, and whether one is better."""
+"""Compare two runs over the same questions, and test whether one is better."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from flexselect.evaluation.results import prediction_key, read_predictions, short_key, span
+from flexselect.evaluation.results import format_interval, prediction_key, read_predictions, short_key
 from flexselect.evaluation.statistics import interval, mcnemar, wilson
-from flexselect.storage.run_settings import flat, read_object
+from flexselect.storage.run_settings import flatten_settings, read_json_object
 
-SURE = 0.05  # a difference that chance gives more often is not called one
+SIGNIFICANCE = 0.05  # p-value from which a difference counts as chance
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two runs on the questions that both have."""
+class PairedRuns:
+    """Two runs, on the questions that both have."""
 
-    right: tuple[np.ndarray, np.ndarray]  # bool [n] each
-    videos: list[str]
-    p: float  # McNemar's exact test
-    keys: list[tuple[str, str, str]]  # of the questions
+    right: tuple[np.ndarray, np.ndarray]  # bool [n] for each run: whether the answer is right
+    videos: list[str]  # video of each question
+    p: float  # p-value of McNemar's exact test
+    keys: list[tuple[str, str, str]]  # key of each question
 
     @property
     def difference(self) -> float:
-        """Of the accuracies, first less second."""
+        """Accuracy of the first run minus accuracy of the second."""
         return float(self.right[0].mean() - self.right[1].mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the difference, whole videos drawn; of runs that never differ, by Wilson's of as many videos."""
+        """95 % bootstrap interval of the difference over whole videos; Wilson's if all questions differ equally."""
         differences = self.right[0].astype(float) - self.right[1].astype(float)
         count = len(set(self.videos))
         if count > 1 and not differences.any():
@@ -43,103 +43,108 @@ class Pair:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What `validate` wrote: `name`, `rows` that count by question, and `about`, its results.
+    """Read what `validate` wrote.
+
+    Returns:
+        `name` and `folder` of the run, `rows`: the predictions that count, by key of the question, and `about`: the
+        content of results.json.
 
     Raises:
-        FileNotFoundError: naming a folder without results.
-        ValueError: naming a file that is broken.
+        FileNotFoundError: naming the folder, if it has no results.
+        ValueError: naming the file, if it is broken.
     """
     results = folder / "results.json"
     if not results.is_file():
         raise FileNotFoundError(f"{folder} holds no results.json: run `validate` with --output_dir {folder}")
-    about = {"settings": {}, "fingerprint": {}, **read_object(results)}
+    about = {"settings": {}, "fingerprint": {}, **read_json_object(results)}
     if not all(isinstance(about[name], dict) for name in ("settings", "fingerprint")):
-        raise ValueError(f"{results} is damaged: its settings are none; run `validate` again")
+        raise ValueError(f"{results} is damaged: its settings are not an object; run `validate` again")
     counted = {prediction_key(row): row for row in read_predictions(folder) if row.get("correct") is not None}
-    if "asked" in about:  # version 0.1 did not say
+    if "asked" in about:  # version 0.1 did not write this
         counted = {key: row for key, row in counted.items() if short_key(key) in about["asked"]}
     return {"name": folder.name, "folder": folder, "rows": counted, "about": about}
 
 
-def paired(one: dict[str, Any], other: dict[str, Any]) -> Pair:
-    """Two runs question by question.
+def pair_runs(one: dict[str, Any], other: dict[str, Any]) -> PairedRuns:
+    """Pair two runs question by question.
 
     Raises:
-        ValueError: if they share none.
+        ValueError: if they have no question in common.
     """
     shared = [key for key in one["rows"] if key in other["rows"]]
     if not shared:
         raise ValueError(f"{one['folder']} and {other['folder']} have no question in common")
     right = [np.array([run["rows"][key]["correct"] for key in shared], bool) for run in (one, other)]
-    return Pair((right[0], right[1]), [key[1] for key in shared], mcnemar(list(right[0]), list(right[1])), shared)
+    return PairedRuns((right[0], right[1]), [key[1] for key in shared], mcnemar(list(right[0]), list(right[1])), shared)
 
 
 def compare(one: str, other: str, flips: int = 20) -> str:
-    """Compare what `validate` wrote.
+    """Compare the results that `validate` wrote for two runs.
 
     Args:
         one: folder of a run.
         other: folder of another run over the same questions.
-        flips: list at most so many of the questions that one has right and the other wrong.
+        flips: maximum number of listed questions that one run has right and the other wrong.
 
     Returns:
-        Both accuracies on the questions that both answered, the difference with its 95 % bootstrap interval, McNemar's
-        exact p-value, a verdict, the questions that they do not agree on, and the settings that differ.
+        Both accuracies on the questions that both runs answered, the difference with its 95 % bootstrap interval,
+        McNemar's exact p-value, a verdict, the questions with different outcomes, and the settings that differ.
 
     Raises:
-        FileNotFoundError: naming a folder without results.
-        ValueError: if they share no question.
+        FileNotFoundError: naming the folder, if it has no results.
+        ValueError: if the runs have no question in common.
     """
     runs = [read_run(Path(folder)) for folder in (one, other)]
-    pair = paired(*runs)
+    pair = pair_runs(*runs)
     first, second = pair.right
     shared, videos = len(pair.keys), len(set(pair.videos))
-    few = f"{videos} here" if videos > 1 else "and there is one: too few for an interval"
+    number = f"there are {videos}" if videos > 1 else "there is one: too few for an interval"
     common = [[run["rows"][key] for key in pair.keys] for run in runs]
     better = runs[0]["name"] if pair.difference > 0 else runs[1]["name"]
-    alike = "both have the same questions right" if not (first != second).any() else ""
-    chance = "no difference is shown: chance gives such a one too often"
-    verdict = f"{better} is better" if pair.p < SURE else alike or chance
+    equal = "both have the same questions right" if not (first != second).any() else ""
+    chance = "no difference is shown: chance gives a difference like this too often"
+    verdict = f"{better} is better" if pair.p < SIGNIFICANCE else equal or chance
+    interval_of_difference = format_interval(pair.interval, "+.3f")
     lines = [
         _row("", *(run["name"] for run in runs)),
         _row("accuracy", *(f"{hits.mean():.3f} ({hits.sum()} of {shared})" for hits in pair.right)),
-        _row("95 % interval", *(span(interval(list(hits), pair.videos)) for hits in pair.right)),
-        _row("right here alone", str((first & ~second).sum()), str((second & ~first).sum())),
+        _row("95 % interval", *(format_interval(interval(list(hits), pair.videos)) for hits in pair.right)),
+        _row("only this run right", str((first & ~second).sum()), str((second & ~first).sum())),
         _row("errors", *(str(sum(row["error"] is not None for row in rows)) for rows in common)),
         _row("unparsed", *(str(sum(map(_is_unparsed, rows))) for rows in common)),
-        f"{shared} questions in common; difference {pair.difference:+.3f}, 95 % {span(pair.interval, '+.3f')}",
+        f"{shared} questions in common; difference {pair.difference:+.3f}, 95 % {interval_of_difference}",
         f"McNemar's exact test: p = {pair.p:.4f}. {verdict}.",
-        f"(All numbers are of these. The test counts single questions; the intervals draw whole videos, {few}.)",
+        f"(All numbers are for these questions. The test counts questions, the intervals resample videos; {number}.)",
     ]
     for run in runs:
         if len(run["rows"]) > shared:
             lines.append(f"left out: {len(run['rows']) - shared} questions that only {run['name']} has")
-    changed = sum(ours.get("expected") != theirs.get("expected") for ours, theirs in zip(*common))
+    changed = sum(a.get("expected") != b.get("expected") for a, b in zip(*common))
     if changed:
         lines.append(f"{changed} of the questions in common were judged by another expected answer")
-    otherwise = sum(ours.get("prompt_hash") != theirs.get("prompt_hash") for ours, theirs in zip(*common))
-    if otherwise:
-        lines.append(f"{otherwise} of the questions in common were asked otherwise: other options, part or prompt")
-    return "\n".join([*lines, *_flipped(runs, pair, flips), *_differing(runs)]) + "\n"
+    reworded = sum(a.get("prompt_hash") != b.get("prompt_hash") for a, b in zip(*common))
+    if reworded:
+        lines.append(f"{reworded} of the questions in common were asked differently: other options, part or prompt")
+    return "\n".join([*lines, *_list_flips(runs, pair, flips), *_list_differences(runs)]) + "\n"
 
 
-def _flipped(runs: list[dict[str, Any]], pair: Pair, most: int) -> list[str]:
-    """Questions that one run has right and the other wrong, with both answers; the second run's gains last."""
+def _list_flips(runs: list[dict[str, Any]], pair: PairedRuns, most: int) -> list[str]:
+    """List the questions that only one run has right, with both answers: first those of the first run."""
     first, second = pair.right
     lines, count = [], int((first != second).sum())
-    for run, here in ((runs[0], first & ~second), (runs[1], second & ~first)):
-        for place in here.nonzero()[0]:
-            key = pair.keys[place]
-            answers = " / ".join(_shortened(one["rows"][key]) for one in runs)
+    for run, is_gain in ((runs[0], first & ~second), (runs[1], second & ~first)):
+        for i in is_gain.nonzero()[0]:
+            key = pair.keys[i]
+            answers = " / ".join(_shorten(either["rows"][key]) for either in runs)
             lines.append(f"  right in {run['name']} alone: {key[0]}  {key[1]}  {key[2][:60]!r}: {answers}")
     more = [f"  ... and {count - most} more; --flips {count} lists all"] if count > most else []
     title = f"{count} questions flipped (answers of {runs[0]['name']} / {runs[1]['name']}):"
     return [title, *lines[:most], *more] if count else []
 
 
-def _shortened(row: dict[str, Any]) -> str:
-    said = row["answer"] if row["error"] is None else f"error: {row['error']}"
-    return repr(said[:40])
+def _shorten(row: dict[str, Any]) -> str:
+    text = row["answer"] if row["error"] is None else f"error: {row['error']}"
+    return repr(text[:40])
 
 
 def _is_unparsed(row: dict[str, Any]) -> bool:
@@ -150,8 +155,8 @@ def _row(name: str, one: str, other: str) -> str:
     return f"{name:22}{one:>24} {other:>24}"
 
 
-def _differing(runs: list[dict[str, Any]]) -> list[str]:
-    """Settings and fingerprints that are not the same in both."""
-    about = [flat({name: run["about"][name] for name in ("settings", "fingerprint")}) for run in runs]
-    names = [name for name in {**about[0], **about[1]} if about[0].get(name) != about[1].get(name)]
-    return [_row(name.partition(".")[2], str(about[0].get(name)), str(about[1].get(name))) for name in names]
+def _list_differences(runs: list[dict[str, Any]]) -> list[str]:
+    """List the settings and fingerprints that differ between the runs."""
+    values = [flatten_settings({name: run["about"][name] for name in ("settings", "fingerprint")}) for run in runs]
+    names = [name for name in {**values[0], **values[1]} if values[0].get(name) != values[1].get(name)]
+    return [_row(name.partition(".")[2], str(values[0].get(name)), str(values[1].get(name))) for name in names]

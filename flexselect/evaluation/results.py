@@ -1,4 +1,4 @@
-"""What a validation found, from its predictions: accuracies with intervals, by group, in plain types and as a table."""
+"""Results of a validation: accuracies with intervals, overall and by group, as plain types and as a table."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from typing import Any
 
 from flexselect.evaluation.statistics import accuracy, interval
 from flexselect.storage.json_lines import json_line, read_json_lines
-from flexselect.storage.run_settings import flat, write_atomically
+from flexselect.storage.run_settings import flatten_settings, write_atomically
 
 log = logging.getLogger(__name__)
 
-REASONS = 3  # that are told of why rows do not count; results.json has all
-NONE = "–"  # where a number is not known
+MAX_REASONS = 3  # reasons why rows do not count that the summary names; results.json has all
+UNKNOWN = "–"  # printed for an unknown number
 NOTHING_EXPECTED = "the annotations have no answer to compare with"
 
 
 def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[str, Any]:
-    """Results of all predictions that count.
+    """Summarise predictions.
 
     Args:
         rows: predictions with `correct` (None: does not count), `video`, `parsed`, `groups`, `error`.
-        macro: the group whose shares are averaged into `accuracy`; None: all questions count alike.
+        macro: name of the grouping whose groups' accuracies are averaged into `accuracy`; None averages over questions.
 
     Returns:
-        `accuracy` with its 95 % `interval`, and what it is of: `right` of `counted` questions; `micro_accuracy`; counts
-        of `questions`, `errors`, rows that do not count, since their annotations lack something (`uncounted`, of which
-        `uncounted_errors`, and `uncounted_reasons`), answers without a letter (`unparsed`); and `groups`: accuracy,
-        interval, right and questions by name and value.
+        `accuracy` with its 95 % `interval`: `right` of `counted` questions; `micro_accuracy`, over questions; numbers
+        of `questions`, of `errors`, of answers without a letter (`unparsed`), and of rows that do not count because
+        their annotations lack something (`uncounted`, `uncounted_errors` among them, and `uncounted_reasons`); and
+        `groups`: accuracy, interval, right and questions by name and value.
     """
     counted = [row for row in rows if row["correct"] is not None]
-    of_group = [row["groups"].get(macro, "") for row in counted] if macro else None
+    macro_groups = [row["groups"].get(macro, "") for row in counted] if macro else None
     names = list(dict.fromkeys(name for row in counted for name in row["groups"]))
     values = {name: sorted({row["groups"][name] for row in counted if name in row["groups"]}) for name in names}
-    whole = _share(counted, of_group)
+    overall = _accuracy_entry(counted, macro_groups)
     return {
-        "accuracy": whole["accuracy"],
-        "interval": whole["interval"],
-        "right": whole["right"],
+        "accuracy": overall["accuracy"],
+        "interval": overall["interval"],
+        "right": overall["right"],
         "counted": len(counted),
-        "micro_accuracy": _share(counted)["accuracy"],
+        "micro_accuracy": _accuracy_entry(counted)["accuracy"],
         "questions": len(rows),
         "errors": sum(row["error"] is not None for row in rows),
         "uncounted": len(rows) - len(counted),
@@ -55,7 +55,8 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
         "groups": {
             name: {
-                value: _share([row for row in counted if row["groups"].get(name) == value]) for value in values[name]
+                value: _accuracy_entry([row for row in counted if row["groups"].get(name) == value])
+                for value in values[name]
             }
             for name in names
         },
@@ -63,19 +64,19 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
 
 
 def prediction_key(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Which question a prediction answers, as `VideoQuestion.key`."""
+    """Return the key of the question that a prediction answers, equal to `VideoQuestion.key`."""
     return row["id"], row["video"], row["question"]
 
 
 def short_key(key: tuple[str, str, str]) -> str:
-    """A question's key as results.json lists it: 12 hex digits."""
+    """Hash a question's key to the 12 hex digits that results.json lists."""
     return hashlib.sha256("\0".join(key).encode()).hexdigest()[:12]
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
-    """All predictions in a folder, the last one of each question."""
+    """Read all predictions in a folder; the last one of each question counts."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for file in [folder / "predictions.jsonl", *parts_in(folder)]:
+    for file in [folder / "predictions.jsonl", *list_parts(folder)]:
         values, unreadable = read_json_lines(file)
         for value in values:
             if is_prediction(value):
@@ -87,123 +88,123 @@ def read_predictions(folder: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def answers_in(folder: Path) -> list[dict[str, Any]]:
-    """The predictions that are answers; that nothing was expected makes one no failure."""
+def read_answers(folder: Path) -> list[dict[str, Any]]:
+    """Read the predictions without an error; an answer without an expected answer is not an error."""
     rows = [{**row, "error": None} if row["error"] == NOTHING_EXPECTED else row for row in read_predictions(folder)]
     return [row for row in rows if row["error"] is None]
 
 
 def merge_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Make predictions.jsonl hold just these rows, in one step: a kill leaves the old file or the new one.
+    """Replace predictions.jsonl by these rows in one step: a kill leaves the old file or the new one.
 
-    Lines that are no predictions go to `unreadable.jsonl`, so that nothing that somebody wrote is lost.
+    Lines that are not predictions are moved to `unreadable.jsonl`, so that nothing is lost.
     """
-    parts = parts_in(folder)
+    parts = list_parts(folder)
     for file in [folder / "predictions.jsonl", *parts]:
         values, unreadable = read_json_lines(file)
         unreadable += [json_line(value).encode().rstrip() for value in values if not is_prediction(value)]
         if unreadable:
-            with (folder / "unreadable.jsonl").open("ab") as kept:
-                kept.write(b"\n".join([*unreadable, b""]))
+            with (folder / "unreadable.jsonl").open("ab") as unreadable_file:
+                unreadable_file.write(b"\n".join([*unreadable, b""]))
     write_atomically(folder / "predictions.jsonl", "".join(map(json_line, rows)))
     for part in parts:
         part.unlink()
 
 
-def parts_in(folder: Path) -> list[Path]:
-    """What single processes wrote, and nobody has merged."""
+def list_parts(folder: Path) -> list[Path]:
+    """List the files of single processes that are not merged yet."""
     return sorted(folder.glob("part-*.jsonl"))
 
 
 def is_prediction(value: Any) -> bool:
-    """Whether a value is a line of predictions.jsonl."""
+    """Return whether a value is a line of predictions.jsonl."""
     texts = ("id", "video", "question")
     return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts) and "error" in value
 
 
-def videos_seen(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What was looked at of each video that was answered about, or part of one: `frames`, `fps`, `grid`, ..."""
-    found = {}
+def sampling_by_video(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return how each answered video, or part of one, was sampled: `frames`, `fps`, `grid`, ..., by name."""
+    samplings = {}
     for row in rows:
         if row["error"] is None:
-            seen = {**(row.get("sampling") or {}), "visual_tokens": row["num_visual_tokens"]}
-            part = [f"{seen.get('start', 0):g} to", f"{seen['end']:g} s" if "end" in seen else "its end"]
-            name = " ".join([row["video"], *part]) if {"start", "end"} & seen.keys() else row["video"]
-            found[name] = seen
-    return found
+            sampling = {**(row.get("sampling") or {}), "visual_tokens": row["num_visual_tokens"]}
+            part = [f"{sampling.get('start', 0):g} to", f"{sampling['end']:g} s" if "end" in sampling else "its end"]
+            name = " ".join([row["video"], *part]) if {"start", "end"} & sampling.keys() else row["video"]
+            samplings[name] = sampling
+    return samplings
 
 
 def ranges(videos: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Least and most of each number over all videos; None where none is known."""
-    found: dict[str, list[float]] = {"frames": [], "fps": [], "units": [], "visual_tokens": []}
+    """Return minimum and maximum of each number over all videos; None if no video has it."""
+    numbers: dict[str, list[float]] = {"frames": [], "fps": [], "units": [], "visual_tokens": []}
     for video in videos:
-        known = {**video, "units": video["grid"][0] if "grid" in video else None}
-        for name, values in found.items():
-            if known.get(name) is not None:
-                values.append(known[name])
-    return {name: [min(values), max(values)] if values else None for name, values in found.items()}
+        facts = {**video, "units": video["grid"][0] if "grid" in video else None}
+        for name, values in numbers.items():
+            if facts.get(name) is not None:
+                values.append(facts[name])
+    return {name: [min(values), max(values)] if values else None for name, values in numbers.items()}
 
 
 def table(results: dict[str, Any], title: str) -> str:
-    """Results as a Markdown table."""
+    """Format results as a Markdown table."""
     lines = [f"# {title}", "", "| | accuracy | 95 % interval | right of |", "|---|---|---|---|"]
-    lines.append(_line("**all**", results))
+    lines.append(_table_row("**all**", results))
     for name, values in results["groups"].items():
-        lines += [_line(f"{name}: {value}", share) for value, share in values.items()]
-    settings, known = flat(results.get("settings", {})), results.get("fingerprint", {})
-    unread = "count as a letter drawn by chance" if settings.get("unparsed") == "random" else "count as wrong"
-    notes = f"{wrong(results)}; {results['unparsed']} answers without a letter {unread}."
-    about = {**settings, **{name: value for name, value in known.items() if not isinstance(value, dict)}}
-    said = [f"- {name}: {value}" for name, value in about.items() if value is not None]
-    return "\n".join([*lines, "", notes, "", *said, ""])
+        lines += [_table_row(f"{name}: {value}", entry) for value, entry in values.items()]
+    settings, fingerprint = flatten_settings(results.get("settings", {})), results.get("fingerprint", {})
+    unparsed = "count as a letter drawn by chance" if settings.get("unparsed") == "random" else "count as wrong"
+    notes = f"{summarise_errors(results)}; {results['unparsed']} answers without a letter {unparsed}."
+    about = {**settings, **{name: value for name, value in fingerprint.items() if not isinstance(value, dict)}}
+    settings_lines = [f"- {name}: {value}" for name, value in about.items() if value is not None]
+    return "\n".join([*lines, "", notes, "", *settings_lines, ""])
 
 
-def wrong(results: dict[str, Any]) -> str:
-    """What became of the errors."""
+def summarise_errors(results: dict[str, Any]) -> str:
+    """Say how many errors count as wrong, and why other rows do not count."""
     uncounted, reasons = results.get("uncounted", 0), results.get("uncounted_reasons", {})
-    most = sorted(reasons.items(), key=lambda reason: -reason[1])
-    told = [f"{count} {reason}" for reason, count in most[:REASONS]]
-    rest = sum(count for _, count in most[REASONS:])
-    why = ", ".join([*told, *([f"{rest} for other reasons"] if rest else [])])
+    ordered = sorted(reasons.items(), key=lambda reason: -reason[1])
+    named = [f"{count} {reason}" for reason, count in ordered[:MAX_REASONS]]
+    rest = sum(count for _, count in ordered[MAX_REASONS:])
+    why = ", ".join([*named, *([f"{rest} for other reasons"] if rest else [])])
     left_out = f"; {uncounted} rows do not count: {why or 'their annotations lack something'}" if uncounted else ""
-    counting = results["errors"] - results.get("uncounted_errors", uncounted)  # earlier results had no other rows
+    uncounted_errors = results.get("uncounted_errors", uncounted)  # in earlier versions all uncounted rows were errors
+    counting = results["errors"] - uncounted_errors
     return f"{counting} errors count as wrong{left_out}"
 
 
 def _reason(row: dict[str, Any]) -> str:
-    """Why a row does not count, in words that other rows share."""
-    said = re.sub(r"row \d+( of the annotations:? ?)?", "", str(row["error"] or NOTHING_EXPECTED))
-    return shorten(re.sub(r"(['\"]).*\1", "...", said), 100, placeholder=" ...")
+    """Return why a row does not count, without details, so that rows with the same reason can be counted."""
+    reason = re.sub(r"row \d+( of the annotations:? ?)?", "", str(row["error"] or NOTHING_EXPECTED))
+    return shorten(re.sub(r"(['\"]).*\1", "...", reason), 100, placeholder=" ...")
 
 
-def _share(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:
+def _accuracy_entry(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:
     right = [bool(row["correct"]) for row in rows]
     by_group: dict[str, list[bool]] = {}
     for group, hit in zip(groups or [""] * len(right), right):
         by_group.setdefault(group, []).append(hit)
-    found = accuracy(by_group, macro=groups is not None)
+    share = accuracy(by_group, macro=groups is not None)
     low, high = interval(right, [row["video"] for row in rows], groups)
-    known = not math.isnan(found)
     return {
-        "accuracy": found if known else None,
+        "accuracy": None if math.isnan(share) else share,
         "interval": None if math.isnan(low) else [low, high],
         "right": sum(right),
         "questions": len(right),
     }
 
 
-def _line(name: str, share: dict[str, Any]) -> str:
-    count = f"{share['right']} of {share.get('counted', share['questions'])}"
-    return f"| {name} | {three(share['accuracy'])} | {span(share['interval'])} | {count} |"
+def _table_row(name: str, entry: dict[str, Any]) -> str:
+    count = f"{entry['right']} of {entry.get('counted', entry['questions'])}"
+    return f"| {name} | {format_number(entry['accuracy'])} | {format_interval(entry['interval'])} | {count} |"
 
 
-def three(value: float | None) -> str:
-    """A number to three places; a dash where none is known."""
-    return NONE if value is None or math.isnan(value) else f"{value:.3f}"
+def format_number(value: float | None) -> str:
+    """Format a number to three decimal places; a dash if it is unknown."""
+    return UNKNOWN if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def span(interval: Sequence[float] | None, form: str = ".3f") -> str:
-    """An interval in words; a dash where none is known, as of a single video."""
+def format_interval(interval: Sequence[float] | None, form: str = ".3f") -> str:
+    """Format an interval as "low to high"; a dash if it is unknown, as for a single video."""
     if interval is None or math.isnan(interval[0]):
-        return NONE
+        return UNKNOWN
     return f"{interval[0]:{form}} to {interval[1]:{form}}"

@@ -1,1 +1,1 @@
-"""Files that outlive a run: features, scores, settings, lines, pictures that move."""
+"""Files that outlive a run: features, scores, settings, JSON lines, videos."""

@@ -1,4 +1,4 @@
-"""A video's features in a safetensors file: written whole or not at all, read by mapping it into memory."""
+"""A video's features in a safetensors file: written in one step, read by mapping the file into memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def write_encoded(
     provenance: dict[str, Any] | None = None,
     states: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a video's features in safetensors, in one step: whole or not at all.
+    """Write a video's features to a safetensors file in one step: the file appears complete or not at all.
 
     Args:
-        file: that is written.
-        encoded: the video.
-        provenance: what it was made with.
-        states: what was kept of its scoring, by name, see `flexselect.scoring.prefix_cache`.
+        file: the path to write.
+        encoded: the encoded video.
+        provenance: what the features were made with; None writes {}.
+        states: tensors of the prefix cache by name, see `flexselect.scoring.prefix_cache`.
     """
     tensors = {
         "features": encoded.features,
@@ -37,8 +37,8 @@ def write_encoded(
         "seconds": encoded.seconds,
         **(states or {}),
     }
-    delimiters = [[ids.tolist() for ids in around] for around in encoded.delimiters]
-    about = {
+    delimiters = [[ids.tolist() for ids in pair] for pair in encoded.delimiters]
+    metadata = {
         "grid": encoded.grid,
         "seconds_per_unit": encoded.seconds_per_unit,
         "brackets": delimiters,
@@ -46,11 +46,11 @@ def write_encoded(
         "facts": encoded.about.facts,
         "warnings": encoded.about.warnings,
     }
-    write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None}, about)
+    write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
 
 
-def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write a safetensors file in one step: whole or not at all.
+def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a safetensors file in one step: it appears complete or not at all.
 
     Raises:
         OSError: naming the file and the reason.
@@ -58,13 +58,13 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any])
     if file.is_dir() or not file.parent.is_dir():
         reason = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
         raise OSError(f"{file} cannot be written: {reason}")
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
-        save_file(kept, temporary, {"about": json.dumps(about)})
+        save_file(stored, temporary, {"about": json.dumps(metadata)})
         temporary.replace(file)
     except (OSError, SafetensorError) as error:
-        size = sum(tensor.nbytes for tensor in kept.values()) / 1e6
+        size = sum(tensor.nbytes for tensor in stored.values()) / 1e6
         raise OSError(
             f"{file} cannot be written ({size:.0f} MB): {error}; free some room, or choose another place"
         ) from error
@@ -73,24 +73,28 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, Any])
 
 
 def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str, Any], dict[str, Tensor]]:
-    """Read features again: the video, what it was made with, and what was kept of its scoring.
+    """Read a video's features, its provenance, and the tensors of its prefix cache.
 
-    Its tensors are parts of the file, mapped into memory: opening it takes no time, and what is used is read.
+    The tensors are mapped into memory: opening the file is immediate, and only the parts that are used are read.
+
+    Args:
+        file: the path to read.
+        prefix_ids: text before the video, int64 [A].
 
     Raises:
-        FileNotFoundError: no such file.
-        SafetensorError, KeyError, ValueError: a file that is broken, or not of such features.
+        FileNotFoundError: if there is no such file.
+        SafetensorError, KeyError, ValueError: if the file is broken or does not hold a video's features.
     """
     with safe_open(file, "pt") as stored:
-        about = json.loads(stored.metadata()["about"])
+        metadata = json.loads(stored.metadata()["about"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    delimiters = tuple((torch.tensor(before), torch.tensor(after)) for before, after in about["brackets"])
-    known = tuple(about["grid"]), about["seconds_per_unit"], delimiters
-    encoded = EncodedVideo(prefix_ids, tensors.pop("features"), *known)
+    delimiters = tuple((torch.tensor(before), torch.tensor(after)) for before, after in metadata["brackets"])
+    layout = tuple(metadata["grid"]), metadata["seconds_per_unit"], delimiters
+    encoded = EncodedVideo(prefix_ids, tensors.pop("features"), *layout)
     if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
         raise ValueError("its features do not fit its grid")
-    read = VideoFacts(about.get("facts", {}), about.get("warnings", []))  # version 0.1 did not keep them
-    whole = replace(
-        encoded, selector_features=tensors.pop("seen", None), seconds=tensors.pop("seconds", None), about=read
+    about = VideoFacts(metadata.get("facts", {}), metadata.get("warnings", []))  # version 0.1 did not write them
+    complete = replace(
+        encoded, selector_features=tensors.pop("seen", None), seconds=tensors.pop("seconds", None), about=about
     )
-    return whole, about["made_with"], tensors
+    return complete, metadata["made_with"], tensors

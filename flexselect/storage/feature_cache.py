@@ -1,4 +1,4 @@
-"""Vision features on disk: a video is decoded and encoded once, however many runs ask about it."""
+"""Vision features on disk: each video is decoded and encoded once for any number of runs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from flexselect.structures.prompt import EncodedVideo
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-STALE = 3600  # seconds after which a file that is still being written is not
+STALE = 3600  # seconds; a temporary file older than this was left by a killed process
 
 
 class FeatureCache:
-    """Encoded videos in a folder of bounded size; those that were used last are kept.
+    """Encoded videos in a folder of bounded size; the least recently used ones are deleted.
 
-    Any number of processes may share it: a file appears whole or not at all, and one that another process has deleted
-    meanwhile is a video that is not there.
+    Any number of processes may share the folder: a file appears complete or not at all, and a file that another process
+    has just deleted counts as missing.
 
     Args:
-        folder: made when missing; may hold the features of several models.
-        max_gb: the most that its files take, in 10^9 bytes.
-        settings: all that features depend on beside the video: weights, sampling, dtype, packages.
+        folder: created if missing; it may hold the features of several models.
+        max_gb: maximum size of all files together, in 10^9 bytes.
+        settings: everything that features depend on except the video: weights, sampling, dtype, packages.
     """
 
     def __init__(self, folder: str | Path, max_gb: float, settings: dict[str, Any]) -> None:
@@ -45,30 +45,30 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, video: str | Path, prefix_ids: Tensor, reading: ReadOptions = WHOLE) -> EncodedVideo | None:
-        """A video's features, on the CPU; None if they are not here.
+        """Return a video's features on the CPU, or None if the cache does not have them.
 
         Args:
-            video: its file; another size, time of change or content is another video.
-            prefix_ids: the text before it, int64 [A].
-            reading: which part of it.
+            video: path of the file; a file with another size, modification time or content is another video.
+            prefix_ids: text before the video, int64 [A].
+            reading: which part of the file was read, and how.
         """
         try:
             file = self._file(Path(video), reading)
-            encoded, about, _ = read_encoded(file, prefix_ids)
-            if about.get("video_hash") not in (None, file_hash(Path(video))):  # None: of version 0.1
+            encoded, provenance, _ = read_encoded(file, prefix_ids)
+            if provenance.get("video_hash") not in (None, file_hash(Path(video))):  # None: written by version 0.1
                 return None
-            os.utime(file)  # used just now
+            os.utime(file)  # mark as used now
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError, OSError) as error:
-            log.warning("the kept features of %s cannot be read (%s): it is encoded again", video, error)
+            log.warning("the cached features of %s cannot be read (%s): the video is encoded again", video, error)
             with suppress(OSError):
                 self._file(Path(video), reading).unlink()
             return None
         return encoded
 
     def put(self, video: str | Path, encoded: EncodedVideo, reading: ReadOptions = WHOLE) -> None:
-        """Keep a video's features, and make room for them; a disk that is full is said, and nothing else happens."""
+        """Store a video's features, and make room for them; if writing fails, only log a warning."""
         try:
             file = self._file(Path(video), reading)
             write_encoded(file, encoded, {"video_hash": file_hash(Path(video))})
@@ -77,27 +77,27 @@ class FeatureCache:
             log.warning("the features of %s are not kept (%s)", video, error)
 
     def _file(self, video: Path, reading: ReadOptions) -> Path:
-        """Where a video's features lie."""
-        about = video.stat()
-        known = f"{self.settings}\0{video.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
-        known += "" if reading == WHOLE else f"\0{reading}"
-        return self.folder / (hashlib.sha256(known.encode()).hexdigest()[:32] + SUFFIX)
+        """Return the path of a video's features."""
+        status = video.stat()
+        key = f"{self.settings}\0{video.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+        key += "" if reading == WHOLE else f"\0{reading}"
+        return self.folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + SUFFIX)
 
     def _make_room(self, newest: Path) -> None:
-        """Delete what was not used for longest, down to the bound."""
-        found = []
+        """Delete the least recently used files until the rest fits into `max_bytes`."""
+        files = []
         for file in self.folder.glob(f"*{SUFFIX}"):
             try:
-                about = file.stat()
+                status = file.stat()
             except FileNotFoundError:  # deleted by another process
                 continue
-            found.append((about.st_mtime_ns, about.st_size, file))
-        for left in self.folder.glob("*.tmp"):  # by a process that was killed while it wrote
+            files.append((status.st_mtime_ns, status.st_size, file))
+        for temporary in self.folder.glob("*.tmp"):  # left by a process that was killed while it wrote
             with suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > STALE:
-                    left.unlink()
-        total = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
+                if time.time() - temporary.stat().st_mtime > STALE:
+                    temporary.unlink()
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
             if total <= self.max_bytes:
                 return
             if file != newest or size > self.max_bytes:

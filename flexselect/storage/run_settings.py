@@ -1,4 +1,4 @@
-"""What a run was made with, kept beside what it wrote, so that two settings are never mixed in one folder."""
+"""Settings of a run, written next to its results so that one folder never mixes results of two settings."""
 
 from __future__ import annotations
 
@@ -8,69 +8,69 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done; nothing was begun."""
+    """A request that cannot be carried out; raised before any work begins."""
 
 
-def check_settings(path: Path, settings: dict[str, Any], what: str) -> None:
-    """Write settings down, or refuse those that are not the ones written before.
+def check_settings(path: Path, settings: dict[str, Any], content: str) -> None:
+    """Write settings to a file, or refuse them if the file holds other settings.
 
     Args:
-        path: the file; made when missing.
+        path: the file; created if missing.
         settings: plain values, nested or not.
-        what: is in the folder, for the error.
+        content: what the folder holds, in words, for the error message.
 
     Raises:
-        UsageError: naming each setting that differs, and both its values.
+        UsageError: naming each setting that differs, with both values.
     """
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=2))
         return
     try:
-        before = read_object(path)
+        before = read_json_object(path)
     except ValueError as error:
         raise UsageError(f"{error}, or give another --output_dir") from error
-    different = differences(before, settings)
+    different = describe_differences(before, settings)
     if different:
         raise UsageError(
-            f"{path.parent} holds {what} with other settings ({different}). "
+            f"{path.parent} holds {content} with other settings ({different}). "
             "Give another --output_dir, or delete the folder"
         )
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
     Raises:
-        ValueError: naming it, where it is broken.
+        ValueError: naming the file, if it is broken.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is cut short or no JSON ({error}); delete it, and run again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no object; delete it, and run again")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object; delete it, and run again")
+    return value
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Which settings differ, in words; empty where none does."""
-    old, new = flat(before), flat(now)
+def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Describe in words which settings differ; "" if none does."""
+    old, new = flatten_settings(before), flatten_settings(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    default = "the default"  # what is not written down
+    default = "the default"  # shown for a setting that is not written
     return "; ".join(f"{name} was {old.get(name, default)}, is {new.get(name, default)}" for name in names)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one step: a kill leaves the old one or the new one."""
+    """Write a file in one step: a kill leaves the old file or the new one, both complete."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under one name each, "family.fps" for one."""
-    found: dict[str, Any] = {}
+def flatten_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to one name each, for example "family.fps"."""
+    values: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        values |= flatten_settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values

@@ -1,4 +1,4 @@
-"""What `FlexSelect.open` takes as a video: a file or a part of it, or frames that are there."""
+"""The video that `FlexSelect.open` takes: a file, a part of a file, or frames in memory."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from typing import Any
 
 from torch import Tensor
 
-from flexselect.storage.video_paths import file_of
+from flexselect.storage.video_paths import resolve_path
 from flexselect.structures.frames import FrameStream, ReadOptions, Sample, stream_of, stream_of_file
 from flexselect.validation import checked_frames, checked_seconds
 
 
-def source_of(
+def open_frame_stream(
     video: Any,
     seconds: Tensor | Sequence[float] | None,
     reading: ReadOptions,
     sample: Sample,
     resize: Callable[[Tensor], Tensor],
 ) -> tuple[FrameStream, Path | Tensor]:
-    """The frames of a video as they come, and where pictures find them again.
+    """Open a stream of a video's frames.
 
     Args:
-        video: a file, or frames uint8 [T, h, w, 3].
-        seconds: when each frame is shown, float [T]; only with frames.
-        reading: which part of a file; nothing else than the default with frames.
-        sample: which frames of a file are looked at.
-        resize: to the size wanted.
+        video: path of a file, or frames uint8 [T, h, w, 3].
+        seconds: when each frame is shown, float [T]; only with frames. None: unknown.
+        reading: which part of a file to read, and how; only the default is allowed with frames.
+        sample: sampling rule for a file: (frames in the file, frames per second) -> indices.
+        resize: uint8 [t, h, w, 3] -> uint8 [t, H, W, 3].
+
+    Returns:
+        The stream, and the absolute path or the frames, from which pictures are drawn later.
 
     Raises:
-        ValueError: for arguments that do not go together, and whatever is wrong with the video.
+        ValueError: if the arguments contradict each other, or the video cannot be read.
     """
     if isinstance(video, str | Path):
         if seconds is not None:
-            raise ValueError("seconds are for frames; a video file has its own")
-        return stream_of_file(str(video), sample, resize, reading), file_of(video).absolute()
+            raise ValueError("seconds go with frames; a video file already has timestamps")
+        return stream_of_file(str(video), sample, resize, reading), resolve_path(video).absolute()
     frames = checked_frames(video)
     if reading != ReadOptions():
-        raise ValueError(
-            "start, end, track and square_pixels are for a video file; hand over the frames that are meant"
-        )
+        raise ValueError("start, end, track and square_pixels are for a video file; pass only the frames to look at")
     times = None if seconds is None else checked_seconds(seconds, len(frames))
     return stream_of(frames, times, resize), frames

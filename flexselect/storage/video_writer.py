@@ -1,4 +1,4 @@
-"""Frames to an H.264 mp4."""
+"""Write frames to an H.264 mp4."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ OPTIONS: dict[str, object] = {
     "crf": "18",
     "preset": "veryfast",
     "x264-params": "cpu-independent=1",
-}  # the same file everywhere
+}  # makes the same file on every machine
 
 
 def write_video(path: str | Path, chunks: Iterable[np.ndarray], fps: int) -> None:
-    """Write frames, chunks uint8 [t, h, w, 3] with even h and w, as they come."""
-    import av  # only who writes needs an encoder
+    """Write frames one chunk at a time; chunks are uint8 [t, h, w, 3] with even h and w."""
+    import av  # imported here because only writing needs an encoder
 
     with av.open(str(path), "w") as container:
         stream = None

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flexselect.evaluation.results import wrong
+from flexselect.evaluation.results import summarise_errors
 from flexselect.session import VideoSession
-from flexselect.storage.run_settings import flat, write_atomically
+from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import light
 from flexselect.visualize.look import Look, look_at
@@ -93,8 +93,8 @@ def write_report(
         title=title,
         rows=[{**row, "state": state(row), "seen": looked.get(i)} for i, row in enumerate(rows)],
         results=results,
-        wrong=wrong(results) if results else None,
-        about=flat(about),
+        wrong=summarise_errors(results) if results else None,
+        about=flatten_settings(about),
         stages=stage_medians(rows),
         along=_along(list(looked.values())),
         tokens=_tokens(rows),

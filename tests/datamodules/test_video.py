@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from datamodules.video import VideoError, open_video, probe, read_file, read_video
-from datamodules.video_files.decoding import Decoder, decoded
+from datamodules.video_files.decoding import Decoder, decode_frames
 from flexselect.structures.frames import ReadOptions
 
 
@@ -131,7 +131,7 @@ def test_frames_are_those_of_decoding_everything(tmp_path, name):
     index = indexed(path)
     for wanted in WANTED:
         for threads in (1, 2, 8):
-            found = torch.cat(list(decoded(index, [index.times[i] for i in wanted], as_it_is, threads)))
+            found = torch.cat(list(decode_frames(index, [index.times[i] for i in wanted], as_it_is, threads)))
             assert torch.equal(found, every[list(wanted)]), (wanted, threads)
 
 
@@ -162,17 +162,17 @@ def test_what_nobody_asked_for_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Decoder, "_decode", counted)
     for step in (1, 50):
         counts.append(0)
-        list(decoded(index, index.times[::step], as_it_is, 1))
+        list(decode_frames(index, index.times[::step], as_it_is, 1))
     assert counts[0] == 150 and counts[1] < 30, "decoding begins at the key frame before, and leaves frames out"
 
 
 def test_a_file_that_is_sought_wrongly_is_decoded_from_its_start(tmp_path, monkeypatch):
     path = write_like_the_web(tmp_path / "clip.mp4", 150, bf="3")
     index = indexed(path)
-    expected = torch.cat(list(decoded(index, index.times[100:103], as_it_is, 1)))
-    far = dataclasses.replace(index, keys=[0, index.times[96]])
+    expected = torch.cat(list(decode_frames(index, index.times[100:103], as_it_is, 1)))
+    far = dataclasses.replace(index, key_times=[0, index.times[96]])
     monkeypatch.setattr(Decoder, "_open", overshooting(Decoder._open, index.times[120]))
-    assert torch.equal(torch.cat(list(decoded(far, index.times[100:103], as_it_is, 1))), expected)
+    assert torch.equal(torch.cat(list(decode_frames(far, index.times[100:103], as_it_is, 1))), expected)
 
 
 def overshooting(opened, time):
@@ -280,7 +280,7 @@ def test_memory_is_bounded_however_slow_the_frames_are_taken(tmp_path):
         return frames
 
     index = indexed(path)
-    taken = decoded(index, index.times, resize, 2)
+    taken = decode_frames(index, index.times, resize, 2)
     next(taken)
     time.sleep(0.5)
     assert len(resized) <= 5 * 24 < 150, "one piece was taken, three are under way or ready"
@@ -295,7 +295,7 @@ def test_nothing_of_a_decoder_waits_for_the_garbage_collector(tmp_path, taken):
     gc.collect()
     gc.disable()
     try:
-        frames = decoded(index, index.times, as_it_is, 2)
+        frames = decode_frames(index, index.times, as_it_is, 2)
         for _, _ in zip(range(taken), frames):
             pass
         frames.close()

@@ -13,10 +13,10 @@ from PIL import Image
 
 from datamodules.video import VideoError, open_video, probe, read_file, read_video
 from datamodules.video_files.decoding import Decoder
-from datamodules.video_files.geometry import upright, usable_aspect
+from datamodules.video_files.geometry import make_upright, usable_aspect
 from datamodules.video_files.truncation import promised_size
 from flexselect.families.inputs import even_frames
-from flexselect.storage.video_paths import file_of, is_url, refusal, videos_of
+from flexselect.storage.video_paths import explain_unreadable, is_url, list_videos, resolve_path
 from flexselect.structures.frames import ReadOptions, VideoFacts
 from tests.datamodules.test_video import as_it_is, everything, frames_in_order, write_like_the_web
 
@@ -185,9 +185,9 @@ def test_a_frame_that_is_not_there_is_shown_as_the_one_before(tmp_path, monkeypa
 
     stream = without(20)
     assert torch.equal(stream.all_frames(), every[[*range(20), 19, *range(21, 60)]])
-    assert stream.about.warnings == ["1 of 60 frames have no picture of their own: the one before is shown"]
+    assert stream.about.warnings == ["1 of 60 frames have no picture: the frame before is shown instead"]
     assert torch.equal(without(0).all_frames(), every[[1, *range(1, 60)]])
-    with pytest.raises(VideoError, match=r"a\.mp4: cannot be decoded .*frames 20, 30, 40, \.\.\. are not there"):
+    with pytest.raises(VideoError, match=r"a\.mp4: cannot be decoded .*frames 20, 30, 40, \.\.\. are missing"):
         without(20, 30, 40).all_frames()
 
 
@@ -224,10 +224,10 @@ MATRICES = {  # as players show them: the picture of a stored (p, q) is at (a p 
 
 @pytest.mark.parametrize(("matrix", "expected"), MATRICES.items())
 def test_turned_and_mirrored(matrix, expected):
-    shown = upright(quarters(), matrix)
+    shown = make_upright(quarters(), matrix)
     assert corners(shown) == expected
     assert shown.shape[:2] == ((32, 64) if matrix[0] else (64, 32))
-    assert upright(quarters(), None) is not None and corners(upright(quarters(), None)) == "rgbw"
+    assert make_upright(quarters(), None) is not None and corners(make_upright(quarters(), None)) == "rgbw"
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_short_track_beside_a_long_one_is_not_cut(tmp_path, name):
 
 def test_names_are_shown_as_they_can_be(tmp_path):
     with pytest.raises(VideoError, match=r"^http://example\.org/a\.mp4: addresses on a network are not read"):
-        probe(file_of("http://example.org/a.mp4"))
+        probe(resolve_path("http://example.org/a.mp4"))
     with pytest.raises(VideoError, match=r"a\\x00b\.mp4: cannot be opened"):
         probe(tmp_path / "a\0b.mp4")
 
@@ -432,7 +432,7 @@ def test_a_folder_that_may_not_be_entered_is_told_with_what_to_do(tmp_path, monk
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr("flexselect.storage.video_paths.Path.stat", refuse)  # root may enter every folder
-    assert "`chmod +x` that" in refusal(tmp_path / "a.mp4")
+    assert "`chmod +x` that" in explain_unreadable(tmp_path / "a.mp4")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
@@ -481,7 +481,9 @@ def test_what_is_no_container_promises_nothing(tmp_path):
 )
 def test_what_a_name_means(monkeypatch, name, expected):
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(file_of(name, "root")) == expected and is_url(file_of(name, "root")) == name.startswith("https")
+    assert str(resolve_path(name, "root")) == expected and is_url(resolve_path(name, "root")) == name.startswith(
+        "https"
+    )
 
 
 def test_a_folder_and_a_pattern(tmp_path, monkeypatch):
@@ -489,14 +491,14 @@ def test_a_folder_and_a_pattern(tmp_path, monkeypatch):
     for name in ("b.mp4", "a.MKV", "sub/c.webm", "._b.mp4", "notes.txt", "[x].mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"1")
-    assert [str(Path(name)) for name in videos_of(".")] == ["[x].mp4", "a.MKV", "b.mp4", "sub/c.webm"]
-    assert videos_of("*.mp4") == ["[x].mp4", "b.mp4"] and videos_of("[x].mp4") == ["[x].mp4"]
+    assert [str(Path(name)) for name in list_videos(".")] == ["[x].mp4", "a.MKV", "b.mp4", "sub/c.webm"]
+    assert list_videos("*.mp4") == ["[x].mp4", "b.mp4"] and list_videos("[x].mp4") == ["[x].mp4"]
     (tmp_path / "sub" / "circle").symlink_to(tmp_path)
-    assert len(videos_of(".")) == 4
-    assert videos_of("**/*.webm")[:1] == ["sub/c.webm"] and videos_of("nowhere.mp4") == ["nowhere.mp4"]
+    assert len(list_videos(".")) == 4
+    assert list_videos("**/*.webm")[:1] == ["sub/c.webm"] and list_videos("nowhere.mp4") == ["nowhere.mp4"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="the folder has no video"):
-        videos_of("empty")
+        list_videos("empty")
 
 
 def test_facts_are_of_one_stream_each():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flexselect.evaluation.answer_parsing import chosen_letter, named_option, plain
+from flexselect.evaluation.answer_parsing import chosen_letter, named_option, normalise_text
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.structures.frames import ReadOptions
 
@@ -89,7 +89,7 @@ OTHERS = [("3.5", "35"), ("-5", "5"), ("5%", "5"), ("reddish", "red"), ("?", "!"
 
 @pytest.mark.parametrize(("one", "other", "same"), [*((*p, True) for p in SAME), *((*p, False) for p in OTHERS)])
 def test_the_same_words(one, other, same):
-    assert (plain(one) == plain(other)) is same
+    assert (normalise_text(one) == normalise_text(other)) is same
     assert VideoQuestion("1", "a.mp4", "Q?", answer=one).is_right(other) is same
 
 

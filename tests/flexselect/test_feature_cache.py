@@ -71,7 +71,7 @@ def test_a_broken_file_is_a_video_that_is_not_there(tmp_path, files, caplog):
     (file,) = (tmp_path / "cache").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-20])
     assert cache.get(files[0], PREFIX) is None and not file.exists()
-    assert "0.mp4 cannot be read (" in caplog.text and "it is encoded again" in caplog.text
+    assert "0.mp4 cannot be read (" in caplog.text and "the video is encoded again" in caplog.text
 
 
 def test_a_full_disk_and_what_a_kill_left(tmp_path, files, monkeypatch, caplog):

@@ -64,18 +64,18 @@ def test_blocks_do_not_matter(monkeypatch):
 
 
 def test_memory_is_linear():
-    """20,000 tokens in pairs would take 1.6 GB a tensor."""
+    """8,000 tokens in pairs would take 256 MB a tensor."""
     import subprocess
     import sys
 
     code = (
         "import torch; from flexselect.ranking import spearman_loss\n"
         "def peak(): return int(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1]) / 1024\n"
-        "x = torch.rand(20000, requires_grad=True); spearman_loss(x[:50], torch.rand(50)).backward()\n"
-        "before = peak(); spearman_loss(x, torch.rand(20000)).backward(); print(peak() - before)"
+        "x = torch.rand(8000, requires_grad=True); spearman_loss(x[:50], torch.rand(50)).backward()\n"
+        "before = peak(); spearman_loss(x, torch.rand(8000)).backward(); print(peak() - before)"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert float(out) < 200
+    assert float(out) < 64
 
 
 def test_a_low_temperature_gives_the_ranks_of_a_sort():

@@ -127,7 +127,7 @@ def test_settings_tell_models_layers_and_frames_apart(checkpoint, tmp_path):
             "question"
         ),
     ]
-    assert all(score_store.differences(base, other) for other in others)
+    assert all(score_store.describe_differences(base, other) for other in others)
     with pytest.raises(ValueError, match="between 0 and 3 for this model, got 4"):
         Teacher(family, reference_layer=4)
 

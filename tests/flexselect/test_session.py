@@ -37,7 +37,7 @@ def lite(tmp_path_factory):
 
 def same_as_from_scratch(fs):
     """Sets of two lengths; questions of two lengths; asked again after another."""
-    frames, seconds = tiny.frames(22, 56, 84), range(22)
+    frames, seconds = tiny.frames(10, 56, 84), range(10)
     session = fs.open(frames, seconds, keep="scores_kv")
     assert session.num_bytes["scores_kv"] == 0
     for question in QUESTIONS:
@@ -111,7 +111,7 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
 @pytest.mark.parametrize("keep_on", [None, "cpu", "disk"])
 def test_what_is_kept_and_where_changes_no_answer(load, keep, keep_on):
     fs = load(selector="self", budget=6, units_per_set=4)
-    frames, seconds = tiny.frames(22, 56, 84), range(22)
+    frames, seconds = tiny.frames(10, 56, 84), range(10)
     session, plain = (fs.open(frames, seconds, **kept) for kept in ({"keep": keep, "keep_on": keep_on}, {}))
     for question in QUESTIONS:
         one, other = (s.ask(question, max_new_tokens=3) for s in (session, plain))
@@ -136,7 +136,7 @@ def test_what_lies_on_disk_goes_with_the_session(load, tmp_path, monkeypatch):
 
 def test_states_are_saved_and_taken_up_by_the_same_scorer_alone(load, tmp_path):
     fs = load(selector="self", budget=6, units_per_set=4)
-    session = fs.open(tiny.frames(22, 56, 84), range(22), keep="scores_kv")
+    session = fs.open(tiny.frames(10, 56, 84), range(10), keep="scores_kv")
     session.save(tmp_path / "talk.session")
     again = fs.load_session(tmp_path / "talk.session")
     assert again.num_bytes == session.num_bytes and again.num_bytes["scores_kv"] > 0
@@ -216,7 +216,7 @@ def test_what_cannot_be_written_or_asked_is_said(load, tmp_path, monkeypatch):
         session.ask_all("Why?")
     with pytest.raises(ValueError, match="a session of another model"):
         load(selector="self", budget=5).ask_all([(session, "Why?")])
-    with pytest.raises(ValueError, match="a video file has its own"):
+    with pytest.raises(ValueError, match="a video file already has timestamps"):
         fs.open("talk.mp4", seconds=[1.0])
 
 
@@ -232,7 +232,7 @@ def test_questions_asked_together_are_answered_as_one_by_one(load):
     """Of several lengths, about videos of several lengths, dense and selected, ended early and not."""
     for selector in (None, "self"):
         fs = load(selector=selector, budget=6, units_per_set=4)
-        sessions = [fs.open(tiny.frames(n, 56, 84, seed=n), range(n)) for n in (6, 22)]
+        sessions = [fs.open(tiny.frames(n, 56, 84, seed=n), range(n)) for n in (4, 10)]
         asked = [(sessions[i % 2], question) for i, question in enumerate((*QUESTIONS, "Why?"))]
         together = fs.ask_all(asked, max_new_tokens=6)
         for (session, question), found in zip(asked, together):

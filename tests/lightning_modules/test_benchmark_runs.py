@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 import cli
 from tests import miniature
-from tests.processes import Run
+from tests.processes import Run, ended
 from tests.test_architecture import ROOT
 
 
@@ -49,26 +47,11 @@ def outcome(out):
     return json.loads((out / "results.json").read_text()), by_id
 
 
-def started(arguments, **environment):
-    command = [sys.executable, "cli.py", *arguments]
-    variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=variables, start_new_session=True, **pipes)
-
-
-def ended(*processes):
-    for process in processes:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
-
-
 def test_torchrun_with_two_processes_equals_one(root, whole, tmp_path):
     """The launcher of several nodes; `--config configs/trainer/torchrun.yaml`."""
     shared = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "cli.py"]
-    command = [sys.executable, *launch, *words(root, tmp_path), *shared]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = ["--nproc_per_node", "2", "--master_port", "29611"]
+    ended([Run(words(root, tmp_path, *shared), torchrun=options)])
     assert outcome(tmp_path) == whole
 
 
@@ -77,19 +60,23 @@ def test_slurm_with_two_tasks_equals_one(root, whole, tmp_path):
     slurm = {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_JOB_ID": 4711, "SLURM_JOB_NAME": "validate"}
     slurm |= {"SLURM_NNODES": 1, "SLURM_NODEID": 0, "SLURM_NODELIST": "localhost", "MASTER_PORT": 29613}
     shared = ["--trainer.devices", "2", "--trainer.num_nodes", "1", "--trainer.strategy", "ddp"]
-    ended(*(started(words(root, tmp_path, *shared), **slurm, SLURM_PROCID=i, SLURM_LOCALID=i) for i in range(2)))
+    tasks = [
+        {name: str(value) for name, value in (slurm | {"SLURM_PROCID": i, "SLURM_LOCALID": i}).items()}
+        for i in range(2)
+    ]
+    ended([Run(words(root, tmp_path, *shared), **task) for task in tasks])
     assert outcome(tmp_path) == whole
 
 
 def test_killed_in_the_middle_and_run_again(root, whole, tmp_path):
     """SIGKILL after the second answer of two processes; then one goes on. Each question once, the same results."""
-    process = started(words(root, tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp"))
+    process = Run(words(root, tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp"))
     parts = lambda: [line for part in tmp_path.glob("part-*") for line in part.read_text().splitlines()]  # noqa: E731
     deadline = time.monotonic() + 200
     while len(parts()) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)  # both of them
-    process.communicate()
+    process.wait()
     assert process.returncode == -signal.SIGKILL and len(parts()) >= 2
     assert not (tmp_path / "results.json").exists()
     assert cli.main(words(root, tmp_path)) == 0
@@ -118,7 +105,7 @@ def test_two_processes_share_a_cache(root, whole, tmp_path):
     cache = ["--model.feature_cache", str(tmp_path / "features"), "--model.feature_cache_gb", "0.00006"]
     for _ in range(2):
         runs = [Run(words(root, tmp_path / f"{i}", *cache)) for i in range(2)]
-        ended(*runs)
+        ended(runs)
         for i in range(2):
             assert outcome(tmp_path / f"{i}") == whole
             for file in (tmp_path / f"{i}").iterdir():

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,8 +19,9 @@ BUDGETS = {"llava_video": 307, "internvl": 281}  # 5 % of 512 frames of 12 token
 
 def lay_out(kind: str, folder: Path) -> list[str]:
     """An untrained tiny model of a family; returns the options that name it."""
-    build = [sys.executable, "checkpoints/demo/build.py", kind, str(folder)]
-    subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["build.py", kind, str(folder)])
+        runpy.run_path(str(ROOT / "checkpoints" / "demo" / "build.py"), run_name="__main__")
     return ["--family", f"flexselect.families.{CLASSES[kind]}", "--family.path", str(folder)]
 
 

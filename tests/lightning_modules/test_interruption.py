@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import wraps
 from pathlib import Path
@@ -155,17 +153,6 @@ def test_fit_writes_a_checkpoint_first(qwen, clips, whole, tmp_path, caplog, sig
 # -- processes of their own
 
 
-def begun(arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "cli.py", *arguments],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def stopped(process, signum, when):
     """What it said, having been told to stop once something holds."""
     end = time.monotonic() + 120
@@ -181,7 +168,7 @@ def stopped(process, signum, when):
 
 def test_two_processes_end_together(qwen, clips, tmp_path):
     both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    process = begun(ask("predict", qwen, clips, tmp_path, *both))
+    process = Run(ask("predict", qwen, clips, tmp_path, *both))
     stopped(process, signal.SIGTERM, lambda: len(lines(tmp_path, "part-*.jsonl")) >= 3)
     there = lines(tmp_path, "part-*.jsonl")
     assert len({row["id"] for row in there}) == len(there) < 24

@@ -2,17 +2,12 @@
 
 import csv
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.lightning_modules.test_selector_training import fit_words, words
 from tests.processes import Run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +27,7 @@ def run(arguments, status=0):
     return said
 
 
-def launched(arguments):
-    """As it is typed: Lightning starts the other processes with the same words."""
-    done = subprocess.run([sys.executable, "cli.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+BOTH = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
 def keep(folder, *more):
@@ -58,8 +50,7 @@ def test_two_processes_are_one(qwen, clips, tmp_path):
     val.write_text("".join(lines[:5]))
     ask = ["--data.val_annotations", str(val), "--data.video_root", str(clips)]
     run(fit_words(qwen, clips, one, *ask, "--data.batch_size", "4", *keep(one)))
-    both = ["--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    launched(fit_words(qwen, clips, two, *ask, *both, *keep(two)))
+    run(fit_words(qwen, clips, two, *ask, *BOTH, "--data.batch_size", "2", *keep(two)))
     grads = [torch.load(out / "gradients.pt", weights_only=True) for out in (one, two)]
     assert set(grads[0]) == set(grads[1]) and len(grads[0]) > 10
     for name, grad in grads[0].items():
@@ -71,17 +62,24 @@ def test_two_processes_are_one(qwen, clips, tmp_path):
     assert len(exported) == len((one / "selector" / "model.safetensors").read_bytes())
 
 
+TRAINING = ("--data.batch_size", "2", "--trainer.max_epochs", "2", "--data.num_workers", "1")
+
+
+@pytest.fixture(scope="module")
+def whole(qwen, clips, tmp_path_factory):
+    """A training of two epochs of six steps, with a worker that reads ahead, that nobody killed."""
+    out = tmp_path_factory.mktemp("whole")
+    run(fit_words(qwen, clips, out, *TRAINING))
+    return out
+
+
 @pytest.mark.parametrize(
     ("save_every", "die_at", "saved"),
     [(2, 3, 2), (3, 7, 6), (100, 8, 6), (100, 6, 6)],
     ids=["in an epoch", "where an epoch ends", "after a validation", "before an epoch's first step"],
 )
-def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, tmp_path, save_every, die_at, saved):
-    """Six steps an epoch, two epochs, a worker that reads ahead."""
-    options = ["--data.batch_size", "2", "--trainer.max_epochs", "2", "--model.save_every", str(save_every)]
-    options += ["--data.num_workers", "1"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(fit_words(qwen, clips, whole, *options))
+def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, whole, tmp_path, save_every, die_at, saved):
+    options, broken = [*TRAINING, "--model.save_every", str(save_every)], tmp_path / "broken"
     die = keep(broken, "--trainer.callbacks.die_at", str(die_at))
     run(fit_words(qwen, clips, broken, *options, *die), -signal.SIGKILL)
     assert last(broken)["global_step"] == saved
@@ -132,8 +130,7 @@ def test_another_training_is_not_gone_on_with(qwen, clips, tmp_path):
 
 
 def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):
-    both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    launched(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *both))
+    run(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *BOTH))
     run(words("predict", "teacher_scores", qwen, clips, tmp_path / "one"))
     from flexselect.storage.score_store import ScoreStore
 

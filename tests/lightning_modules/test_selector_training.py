@@ -3,8 +3,6 @@
 import csv
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from flexselect.training.losses import LOSSES
 from lightning_modules.selector_training import SelectorTraining
 from tests import tiny
 from tests.near import assert_near, assert_near_stored
+from tests.processes import server
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"qwen2_5_vl": "Qwen25VL", "llava_video": "LlavaVideo", "internvl": "InternVL"}
@@ -106,21 +105,22 @@ def test_fit_export_and_use(model, videos, tmp_path):
     assert fs.open(videos / "needles_000.mp4").ask("Which shape is red?", max_new_tokens=2).num_kept_tokens > 0
 
 
+def scores_of(path, selector, file):
+    """In a process of its own: scores by the loaded selector, and by the same one read alone."""
+    fs = FlexSelect.from_pretrained(path, selector=selector, dtype="float32", device="cpu")
+    scores = [fs.select(tiny.prompt(fs, count=4)).scores]
+    fs.scorer.selector = LiteSelector.from_pretrained(selector, dtype="float32")
+    scores.append(fs.select(tiny.prompt(fs, count=4)).scores)
+    torch.save(scores, file)
+
+
 def test_an_export_scores_the_same_in_a_fresh_process(qwen, videos, tmp_path):
     assert fit(qwen, videos, tmp_path) == 0
-    code = """if True:
-        import sys, torch
-        from flexselect import FlexSelect, LiteSelector
-        from tests import tiny
-        fs = FlexSelect.from_pretrained(sys.argv[1], selector=sys.argv[2], dtype="float32", device="cpu")
-        given = LiteSelector.from_pretrained(sys.argv[2], dtype="float32")
-        scores = [fs.select(tiny.prompt(fs, count=4)).scores]
-        fs.scorer.selector = given
-        scores.append(fs.select(tiny.prompt(fs, count=4)).scores)
-        torch.save(scores, sys.argv[3])
-    """
     arguments = [str(qwen[1]), str(tmp_path / "selector"), str(tmp_path / "scores.pt")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, capture_output=True)
+    process = server().Process(target=scores_of, args=arguments)
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
     training = module(qwen)
     weights = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     training.load_state_dict(weights)
