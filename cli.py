@@ -1,4 +1,4 @@
-"""The command line, `python cli.py VERB ...`: joins the rooms, names no family."""
+"""The command line, `python cli.py VERB ...`. It joins the packages and names no family."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
 from lightning_modules.video_qa import VideoQA
 
-PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve": serve}  # without a Trainer
-MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that are `predict` with such a module
+PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve": serve}  # verbs without a Trainer
+MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that run `predict` with a model of this class
 VERBS = """Further verbs: visualize (predict, with pictures of each question), locate (recall of needles by layer;
 both have predict's options), serve (a page to try a model on), experiment (several validations, one table), compare
 (two runs side by side), export (a checkpoint as a selector), convert (a checkpoint of its authors' layout).
@@ -48,24 +48,27 @@ log = logging.getLogger(__name__)
 
 
 class FlexSelectCLI(LightningCLI):
-    """LightningCLI with a family, which module and data share, and a folder for what is written.
+    """LightningCLI with a family, which module and data module share, and an output folder.
 
     Args:
-        verb: as it was typed, `locate` for one.
-        args: Lightning's own.
-        kwargs: Lightning's own.
+        verb: the verb as typed, for example `locate`.
+        args: arguments of LightningCLI.
+        kwargs: keyword arguments of LightningCLI.
     """
 
     def __init__(self, verb: str, *args: Any, **kwargs: Any) -> None:
         self.verb = verb
         super().__init__(*args, **kwargs)
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The verbs; the values are arguments that Lightning fills in itself."""
-        return {verb: {"model", "dataloaders", "datamodule"} for verb in ("validate", "predict")} | {
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
-        }
+    def subcommands(self) -> dict[str, set[str]]:
+        """The Trainer's verbs, each with the arguments that Lightning fills in.
+
+        If one was typed, only that one: the parser of each verb takes a tenth of a second.
+        """
+        verbs = {verb: {"model", "dataloaders", "datamodule"} for verb in ("validate", "predict")}
+        verbs["fit"] = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
+        typed = "predict" if self.verb in MODULES else self.verb
+        return {typed: verbs[typed]} if typed in verbs else verbs
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `family`, `output_dir` and `writer`."""
@@ -81,20 +84,22 @@ class FlexSelectCLI(LightningCLI):
             parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Read the command line; a checkpoint is looked at before Lightning does, which would not name it."""
+        """Parse the command line and check the checkpoint; Lightning's error would not name its file."""
         super().parse_arguments(parser, args)
         config = self.config.get(self.config.get("subcommand"))
         if config is not None and config.ckpt_path is not None and Path(config.ckpt_path).suffix:
             check_checkpoint(config.ckpt_path, config.model.class_path)
 
     def before_instantiate_classes(self) -> None:
-        """A folder, loggers and going on for `fit`; questions and videos done on the bar of the other verbs."""
+        """Check that the model fits the verb; add defaults for `fit` and a progress bar for the other verbs."""
         config = unmarked(self.config[self.subcommand])
         callbacks = self.trainer_defaults.setdefault("callbacks", [])
-        needed = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
-        if not issubclass(locate(config.model.class_path) or object, needed):
-            what = "--report" if config.report else self.verb
-            raise UsageError(f"{what} is for a model of {needed.__name__}, the configs have {config.model.class_path}")
+        required = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
+        if not issubclass(locate(config.model.class_path) or object, required):
+            option = "--report" if config.report else self.verb
+            raise UsageError(
+                f"{option} is for a model of {required.__name__}, the configs have {config.model.class_path}"
+            )
         if config.report:
             callbacks.append(Report())
         if self.subcommand == "fit":
@@ -105,20 +110,20 @@ class FlexSelectCLI(LightningCLI):
             config.trainer.logger = False
 
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor refuses is a matter of usage."""
+        """Build all objects; errors of constructors are usage errors."""
         try:
             super().instantiate_classes()
         except (ValueError, OSError) as error:
-            wrapped = str(error).startswith("Does not validate")  # jsonargparse's words around the reason
+            wrapped = str(error).startswith("Does not validate")  # jsonargparse wraps the reason in a longer text
             cause = error.__cause__ or error.__context__ or error
             raise UsageError(str(cause if wrapped else error)) from error
 
 
 def check_checkpoint(path: str, module: str) -> None:
-    """Before a model is loaded for nothing.
+    """Refuse a checkpoint that cannot be used, before a model is loaded.
 
     Raises:
-        UsageError: for a file that is no checkpoint of a training, or a module that takes none.
+        UsageError: if the file is not a training checkpoint, or the module takes no checkpoint.
     """
     if issubclass(locate(module) or object, VideoQA | Locating | TeacherScoring):
         advice = "`export` it, and give the folder with --model.selector"
@@ -130,7 +135,7 @@ def check_checkpoint(path: str, module: str) -> None:
 
 
 def prepare_fit(config: Namespace) -> None:
-    """What a training has unless it is told otherwise: a folder, two loggers, and its last checkpoint to go on from."""
+    """Set defaults of a training: output folder, two loggers, and the last checkpoint to resume from."""
     folder = config.trainer.default_root_dir = config.output_dir = config.output_dir or "outputs/fit"
     if config.trainer.logger is None:
         config.trainer.logger = [
@@ -144,38 +149,38 @@ def prepare_fit(config: Namespace) -> None:
 
 
 def experiment(words: Sequence[str]) -> int:
-    """`experiment --config FILE --output_dir DIR`, and options for all its runs; `validate` with such a file, too."""
+    """Run the verb `experiment`: `--config FILE --output_dir DIR`, and options that apply to all its runs."""
     parser = argparse.ArgumentParser(prog="cli.py experiment", allow_abbrev=False)
     parser.add_argument("--config", required=True, help="one of configs/experiment")
-    parser.add_argument("--output_dir", help="gets a folder a run, and the table; outputs/NAME by default")
-    given, more = parser.parse_known_args(words)
-    folder = given.output_dir or str(Path("outputs") / Path(given.config).stem)
-    status = run_experiment(given.config, more, folder, main)
+    parser.add_argument("--output_dir", help="one folder per run, and the table; outputs/NAME by default")
+    options, more = parser.parse_known_args(words)
+    folder = options.output_dir or str(Path("outputs") / Path(options.config).stem)
+    status = run_experiment(options.config, more, folder, main)
     table = Path(folder) / "experiment.md"
     sys.stdout.write(table.read_text(encoding="utf-8") if table.exists() else "")
     return status
 
 
 class AboveBars(logging.Handler):
-    """Messages on lines of their own, above a progress bar that is not at its end."""
+    """Writes log messages above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one."""
+        """Write one message."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 
 def quiet() -> None:
-    """Our own messages as they are; of Lightning's, warnings alone."""
+    """Show this project's messages without a prefix, and only warnings of Lightning."""
     logging.basicConfig(format="%(message)s", handlers=[AboveBars()])
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
-    for chatty in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    for own in (".*LeafSpec.*", "LightningCLI's args parameter"):  # Lightning's own, on every run
-        warnings.filterwarnings("ignore", message=own)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*", "LightningCLI's args parameter"):  # Lightning gives these on every run
+        warnings.filterwarnings("ignore", message=message)
 
 
 def finished(cli: FlexSelectCLI) -> int:
-    """Show the answers about videos that were named on the command line; the exit status."""
+    """Print the answers if the videos were named on the command line; return the exit status."""
     writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
     if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
         several = len({row["video"] for row in writer.rows.values()}) > 1
@@ -194,8 +199,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not go on; 143, 130
-        stopped by SIGTERM, by Ctrl-C.
+        The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not continue; 143 and
+        130 stopped by SIGTERM and by Ctrl-C.
     """
     quiet()
     with Interruption() as interruption:
@@ -208,27 +213,27 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise
             status = 128 + signal.SIGINT
         if interruption.received is not None and status in (COULD_NOT_GO_ON, 128 + interruption.received):
-            status = 128 + interruption.received  # what fails while all stops fails because of that
+            status = 128 + interruption.received  # an error while the run stops is a consequence of stopping
             log.warning("stopped by %s; call again to go on", signal.Signals(interruption.received).name)
             if interruption.received == signal.SIGUSR1:
                 requeue()
     return ALL_ANSWERED if started_by_another() and status > 128 else status
 
 
-def run_verb(given: Sequence[str], interruption: Interruption) -> int:
-    """See `main`.
+def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
+    """Run one verb and translate errors to an exit status; see `main`.
 
     Raises:
-        Interrupted: if it was told to stop.
+        Interrupted: if a signal stopped the run.
     """
     try:
-        if list(given) == ["--version"]:
+        if list(arguments) == ["--version"]:
             sys.stdout.write(f"flexselect {__version__}\n")
             return ALL_ANSWERED
-        words = as_text(given)
+        words = as_text(arguments)
         if words and words[0] in PLAIN_VERBS:
-            said = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
-            sys.stdout.write(said or "")
+            output = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
+            sys.stdout.write(output or "")
             return ALL_ANSWERED
         if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):
             return experiment(words[1:])

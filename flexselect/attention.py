@@ -1,7 +1,7 @@
 """The probe: how strongly the query rows attend to the visual tokens at one layer (FlexSelect, section 3.1).
 
-The decoder runs unmodified up to the reference layer. There its attention function gets q and k after RoPE, reduces
-them to one score per visual token, and leaves the forward pass: nothing after the reference layer is computed.
+The decoder runs unmodified up to the reference layer. There the attention function gets q and k after RoPE, reduces
+them to one score per visual token, and ends the forward pass: nothing after the reference layer is computed.
 
 The score of visual token j is the max (or mean) over heads and query rows of softmax(q k^T / sqrt(d))[row, j], the
 softmax taken over all keys: prefix, visual and earlier text. It is computed in float32 from a log-sum-exp over chunks
@@ -24,13 +24,13 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-Past = list[tuple[Tensor, Tensor]]  # of each layer up to the reference layer: keys and values, [B, H_kv, n, d]
+Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer up to the reference layer
 
 PROBED = "flexselect_probe"  # the attention function's name in transformers
 REDUCTIONS = {
     "max": "max",
     "mean": "mean",
-    # Names of the released code, with what its functions really do; `token_selection` is documented there as a mean.
+    # Names of the released code and what its functions compute; its documentation calls `token_selection` a mean.
     "token_selection": "max",
     "token_selection_qwen": "max",
     "token_selection_mean": "mean",
@@ -40,7 +40,7 @@ REDUCTIONS = {
 
 
 def resolve_reduction(name: str) -> str:
-    """Return "max" or "mean" for a reduction's name, the released names included."""
+    """Return "max" or "mean" for the name of a reduction; names of the released code work too."""
     if name not in REDUCTIONS:
         raise ValueError(f"unknown reduction {name!r}; choose one of {', '.join(REDUCTIONS)}")
     return REDUCTIONS[name]
@@ -60,11 +60,11 @@ def visual_attention(
     Args:
         q: [B, H, Q, d], queries of the last Q positions, after RoPE.
         k: [B, H_kv, N, d], keys of all positions, after RoPE; H is a multiple of H_kv.
-        visual: which of the N keys are visual tokens.
+        visual: the range of visual tokens among the N keys.
         scaling: factor on the logits, 1 / sqrt(d).
         reduction: "max" or "mean", over heads and query rows jointly.
         chunk: keys per step; changes memory, not the result.
-        row_counts: int64 [B], how many of the Q positions count, where queries are padded at their end; None: all.
+        row_counts: int64 [B], the number of real query rows if queries are padded at the end; None: all Q.
 
     Returns:
         float32 [B, V], attention probabilities in 0..1.
@@ -100,18 +100,18 @@ def visual_attention(
 
 @dataclass
 class Probe:
-    """What to read at the reference layer; travels to the attention function as a keyword of the forward pass."""
+    """What to compute at the reference layer. It reaches the attention function as a keyword of the forward pass."""
 
     layer: int  # L, 0-based
     query_rows: int  # Q, the last positions of the sequence
-    visual: slice
+    visual: slice  # range of the visual tokens
     reduction: str
-    row_counts: Tensor | None = None  # int64 [B], of padded queries; None: all rows count
-    scores: Tensor | None = None  # float32 [B, V], filled when the layer is reached
+    row_counts: Tensor | None = None  # int64 [B], real rows of padded queries; None: all Q
+    scores: Tensor | None = None  # float32 [B, V], set when the layer is reached
 
 
 class _LayerReachedError(Exception):
-    """Leaves the forward pass; never seen outside `probed_scores`."""
+    """Ends the forward pass at the reference layer; `probed_scores` catches it."""
 
 
 def _probed_attention(
@@ -121,7 +121,7 @@ def _probed_attention(
         if query.shape[2] == key.shape[2] or mask is None:
             return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return _attention_to_states(query, key, value, mask, kwargs["scaling"]), None
-    if probe.query_rows == 0:  # only the keys and values are wanted, which the cache has by now
+    if probe.query_rows == 0:  # only keys and values were requested, and the cache has them now
         raise _LayerReachedError
     rows = query[:, :, -probe.query_rows :]
     with torch.autocast(query.device.type, enabled=False):  # scores are float32 under any precision
@@ -132,9 +132,9 @@ def _probed_attention(
 
 
 def _attention_to_states(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """A few rows on many kept keys: [B, Q, H, d].
+    """Attention of a few query rows to many cached keys: [B, Q, H, d].
 
-    With a mask, transformers' own copies keys and values for every head that shares them.
+    With a mask, transformers' function would copy keys and values for each query head.
     """
     groups = query.shape[1] // key.shape[1]
     rows = query.unflatten(1, (key.shape[1], groups)).flatten(2, 3)  # [B, H_kv, g * Q, d]
@@ -149,13 +149,13 @@ AttentionMaskInterface.register(PROBED, sdpa_mask)
 
 @contextmanager
 def attending(decoder: PreTrainedModel, name: str) -> Iterator[None]:
-    """Switch a decoder's attention function, and back again whatever happens."""
-    before = decoder.config._attn_implementation
-    decoder.config._attn_implementation = name  # what the model's own method does last, after searching all its modules
+    """Switch a decoder's attention function within a block; it is switched back after errors too."""
+    original = decoder.config._attn_implementation
+    decoder.config._attn_implementation = name  # `set_attn_implementation` does this too, after searching all modules
     try:
         yield
     finally:
-        decoder.config._attn_implementation = before
+        decoder.config._attn_implementation = original
 
 
 def probed_scores(
@@ -166,17 +166,17 @@ def probed_scores(
     past: Past | None = None,
     **more: Any,
 ) -> Tensor:
-    """Run a decoder up to the probe's layer and return the scores, with gradients where they are wanted.
+    """Run a decoder up to the probe's layer and return the scores; gradients flow if they are enabled.
 
-    Scoring always uses PyTorch's SDPA (a flash kernel where there is one), whatever the model's own implementation.
+    Scoring always uses PyTorch's SDPA (with a flash kernel if there is one), not the model's `attn_implementation`.
 
     Args:
         decoder: the text model, without its head.
-        embeddings: [B, N, D], sequences of one length, shorter queries padded at their end.
+        embeddings: [B, N, D]; shorter queries are padded at the end.
         position_ids: [B, N], or [3, B, N] for M-RoPE.
-        probe: what to read.
-        past: of what stands before `embeddings`, see `states_before`; None: nothing does.
-        more: keywords of the decoder, for deepstack.
+        probe: layer, rows, tokens and reduction.
+        past: keys and values of the tokens before `embeddings`, see `states_before`; None: there are none.
+        more: keyword arguments of the decoder, for deepstack.
 
     Returns:
         float32 [B, V].
@@ -187,37 +187,37 @@ def probed_scores(
 
 
 def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, layer: int, **more: Any) -> Past:
-    """Keys and values, up to a layer, of all that stands before the question: the same for every question.
+    """Compute keys and values up to a layer for all tokens before the question. They serve every question.
 
     Args:
         decoder: the text model, without its head.
         embeddings: [B, n, D].
         position_ids: [B, n], or [3, B, n] for M-RoPE.
         layer: the reference layer.
-        more: keywords of the decoder, for deepstack.
+        more: keyword arguments of the decoder, for deepstack.
     """
-    kept_states = DynamicCache()
-    _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), kept_states, **more)
-    layers: list[Any] = kept_states.layers
-    return [(kept.keys, kept.values) for kept in layers]
+    cache = DynamicCache()
+    _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), cache, **more)
+    layers: list[Any] = cache.layers
+    return [(cached.keys, cached.values) for cached in layers]
 
 
 def cache_keyword(decoder: PreTrainedModel) -> str:
-    """What a decoder calls its cache: `cache` since transformers 5.24; `past_key_values` goes with 5.40."""
+    """Return the name of a decoder's cache argument: `cache` since transformers 5.24, before `past_key_values`."""
     return "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
 
 
 def _cache(past: Past | None) -> DynamicCache | None:
-    """As the decoder takes it. It appends to copies: a second question finds what the first one found."""
+    """Wrap keys and values in a cache of transformers. The decoder appends to copies, so `past` stays unchanged."""
     if past is None:
         return None
-    states = DynamicCache()
+    cache = DynamicCache()
     for keys, values in past:
         layer = DynamicLayer()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
-        states.layers.append(layer)
-    return states
+        cache.layers.append(layer)
+    return cache
 
 
 def _run_to_layer(
@@ -225,21 +225,21 @@ def _run_to_layer(
     embeddings: Tensor,
     position_ids: Tensor,
     probe: Probe,
-    states: DynamicCache | None,
+    cache: DynamicCache | None,
     **more: Any,
 ) -> None:
-    before = states.get_seq_length() if states is not None else 0
-    shape = len(embeddings), before + embeddings.shape[1]
-    ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)  # without it, positions with gaps are taken
-    # for packed sequences, silently
+    cached_length = cache.get_seq_length() if cache is not None else 0
+    shape = len(embeddings), cached_length + embeddings.shape[1]
+    # Without a mask of ones, transformers silently takes positions with gaps for packed sequences.
+    ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)
     with attending(decoder, PROBED), suppress(_LayerReachedError):
         decoder(
             inputs_embeds=embeddings,
             position_ids=position_ids,
             attention_mask=ones,
-            use_cache=states is not None,
+            use_cache=cache is not None,
             probe=probe,
-            **{cache_keyword(decoder): states},
+            **{cache_keyword(decoder): cache},
             **more,
         )
         raise ValueError(f"reference layer {probe.layer} was never reached: the decoder has no such attention layer")

@@ -1,4 +1,4 @@
-"""What data modules hand to Lightning modules, and what each side may ask of the other."""
+"""The interface between data modules and Lightning modules: items, and protocols for both sides."""
 
 from __future__ import annotations
 
@@ -17,71 +17,70 @@ from flexselect.structures.prompt import EncodedVideo, VideoClip, VideoPrompt
 
 @dataclass(frozen=True)
 class QuestionItem:
-    """What the data side hands over for one question.
+    """One question, with its video if it is the video's first question that is still open.
 
-    The clip, or what stands for it, comes with the first question of each video that is still to be answered; the ones
-    after it are about the same clip.
+    Exactly one of `clip`, `stream`, `encoded` and `error` is set if `opens`; later questions use the same video.
     """
 
     question: VideoQuestion
-    opens: bool = False  # whether a clip, or the reason why there is none, comes with it
-    clip: VideoClip | None = None
-    stream: FrameStream | None = None  # instead of a clip, where it is decoded in the main process
-    encoded: EncodedVideo | None = None  # instead of both, where a `FeatureCache` had it
-    path: str | None = None  # of the video's file
-    video_hash: str | None = None  # of that file, see `flexselect.storage.file_hash`
-    error: str | None = None  # why there is no clip
-    warnings: tuple[str, ...] = ()  # what was doubtful about its file before that
+    opens: bool = False  # whether this item brings a new video, or the reason why it cannot be used
+    clip: VideoClip | None = None  # a decoded video
+    stream: FrameStream | None = None  # a video that the main process decodes
+    encoded: EncodedVideo | None = None  # features from a `FeatureCache`
+    path: str | None = None  # the video's file
+    video_hash: str | None = None  # hash of that file, see `flexselect.storage.file_hash`
+    error: str | None = None  # why the video cannot be used
+    warnings: tuple[str, ...] = ()  # what is doubtful in the file, known before decoding
     decode_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip with a question, from which a selector learns."""
+    """A clip with a question, for training a selector."""
 
-    key: str  # what its teacher scores are stored under
-    prompt: VideoPrompt | None  # None: it cannot be used
-    teacher_scores: Tensor | None = None  # float32 [V], where they are stored
-    left_out: tuple[str, ...] = ()  # why the clips that it stands in for, or itself, cannot be used
+    key: str  # key of its teacher scores in the store
+    prompt: VideoPrompt | None  # None: the clip cannot be used
+    teacher_scores: Tensor | None = None  # float32 [V]; None: not stored, the teacher computes them
+    left_out: tuple[str, ...] = ()  # why this clip, or clips that it replaces, cannot be used
 
 
 class Recorded(Protocol):
-    """A data module whose settings are kept with what a run writes."""
+    """A data module whose settings are written beside a run's output."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides how its rows are read and put, beside the rows themselves."""
+        """Settings that change how rows are read and asked."""
 
 
 class QuestionSource(Recorded, Protocol):
-    """A data module that gives `QuestionItem`s to `VideoQA`."""
+    """A data module that yields `QuestionItem`s for `VideoQA`."""
 
-    questions: list[VideoQuestion]  # of all processes
-    macro: str | None  # the group whose shares are averaged into the accuracy; None: all questions count alike
+    questions: list[VideoQuestion]  # all questions, of all processes
+    macro: str | None  # accuracy is the mean over the values of this group; None: over all questions
 
     def skip(self, answered: Iterable[tuple[str, str, str]]) -> None:
-        """Decode no video for questions that an earlier run has answered, by their keys."""
+        """Mark questions that an earlier run answered, by their keys; their videos need not be decoded."""
 
     def use_cache(self, cache: FeatureCache) -> None:
-        """Decode no video whose features are in the cache."""
+        """Take features from the cache instead of decoding a video."""
 
     def hash_of(self, video: str) -> str | None:
-        """Hash of a video's file as it is now; None where it cannot be read."""
+        """Return the current hash of a video's file; None if it cannot be read."""
 
 
 class TrainingSource(Recorded, Protocol):
-    """A data module that gives `TrainingClip`s to the training of a selector and to its teacher."""
+    """A data module that yields `TrainingClip`s for a selector's training and its teacher."""
 
-    query: str  # what is read after a clip: "question" or "question_and_answer"
+    query: str  # the text after a clip: "question" or "question_and_answer"
     reading: ReadOptions  # how files are read
-    store: ScoreStore | None  # of teacher scores; None: the teacher scores as clips come
+    store: ScoreStore | None  # stored teacher scores; None: the teacher computes scores during training
 
     def skip(self, scored: Container[str]) -> None:
-        """Leave out clips that an earlier run has scored, by their keys."""
+        """Leave out clips that an earlier run scored, by their keys."""
 
     def unscored(self) -> list[str]:
-        """Videos of clips that the store has no scores of."""
+        """List the videos of clips without stored scores."""
 
     @property
     def num_train_batches(self) -> int:
-        """Batches of an epoch, of this process."""
+        """Number of batches per epoch in this process."""

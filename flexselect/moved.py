@@ -1,4 +1,4 @@
-"""Import paths of version 0.1 that docs/add_a_family.md promised: they work until 0.3, with a DeprecationWarning."""
+"""Old import paths that docs/add_a_family.md of version 0.1 promised; until 0.3 they work with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module under the name that it had before."""
+    """Imports a module by its old name."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """For an old name a module to import; None for any other."""
+        """Return a spec if the name is an old one, else None."""
         return ModuleSpec(name, self) if name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """A module that holds the very objects of the one under the new name."""
+        """Make a module that holds the same objects as the module with the new name."""
         new = MOVED[spec.name]
         warnings.warn(f"{spec.name} is now {new}; version 0.3 drops the old name", DeprecationWarning, stacklevel=2)
         module = ModuleType(spec.name)

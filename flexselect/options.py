@@ -1,7 +1,7 @@
-"""Every option once: its name, type, choices, default, meaning, check, and whether it changes an answer.
+"""All options: name, type, choices, default, meaning, check, and whether the option changes answers.
 
-Constructors and verbs take `**options` and build one of these classes of them, so that to add an option is to add a
-field here and to use it. A Literal is the list of an option's choices; what else is refused stands in `__post_init__`.
+Constructors and verbs take `**options` and build one of these classes. To add an option, add a field here and use it.
+A Literal lists the choices of an option; `__post_init__` has the other checks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flexselect.validation import check_cache, check_choice, check_place
 
 
 def placement(default: Any) -> Any:
-    """A field that decides where and how fast something runs, and changes no answer."""
+    """Define an option that changes where or how fast something runs, but no answer."""
     return field(default=default, metadata={"changes_answer": False})
 
 
@@ -25,17 +25,17 @@ class LoadingOptions:
     """How the weights of a VideoLLM are loaded.
 
     Args:
-        dtype: of the weights.
-        device: None: the first GPU if there is one, else the CPU.
-        device_map: "auto" spreads a large model over all GPUs, then over memory and disk.
-        offload_folder: for what goes to disk.
-        attn_implementation: for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
-        quantization: weights in 4 or 8 bits, if bitsandbytes is installed.
-        compile: decoder layers by torch.compile: minutes at the first questions, faster afterwards.
-        cache_implementation: for generation: None, as the model has it, or "static" (see transformers).
+        dtype: data type of the weights.
+        device: device of the model; None: the first GPU if there is one, else the CPU.
+        device_map: "auto" spreads a large model over all GPUs, then over CPU memory and disk.
+        offload_folder: folder for weights that are offloaded to disk.
+        attn_implementation: attention for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
+        quantization: load weights in 4 or 8 bits; needs bitsandbytes.
+        compile: compile decoder layers with torch.compile: the first questions take minutes, later ones are faster.
+        cache_implementation: cache for generation: "static" (see transformers); None: the model's default.
 
     Raises:
-        ValueError: naming the option, what it was and what it may be.
+        ValueError: for a wrong value; the message names the option, the value and the choices.
     """
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -60,10 +60,10 @@ class ScoringOptions(LoadingOptions):
     """How visual tokens are scored; see `LoadingOptions` for the rest.
 
     Args:
-        reference_layer: the decoder layer whose attention is the score, 0-based; None: the family's for that size.
-            Training-free, and for a selector's teacher.
+        reference_layer: the decoder layer whose attention gives the scores, 0-based, for training-free selection and
+            for a selector's teacher; None: the family's layer for this model size.
         reduction: "max" or "mean" over heads and query rows; None: as the selector was trained, else "max".
-        units_per_set: the most units scored together.
+        units_per_set: the maximum number of units that are scored together.
     """
 
     reference_layer: int | None = None
@@ -83,11 +83,11 @@ class Options(ScoringOptions):
     Args:
         selector: None: all tokens (dense); "self": training-free; "uniform", "random": controls; else the folder or
             hub id of a trained selector.
-        budget: visual tokens kept, K; None: the family's default.
-        budget_split: "exact": the budgets of the frame sets sum to min(K, V); "released": int(K / S) each, as the
-            released code.
-        positions: of kept tokens: "original" or "compact"; None: the family's.
-        selector_alignment: "exact" or "released", see `LiteScorer.shift`; None: what the selector says.
+        budget: K, the number of visual tokens to keep; None: the family's default.
+        budget_split: "exact": the budgets of the frame sets sum to min(K, V); "released": int(K / S) per set, as in
+            the released code.
+        positions: positions of kept tokens, "original" or "compact"; None: the family's default.
+        selector_alignment: "exact" or "released", see `LiteScorer.shift`; None: the selector's setting.
         scoring_only: load the decoder up to the reference layer only: `select` works, `ask` does not.
     """
 
@@ -111,11 +111,11 @@ class AskingOptions(Options):
     """How a run asks its questions; see `Options` for the rest.
 
     Args:
-        max_new_tokens: the most tokens of an answer.
-        keep: "scores_kv" keeps keys and values of a video from question to question, see `VideoSession.keeping`.
-        keep_on: where: a device, or "disk".
-        feature_cache: a folder where vision features are kept, for later runs over the same videos; None: none are.
-        feature_cache_gb: the most that folder takes; what was not used for longest goes first.
+        max_new_tokens: the maximum length of an answer, in tokens.
+        keep: what is kept between questions about one video, see `VideoSession.keeping`.
+        keep_on: where it is kept: a device, or "disk"; None: the model's device.
+        feature_cache: folder that keeps vision features for later runs over the same videos; None: no cache.
+        feature_cache_gb: maximum size of that folder in GB; the least recently used features are deleted first.
     """
 
     max_new_tokens: int = 64
@@ -133,7 +133,7 @@ class AskingOptions(Options):
 
 
 class OptionNames(TypedDict, total=False):
-    """`Options` by name, and the numbers of the known families, for editors; a test holds it equal to both."""
+    """Names and types of `Options` and of the families' numbers, for editors. A test keeps it complete."""
 
     dtype: str
     device: str | torch.device | None
@@ -160,18 +160,18 @@ class OptionNames(TypedDict, total=False):
 
 
 def names(options: type[LoadingOptions]) -> list[str]:
-    """The names of all options of a class."""
+    """List the names of all options of a class."""
     return [option.name for option in fields(options)]
 
 
 def deciding(options: LoadingOptions) -> dict[str, Any]:
-    """Those options that change an answer, by name, for the record of a run."""
-    chosen = (option for option in fields(options) if option.metadata.get("changes_answer", True))
-    return {option.name: options.__dict__[option.name] for option in chosen}
+    """Return the options that change answers, by name, for the settings of a run."""
+    deciding = (option for option in fields(options) if option.metadata.get("changes_answer", True))
+    return {option.name: options.__dict__[option.name] for option in deciding}
 
 
 def choices_of(options: type[LoadingOptions], option: Field) -> list[Any]:
-    """The values that an option may have, None among them where it may be that; empty where its type has no list."""
+    """List the choices of an option, None included if it is allowed; empty if its type lists no choices."""
     hint = get_type_hints(options)[option.name]
     parts = [hint] if get_origin(hint) is Literal else list(get_args(hint))
     listed = [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
@@ -179,10 +179,10 @@ def choices_of(options: type[LoadingOptions], option: Field) -> list[Any]:
 
 
 def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
-    """Refuse a number that is below, or none.
+    """Refuse a value that is not an integer of at least `least`.
 
     Raises:
-        ValueError: naming it.
+        ValueError: naming the option and the value.
     """
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")

@@ -1,4 +1,4 @@
-"""How well one ranking of tokens agrees with another, and a ranking that gradients pass through."""
+"""Agreement between two rankings of tokens, and a differentiable ranking."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 2**20  # pairs of tokens looked at together: 4 MB in float32
+BLOCK = 2**20  # pairs of tokens per block: 4 MB in float32
 
 
 def soft_rank(x: Tensor, temperature: float = 1e-4) -> Tensor:
-    """Rank of each score, smoothly: r_i = sum_j sigmoid((x_i - x_j) / temperature) - 1/2; 0 is the smallest.
+    """Rank scores differentiably: r_i = sum_j sigmoid((x_i - x_j) / temperature) - 1/2; 0 is the smallest.
 
     Section 3.3 of FlexSelect, as released, but in linear memory: pairs are formed in blocks of rows, forward and
-    backward, with the plain formula's values and gradients. Time is quadratic in V. Scores nearer to one another than
-    some temperatures rank softly; farther ones get no gradient.
+    backward, with the values and gradients of the plain formula. Time is quadratic in V. Two scores that differ by many
+    temperatures get no gradient from each other.
 
     Args:
         x: [..., V], float32 or float64; half precision is computed in float32.
         temperature: in units of the scores.
 
     Returns:
-        [..., V], in 0..V-1. Raises ValueError for a temperature that is not above 0.
+        [..., V], in 0..V-1.
+
+    Raises:
+        ValueError: if the temperature is not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -34,7 +37,7 @@ def soft_rank(x: Tensor, temperature: float = 1e-4) -> Tensor:
 
 
 def hard_rank(x: Tensor) -> Tensor:
-    """Rank of each score, 0 the smallest, ties in their order: float [..., V]."""
+    """Rank scores: float [..., V], 0 is the smallest; among equal scores the earlier one ranks lower."""
     ranks = x.argsort(dim=-1, stable=True).argsort(dim=-1)
     return ranks.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
@@ -48,11 +51,11 @@ def spearman_loss(student: Tensor, teacher: Tensor, temperature: float = 1e-4) -
         temperature: see `soft_rank`.
 
     Returns:
-        Scalar, mean over B: 0 for the same order, 1 for none, 2 for the reverse.
+        Scalar, mean over B: 0 for the same order, 1 for unrelated orders, 2 for the reverse order.
 
-    Misbehaves where all student scores are equal (no order: the loss is 1 and its gradient 0), and where scores lie
-    farther apart than some temperatures: then only neighbours are ordered, slowly. All ranks weigh the same, those of
-    tokens that are never kept too.
+    It fails if all student scores are equal: the loss is 1 and its gradient 0. It is slow if scores differ by many
+    temperatures: then only neighbours get gradients. All ranks have the same weight, also those of tokens that are
+    never kept.
 
         student = torch.rand(1000, requires_grad=True)
         loss = spearman_loss(student, teacher)
@@ -64,19 +67,19 @@ def spearman_loss(student: Tensor, teacher: Tensor, temperature: float = 1e-4) -
 
 
 def spearman(one: Tensor, other: Tensor) -> Tensor:
-    """Spearman's correlation of two rankings [..., V] without gradients: [...], in -1..1."""
+    """Return Spearman's correlation of two rankings [..., V], without gradients: [...], in -1..1."""
     return (_standard(hard_rank(one)) * _standard(hard_rank(other))).sum(-1)
 
 
 def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
-    """Share of the relevant tokens found among the k best scores.
+    """Return the share of relevant tokens among the k best scores.
 
-    The published curve divides by k (FlexSelect, figure 3); with k = number of relevant tokens, as there, both agree.
+    The published curve divides by k (FlexSelect, figure 3). There k is the number of relevant tokens, so both agree.
 
     Args:
         scores: [V].
-        relevant: int64 indices [R] of the tokens that matter, R >= 1.
-        k: how many tokens are looked at, from 1 to V.
+        relevant: int64 indices [R] of the relevant tokens, R >= 1.
+        k: number of best scores, from 1 to V.
     """
     if relevant.numel() == 0:
         raise ValueError("recall needs at least one relevant token")
@@ -87,13 +90,13 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
 
 
 def overlap_at_k(one: Tensor, other: Tensor, k: int) -> float:
-    """What two rankings [V] have in common among their best k, of all that either has there (Jaccard index): 0..1."""
+    """Return the Jaccard index of the best k tokens of two rankings [V]: 0..1."""
     common = recall_at_k(one, other.topk(k).indices, k)
     return common / (2 - common)
 
 
 def _standard(ranks: Tensor) -> Tensor:
-    """Centred, and of length 1."""
+    """Centre ranks and scale them to length 1."""
     centred = ranks - ranks.mean(-1, keepdim=True)
     return centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
@@ -103,7 +106,7 @@ class _SoftRank(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, temperature: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.temperature = temperature
-        ranks = torch.empty_like(x)  # filled in place: small results kept between large blocks split the heap
+        ranks = torch.empty_like(x)  # filled in place: small tensors between large blocks would fragment the heap
         for rows, pairs in _pairs(x, temperature):
             ranks[rows] = pairs.sigmoid_().sum(1)
         return ranks - 0.5
@@ -113,15 +116,15 @@ class _SoftRank(torch.autograd.Function):
         (x,), (grad,) = ctx.saved_tensors, grads
         by_rows, by_columns = torch.empty_like(x), torch.zeros_like(x)
         for rows, pairs in _pairs(x, ctx.temperature):
-            near = pairs.sigmoid_()
-            slopes = (grad[rows, None] * (1 - near)).mul_(near).div_(ctx.temperature)  # in autograd's own order
+            sigmoid = pairs.sigmoid_()
+            slopes = (grad[rows, None] * (1 - sigmoid)).mul_(sigmoid).div_(ctx.temperature)  # in autograd's order
             by_rows[rows] = slopes.sum(1)
             by_columns += slopes.sum(0)
         return by_rows - by_columns, None
 
 
 def _pairs(x: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows i at a time: which, and (x_i - x_j) / temperature, [b, V]."""
+    """Yield blocks of rows i: the slice of rows, and (x_i - x_j) / temperature, [b, V]."""
     size = max(1, BLOCK // max(1, len(x)))
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))

@@ -1,4 +1,4 @@
-"""A video that is ready for questions, and what of it is kept between them."""
+"""One video, encoded once, and what is kept between its questions."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KEEP = ("nothing", "features", "scores_kv")
 
 
 class VideoSession:
-    """A video that is ready for questions: its frames are decoded and encoded once. For one thread at a time.
+    """A video that is decoded and encoded once, for any number of questions. Not thread-safe.
 
     Args:
         engine: the model.
-        source: where frames come from; None where only their features were kept.
-        encoded: the features; None: they are made when they are first asked for.
+        source: the video's frames; None if only its features were kept.
+        encoded: the features; None: they are made on first use.
         timings: seconds spent on the video so far, under decode and encode.
-        progress: whether a bar is shown for a video that takes long; None: on a terminal.
+        progress: whether to show a progress bar if the video takes long; None: on a terminal only.
     """
 
     def __init__(
@@ -50,42 +50,42 @@ class VideoSession:
         self.timings = self._spent_before = dict(timings or {})
         self.keep: str = "features"
         self.keep_on: str | None = None
-        self.video: str | Path | Tensor | None = None  # where pictures find its frames: a file, or frames [T, h, w, 3]
-        self.options = ReadOptions()  # of that file
-        self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # once it is encoded
-        self.saved_in: Path | None = None  # the file that it was loaded from
+        self.video: str | Path | Tensor | None = None  # a file or frames [T, h, w, 3], from which pictures are drawn
+        self.options = ReadOptions()  # how the file is read
+        self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # None until encoded
+        self.saved_in: Path | None = None  # the session file that this was loaded from
         self._encoded = encoded
         self._prefix_cache: list[PrefixCache] | None = None
-        self._folder: TemporaryDirectory | None = None  # what is kept on disk, deleted with the session
+        self._folder: TemporaryDirectory | None = None  # files of keep_on="disk", deleted with the session
 
     def keeping(self, keep: str, on: str | None = None) -> VideoSession:
-        """Say what is kept between questions; returns the session.
+        """Set what is kept between questions; return the session. Scores and answers do not depend on it.
 
         Args:
-            keep: "features"; "scores_kv", also the keys and values of prefix and visual tokens up to the reference
-                layer, so that from the second question on only the question's rows are scored; or "nothing": the video
-                is decoded and encoded for each question. Scores and answers are the same.
-            on: where what is kept lies between questions: a device, "cpu" for one, or "disk" (temporary files, mapped
-                into memory); None: where it was made.
+            keep: "features": the visual tokens. "scores_kv": also the keys and values of prefix and visual tokens up to
+                the reference layer, so that a later question runs only its query rows. "nothing": the video is decoded
+                and encoded for each question.
+            on: where it is kept: a device such as "cpu", or "disk" (temporary files, mapped into memory);
+                None: the device it was made on.
 
         Raises:
-            ValueError: for another word or device, or "nothing" where there is no video to go back to.
+            ValueError: for an unknown value or device, or for "nothing" if the session has no video.
         """
         check_choice("keep", keep, KEEP)
         check_place(on)
         if keep == "nothing" and self.source is None:
             raise ValueError("keep='nothing' needs the video, and this session has its features only")
         self.keep, self.keep_on, self._prefix_cache = keep, on, None
-        kept, folder = self._encoded, self._folder
+        encoded, folder = self._encoded, self._folder
         self._encoded = self._folder = None
-        if kept is not None and keep != "nothing":
-            self._encoded = self._put(kept if folder is None else kept.clone_features())
+        if encoded is not None and keep != "nothing":
+            self._encoded = self._store(encoded if folder is None else encoded.clone_features())
         if folder is not None:
             folder.cleanup()
         return self
 
     def read_clip(self) -> VideoClip | None:
-        """The frames, for pictures, decoded anew where they were not kept; None where there is no video."""
+        """Return the frames, decoded again if they were not kept; None if the session has no video."""
         if isinstance(self.source, FrameStream):
             clip = self.engine.lm.prompter.clip(self.source.all_frames(), self.source.seconds)
             return replace(clip, about=self.source.about)
@@ -94,28 +94,28 @@ class VideoSession:
     @property
     def seconds(self) -> Tensor | None:
         """When each frame is shown, float64 [T]; None if unknown."""
-        known = self._encoded if self.source is None else self.source
-        return None if known is None else known.seconds
+        video = self._encoded if self.source is None else self.source
+        return None if video is None else video.seconds
 
     @property
     def warnings(self) -> list[str]:
-        """What is doubtful about the video's file, in words; complete once it is encoded."""
-        known = self.source if self._encoded is None else self._encoded
-        return [] if known is None else known.about.warnings
+        """Sentences about what is doubtful in the video file; complete once the video is encoded."""
+        video = self.source if self._encoded is None else self._encoded
+        return [] if video is None else video.about.warnings
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Units, and the token rows and columns of a unit; known once the video was encoded.
+        """The number of units, and of token rows and columns per unit.
 
         Raises:
-            ValueError: before that.
+            ValueError: if the video is not encoded yet.
         """
         if self.sampling is None:
             raise ValueError("the video is not encoded yet: call encode() first")
         return tuple(self.sampling["grid"])
 
     def encode(self) -> EncodedVideo:
-        """The features; made now if they were not kept, then `timings` are of this time."""
+        """Return the encoded video. If it was not kept, it is encoded now, and `timings` are updated."""
         if self._encoded is not None:
             return self._encoded
         assert self.source is not None
@@ -123,20 +123,20 @@ class VideoSession:
         encoded = self.engine.encode_source(self.source, clock, self.progress)
         self.sampling, self.timings = encoded.sampling, clock.timings
         if self.keep != "nothing":
-            self._encoded = encoded = self._put(encoded)
+            self._encoded = encoded = self._store(encoded)
         return encoded
 
     def prefix_cache(self, encoded: EncodedVideo) -> list[PrefixCache] | None:
-        """Keys and values for scoring, made at the first question; None where none are kept."""
+        """Return the keys and values for scoring, computed at the first question; None if they are not kept."""
         if self.keep != "scores_kv":
             return None
         if self._prefix_cache is None:
-            self._prefix_cache = list(self._put_states(self.engine.prepare(encoded)))
+            self._prefix_cache = list(self._store_states(self.engine.prepare(encoded)))
         return self._prefix_cache or None
 
     @contextmanager
     def naming_its_file(self) -> Iterator[None]:
-        """What is wrong with features that were loaded is said of their file: a damaged byte may be NaN."""
+        """Name the session file in errors: damaged bytes in a loaded file may be NaN features."""
         try:
             yield
         except ValueError as error:
@@ -146,43 +146,41 @@ class VideoSession:
 
     @property
     def num_bytes(self) -> dict[str, int]:
-        """What is kept between questions: bytes of `features`, and of `scores_kv` once a question was scored."""
-        kept = self._encoded
-        features = (
-            0
-            if kept is None
-            else kept.features.nbytes + (0 if kept.selector_features is None else kept.selector_features.nbytes)
-        )
-        return {"features": features, "scores_kv": sum(part.num_bytes for part in self._prefix_cache or ())}
+        """Bytes that are kept between questions: `features`, and `scores_kv` once a question was scored."""
+        tensors = () if self._encoded is None else (self._encoded.features, self._encoded.selector_features)
+        return {
+            "features": sum(tensor.nbytes for tensor in tensors if tensor is not None),
+            "scores_kv": sum(part.num_bytes for part in self._prefix_cache or ()),
+        }
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in self.num_bytes.items())
         return f"VideoSession({self.sampling or 'not yet encoded'}, keeps {sizes} on {self.keep_on or 'its device'})"
 
     def save(self, file: str | Path) -> None:
-        """Write what is kept; `FlexSelect.load_session` takes it up in another process, without the video.
+        """Write the session to a file; `FlexSelect.load_session` reads it in another process, without the video.
 
-        With keep="scores_kv" keys and values are written too (they are made now if they were not there yet).
+        With keep="scores_kv" the keys and values are written too; they are computed now if no question was asked yet.
         """
         encoded = self.encode()
         states = named_states(self.prefix_cache(encoded) or ())
         write_encoded(Path(file), encoded, self.engine.provenance, states)
 
     def restore(self, states: dict[str, Any]) -> VideoSession:
-        """Take up keys and values that `save` wrote."""
+        """Restore keys and values that `save` wrote; return the session."""
         self.keeping("scores_kv", self.keep_on)
         self._prefix_cache = with_states(self.engine.prefix_cache_layouts(self.encode()), states)
         return self
 
     def requests(self, texts: Sequence[str], budget: int | None = None) -> list[Request]:
-        """Score the video for questions in words, options included; `Engine.answer` answers them."""
+        """Score the video for several questions, given as text with their options; `Engine.answer` answers them."""
         encoded = self.encode()
         return self.engine.requests(encoded, texts, self.prefix_cache(encoded), self.timings, budget)
 
     def select(self, question: str, options: Sequence[str] = (), budget: int | None = None) -> Selection:
-        """Rank and choose the visual tokens for a question, without answering it; see `ask`."""
+        """Select the visual tokens for a question without answering it; the arguments are those of `ask`."""
         encoded = self.encode()
-        query_ids = self.engine.lm.prompter.query_ids(in_words(question, options))
+        query_ids = self.engine.lm.prompter.query_ids(question_text(question, options))
         return self.engine.select_encoded(encoded, [query_ids], self.prefix_cache(encoded), budget)[0]
 
     def ask(
@@ -191,54 +189,54 @@ class VideoSession:
         """Answer one question.
 
         Args:
-            question: in words.
-            max_new_tokens: the most tokens of the answer.
-            options: of a multiple-choice question, listed below it as A, B, ...
-            budget: K, visual tokens kept for this question; None: the model's.
+            question: its text.
+            max_new_tokens: the maximum length of the answer, in tokens.
+            options: the options of a multiple-choice question, listed below it as A, B, ...
+            budget: K, the number of visual tokens to keep for this question; None: the model's budget.
 
         Returns:
-            The answer; its timings hold this question's own `score`, `prefill` and `generate`, and the video's shared
-            `decode` and `encode`.
+            The answer. In its timings, `score`, `prefill` and `generate` are for this question, `decode` and `encode`
+            for the video.
 
         Raises:
             ValueError: for an empty question.
         """
         with self.naming_its_file():
-            return self.engine.answer(self.requests([in_words(question, options)], budget), max_new_tokens)[0]
+            return self.engine.answer(self.requests([question_text(question, options)], budget), max_new_tokens)[0]
 
     def ask_all(
         self, questions: Sequence[str], max_new_tokens: int = 64, options: Sequence[Sequence[str]] = ()
     ) -> list[Answer]:
-        """Answer several questions at once: the video is scored for all of them, the answers are one batch.
+        """Answer several questions in one batch.
 
-        The same answers as from `ask` one by one; see `FlexSelect.ask_all` for questions about several videos.
+        The answers are the same as from `ask`. For questions about several videos, see `FlexSelect.ask_all`.
 
         Args:
-            questions: a list.
-            max_new_tokens: the most tokens of an answer.
-            options: those of each question; none where no question has any.
+            questions: a list of texts.
+            max_new_tokens: the maximum length of an answer, in tokens.
+            options: one list of options per question; empty if no question has options.
         """
         if isinstance(questions, str) or (options and len(options) != len(questions)):
             raise ValueError("ask_all takes a list of questions, and options for each or for none; one question: ask")
-        texts = [in_words(question, its) for question, its in zip(questions, options or [()] * len(questions))]
+        texts = [question_text(*pair) for pair in zip(questions, options or [()] * len(questions))]
         with self.naming_its_file():
             return self.engine.answer(self.requests(texts), max_new_tokens)
 
-    # -- where it lies
+    # -- storage
 
     def _file(self, name: str) -> Path:
         self._folder = self._folder or TemporaryDirectory(prefix="flexselect-")
         return Path(self._folder.name) / name
 
-    def _put(self, encoded: EncodedVideo) -> EncodedVideo:
+    def _store(self, encoded: EncodedVideo) -> EncodedVideo:
         if self.keep_on != "disk":
             return encoded if self.keep_on is None else encoded.to(self.keep_on)
         file = self._file("features.safetensors")
         write_encoded(file, encoded)
         return read_encoded(file, encoded.prefix_ids)[0]
 
-    def _put_states(self, parts: Iterator[PrefixCache]) -> Iterator[PrefixCache]:
-        """Each part is put away before the next is made."""
+    def _store_states(self, parts: Iterator[PrefixCache]) -> Iterator[PrefixCache]:
+        """Store each part before the next one is computed."""
         for number, part in enumerate(parts):
             if self.keep_on == "disk":
                 file = self._file(f"states-{number}.safetensors")
@@ -248,17 +246,17 @@ class VideoSession:
                 yield part if self.keep_on is None else part.to(self.keep_on)
 
 
-def in_words(question: str, options: Sequence[str] = ()) -> str:
-    """A question with its options, as the model reads them.
+def question_text(question: str, options: Sequence[str] = ()) -> str:
+    """Return a question with its options as the model reads them.
 
     Raises:
-        ValueError: for an empty one.
+        ValueError: if the question is empty.
     """
     return VideoQuestion("", "", checked_question(question), tuple(options)).text
 
 
 def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSession:
-    """See `FlexSelect.load_session`."""
+    """Read a session file; see `FlexSelect.load_session`."""
     check_place(keep_on)
     if file.is_dir():
         raise ValueError(f"{file} is a folder, and no session")
@@ -268,11 +266,11 @@ def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSessio
         raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
     scored, expected = saved.pop("scored", None), engine.provenance
     same_scorer = scored == expected.pop("scored")
-    if engine.scorer is None or engine.scorer.projection is None:  # what a selector saw is not looked at
+    if engine.scorer is None or engine.scorer.projection is None:  # selector features are not used
         saved["selector"] = None
-    other = describe_differences(saved, expected)
-    if other:
-        raise ValueError(f"{file} was saved by another model ({other}): open the video again")
+    differences = describe_differences(saved, expected)
+    if differences:
+        raise ValueError(f"{file} was saved by another model ({differences}): open the video again")
     session = VideoSession(engine, None, encoded if keep_on is not None else encoded.to(engine.lm.device))
     session.keep_on, session.saved_in = keep_on, file
     return session.restore(states) if states and same_scorer else session

@@ -1,4 +1,4 @@
-"""What is refused before minutes are spent on it, and in which words."""
+"""Checks of input, with messages, before any long work begins."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch import Tensor
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a value that is none of the choices."""
+    """Refuse a value that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Refuse a name that nothing takes.
+def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse an unknown option.
 
     Args:
-        given: names.
-        known: those that there are.
-        what: has no such option.
+        names: names of options.
+        known: names of all options that exist.
+        what: the function or verb that takes the options, for the message.
 
     Raises:
-        ValueError: naming the first that is not known, the nearest one that is, and all of them.
+        ValueError: naming the first unknown name, the nearest known name, and all known names.
     """
-    for name in given:
+    for name in names:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}? " if near else ""
@@ -38,7 +38,7 @@ def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
 
 
 def check_place(keep_on: str | None) -> None:
-    """Refuse a place to keep things that is neither "disk" nor a device of this machine."""
+    """Refuse a `keep_on` that is neither "disk" nor a device of this machine."""
     if keep_on in (None, "disk"):
         return
     try:
@@ -52,7 +52,7 @@ def check_place(keep_on: str | None) -> None:
 
 
 def check_cache(folder: str, most_gb: float) -> None:
-    """Refuse a feature cache that cannot be written, or has no room.
+    """Refuse a feature cache whose folder cannot be written, or whose size is not above 0.
 
     Raises:
         ValueError: naming the option and the reason.
@@ -61,15 +61,15 @@ def check_cache(folder: str, most_gb: float) -> None:
         raise ValueError(f"feature_cache_gb must be above 0, got {most_gb}")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        tried = Path(folder) / f".writable-{os.getpid()}"
-        tried.touch()
-        tried.unlink()
+        test_file = Path(folder) / f".writable-{os.getpid()}"
+        test_file.touch()
+        test_file.unlink()
     except OSError as error:
         raise ValueError(f"feature_cache {folder} cannot be written: {error.strerror}") from error
 
 
 def checked_frames(video: Tensor | np.ndarray) -> Tensor:
-    """Frames as a tensor uint8 [T, h, w, 3]."""
+    """Return frames as a tensor, uint8 [T, h, w, 3]; refuse any other shape or dtype."""
     if not isinstance(video, (Tensor, np.ndarray)):
         raise ValueError(f"a video is a path, or frames as a tensor or array; got {type(video).__name__}")
     frames = torch.as_tensor(video)
@@ -79,15 +79,15 @@ def checked_frames(video: Tensor | np.ndarray) -> Tensor:
 
 
 def checked_question(question: Any) -> str:
-    """A question in words."""
+    """Return the question; refuse one that is empty or no text."""
     if not isinstance(question, str) or not question.strip():
         raise ValueError("the question is empty")
     return question
 
 
 def checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:
-    """Times of `count` frames, float64 [count]."""
+    """Return the times of `count` frames as float64 [count]; refuse times that are not finite and ascending."""
     times = torch.as_tensor(seconds, dtype=torch.float64)
     if times.shape != (count,) or not bool(times.isfinite().all() and (times.diff() >= 0).all()):
-        raise ValueError(f"seconds must be {count} finite numbers in ascending order, one a frame")
+        raise ValueError(f"seconds must be {count} finite numbers in ascending order, one per frame")
     return times

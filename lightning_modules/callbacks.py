@@ -1,4 +1,4 @@
-"""What is written and shown while questions are answered."""
+"""Callbacks that write answers and show progress."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
-    """Writes each answer as it comes, and lets a stopped run go on where it stopped.
+    """Writes each answer at once, and skips questions that an earlier run answered.
 
-    `predictions.jsonl` gets one line a question; `validate` also writes `results.json`. Questions answered by an
-    earlier run with the same settings are skipped; those that failed are asked again. With several processes each
-    writes a file of its own, merged at the end.
+    `predictions.jsonl` gets one line per question; `validate` also writes `results.json`. A run with the same settings
+    skips questions that an earlier run answered, and asks failed ones again. With several processes, each writes its
+    own file; the files are merged at the end.
 
     Args:
-        output_dir: where to; None: a folder under outputs/ named after the settings, so that two settings never mix.
+        output_dir: output folder; None: a folder under outputs/ named after the settings, so that settings never mix.
     """
 
     def __init__(self, output_dir: str | None = None) -> None:
         self.output_dir = output_dir
-        self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}  # of this run's questions, earlier answers included
-        self.lost = 0  # questions without a row at the end: there should be none
-        self._file: Path | None = None  # set where questions are answered
+        self.rows: dict[
+            tuple[str, str, str], dict[str, Any]
+        ] = {}  # this run's rows by question key, including answers of earlier runs
+        self.lost = 0  # questions without a row at the end: an error if above 0
+        self._file: Path | None = None  # set in verbs that answer questions
 
     # -- begin
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read what an earlier run has answered, and leave it out."""
+        """Read the answers of earlier runs and skip their questions."""
         if stage not in ("predict", "validate") or not isinstance(pl_module, VideoQA):
             return
         videos = {question.video for question in pl_module.data.questions}
@@ -92,7 +94,7 @@ class PredictionWriter(Callback):
         questions: dict[tuple[str, str, str], VideoQuestion],
         hash_of: Callable[[str], str | None],
     ) -> list[dict[str, Any]]:
-        """Those that answer what is asked now; those of questions that are not asked now stay, too."""
+        """Return the rows that answer the current questions, and rows of questions that are not in this run."""
         kept = []
         for row in rows:
             question = questions.get(prediction_key(row))
@@ -104,7 +106,7 @@ class PredictionWriter(Callback):
         return kept
 
     def folder(self, pl_module: LightningModule) -> Path:
-        """Where this run writes."""
+        """Return the output folder of this run."""
         if self.output_dir is not None:
             return Path(self.output_dir)
         settings = json.dumps(self._settings(pl_module), sort_keys=True)
@@ -112,7 +114,7 @@ class PredictionWriter(Callback):
         return Path("outputs") / name
 
     def _settings(self, pl_module: VideoQA) -> dict[str, Any]:
-        """All that decides an answer: of the model, and of how questions are put."""
+        """Everything that decides an answer: settings of the model and of the data."""
         return {**pl_module.settings, **pl_module.data.settings}
 
     # -- one answer
@@ -120,7 +122,7 @@ class PredictionWriter(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], *_: Any, **__: Any
     ) -> None:
-        """Write each answer at once: a kill loses the one at work."""
+        """Write each answer at once: after a kill only the current one is missing."""
         if self._file is None:
             return
         self.rows[prediction_key(outputs)] = outputs
@@ -139,13 +141,13 @@ class PredictionWriter(Callback):
     # -- end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what there is to go on from."""
+        """Log how many answers are there to continue from."""
         if self._file is not None and trainer.is_global_zero:
-            there = len(read_answers(self.folder(pl_module)))
-            log.warning("%d answers are in %s; call again to go on", there, self.folder(pl_module))
+            count = len(read_answers(self.folder(pl_module)))
+            log.warning("%d answers are in %s; call again to go on", count, self.folder(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the processes' files; say what was done."""
+        """Merge the files of all processes and log a summary."""
         if self._file is None:
             return
         folder = self.folder(pl_module)
@@ -167,7 +169,7 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier("predictions are merged")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As predict, and the results in one file."""
+        """Merge the files as for predict, and write the results."""
         self.on_predict_end(trainer, pl_module)
         if self._file is not None and trainer.is_global_zero:
             data, folder = pl_module.data, self.folder(pl_module)
@@ -182,32 +184,34 @@ class PredictionWriter(Callback):
 
 
 def _say_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, str], VideoQuestion]) -> None:
-    """A question that reads otherwise than before is another one: whoever looks rows up by their id must know."""
+    """Log answers whose question was reworded under the same id: they stay in the file beside the new ones."""
     asked = {key[:2] for key in questions}
     old = [row for row in rows if prediction_key(row) not in questions and prediction_key(row)[:2] in asked]
     if old:
-        said = "%d earlier answers have the id and video of a question that now reads otherwise, which is asked anew; "
-        said += "the old ones stay in predictions.jsonl beside it (the first: id %s, %r)"
-        log.info(said, len(old), old[0]["id"], old[0]["question"])
+        message = (
+            "%d earlier answers have the id and video of a question that now reads otherwise, which is asked anew; "
+        )
+        message += "the old ones stay in predictions.jsonl beside it (the first: id %s, %r)"
+        log.info(message, len(old), old[0]["id"], old[0]["question"])
 
 
 class QuestionProgressBar(TQDMProgressBar):
-    """The bar counts questions, and says how many videos are done."""
+    """A progress bar that counts questions, videos and errors."""
 
     def __init__(self) -> None:
         super().__init__()
         self._videos: set[str] = set()
         self._errors = 0
-        self._total: int | None = None  # videos of the run, counted once
+        self._total: int | None = None  # number of videos, counted once
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
-        """One question more."""
+        """Advance the bar by one question."""
         super().on_predict_batch_end(trainer, pl_module, *step)
         if isinstance(pl_module, VideoQA):
             self._show(self.predict_progress_bar, trainer, step[0])
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
-        """One question more."""
+        """Advance the bar by one question."""
         super().on_validation_batch_end(trainer, pl_module, *step)
         if isinstance(pl_module, VideoQA):
             self._show(self.val_progress_bar, trainer, step[0])

@@ -1,4 +1,4 @@
-"""Ends a run soon after SIGTERM (SLURM, Kubernetes, spot machines) or Ctrl-C: nothing that is written is lost."""
+"""End a run soon after SIGTERM (SLURM, Kubernetes, spot machines) or Ctrl-C, without losing what was written."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lightning_modules.selector_checkpoints import ResumePoint, can_save
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 20  # seconds that the first process waits for those that it started
+PATIENCE = 20  # seconds that the first process waits for the processes it started
 
 
 class Interrupted(BaseException):
-    """The run was told to stop. No error: whatever handles errors of single questions lets it pass.
+    """The run was told to stop. Not an `Exception`, so that handlers for failed questions let it pass.
 
     Args:
-        signum: of the signal.
+        signum: number of the signal.
     """
 
     def __init__(self, signum: int) -> None:
@@ -34,23 +34,24 @@ class Interrupted(BaseException):
 
     @property
     def status(self) -> int:
-        """The exit status of a process that a signal ended: 143 for SIGTERM, 130 for SIGINT."""
+        """The exit status of a process that ended by a signal: 143 for SIGTERM, 130 for SIGINT."""
         return 128 + self.signum
 
 
 class Interruption(Callback):
-    """Turns signals into `Interrupted`: at once, or where a training is in a step, once that step can be saved.
+    """Turns signals into `Interrupted`: at once, or after the current training step, so that the step can be saved.
 
-    A context manager around all that may be interrupted, and a callback of the trainer in it. Lightning's own handlers
-    would let predict run on, end validate and fit with status 0, and talk to other processes from within the handler.
+    It is a context manager around everything that may be interrupted, and a callback of the trainer. Lightning's
+    handlers would let predict run on, end validate and fit with status 0, and talk to other processes from within the
+    handler.
 
     Attributes:
-        received: the signal that came; None: none.
+        received: the signal that was received; None: none so far.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._waits = False  # for the end of a training step
+        self._waits = False  # whether to wait for the end of a training step
         self._before: dict[int, Any] = {}
         self._pid = os.getpid()
 
@@ -63,7 +64,7 @@ class Interruption(Callback):
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
     def _install(self) -> None:
-        """Take the signals; SLURM warns of a time limit by SIGUSR1 (`sbatch --signal=USR1@120`)."""
+        """Install the handlers; SLURM announces a time limit by SIGUSR1 (`sbatch --signal=USR1@120`)."""
         if threading.current_thread() is not threading.main_thread():
             return
         wanted = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
@@ -73,10 +74,10 @@ class Interruption(Callback):
                 self._before.setdefault(signum, before)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a data loader's worker: it ends with the process that it works for
+        if os.getpid() != self._pid:  # a DataLoader worker, which ends with its parent
             raise KeyboardInterrupt
         if self.received is not None:
-            if signum == signal.SIGINT:  # once more: whoever is there does not want to wait
+            if signum == signal.SIGINT:  # a second Ctrl-C: the user does not want to wait
                 os._exit(128 + signum)
             return
         self.received = signum
@@ -84,32 +85,32 @@ class Interruption(Callback):
             raise Interrupted(signum)
 
     def check(self) -> None:
-        """Stop if a signal came: it may have been raised where Python throws exceptions away."""
+        """Raise `Interrupted` if a signal was received: Python may have swallowed the first exception."""
         if self.received is not None:
             raise Interrupted(self.received)
 
     # -- as a callback
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has put its own handlers in place just before."""
+        """Install the handlers again: Lightning has just installed its own."""
         self._install()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `on_predict_start`; one within a training is not waited for, there is a checkpoint from before it."""
+        """Install the handlers again. A validation within a training is not waited for: a checkpoint precedes it."""
         self._install()
         self._waits = False
         self.check()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a step is waited for, so that it can be saved."""
+        """From now on, wait for the end of a training step, so that it can be saved."""
         self._install()
         self.check()
         self._waits = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save and stop, in all processes at the same step; where a validation comes next, stop there."""
-        here = self.received is not None
-        told = trainer.strategy.reduce_boolean_decision(here, all=False) if trainer.world_size > 1 else here
+        """Save and stop, in all processes at the same step; if a validation comes next, stop before it."""
+        received = self.received is not None
+        told = trainer.strategy.reduce_boolean_decision(received, all=False) if trainer.world_size > 1 else received
         if not told or not can_save(trainer):
             return
         for callback in trainer.callbacks:
@@ -118,28 +119,28 @@ class Interruption(Callback):
         raise Interrupted(self.received or signal.SIGTERM)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of a training, its next step is waited for again."""
+        """Within a training, wait for the next training step again."""
         self._waits = bool(trainer.training)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is left to do takes no time."""
+        """Stop waiting: the rest of a training takes no time."""
         self._waits = False
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Between two questions."""
+        """Stop between two questions."""
         self.check()
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Between two questions."""
+        """Stop between two questions."""
         self.check()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Tell the processes that this one started, and wait for them to have written what they have."""
+        """Tell the processes that this one started to stop, and wait until they have written their rows."""
         launcher = trainer.strategy.launcher
         if not isinstance(exception, Interrupted) or not isinstance(launcher, _SubprocessScriptLauncher):
             return
         if started_by_another():
-            os.kill(os.getppid(), signal.SIGTERM)  # it ends the others; it knows already, in most cases
+            os.kill(os.getppid(), signal.SIGTERM)  # the parent ends the others; in most cases it already knows
         launcher.kill(signal.SIGTERM)
         for process in launcher.procs:
             try:
@@ -149,12 +150,12 @@ class Interruption(Callback):
 
 
 def started_by_another() -> bool:
-    """Whether this is a process that Lightning's first one started: that one's exit status is what counts."""
+    """Return whether Lightning's first process started this one; the first one's exit status counts."""
     return int(os.environ.get("LOCAL_RANK", 0)) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def requeue() -> None:
-    """Put this SLURM job back into the queue: it goes on where it stopped."""
+    """Put this SLURM job back into the queue; it will continue where it stopped."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

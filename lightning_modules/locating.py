@@ -1,4 +1,4 @@
-"""Predict: recall of needles at every layer, and the reference layer to use."""
+"""Predict recall of needles at every layer, and recommend a reference layer."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 
 class Locating(LightningModule):
-    """Finds the layer whose attention recalls needles best, in one forward pass a clip.
+    """Finds the layer whose attention recalls needles best, in one forward pass per clip.
 
-    Writes to `--output_dir`: `locate.json`, `use.yaml`, a config for the other verbs, `locate.png` and
+    Writes to `--output_dir`: `locate.json`; `use.yaml`, a config for the other verbs; `locate.png`; and
     `states_by_layer.png`.
 
     Args:
-        family: of the model; its numbers apply.
+        family: the family of the model.
         options: see `flexselect.options.LoadingOptions`.
     """
 
@@ -44,17 +44,17 @@ class Locating(LightningModule):
         self.options = LoadingOptions(device=None, **options)
         self.save_hyperparameters(asdict(self.options))
         self.family = family
-        self.recalls = CatMetric()  # gathers over processes, however many clips each has
+        self.recalls = CatMetric()  # gathers clips over all processes
         self.chance = 0.0
         self._lm: VideoLM | None = None
 
     @property
     def folder(self) -> Path:
-        """Where to."""
+        """The output folder."""
         return Path(self.trainer.default_root_dir)
 
     def setup(self, stage: str) -> None:
-        """Refuse now what would fail at the end."""
+        """Check before the run what is needed at its end."""
         check_matplotlib()
 
     def configure_model(self) -> None:
@@ -64,7 +64,7 @@ class Locating(LightningModule):
             self._lm = load_lm(self.family, replace(self.options, device=device))
 
     def predict_step(self, clip: NeedleClip, batch_idx: int) -> Tensor:
-        """Recall at every layer; of the first clip, also where text, needle and other tokens lie."""
+        """Compute recall at every layer; for the first clip also hidden states of text, needle and other tokens."""
         assert self._lm is not None
         recalls = clip_recalls(self._lm, clip)
         self.recalls.update(recalls[None])
@@ -77,7 +77,7 @@ class Locating(LightningModule):
 
     @property
     def known_by(self) -> dict[str, Any]:
-        """What a result must be known by: the model, the clips, packages."""
+        """Provenance of the result: model, clips, packages."""
         clips: Recorded = self.trainer.datamodule
         weights = weights_hash(self.family.path)
         return {
@@ -88,15 +88,15 @@ class Locating(LightningModule):
         }
 
     def on_predict_end(self) -> None:
-        """Gather, write, draw, recommend."""
-        every = self.recalls.compute().cpu()  # [clips, layers, 2]
+        """Gather the recalls, write and draw them, recommend a layer."""
+        recalls = self.recalls.compute().cpu()  # [clips, layers, 2]
         if not self.trainer.is_global_zero:
             return
-        found, folder = summary(every, self.chance), self.folder
-        write_atomically(folder / "locate.json", json.dumps({**found, **self.known_by}, indent=2))
-        use = {name: found[name] for name in ("reference_layer", "reduction")}
+        summary_by_layer, folder = summary(recalls, self.chance), self.folder
+        write_atomically(folder / "locate.json", json.dumps({**summary_by_layer, **self.known_by}, indent=2))
+        use = {name: summary_by_layer[name] for name in ("reference_layer", "reduction")}
         write_atomically(
             folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": use}})
         )
-        recall_by_layer(folder / "locate.png", found)
-        log.info("%s, or --config %s\n%s", table(found), folder / "use.yaml", folder / "locate.png")
+        recall_by_layer(folder / "locate.png", summary_by_layer)
+        log.info("%s, or --config %s\n%s", table(summary_by_layer), folder / "use.yaml", folder / "locate.png")

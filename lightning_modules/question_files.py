@@ -1,4 +1,4 @@
-"""What is written for each answered question beside its answer: pictures, and the page of a whole run."""
+"""Files for each answered question besides its answer: pictures, and data for the report."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 
 
 class QuestionFiles(Callback, ABC):
-    """Something written for each answered question; a question for which it is missing is asked again.
+    """Writes a file for each answered question; a question without its file is asked again.
 
-    `PredictionWriter` says which `folder`, and runs first.
+    `PredictionWriter` runs first and sets `folder`.
     """
 
     folder = Path()
 
     @abstractmethod
     def path(self, row: dict[str, Any]) -> Path:
-        """What is there when a question is done."""
+        """Return the file that exists once a question is done."""
 
     @abstractmethod
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
-        """Write it; the module has just answered."""
+        """Write the file; the module has just answered."""
 
     # Final from here on.
 
@@ -48,7 +48,7 @@ class QuestionFiles(Callback, ABC):
         *_: Any,
         **__: Any,
     ) -> None:
-        """After an answer; a video that cannot be read once more is warned of, and the run goes on."""
+        """Write after an answer; if the video cannot be read again, warn and continue."""
         if not isinstance(pl_module, VideoQA) or pl_module.answer is None:
             return
         path = self.path(outputs)
@@ -64,17 +64,17 @@ class QuestionFiles(Callback, ABC):
 
 
 class QuestionPictures(QuestionFiles):
-    """All pictures of each question, in a folder of its own under `pictures/`: what `visualize` draws.
+    """Draws all pictures of each question into its folder under `pictures/`: what `visualize` does.
 
     Args:
-        units: how many units a picture shows.
+        units: number of units in a picture.
     """
 
     def __init__(self, units: int = 12) -> None:
         self.units = units
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot be drawn, before anything is asked."""
+        """Check that pictures can be drawn, before any question is asked."""
         check_matplotlib()
         if not isinstance(pl_module, VideoQA) or pl_module.hparams.selector is None:
             raise UsageError(
@@ -82,11 +82,11 @@ class QuestionPictures(QuestionFiles):
             )
 
     def path(self, row: dict[str, Any]) -> Path:
-        """The last picture that every question has."""
+        """Return the picture that is drawn last and for every question."""
         return self.folder / "pictures" / file_name(row) / "states_by_layer.png"
 
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
-        """Draw."""
+        """Draw the pictures of one question."""
         from flexselect.visualize import draw_all
 
         assert module.session is not None and module.answer is not None and module.answer.selection is not None
@@ -95,30 +95,30 @@ class QuestionPictures(QuestionFiles):
         draw_all(folder, module.session, item.question.text, module.answer.selection, title, self.units)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where they are."""
+        """Log the folder."""
         if trainer.is_global_zero and (self.folder / "pictures").is_dir():
             log.info("%s", self.folder / "pictures")
 
 
 class Report(QuestionFiles):
-    """`report.html`, a page of the whole run that needs nothing else: what `--report` writes.
+    """Writes `report.html`, one self-contained page about the whole run: what `--report` does.
 
-    What it shows of each question lies under `report/`, so that a run that was stopped goes on with its page, too.
+    The data of each question is kept under `report/`, so that an interrupted run can complete its page.
     """
 
     def path(self, row: dict[str, Any]) -> Path:
-        """What the page shows of a question."""
+        """Return the file with a question's data for the page."""
         return self.folder / "report" / f"{file_name(row)}.json"
 
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
-        """Keep the frames that mattered, small."""
+        """Save small versions of the most relevant frames."""
         from flexselect.visualize.report import seen
 
         assert module.session is not None and module.answer is not None
         write_atomically(self.path(row), json.dumps(seen(module.session, module.answer.selection)))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the page together."""
+        """Write the page."""
         if not trainer.is_global_zero or not isinstance(pl_module, VideoQA):
             return
         from flexselect.visualize.report import write_report
@@ -143,7 +143,7 @@ class Report(QuestionFiles):
 
 
 def file_name(row: dict[str, Any]) -> str:
-    """A name for what is written of a question: its id as far as a file can have it, and a hash of its key."""
+    """Return a file name for a question: its id, as far as file systems allow, and a hash of its key."""
     readable = re.sub(r"[^\w.-]+", "_", row["id"])[:60]
     key = "\0".join(prediction_key(row))
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""How well a selector ranks, beside what chance would give."""
+"""Metrics of a selector's ranking, beside those of random and uniform rankings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ RANKINGS = ("selector", *CONTROLS)
 
 
 def metric_name(ranking: str, measure: str, share: float) -> str:
-    """As it is logged, "selector_recall_0_05" for one."""
+    """Return the name under which a metric is logged, for example "selector_recall_0_05"."""
     return f"{ranking}_{measure}_{share:g}".replace(".", "_")
 
 
 class RankingMetrics(nn.Module):
-    """Spearman's correlation with the teacher, and how many of its best tokens are found at several budgets.
+    """Spearman's correlation with the teacher, and recall of its best tokens at several budgets.
 
-    Recall is the share of the teacher's best K among the selector's best K; overlap is what both share of all that
-    either has. Means over clips, of the selector and of the controls.
+    Recall is the share of the teacher's best K tokens that are among the selector's best K. Overlap is the Jaccard
+    index of the two. All are means over clips, for the selector and for the controls.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class RankingMetrics(nn.Module):
         self.means = nn.ModuleDict({name: MeanMetric() for name in names})
 
     def add(self, student: Tensor, teacher: Tensor) -> None:
-        """One clip's scores, [V] both."""
+        """Add the scores of one clip, both [V]."""
         for ranking, scores in {"selector": student, **_drawn_by_chance(student)}.items():
             self.means[f"{ranking}_spearman"].update(spearman(scores, teacher))
             for share in BUDGETS:
@@ -43,22 +43,22 @@ class RankingMetrics(nn.Module):
                 self.means[metric_name(ranking, "overlap", share)].update(overlap_at_k(scores, teacher, k))
 
     def computed(self) -> dict[str, float]:
-        """All of them, over all processes."""
+        """Return all metrics, over all processes."""
         return {name: float(mean.compute()) for name, mean in self.means.items()}
 
 
-def in_words(found: dict[str, float]) -> str:
-    """Recall beside the controls', in one line."""
+def in_words(metrics: dict[str, float]) -> str:
+    """Format the recall of the selector and of the controls as one line."""
     shares = []
     for share in BUDGETS:
-        ours, *chance = (found[metric_name(ranking, "recall", share)] for ranking in RANKINGS)
+        selector, *chance = (metrics[metric_name(ranking, "recall", share)] for ranking in RANKINGS)
         controls = ", ".join(f"{name} {value:.2f}" for name, value in zip(CONTROLS, chance))
-        shares.append(f"best {share:.0%} {ours:.3f} ({controls})")
+        shares.append(f"best {share:.0%} {selector:.3f} ({controls})")
     return f"of the teacher's tokens the selector finds: {'; '.join(shares)}"
 
 
 def _drawn_by_chance(scores: Tensor) -> dict[str, Tensor]:
-    """What the controls give as many tokens."""
+    """Return the scores of the controls for as many tokens."""
     nothing = torch.empty(0, dtype=torch.long)
     tokens = EncodedVideo(nothing, scores[:, None], (len(scores), 1, 1))
     return {name: control().score(tokens, nothing).to(scores.device) for name, control in CONTROLS.items()}

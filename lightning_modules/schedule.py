@@ -1,4 +1,4 @@
-"""The learning rate of both trainings: linear warm-up, then a cosine."""
+"""Learning rate schedule: linear warm-up, then a cosine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int, floor: float = 0.0) -> dict[str, Any]:
-    """What `configure_optimizers` returns.
+    """Build the return value of `configure_optimizers`.
 
     Args:
-        optimizer: with the highest learning rate.
-        steps: of the whole training.
-        warmup: of them.
-        floor: share of the highest rate that the cosine ends at.
+        optimizer: its learning rate is the highest one.
+        steps: number of steps of the whole training.
+        warmup: number of warm-up steps.
+        floor: the final learning rate, as a share of the highest.
     """
 
     def factor(step: int) -> float:
@@ -29,16 +29,16 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: int, floor: float = 
 
 
 def total_steps(trainer: Trainer, batches: int) -> int:
-    """Optimizer steps of a whole training.
+    """Return the number of optimizer steps of a whole training.
 
-    Not `trainer.estimated_stepping_batches`, which begins to read the data before a checkpoint says from where.
+    `trainer.estimated_stepping_batches` would begin to read data before the checkpoint says where to continue.
 
     Args:
-        trainer: knows the epochs, and how many batches make a step.
-        batches: of an epoch, of this process, as many as are taken.
+        trainer: for the number of epochs and of batches per step.
+        batches: number of batches per epoch in this process.
 
     Raises:
-        ValueError: for a training without an end.
+        ValueError: if the training has no end.
     """
     known = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:

@@ -1,4 +1,4 @@
-"""What a selector's training leaves behind: a checkpoint to go on from, the best one, and that one exported."""
+"""Checkpoints of a selector's training: one to resume from, the best one, and its export."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FOLDER, LAST, EXPORTED = "checkpoints", "last.ckpt", "selector"
 
 
 def selector_checkpoints(root: Path, monitor: str, save_every: int) -> list[Callback]:
-    """Callbacks of `fit`.
+    """Return the callbacks of `fit`.
 
     Args:
         root: `--output_dir`; gets `checkpoints/last.ckpt`, `checkpoints/best.ckpt` and `selector/`.
-        monitor: the metric that says which is best, the larger the better.
-        save_every: steps between two writings of `last.ckpt`; it is written after each validation, too.
+        monitor: the metric for the best checkpoint; larger is better.
+        save_every: write `last.ckpt` after this many steps; it is also written after each validation.
     """
     best = ModelCheckpoint(
         root / FOLDER, "best", monitor=monitor, mode="max", save_on_train_epoch_end=False, enable_version_counter=False
@@ -31,96 +31,96 @@ def selector_checkpoints(root: Path, monitor: str, save_every: int) -> list[Call
 
 
 def check_save_every(steps: int) -> None:
-    """Refuse what cannot be counted, before a model is loaded.
+    """Refuse a `save_every` below 1, before a model is loaded.
 
     Raises:
-        ValueError: for fewer than one step.
+        ValueError: if it is below 1.
     """
     if steps < 1:
         raise ValueError(f"save_every must be at least 1 step, got {steps}; a large number saves after epochs alone")
 
 
 class ResumePoint(Callback):
-    """Keeps one checkpoint to go on from, and says where the training begins and stops.
+    """Keeps one checkpoint to resume from, and logs where the training starts and stops.
 
     Args:
-        path: of the checkpoint.
-        every: steps, see `check_save_every`.
+        path: the checkpoint file.
+        every: save after this many steps, see `check_save_every`.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
-        self.step: int | None = None  # of the checkpoint
+        self.step: int | None = None  # step of the last saved checkpoint
         self.began = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say from where."""
+        """Log the step that the training resumes from."""
         self.began = True
         if trainer.global_step:
             self.step = trainer.global_step
             log.info("going on from step %d", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Within an epoch, and before each validation: one that is stopped is done again."""
+        """Save within an epoch, and before each validation: an interrupted validation is done again."""
         due = trainer.global_step % self.every == 0 or validates_soon(trainer)
         if due and can_save(trainer) and trainer.global_step != self.step:
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a validation within a training."""
+        """Save after a validation within a training."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where nothing is validated."""
+        """Save at the end of an epoch without validation."""
         if self.step != trainer.global_step:
             self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say what is there to go on from."""
+        """Log which checkpoint there is to resume from."""
         if self.began:
-            there = "nothing was saved yet" if self.step is None else f"{self.path} is of step {self.step}"
-            log.warning("stopped at step %d; %s; call again to go on", trainer.global_step, there)
+            checkpoint = "nothing was saved yet" if self.step is None else f"{self.path} is of step {self.step}"
+            log.warning("stopped at step %d; %s; call again to go on", trainer.global_step, checkpoint)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A training that was done before is not begun."""
+        """Log if the training was already complete."""
         if self.step is None and trainer.ckpt_path:
             log.warning(
                 "nothing left to train: %s is of the last step; give another --output_dir, or more epochs", self.path
             )
 
     def save(self, trainer: Trainer) -> None:
-        """Write it now."""
+        """Write the checkpoint now."""
         self.step = trainer.global_step
         trainer.save_checkpoint(self.path)
 
 
 def can_save(trainer: Trainer) -> bool:
-    """Whether a training can be gone on with from here: no gradient is half there, and no validation comes next.
+    """Return whether a training can resume from here: between optimizer steps, with no validation due.
 
-    Lightning does not make up for a validation between a checkpoint and the step after it.
+    Lightning skips a validation that is due between a checkpoint and the next step.
     """
     batch = trainer.fit_loop.epoch_loop.batch_idx
     return (batch + 1) % trainer.accumulate_grad_batches == 0 and not _validates_after(trainer, batch)
 
 
 def validates_soon(trainer: Trainer) -> bool:
-    """Whether a validation comes before the next step but one."""
+    """Return whether a validation follows this step or the next."""
     batch = trainer.fit_loop.epoch_loop.batch_idx
     return any(_validates_after(trainer, batch + more) for more in range(1, trainer.accumulate_grad_batches + 1))
 
 
 def _validates_after(trainer: Trainer, batch: int) -> bool:
-    """Whether an epoch ends, or is validated, after so many batches and one."""
+    """Return whether an epoch or a validation interval ends after this batch."""
     every, last = trainer.val_check_batch, trainer.num_training_batches - 1
     return batch >= last or (isinstance(every, int) and (batch + 1) % every == 0)
 
 
 class ExportSelector(Callback):
-    """Exports the best checkpoint when the training is done, or the last where nothing was validated.
+    """Exports the best checkpoint after the training; without validation, the last one.
 
     Args:
-        best: knows which is best.
+        best: the callback that tracks the best checkpoint.
         root: `--output_dir`.
     """
 
@@ -128,7 +128,7 @@ class ExportSelector(Callback):
         self.best, self.root = best, root
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it."""
+        """Export the selector."""
         trainer.save_checkpoint(self.root / FOLDER / LAST)
         if trainer.is_global_zero:
             chosen = self.best.best_model_path or str(self.root / FOLDER / LAST)

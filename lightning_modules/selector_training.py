@@ -1,4 +1,4 @@
-"""Trains a selector to rank visual tokens as the VideoLLM's reference layer does (FlexSelect-Lite, section 3.3)."""
+"""Train a selector to rank visual tokens as the VideoLLM's reference layer does (FlexSelect-Lite, section 3.3)."""
 
 from __future__ import annotations
 
@@ -31,32 +31,33 @@ from lightning_modules.selector_checkpoints import check_save_every, selector_ch
 log = logging.getLogger(__name__)
 BEST_BY = metric_name("selector", "recall", 0.05)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-NOTABLE = 0.3  # recall over chance: selectors with random weights reach 0.2, attention being what it is
-FREE = ("gradient_checkpointing", "save_every")  # may change from run to run
+NOTABLE = 0.3  # recall above chance; selectors with random weights reach 0.2
+FREE = ("gradient_checkpointing", "save_every")  # may differ when a training is resumed
 
 
 class SelectorTraining(LightningModule):
-    """Clips with a question each: the tower runs once, the frozen teacher scores, the selector learns.
+    """Per clip: the tower runs once, the frozen teacher scores the tokens, and the selector learns the ranking.
 
-    The teacher is no submodule: frozen weights belong in no checkpoint, and are neither moved nor wrapped. Where the
-    data module has stored scores, none of its decoder is loaded.
+    The teacher is not a submodule: its frozen weights are not written to checkpoints, moved or wrapped. If the data
+    module has stored scores, the teacher's decoder is not loaded.
 
     Args:
-        family: of the teacher.
-        selector: folder or hub id of a selector to go on from; None: a new one.
-        start: of a new one: "teacher", the VideoLLM's own first layers, or a small model's folder or hub id, see
-            `flexselect.training.initialization`; None: random weights.
-        sizes: of a new one's language model, over those of its start: `hidden_size`, `num_hidden_layers`, ...
-        loss: "silog", "listwise", or as released "spearman", "l1" or "l2"; see `flexselect.training.losses`.
-        lr: of AdamW, after warm-up and before the cosine.
-        warmup: share of all steps.
-        weight_decay: of AdamW.
-        freeze: parts of the selector that are not trained, "projector" or "decoder.embed_tokens" for two.
-        lora: of `peft.LoraConfig`: adapters are trained in place of the language model; merged on export.
-        gradient_checkpointing: less memory, a third more time.
-        save_every: steps between checkpoints to go on from after a kill.
-        options: of the teacher, see `flexselect.options.ScoringOptions`; the selector is trained with its reduction,
-            and its weights are float32, under the trainer's precision.
+        family: the family of the teacher.
+        selector: folder or hub id of a selector to continue training; None: a new selector.
+        start: initial weights of a new selector: "teacher" for the VideoLLM's first layers, or folder or hub id of a
+            small model, see `flexselect.training.initialization`; None: random weights.
+        sizes: sizes of a new selector's language model that differ from `start`: `hidden_size`, `num_hidden_layers`,
+            ...
+        loss: "silog", "listwise", or the released "spearman", "l1" and "l2"; see `flexselect.training.losses`.
+        lr: AdamW's learning rate after warm-up.
+        warmup: warm-up steps as a share of all steps.
+        weight_decay: AdamW's weight decay.
+        freeze: parts of the selector that are not trained, for example "projector" or "decoder.embed_tokens".
+        lora: arguments of `peft.LoraConfig`: train adapters instead of the language model; export merges them.
+        gradient_checkpointing: use less memory and a third more time.
+        save_every: steps between checkpoints to resume from.
+        options: options of the teacher, see `flexselect.options.ScoringOptions`. The selector is trained with the same
+            reduction; its weights are float32.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class SelectorTraining(LightningModule):
             self.selector.gradient_checkpointing_enable()
         freeze_parts(self.selector, freeze or [])
         self._student: LiteScorer | None = None
-        self._restored = False  # whether weights came from a checkpoint
+        self._restored = False  # whether weights were restored from a checkpoint
         self.metrics = RankingMetrics()
         self.clips_left_out = SumMetric()
 
     # -- begin
 
     def setup(self, stage: str) -> None:
-        """Refuse what would mean nothing.
+        """Check the precision.
 
         Raises:
             UsageError: for weights in half precision.
@@ -104,25 +105,25 @@ class SelectorTraining(LightningModule):
             raise UsageError(f"trainer.precision is {self.trainer.precision}: {reason}; use {' or '.join(PRECISIONS)}")
 
     def on_validation_start(self) -> None:
-        """Refuse to validate what was never trained.
+        """Check that there is a trained selector to validate.
 
         Raises:
-            UsageError: for neither a selector nor a checkpoint.
+            UsageError: if there is neither a selector nor a checkpoint.
         """
         trained = self.hparams.selector is not None or self._restored
         if self.trainer.state.fn == TrainerFn.VALIDATING and not trained:
             raise UsageError("nothing trained to validate: give --model.selector DIR, or --ckpt_path FILE")
 
     def configure_callbacks(self) -> list[Callback]:
-        """Checkpoints to go on from, the best one, and its export at the end."""
+        """Return the callbacks for checkpoints and export."""
         return selector_checkpoints(Path(self.trainer.default_root_dir), BEST_BY, self.hparams.save_every)
 
     def configure_model(self) -> None:
-        """Load what is needed of the teacher onto this process's device, once."""
+        """Load the needed parts of the teacher onto this process's device, once."""
         if self._student is not None:
             return
         stored = self._check_store()
-        start = None if self.hparams.selector is not None else self.hparams.start  # a selector has its weights
+        start = None if self.hparams.selector is not None else self.hparams.start  # a selector brings its weights
         copied = len(self.selector.decoder.layers) if start == TEACHER else 0
         layers = copied if stored else max(copied, self.teacher.layer + 1)
         lm = self.teacher.load(self.trainer.strategy.root_device, layers)
@@ -131,10 +132,10 @@ class SelectorTraining(LightningModule):
         self._student = LiteScorer(lm, self.selector, self.teacher.reduction, alignment="exact")
 
     def _check_store(self) -> bool:
-        """Whether there are stored scores.
+        """Return whether there are stored scores.
 
         Raises:
-            UsageError: for scores of another teacher, or not of all clips.
+            UsageError: if they are from another teacher, or do not cover all clips.
         """
         data = self.data
         if data.store is None:
@@ -150,58 +151,58 @@ class SelectorTraining(LightningModule):
 
     @property
     def data(self) -> TrainingSource:
-        """Where the clips come from."""
+        """The data module."""
         return self.trainer.datamodule
 
     @property
     def lm(self) -> VideoLM:
-        """The teacher."""
+        """The teacher's VideoLLM."""
         assert self._student is not None
         return self._student.lm
 
     # -- a step
 
     def scores(self, clips: list[TrainingClip]) -> tuple[list[Tensor], list[Tensor]]:
-        """Teacher's and selector's scores of each clip's visual tokens, float32 [V], from one run of the tower."""
+        """Return the teacher's and the selector's scores of each clip, float32 [V], from one run of the tower."""
         assert self._student is not None
         prompts = [clip.prompt for clip in clips if clip.prompt is not None]
         stored = [clip.teacher_scores.to(self.device) for clip in clips if clip.teacher_scores is not None]
         queries = [prompt.query_ids for prompt in prompts]
         videos = [self._encode(prompt, project=not stored) for prompt in prompts]
-        with self._as_it_is():
+        with self._teacher_precision():
             teacher = stored or self.teacher.scores(self.lm, videos, queries)
         student = self._student.scores(videos, queries, [self.teacher.frame_sets(video) for video in videos])
-        for clip, theirs, ours in zip(clips, teacher, student):
-            if theirs.shape != ours.shape:
+        for clip, expected, scores in zip(clips, teacher, student):
+            if expected.shape != scores.shape:
                 raise ValueError(
-                    f"clip {clip.key} has {len(ours)} visual tokens, its stored teacher scores {len(theirs)}: "
+                    f"clip {clip.key} has {len(scores)} visual tokens, its stored teacher scores {len(expected)}: "
                     "the video has changed since; score it again"
                 )
-        return [scores.clone() for scores in teacher], student  # out of inference mode
+        return [scores.clone() for scores in teacher], student  # copies are no inference tensors
 
     def _encode(self, prompt: VideoPrompt, project: bool) -> EncodedVideo:
-        """As the VideoLLM sees the clip, if wanted, and as the selector sees it, with gradients."""
+        """Encode a clip for the selector, with gradients, and for the VideoLLM if `project` is set."""
         clip = prompt.clip
-        with self._as_it_is():
+        with self._teacher_precision():
             views = list(self.lm.views(clip))
         selector_features = torch.cat([self.selector.project(view.clone(), grid) for view, grid in views])
         features = selector_features
         if project:
-            with self._as_it_is(), torch.inference_mode():
+            with self._teacher_precision(), torch.inference_mode():
                 features = torch.cat([self.lm.project(view, grid) for view, grid in views])
         return EncodedVideo(
             prompt.prefix_ids, features, clip.grid, clip.seconds_per_unit, clip.delimiters, selector_features
         )
 
-    def _as_it_is(self) -> torch.autocast:
-        """The teacher scores in its own precision, whatever the trainer's: as when scores are stored."""
+    def _teacher_precision(self) -> torch.autocast:
+        """Disable autocast: the teacher scores in its own precision, as when scores are stored."""
         return torch.autocast(self.device.type, enabled=False)
 
     def training_step(self, clips: list[TrainingClip]) -> Tensor:
-        """Mean loss over clips of any lengths; logs `train_loss`.
+        """Return the mean loss over the clips; log `train_loss`.
 
         Raises:
-            ValueError: for a loss that is not finite: training on would waste the time.
+            ValueError: if the loss is not finite.
         """
         self._count(clips)
         pairs = zip(*self.scores(clips))
@@ -211,18 +212,18 @@ class SelectorTraining(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before a gradient that is not finite spoils the weights; float16 scales its own down instead."""
+        """Stop if a gradient is not finite, before it reaches the weights; float16 has loss scaling instead."""
         if not str(self.trainer.precision).startswith("16"):
             grads = [weight.grad for weight in self.selector.parameters() if weight.grad is not None]
             self._refuse("gradient", torch.nn.utils.get_total_norm(grads))
 
-    def _refuse(self, what: str, value: Tensor) -> None:
+    def _refuse(self, name: str, value: Tensor) -> None:
         if not bool(torch.isfinite(value)):
             advice = "lower model.lr, or check the clips; the last checkpoint is from before"
-            raise ValueError(f"the {what} is {float(value)} at step {self.global_step}: {advice}")
+            raise ValueError(f"the {name} is {float(value)} at step {self.global_step}: {advice}")
 
     def validation_step(self, clips: list[TrainingClip]) -> None:
-        """Agreement with the teacher, beside what tokens drawn by chance or evenly spread would give."""
+        """Measure the agreement with the teacher, for the selector and for the controls."""
         if not self.trainer.sanity_checking:
             self._count(clips)
         if clips:
@@ -238,20 +239,20 @@ class SelectorTraining(LightningModule):
     # -- end
 
     def on_train_epoch_end(self) -> None:
-        """How many clips could not be used."""
+        """Log how many clips could not be used."""
         self.log("clips_left_out", self.clips_left_out)
         count = int(self.clips_left_out.compute())
         if count:
             log.warning("%d clips could not be used and were replaced; the reasons are above", count)
 
     def on_validation_epoch_end(self) -> None:
-        """Means over all processes, in words too; says so where the selector knows little more than chance."""
+        """Log means over all processes; warn if the selector is hardly better than chance."""
         self.log_dict(dict(self.metrics.means))
-        found = self.metrics.computed()
+        metrics = self.metrics.computed()
         if self.trainer.sanity_checking:
             return
-        log.info(in_words(found))
-        if found[BEST_BY] < found[metric_name("random", "recall", 0.05)] + NOTABLE:
+        log.info(in_words(metrics))
+        if metrics[BEST_BY] < metrics[metric_name("random", "recall", 0.05)] + NOTABLE:
             log.warning(
                 "that is little: it is not trained yet, or for another model, layer or reduction than %s, layer %d, %s",
                 *(self.family.path, self.teacher.layer, self.teacher.reduction),
@@ -259,10 +260,10 @@ class SelectorTraining(LightningModule):
         if self.trainer.state.fn == TrainerFn.VALIDATING and self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "results.json", json.dumps({**found, "settings": self.settings}, indent=2))
+            write_atomically(folder / "results.json", json.dumps({**metrics, "settings": self.settings}, indent=2))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What `export` and a resumed training need beside the weights: all in plain types."""
+        """Add what `export` and a resumed training need, in plain types."""
         card = {"layer": self.teacher.layer, "teacher": self.family.path, "steps": self.global_step}
         card |= {"reduction": self.teacher.reduction, "loss": self.hparams.loss}
         card |= {"start": self.hparams.selector or self.hparams.start or "random weights"}
@@ -272,7 +273,7 @@ class SelectorTraining(LightningModule):
         checkpoint["selector"] = {**about, "tokenizer": self.selector.name_or_path, "settings": self.settings}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another training's weights.
+        """Refuse a checkpoint of another training.
 
         Raises:
             UsageError: naming each setting that differs.
@@ -287,12 +288,12 @@ class SelectorTraining(LightningModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that a resumed training must have in common with the one it goes on with."""
-        own = {name: value for name, value in self.hparams.items() if name not in (*FREE, *names(ScoringOptions))}
-        return {"family": self.family.settings, "data": self.data.settings, **own, **self.teacher.decides}
+        """Settings that a resumed training must share with the earlier one."""
+        fixed = {name: value for name, value in self.hparams.items() if name not in (*FREE, *names(ScoringOptions))}
+        return {"family": self.family.settings, "data": self.data.settings, **fixed, **self.teacher.decides}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, linear warm-up, cosine to 0."""
+        """Build AdamW with linear warm-up and a cosine to 0."""
         trained = [weight for weight in self.selector.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.hparams.lr, weight_decay=self.hparams.weight_decay)
         steps = total_steps(self.trainer, self.data.num_train_batches)

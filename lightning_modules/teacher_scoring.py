@@ -1,4 +1,4 @@
-"""Predict: the teacher's scores of a data set, written once for any number of trainings."""
+"""Predict the teacher's scores of a data set; they are written once for any number of trainings."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ log = logging.getLogger(__name__)
 
 
 class TeacherScoring(LightningModule):
-    """Writes the scores of each clip of the data module's annotations, training's and validation's, to `--output_dir`.
+    """Writes the teacher's scores of all clips, for training and validation, to `--output_dir`.
 
-    A run that was stopped goes on where it stopped; each process writes files of its own. A clip that cannot be used is
-    written down with its reason.
+    An interrupted run continues where it stopped. Each process writes its own files. If a clip cannot be used, the
+    reason is written.
 
     Args:
-        family: of the teacher.
+        family: the family of the teacher.
         options: see `flexselect.options.ScoringOptions`.
     """
 
     def __init__(self, family: VideoFamily, **options: Any) -> None:
         super().__init__()
         self.teacher = Teacher(family, **options)
-        self.failed = 0  # clips without scores, of this process
+        self.failed = 0  # clips of this process without scores
         self._lm: VideoLM | None = None
         self._writer: ScoreWriter | None = None
 
     def setup(self, stage: str) -> None:
-        """Begin a store, or go on with one.
+        """Open the store, or create it.
 
         Raises:
-            UsageError: for a store of other settings, or another verb than predict.
+            UsageError: if the store has other settings, or the verb is not predict.
         """
         if stage != "predict":
             raise UsageError("teacher scores are written by `predict`")
@@ -59,7 +59,7 @@ class TeacherScoring(LightningModule):
 
     @property
     def data(self) -> TrainingSource:
-        """Where the clips come from."""
+        """The data module."""
         return self.trainer.datamodule
 
     def configure_model(self) -> None:
@@ -68,13 +68,13 @@ class TeacherScoring(LightningModule):
             self._lm = self.teacher.load(self.trainer.strategy.root_device)
 
     def predict_step(self, clips: list[TrainingClip]) -> int:
-        """Write the scores of a video's clips, one a question, or why there are none; how many were looked at."""
+        """Write the scores of all clips of one video, or why there are none; return the number of clips."""
         assert self._lm is not None and self._writer is not None
         usable = [(clip.key, clip.prompt) for clip in clips if clip.prompt is not None]
         reasons = {clip.key: clip.left_out[0] for clip in clips if clip.prompt is None}
         try:
             if usable:
-                video = encode(self._lm, usable[0][1])  # the same for all
+                video = encode(self._lm, usable[0][1])  # one encoding serves all clips of the video
                 queries = [prompt.query_ids for _, prompt in usable]
                 for (key, _), scores in zip(usable, self.teacher.scores(self._lm, [video] * len(queries), queries)):
                     self._writer.add(key, scores)
@@ -88,7 +88,7 @@ class TeacherScoring(LightningModule):
         return len(clips)
 
     def on_predict_end(self) -> None:
-        """Say what there is now."""
+        """Log how many clips have scores."""
         self.trainer.strategy.barrier("all scores are written")
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)

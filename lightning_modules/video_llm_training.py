@@ -1,4 +1,4 @@
-"""Trains a small VideoLLM from scratch: how the demo's model was made."""
+"""Train a small VideoLLM from scratch: the demo's model."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ IGNORED = -100
 
 
 class VideoLLMTraining(LightningModule):
-    """Cross-entropy on the answer's tokens; writes a whole checkpoint into `output_dir` after each epoch.
+    """Minimises cross-entropy on the answer tokens; writes a whole checkpoint into `output_dir` after each epoch.
 
     Args:
-        family: names the folder with config.json and tokenizer.
-        lr: of AdamW, after warm-up and before the cosine.
-        warmup_steps: linear.
-        save_every: steps between two writings of `checkpoints/last.ckpt`, from which a stopped training goes on.
+        family: its folder has config.json and a tokenizer.
+        lr: AdamW's learning rate after warm-up.
+        warmup_steps: number of linear warm-up steps.
+        save_every: steps between writes of `checkpoints/last.ckpt`, from which a stopped training resumes.
 
     Raises:
-        ValueError: for a `save_every` below 1.
+        ValueError: if `save_every` is below 1.
     """
 
     def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, save_every: int = 200) -> None:
@@ -48,9 +48,11 @@ class VideoLLMTraining(LightningModule):
         self.lm = family.wrap(self.model)
 
     def training_step(self, batch: dict[str, Any]) -> Tensor:
-        """One batch of clips of one length; logs `train_loss`, and `words_accuracy` or `choice_accuracy` of answers."""
+        """Train on a batch of clips of equal length; log `train_loss`, and `words_accuracy` or `choice_accuracy`."""
         embeddings, positions, labels = self._assemble(batch)
-        ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)  # right padding is never seen
+        ones = torch.ones(
+            embeddings.shape[:2], dtype=torch.long, device=self.device
+        )  # padding on the right needs no mask
         hidden = self.lm.decoder(
             inputs_embeds=embeddings, position_ids=positions, attention_mask=ones, use_cache=False
         ).last_hidden_state
@@ -68,7 +70,7 @@ class VideoLLMTraining(LightningModule):
         return loss
 
     def _assemble(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [B, N, D], positions [P, B, N] or [B, N], and labels [B, N], padded on the right."""
+        """Return embeddings [B, N, D], positions [P, B, N] or [B, N], and labels [B, N], padded on the right."""
         grid, prefix = batch["grid"], batch["prefix"]
         clips = len(batch["queries"])
         tokens = self.lm.tower(batch["pixel_values"], (clips * grid[0], *grid[1:])).view(clips, math.prod(grid), -1)
@@ -78,12 +80,12 @@ class VideoLLMTraining(LightningModule):
             embeddings.append(torch.cat([self.lm.embed(prefix), tokens[i], self.lm.embed(text)]))
             layout = lay_out(prefix, text, range(grid[0]), grid[1] * grid[2], self.lm.visual_id)
             seconds = float(batch["seconds_per_unit"][i])
-            where = self.lm.position_ids(layout, grid, seconds)
+            position_ids = self.lm.position_ids(layout, grid, seconds)
             if (
-                len(where) == 1
+                len(position_ids) == 1
             ):  # M-RoPE is told the time; plain positions are spread as if one unit a second were shown
-                where = where + _spread(layout, seconds)
-            positions.append(where.T)
+                position_ids = position_ids + _spread(layout, seconds)
+            positions.append(position_ids.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
         padded = pad_sequence(positions, batch_first=True).permute(2, 0, 1)  # [P, B, N]
@@ -94,7 +96,7 @@ class VideoLLMTraining(LightningModule):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, linear warm-up, cosine to a hundredth."""
+        """Build AdamW with linear warm-up and a cosine to a hundredth."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, weight_decay=0.01, betas=(0.9, 0.98))
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup_steps
         if not warmup < steps < math.inf:
@@ -102,15 +104,15 @@ class VideoLLMTraining(LightningModule):
         return warmup_cosine(optimizer, int(steps), warmup, floor=0.01)
 
     def configure_callbacks(self) -> list[Callback]:
-        """A checkpoint to go on from."""
+        """Return the callback that saves a checkpoint to resume from."""
         return [ResumePoint(Path(self.trainer.default_root_dir) / FOLDER / LAST, self.hparams.save_every)]
 
     def on_train_epoch_end(self) -> None:
-        """Save in Hugging Face layout, with the tokenizer and the rest of the family's files."""
+        """Save in Hugging Face layout, with the family's tokenizer and other files."""
         self._save()
 
     def on_fit_end(self) -> None:
-        """Of a training that was done before, too: its weights may have been replaced since."""
+        """Save again if the training was complete before: its weights may have been replaced since."""
         if self.trainer.ckpt_path:
             self._save()
 
@@ -119,13 +121,13 @@ class VideoLLMTraining(LightningModule):
             return
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path(self.family.path).resolve():
-            written = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard", FOLDER)  # by another training
-            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=written)
+            ignored = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard", FOLDER)  # by another training
+            shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=ignored)
         self.model.save_pretrained(folder)
 
 
 def _spread(layout: Layout, seconds_per_unit: float) -> Tensor:
-    """How far tokens move back when a unit u stands where unit u * `seconds_per_unit` would: int64 [N]."""
+    """Return the offset of each token if unit u moves to second u * `seconds_per_unit`: int64 [N]."""
     units = torch.arange(int(layout.unit.max()) + 1)
     moved = (units * max(1.0, seconds_per_unit)).long() - units
     moved *= (layout.unit == 0).sum()

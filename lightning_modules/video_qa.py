@@ -1,4 +1,4 @@
-"""Answers questions about videos: predict writes answers, validate also counts how many are right."""
+"""Answer questions about videos: predict writes answers, validate also counts the right ones."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from flexselect.structures.prompt import Answer
 
 
 class VideoQA(LightningModule):
-    """The large VideoLLM on selected tokens, one question a step; see `FlexSelect.from_pretrained` for the options.
+    """The large VideoLLM on selected tokens, one question per step; see `FlexSelect.from_pretrained` for the options.
 
-    The model is loaded when a run begins, not when this is built, so a mistyped option costs no loading time. It is no
-    submodule: a model spread over GPUs must not be moved, and frozen weights belong in no training checkpoint.
+    The model is loaded when a run begins, so a mistyped option costs no loading time. It is not a submodule: a model
+    that is spread over GPUs must not be moved, and frozen weights do not belong in a checkpoint.
 
     Args:
-        family: of the model.
+        family: the family of the model.
         options: see `flexselect.options.AskingOptions`.
     """
 
@@ -45,9 +45,9 @@ class VideoQA(LightningModule):
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
         self.flexselect: FlexSelect | None = None
-        self.session: VideoSession | None = None  # the video of the last question
-        self.answer: Answer | None = None  # to the last question; None where it failed or was not asked
-        self._opened: tuple[str, ReadOptions] | None = None  # the video and part of `session`, or of the error below
+        self.session: VideoSession | None = None  # session of the last question's video
+        self.answer: Answer | None = None  # answer to the last question; None if it failed or was skipped
+        self._opened: tuple[str, ReadOptions] | None = None  # video and part of `session`, or of `_video_error`
         self._video_error: str | None = None
         self._video_warnings: Sequence[str] = ()
         self._video_hash: str | None = None
@@ -55,7 +55,7 @@ class VideoQA(LightningModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides an answer: what two runs must share for their answers to belong together."""
+        """Everything that decides an answer: runs with equal settings give answers that belong together."""
         options, chosen = deciding(self.options), self.options
         if chosen.selector == "self" and chosen.reference_layer is None:
             options["reference_layer"] = self.family.default_reference_layer
@@ -68,7 +68,7 @@ class VideoQA(LightningModule):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What a result must be known by beside its settings: packages, weights, positions. Weights are read once."""
+        """Provenance of results besides the settings: packages, weights, positions. Weights are hashed once."""
         selector = self.options.selector
         return {
             "packages": package_versions(),
@@ -80,11 +80,11 @@ class VideoQA(LightningModule):
 
     @property
     def data(self) -> QuestionSource:
-        """Where the questions come from."""
+        """The data module."""
         return self.trainer.datamodule
 
     def setup(self, stage: str) -> None:
-        """Let the data side know of the cache, so that what is there is not decoded."""
+        """Give the data module the feature cache, so that it need not decode cached videos."""
         if self.options.feature_cache is not None:
             decides = {name: self.fingerprint[name] for name in ("packages", "weights", "selector_weights")}
             decides |= {name: vars(self.options)[name] for name in ("dtype", "quantization", "attn_implementation")}
@@ -96,12 +96,12 @@ class VideoQA(LightningModule):
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
             options = {name: vars(self.options)[name] for name in names(Options)}
-            self.family.prompter()  # a tokenizer that is missing or another's is known before the weights are loaded
+            self.family.prompter()  # refuse a missing or wrong tokenizer before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
             self.flexselect = FlexSelect.from_pretrained(self.family, **{**options, "device": str(device)})
 
     def predict_step(self, item: QuestionItem) -> dict[str, Any]:
-        """Answer one question; never raises for a bad video or question.
+        """Answer one question; bad videos and questions are recorded, not raised.
 
         Returns:
             The prediction: one row of predictions.jsonl.
@@ -139,11 +139,11 @@ class VideoQA(LightningModule):
         }
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
-        """As predict, with the expected answer and whether it was met."""
+        """Answer one question and compare it with the expected answer."""
         question, row = item.question, self.predict_step(item)
         right = question.is_right(row["answer"])
         if question.counts:
-            self.accuracy.update(float(right))  # a video that failed counts as wrong
+            self.accuracy.update(float(right))  # a failed video counts as wrong
         unexpected = row["error"] is None and question.answer is None
         return {
             **row,
@@ -157,11 +157,11 @@ class VideoQA(LightningModule):
         }
 
     def on_validation_epoch_start(self) -> None:
-        """A process whose rows do not count has an accuracy, too: of nothing."""
+        """Let a process without counted rows have an accuracy too, of weight 0."""
         self.accuracy.update(0.0, weight=0.0)
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracy over all processes; none where no row counts."""
+        """Log the accuracy over all processes, if any question counts."""
         if any(question.counts for question in self.data.questions):
             self.log("accuracy", self.accuracy, prog_bar=True)
 
@@ -184,7 +184,7 @@ class VideoQA(LightningModule):
             if self._cache is not None and source is not None and item.path is not None:
                 self._cache.put(item.path, session.encode(), item.question.reading)
             elif self.options.keep != "nothing":
-                session.encode()  # now, so that what is wrong with a video is said of the video
+                session.encode()  # now, so that errors are recorded for the video, not for a question
             self.session = session
         except (ValueError, RuntimeError, OSError) as problem:
             reason = describe(problem)
@@ -193,7 +193,7 @@ class VideoQA(LightningModule):
 
 
 def describe(problem: Exception) -> str:
-    """A problem in words, with what to do where that is known."""
+    """Describe an error in a sentence, with advice if there is any."""
     if isinstance(problem, torch.OutOfMemoryError):
         advice = "lower family.max_frames or model.units_per_set, or spread the model with --model.device_map auto"
         return f"out of GPU memory: {advice}"

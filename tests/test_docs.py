@@ -142,7 +142,7 @@ def test_keys_follow_what_a_docstring_refers_to():
         "x.budget",
         "int | null",
         "`null`",
-        "visual tokens kept, K; null: the family's default",
+        "K, the number of visual tokens to keep; null: the family's default",
     )
     assert (
         "tokens (dense)" in rows["VideoQA"]["x.selector"][3]

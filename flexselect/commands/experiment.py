@@ -84,8 +84,8 @@ def table(folders: Sequence[str]) -> str:
         versus = "| |"
         if run is not runs[0]:
             versus = _against(run, runs[0])
-        found = f"| {run['name']} | {format_number(about['accuracy'])} | {format_interval(about['interval'])} | {shown} {versus}"
-        lines.append(f"{found} | {about['errors']} | {about['unparsed']} |")
+        accuracy = f"{format_number(about['accuracy'])} | {format_interval(about['interval'])}"
+        lines.append(f"| {run['name']} | {accuracy} | {shown} {versus} | {about['errors']} | {about['unparsed']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,1 +1,1 @@
-"""One loaded model: it encodes a video, selects its tokens and answers. It knows no session."""
+"""One loaded model: encode a video, select its visual tokens, answer. Knows no session."""

@@ -1,4 +1,4 @@
-"""Where the time of an answer goes."""
+"""Measure the seconds of each stage of an answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Clock:
-    """Adds up seconds by stage; waits for the GPU, so that a stage's time is its own."""
+    """Adds up seconds by stage. It waits for the GPU, so that no stage pays for the work of an earlier one."""
 
     def __init__(self, device: torch.device, timings: dict[str, float] | None = None) -> None:
         self.device = device
@@ -20,7 +20,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time a block."""
+        """Time a block of code as one stage."""
         self.start(stage)
         try:
             yield
@@ -28,7 +28,7 @@ class Clock:
             self.stop()
 
     def start(self, stage: str) -> None:
-        """End the running stage, if any, and begin another; a stage may be begun again."""
+        """End the running stage, if any, and start another; a stage may be started several times."""
         if stage != self._stage:
             self.stop()
             self._stage, self._since = stage, time.perf_counter()

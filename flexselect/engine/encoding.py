@@ -1,4 +1,4 @@
-"""From frames to visual tokens, some units at a time: a clip that is there, or one that is still being decoded."""
+"""Turn frames into visual tokens, a few units at a time, from a decoded clip or while a file is being decoded."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from flexselect.families.base import VideoLM, VisionProjector
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, VideoClip, VideoPrompt
 
-SHOWN_AFTER = 3  # seconds; a short video needs no progress bar
+SHOWN_AFTER = 3  # seconds until the progress bar appears; a short video needs none
 
 
 @torch.inference_mode()
 def encode(lm: VideoLM, prompt: VideoPrompt, selector: VisionProjector | None = None) -> EncodedVideo:
-    """Make a prompt's clip ready for any question.
+    """Encode the clip of a prompt; the result serves any question.
 
     Args:
-        lm: whose tower sees it.
-        prompt: with its clip.
-        selector: projects the same view once more, for a selector.
+        lm: the VideoLLM.
+        prompt: a clip with its text.
+        selector: a selector's projection, which makes `selector_features` from the same tower output; None: none.
     """
-    encoded = _gathered(lm, prompt.prefix_ids, prompt.clip, lm.views(prompt.clip), selector)
+    encoded = _project_all(lm, prompt.prefix_ids, prompt.clip, lm.views(prompt.clip), selector)
     return encoded if selector is None else replace(encoded, selector_text=prompt.selector_text)
 
 
@@ -39,14 +39,14 @@ def encode_stream(
     selector: VisionProjector | None = None,
     progress: bool | None = None,
 ) -> EncodedVideo:
-    """The same of a video that is decoded meanwhile; its frames are let go of as soon as the tower has seen them.
+    """Encode a video while it is being decoded; frames are freed as soon as the tower has processed them.
 
     Args:
-        lm: whose tower sees it.
-        stream: its frames.
-        clock: gets the seconds waited for frames under `decode`, the tower's under `encode`.
+        lm: the VideoLLM.
+        stream: the video's frames.
+        clock: adds the seconds spent waiting for frames to `decode`, and those of the tower to `encode`.
         selector: see `encode`.
-        progress: whether a bar is shown for a video that takes long; None: on a terminal.
+        progress: whether to show a progress bar if the video takes long; None: on a terminal only.
     """
     prompter = lm.prompter
     bar = tqdm(
@@ -59,8 +59,8 @@ def encode_stream(
     clock.start("decode")
     with bar, closing(stream.steps(lm.units_per_step * lm.family.frames_per_unit)) as steps:
         first = next(steps)
-        every = torch.empty(stream.num_frames, *first.shape[1:], dtype=torch.uint8, device="meta")  # takes no memory
-        whole = replace(prompter.clip(every, stream.seconds), about=stream.about)
+        shape = torch.empty(stream.num_frames, *first.shape[1:], dtype=torch.uint8, device="meta")  # takes no memory
+        clip = replace(prompter.clip(shape, stream.seconds), about=stream.about)
 
         def views() -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
             frames: Tensor | None = first
@@ -71,20 +71,20 @@ def encode_stream(
                 clock.start("decode")
                 frames = next(steps, None)
 
-        encoded = _gathered(lm, prompter.prefix_ids, whole, views(), selector)
+        encoded = _project_all(lm, prompter.prefix_ids, clip, views(), selector)
     clock.stop()
     return encoded
 
 
-def _gathered(
+def _project_all(
     lm: VideoLM,
     prefix_ids: Tensor,
     clip: VideoClip,
     views: Iterable[tuple[Tensor, tuple[int, int, int]]],
     selector: VisionProjector | None,
 ) -> EncodedVideo:
-    """Visual tokens of a whole clip, each written to its place: never two copies of them."""
-    features, seen, done = torch.empty(0), torch.empty(0), 0
+    """Project a clip's tower outputs into one tensor of visual tokens, without a second copy."""
+    features, selector_features, done = torch.empty(0), torch.empty(0), 0
     for vision, grid in views:
         tokens = lm.project(vision, grid)
         if done == 0:
@@ -94,8 +94,16 @@ def _gathered(
         if selector is not None:
             projected = selector(vision, grid)
             if done == 0:
-                seen = projected.new_empty(len(features), projected.shape[1])
-            seen[done:stop] = projected
+                selector_features = projected.new_empty(len(features), projected.shape[1])
+            selector_features[done:stop] = projected
         done = stop
-    known = clip.grid, clip.seconds_per_unit, clip.delimiters
-    return EncodedVideo(prefix_ids, features, *known, seen if selector else None, None, clip.seconds, clip.about)
+    return EncodedVideo(
+        prefix_ids,
+        features,
+        clip.grid,
+        clip.seconds_per_unit,
+        clip.delimiters,
+        selector_features if selector else None,
+        seconds=clip.seconds,
+        about=clip.about,
+    )

@@ -1,6 +1,6 @@
-"""One loaded model: it encodes a video, selects its tokens for a question, and answers.
+"""One loaded model: encode a video, select its visual tokens for a question, answer.
 
-This is the method of the paper from top to bottom. It knows no file and no session: those are in `flexselect.pipeline`.
+This is the method of the paper from top to bottom. Files and sessions are in `flexselect.pipeline`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Engine:
 
     Args:
         lm: the loaded VideoLLM.
-        family: its names and numbers.
-        scorer: ranks the visual tokens; None shows all of them (dense).
-        options: see `flexselect.options.Options`; those of the loading are taken as done.
+        family: the family of `lm`.
+        scorer: ranks the visual tokens; None: all tokens are kept (dense).
+        options: see `flexselect.options.Options`; loading options have no effect here, since `lm` is loaded.
     """
 
     def __init__(self, lm: VideoLM, family: VideoFamily, scorer: Scorer | None = None, **options: Any) -> None:
@@ -44,34 +44,34 @@ class Engine:
         self.options = Options(**options)
 
     def with_scorer(self: Self, scorer: Scorer | None) -> Self:
-        """The same weights and options with another scorer."""
+        """Return an engine with the same weights and options, and another scorer."""
         return type(self)(self.lm, self.family, scorer, **asdict(self.options))
 
     @property
     def budget(self) -> int:
-        """K, how many visual tokens are kept."""
+        """K, the number of visual tokens that are kept."""
         return self.family.default_budget if self.options.budget is None else self.options.budget
 
     @property
     def positions(self) -> str:
-        """Of kept tokens, "original" or "compact"."""
+        """How kept tokens are positioned: "original" or "compact"."""
         return self.options.positions or self.family.default_positions
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What an encoded video depends on, beside the video: weights and numbers; its kept states, the scorer too."""
+        """What an encoded video was made with: weights, family numbers and, for its prefix cache, the scorer."""
         scored = None if self.scorer is None else self.scorer.provenance
         if scored is not None:
             scored = {**scored, "units_per_set": self.options.units_per_set}
-        known = {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), "scored": scored}
-        return {**known, "selector": (scored or {}).get("selector"), **self.family.identity}
+        model = {"weights": weights_hash(self.family.path), "dtype": str(self.lm.model.dtype), "scored": scored}
+        return {**model, "selector": (scored or {}).get("selector"), **self.family.identity}
 
-    # -- prepared tensors
+    # -- prompts from the model's input tensors
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Make a prompt of the model's own input tensors; see the family's `prompt_from_tensors` for their names.
+        """Make a prompt from the model's input tensors; the family's `prompt_from_tensors` lists their names.
 
-        A selector with a tokenizer of its own also takes `selector_input_ids`, the whole prompt in its ids.
+        If the selector has a separate tokenizer, also pass `selector_input_ids`, the whole prompt in its ids.
         """
         selector_ids = tensors.pop("selector_input_ids", None)
         prompt = self.lm.prompt_from_tensors(**tensors)
@@ -82,27 +82,27 @@ class Engine:
         return replace(prompt, selector_text=self.scorer.split(selector_ids))
 
     def select(self, prompt: VideoPrompt) -> Selection:
-        """Score the visual tokens of a prompt and keep the budget's worth."""
+        """Score the visual tokens of a prompt and keep the best K."""
         return self.select_encoded(self.encode(prompt), [prompt.query_ids])[0]
 
     def next_token_logits(self, prompt: VideoPrompt, selection: Selection | None = None) -> Tensor:
-        """Logits after the prompt, float32 [vocab]; dense without a selection."""
+        """Return the logits after the prompt, float32 [vocab]; without a selection, all tokens are kept (dense)."""
         inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
         return self.lm.next_token_logits(inputs)
 
     def generate(self, prompt: VideoPrompt, selection: Selection | None = None, max_new_tokens: int = 64) -> Tensor:
-        """Greedy answer, int64 [n], new tokens only; dense without a selection."""
+        """Return the greedy answer, int64 [n], new tokens only; without a selection, all tokens are kept (dense)."""
         inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
         return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)[0]
 
     # -- the method
 
     def encode(self, prompt: VideoPrompt) -> EncodedVideo:
-        """Vision tower and projection; does not look at the question."""
+        """Run the vision tower and the projection; the result does not depend on the question."""
         return encode(self.lm, prompt, self._projection)
 
     def encode_source(self, source: VideoClip | FrameStream, clock: Clock, progress: bool | None) -> EncodedVideo:
-        """The same of a video alone, from where its frames come; see `encode_stream`."""
+        """Encode a video without a question, from a decoded clip or a stream of frames; see `encode_stream`."""
         if isinstance(source, FrameStream):
             return encode_stream(self.lm, source, clock, self._projection, progress)
         with clock("encode"):
@@ -117,11 +117,14 @@ class Engine:
         return frame_sets(encoded.num_units, encoded.tokens_per_unit, self.options.units_per_set)
 
     def prepare(self, encoded: EncodedVideo) -> Iterator[PrefixCache]:
-        """What of the scoring no question changes, some frame sets at a time; nothing where a scorer keeps nothing."""
+        """Compute the part of scoring that no question changes, a few frame sets at a time.
+
+        Yields nothing if there is no scorer, or if it keeps nothing.
+        """
         return iter(()) if self.scorer is None else self.scorer.prepare(encoded, self.frame_sets(encoded))
 
     def prefix_cache_layouts(self, encoded: EncodedVideo) -> Iterator[PrefixCache]:
-        """The same without keys and values, for those that were stored."""
+        """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
         return iter(()) if self.scorer is None else self.scorer.prefix_cache_layouts(encoded, self.frame_sets(encoded))
 
     def select_encoded(
@@ -131,13 +134,13 @@ class Engine:
         prefix_cache: Iterable[PrefixCache] | None = None,
         budget: int | None = None,
     ) -> list[Selection]:
-        """Score for each of several questions, then keep the best of each frame set.
+        """Score the visual tokens for each question, then keep the best of each frame set.
 
         Args:
             encoded: the video.
-            queries: the text after it, int64 [Q] each.
-            prefix_cache: what `prepare` made of the video; None: nothing.
-            budget: K for these questions; None: the model's.
+            queries: for each question the text after the video, int64 [Q].
+            prefix_cache: the output of `prepare` for this video; None: it is computed.
+            budget: K for these questions; None: `self.budget`.
 
         Raises:
             ValueError: without a scorer (dense), or for a budget below 1.
@@ -149,8 +152,8 @@ class Engine:
         budget = self.budget if budget is None else budget
         shares = share_budget(self.options.budget_split, budget, [len(tokens) for tokens in sets], multiple)
         shift = self.scorer.shift(encoded)
-        found = self.scorer.score_many(encoded, queries, sets, prefix_cache)
-        return [replace(select(scores, sets, shares), shift=shift) for scores in found]
+        scores_by_query = self.scorer.score_many(encoded, queries, sets, prefix_cache)
+        return [replace(select(scores, sets, shares), shift=shift) for scores in scores_by_query]
 
     def requests(
         self,
@@ -160,11 +163,11 @@ class Engine:
         timings: dict[str, float] | None = None,
         budget: int | None = None,
     ) -> list[Request]:
-        """Score a video for all its questions; `answer` does the rest.
+        """Score a video for several questions; pass the requests to `answer`.
 
         Args:
             encoded: the video.
-            questions: in words.
+            questions: texts.
             prefix_cache: see `select_encoded`.
             timings: seconds spent on the video so far, by stage.
             budget: see `select_encoded`.
@@ -173,16 +176,16 @@ class Engine:
             return []
         clock, queries = Clock(self.lm.device), [self.lm.prompter.query_ids(question) for question in questions]
         with clock("score"):
-            found: Sequence[Selection | None] = [None] * len(queries)
+            selections: Sequence[Selection | None] = [None] * len(queries)
             if self.scorer is not None:
-                found = self.select_encoded(encoded, queries, prefix_cache, budget)
-        spent = {**(timings or {}), "score": clock.timings["score"] / len(queries)}
-        return [Request(encoded, query, selection, spent) for query, selection in zip(queries, found)]
+                selections = self.select_encoded(encoded, queries, prefix_cache, budget)
+        seconds = {**(timings or {}), "score": clock.timings["score"] / len(queries)}
+        return [Request(encoded, query, selection, seconds) for query, selection in zip(queries, selections)]
 
     def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> list[Answer]:
-        """Answer questions about one video or several, as many at once as go together.
+        """Answer questions about one or more videos, in batches.
 
         Returns:
-            An answer per request. A stage that it shares with others counts for each in equal parts.
+            One answer per request, in order. The time of a shared batch is divided equally among its answers.
         """
         return list(answers(self.lm, requests, self.positions, max_new_tokens))

@@ -1,4 +1,4 @@
-"""Controls: scorers that ignore the question, so that a result can be told from chance."""
+"""Controls: scorers that ignore the question, to compare results with chance."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from flexselect.structures.prompt import EncodedVideo
 
 
 class UniformScorer(Scorer):
-    """A control that ignores the question: tokens evenly spread over the video, and over each frame set of it."""
+    """A control that keeps tokens evenly spread over the video and over each frame set."""
 
     ranks_content = False
 
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
-        """A low-discrepancy sequence over the units: its k best are k tokens almost evenly spread, for every k."""
+        """Score tokens by a low-discrepancy sequence: for every k, the k best are spread almost evenly."""
         golden = (5**0.5 - 1) / 2
         order = torch.arange(encoded.num_tokens, dtype=torch.float64)
         return (1 - order * golden % 1).float()
 
 
 class RandomScorer(Scorer):
-    """A control that draws tokens by chance; the same video length and seed give the same draw."""
+    """A control that keeps random tokens; the same number of tokens and seed give the same selection."""
 
     ranks_content = False
 
@@ -30,7 +30,7 @@ class RandomScorer(Scorer):
         self.seed = seed
 
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
-        """Independent uniform numbers in 0..1."""
+        """Draw independent uniform numbers in 0..1."""
         return torch.rand(encoded.num_tokens, generator=torch.Generator().manual_seed(self.seed))
 
 

@@ -1,4 +1,4 @@
-"""Makes the scorer that an option names."""
+"""Make the scorer that the options name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from flexselect.validation import check_choice
 
 
 def training_free(lm: VideoLM, options: ScoringOptions) -> Scorer:
-    """The VideoLLM's own attention."""
+    """Make the training-free scorer: attention of the VideoLLM at its reference layer."""
     return ReferenceLayerScorer(lm, reference_layer(lm.family, options), options.reduction or "max")
 
 
-MODES: dict[str, Callable[[VideoLM, ScoringOptions], Scorer]] = {  # what `selector` may be beside a trained one
+MODES: dict[str, Callable[[VideoLM, ScoringOptions], Scorer]] = {  # values of `selector` besides a trained selector
     "self": training_free,
     "uniform": lambda lm, options: UniformScorer(),
     "random": lambda lm, options: RandomScorer(),
@@ -30,15 +30,15 @@ MODES: dict[str, Callable[[VideoLM, ScoringOptions], Scorer]] = {  # what `selec
 
 
 def is_trained(selector: str | None) -> TypeGuard[str]:
-    """Whether an option names a trained selector, by folder or hub id, and no mode."""
+    """Return whether the option names a trained selector (a folder or hub id), not a mode."""
     return selector is not None and selector not in MODES
 
 
 def reference_layer(family: VideoFamily, options: ScoringOptions) -> int:
-    """The layer whose attention is the score, 0-based.
+    """Return the reference layer, 0-based.
 
     Raises:
-        ValueError: for a layer that the VideoLLM does not have.
+        ValueError: if the VideoLLM has no such layer.
     """
     layer = options.reference_layer
     if layer is not None and not 0 <= layer < family.num_layers:
@@ -48,11 +48,11 @@ def reference_layer(family: VideoFamily, options: ScoringOptions) -> int:
 
 
 def check_options(family: VideoFamily, options: Options) -> None:
-    """Refuse what does not fit the model, or is not there, before minutes are spent on loading weights.
+    """Check the options that depend on the model or on files, before weights are loaded.
 
     Raises:
-        ValueError: naming the option, what it was and what it may be.
-        FileNotFoundError: no selector at the path that was given.
+        ValueError: for a wrong value; the message names the option, the value and the choices.
+        FileNotFoundError: no selector at the path.
     """
     selector = options.selector
     if selector is not None and "/" not in selector and not Path(selector).is_dir():
@@ -63,20 +63,20 @@ def check_options(family: VideoFamily, options: Options) -> None:
 
 
 def load_selector(options: Options) -> LiteSelector | None:
-    """The trained selector that is named, on the device of the VideoLLM; None where a mode is named."""
+    """Load the trained selector onto the VideoLLM's device; None if the option names a mode."""
     if not is_trained(options.selector):
         return None
-    placed = LoadOptions.of(options)
-    return LiteSelector.from_pretrained(options.selector, dtype=placed.dtype, device=placed.device)
+    loading = LoadOptions.of(options)
+    return LiteSelector.from_pretrained(options.selector, dtype=loading.dtype, device=loading.device)
 
 
 def make_scorer(lm: VideoLM, options: Options, lite: LiteSelector | None = None) -> Scorer | None:
-    """The scorer of a mode, or of a trained selector; None: dense.
+    """Make the scorer of a mode or of a trained selector; None: dense.
 
     Args:
         lm: the loaded VideoLLM.
-        options: which.
-        lite: what `load_selector` gave.
+        options: the options of the run.
+        lite: the selector from `load_selector`; None: the option names a mode.
     """
     if lite is not None:
         return LiteScorer(lm, lite, options.reduction, options.selector_alignment)

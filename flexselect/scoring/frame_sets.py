@@ -1,4 +1,4 @@
-"""Frame sets and their budgets: integers only."""
+"""Split a video into frame sets, and the budget among them. Works on integers only."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ BUDGET_SPLITS = ("exact", "released")
 
 
 def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list[Tensor]:
-    """Split a video into interleaved sets that each see the whole of it, thinned out (FlexSelect, section 3.2).
+    """Split a video into interleaved frame sets, each a thinned-out copy of the whole video (FlexSelect, section 3.2).
 
     Set g of G = ceil(U / units_per_set) holds the units g, g+G, g+2G, ...; lengths differ by at most one unit.
 
     Args:
-        num_units: U.
-        tokens_per_unit: visual tokens in each unit.
-        units_per_set: the most units in a set.
+        num_units: U, the number of units.
+        tokens_per_unit: visual tokens per unit.
+        units_per_set: the maximum number of units per set.
 
     Returns:
-        G index tensors, int64 [*], ascending; together they hold each of the V visual tokens once.
+        G index tensors, int64 [*], ascending; each of the V visual tokens is in exactly one.
     """
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
@@ -32,11 +32,11 @@ def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list
 
 
 def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:
-    """Share a budget over sets in proportion to their sizes; the shares sum to min(budget, total).
+    """Split a budget among sets in proportion to their sizes; the parts sum to min(budget, total).
 
-    Largest remainders get the tokens that rounding down leaves over, earlier sets first, so no set is given more than
-    it holds. (The released code gives each set int(budget / S), loses the rest, and fails where a set holds less: see
-    `split_budget_released`.)
+    Tokens that rounding down leaves over go to the sets with the largest remainders, earlier sets first. No set gets
+    more than its size. (The released code gives each set int(budget / S), loses the rest, and fails if a set is
+    smaller: see `split_budget_released`.)
     """
     if budget < 1:
         raise ValueError(f"budget must be at least 1 visual token, got {budget}")
@@ -50,11 +50,11 @@ def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:
 
 
 def split_budget_released(budget: int, set_sizes: Sequence[int], multiple: int = 1) -> list[int]:
-    """The released code's split: the same int(budget / S) for each set, here capped at the set's size.
+    """Split a budget as the released code does: int(budget / S) for each set, here capped at the set's size.
 
     Args:
         budget: K.
-        set_sizes: visual tokens in each set.
+        set_sizes: visual tokens per set.
         multiple: the budget is first rounded up to this multiple (Qwen2.5-VL: the tokens of a unit).
     """
     if budget < 1:
@@ -64,7 +64,7 @@ def split_budget_released(budget: int, set_sizes: Sequence[int], multiple: int =
 
 
 def share_budget(split: str, budget: int, set_sizes: Sequence[int], multiple: int) -> list[int]:
-    """One of the two, by name."""
+    """Split a budget by the rule that `split` names, "exact" or "released"."""
     if split == "exact":
         return split_budget(budget, set_sizes)
     return split_budget_released(budget, set_sizes, multiple)

@@ -1,4 +1,4 @@
-"""Scores from a trained selector: the attention of its last layer."""
+"""Scores from a trained selector: attention at its last layer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class LiteScorer(AttentionScorer):
     """A trained selector's attention at its last layer: FlexSelect-Lite (section 3.3).
 
     Args:
-        lm: the VideoLLM, whose tower it shares.
-        selector: the selector.
-        reduction: None: as it was trained.
-        alignment: "exact", or "released" for the released InternVL selectors; None: what the selector says.
+        lm: the VideoLLM; its vision tower also serves the selector.
+        selector: the trained selector.
+        reduction: "max" or "mean"; None: as the selector was trained.
+        alignment: "exact", or "released" for the released InternVL selectors; None: the selector's setting.
         tokens_per_batch: see `AttentionScorer`.
     """
 
@@ -44,40 +44,40 @@ class LiteScorer(AttentionScorer):
 
     @property
     def decoder(self) -> Any:
-        """The selector's."""
+        """The selector's decoder."""
         return self.selector.decoder
 
     def embed(self, ids: Tensor) -> Tensor:
-        """The selector's own."""
+        """Embed text ids with the selector's embedding."""
         return self.selector.embed(ids)
 
     def view(self, encoded: EncodedVideo, query_ids: Tensor) -> tuple[EncodedVideo, Tensor]:
-        """The selector's own visual tokens, and the text in its own ids where it has its own tokenizer."""
+        """Use `selector_features` as visual tokens; convert the text to the selector's ids if its tokenizer differs."""
         prefix, query = encoded.selector_text or (self._read(encoded.prefix_ids), self._read(query_ids))
         assert encoded.selector_features is not None, "encoded without the selector"
         return replace(encoded, prefix_ids=prefix, features=encoded.selector_features), query
 
     @property
     def projection(self) -> VisionProjector:
-        """The selector's own projector."""
+        """The selector's projector."""
         return self.selector.project
 
     @property
     def teacher(self) -> tuple[int | None, str]:
-        """As its model card says; the layer that a released selector was trained with is not written down in it."""
-        trained = self.selector.config.training or {}
-        return trained.get("layer"), trained.get("reduction", self.selector.config.reduction)
+        """Layer and reduction from the selector's configuration; released selectors do not name their layer."""
+        training = self.selector.config.training or {}
+        return training.get("layer"), training.get("reduction", self.selector.config.reduction)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Also the selector's weights."""
+        """What the prefix cache depends on; for a selector also its weights."""
         return {**super().provenance, "selector": weights_hash(str(self.selector.name_or_path))}
 
     def shift(self, encoded: EncodedVideo) -> int:
-        """How far the released code's scores are from the tokens they mean, see `Selection.shift`.
+        """Return the distance from each scored token to the visual token it stands for, see `Selection.shift`.
 
-        It finds the visual tokens in the selector's ids and cuts them out of the VideoLLM's prompt, whose prefix is
-        longer: by <s> at least. The released InternVL selector was trained with the same slip, so it fits.
+        The released code finds the visual tokens in the selector's ids, but cuts them out of the VideoLLM's prompt.
+        That prompt has a longer prefix, by <s> at least. The released InternVL selector was trained with this slip.
         """
         if self.alignment == "exact":
             return 0
@@ -85,15 +85,15 @@ class LiteScorer(AttentionScorer):
         return len(encoded.prefix_ids) - len(prefix)
 
     def split(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """A prompt in the selector's ids, [1, N] or [N], to its prefix and query."""
+        """Split a prompt in the selector's ids, [1, N] or [N], into prefix and query."""
         first, last = self.selector.config.brackets
-        places = ((ids.flatten() == first) | (ids.flatten() == last)).nonzero().flatten()
-        if not len(places):
+        delimiters = ((ids.flatten() == first) | (ids.flatten() == last)).nonzero().flatten()
+        if not len(delimiters):
             raise ValueError(f"selector_input_ids has no <img> and </img> (ids {first}, {last})")
-        return ids.flatten()[: int(places[0])], ids.flatten()[int(places[-1]) + 1 :]
+        return ids.flatten()[: int(delimiters[0])], ids.flatten()[int(delimiters[-1]) + 1 :]
 
     def _read(self, ids: Tensor) -> Tensor:
-        """The VideoLLM's text ids in the selector's vocabulary; the same ids where it has no tokenizer of its own."""
+        """Convert the VideoLLM's text ids to the selector's; unchanged if the selector has no separate tokenizer."""
         if not self.selector.config.own_tokenizer:
             return ids
         return torch.tensor(

@@ -1,4 +1,4 @@
-"""Frame sets, and what of their scoring no question changes: kept, a second question costs its own rows alone."""
+"""Keys and values of frame sets before the question. With them, a later question runs only its query rows."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from flexselect.structures.layout import Layout
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Units of one video that are scored together, with the query."""
+    """Units of one video that are scored together."""
 
-    video: int
-    tokens: Tensor  # int64 [v], which of its visual tokens
-    layout: Layout
+    video: int  # number of the video in the batch
+    tokens: Tensor  # int64 [v], indices of the set's visual tokens in the video
+    layout: Layout  # prefix, units and query
 
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Frame sets of one form, run up to the reference layer without a question."""
+    """Frame sets of equal shape, with their keys and values up to the reference layer, without a question."""
 
     sets: list[FrameSet]
-    grid: tuple[int, int, int]  # of each
-    past: Past  # side by side
+    grid: tuple[int, int, int]  # units, rows and columns of each set
+    past: Past  # keys and values of the sets in one batch
 
     @property
     def num_bytes(self) -> int:
-        """Of all keys and values."""
+        """Bytes of all keys and values."""
         return sum(state.nbytes for states in self.past for state in states)
 
     def to(self, device: torch.device | str) -> PrefixCache:
-        """A copy whose keys and values lie on `device`."""
+        """Return a copy with keys and values on `device`."""
         return replace(self, past=[(keys.to(device), values.to(device)) for keys, values in self.past])
 
 
 def named_states(parts: Iterable[PrefixCache]) -> dict[str, Tensor]:
-    """Keys and values by name, as a file holds them."""
+    """Name keys and values as in a session file."""
     return {
         f"states.{p}.{layer}.{name}": state
         for p, part in enumerate(parts)
@@ -50,14 +50,14 @@ def named_states(parts: Iterable[PrefixCache]) -> dict[str, Tensor]:
 
 
 def with_states(forms: Iterable[PrefixCache], states: Mapping[str, Tensor]) -> list[PrefixCache]:
-    """The inverse: frame sets with the keys and values of a file.
+    """Fill prefix caches with the keys and values of a session file; the inverse of `named_states`.
 
     Raises:
-        KeyError: if some are not there.
+        KeyError: if the file lacks some of them.
     """
     depth = len({name.split(".")[2] for name in states})
 
-    def of_layer(p: int, layer: int) -> tuple[Tensor, Tensor]:
+    def keys_and_values(p: int, layer: int) -> tuple[Tensor, Tensor]:
         return states[f"states.{p}.{layer}.keys"], states[f"states.{p}.{layer}.values"]
 
-    return [replace(form, past=[of_layer(p, layer) for layer in range(depth)]) for p, form in enumerate(forms)]
+    return [replace(form, past=[keys_and_values(p, layer) for layer in range(depth)]) for p, form in enumerate(forms)]

@@ -1,4 +1,4 @@
-"""Training-free scores: the VideoLLM's own attention at its reference layer."""
+"""Training-free scores: attention of the VideoLLM at its reference layer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flexselect.structures.prompt import EncodedVideo
 
 
 class ReferenceLayerScorer(AttentionScorer):
-    """The VideoLLM's own attention at one layer: training-free FlexSelect (section 3.1)."""
+    """Attention of the VideoLLM at its reference layer: training-free FlexSelect (section 3.1)."""
 
     @property
     def decoder(self) -> Any:
-        """The VideoLLM's."""
+        """The VideoLLM's decoder."""
         return self.lm.decoder
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Its own."""
+        """Embed text ids with the VideoLLM's embedding."""
         return self.lm.embed(ids)
 
     def view(self, encoded: EncodedVideo, query_ids: Tensor) -> tuple[EncodedVideo, Tensor]:
-        """As they are."""
+        """Return both unchanged: the VideoLLM's visual tokens and ids."""
         return encoded, query_ids

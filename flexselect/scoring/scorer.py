@@ -1,6 +1,6 @@
-"""A scorer gives one float per visual token. It knows nothing of budgets.
+"""The interface of scorers: one float per visual token. Budgets are elsewhere.
 
-Training-free, lite, uniform and random selection differ in this object alone: controls run in the same code path.
+Training-free, lite, uniform and random selection differ only in the scorer, so controls run through the same code.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from flexselect.structures.prompt import EncodedVideo
 
 
 class Scorer(ABC):
-    """Ranks the visual tokens of a video by their use for a question.
+    """Ranks the visual tokens of a video by their relevance to a question.
 
-    `score` is all that a new scorer must have; the other members have defaults that fit one that keeps nothing.
+    A new scorer must define `score` only. The defaults of the other members fit a scorer that caches nothing.
     """
 
-    ranks_content: bool = True  # whether scores say where the answer is; those of a control do not
+    ranks_content: bool = True  # whether scores depend on the video's content; false for controls
 
     @abstractmethod
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Score every visual token.
 
         Args:
-            encoded: the video, V tokens.
-            query_ids: the text after it, int64 [Q].
+            encoded: the video, with V visual tokens.
+            query_ids: the text after the video, int64 [Q].
 
         Returns:
             float32 [V]; larger is more relevant.
@@ -38,20 +38,17 @@ class Scorer(ABC):
 
     @property
     def projection(self) -> VisionProjector | None:
-        """How it sees the tower's features, if it does not take the VideoLLM's visual tokens."""
+        """The projection that makes `selector_features`; None: the scorer uses the VideoLLM's visual tokens."""
         return None
 
     @property
     def teacher(self) -> tuple[int | None, str] | None:
-        """The VideoLLM's layer and the reduction that it was trained to rank like; None: it was not trained.
-
-        A layer of None is not known.
-        """
+        """The teacher's layer and reduction; a layer of None is unknown. None: the scorer was not trained."""
         return None
 
     @property
     def provenance(self) -> dict[str, Any] | None:
-        """What its keys and values depend on, beside the video and the VideoLLM; None: it keeps none."""
+        """What the prefix cache depends on besides the video and the VideoLLM; None: there is no prefix cache."""
         return None
 
     def score_many(
@@ -61,13 +58,13 @@ class Scorer(ABC):
         sets: list[Tensor],
         prefix_cache: Iterable[PrefixCache] | None = None,
     ) -> list[Tensor]:
-        """Score for each of several questions.
+        """Score the visual tokens for several questions.
 
         Args:
-            encoded: the video, V tokens.
-            queries: the text after it, int64 [Q] each.
-            sets: the visual tokens of each frame set, int64 [*], for a scorer that runs sets one by one.
-            prefix_cache: what `prepare` made of the video, kept or as it comes; None: nothing.
+            encoded: the video, with V visual tokens.
+            queries: for each question the text after the video, int64 [Q].
+            sets: the visual tokens of each frame set, int64 [*].
+            prefix_cache: the output of `prepare` for this video; None: it is computed if needed.
 
         Returns:
             float32 [V] per question.
@@ -75,21 +72,21 @@ class Scorer(ABC):
         return [self.score(encoded, query) for query in queries]
 
     def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
-        """Do once what does not depend on the question; some frame sets at a time."""
+        """Compute the part of scoring that no question changes, a few frame sets at a time."""
         yield from ()
 
     def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
-        """The same without keys and values, for those that were stored."""
+        """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
         yield from ()
 
     def shift(self, encoded: EncodedVideo) -> int:
-        """How far the scores are from the tokens they mean, see `Selection.shift`."""
+        """Return the distance from each scored token to the visual token it stands for, see `Selection.shift`."""
         return 0
 
     def split(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """A prompt in the ids of its own tokenizer, [1, N] or [N], to prefix and query.
+        """Split a prompt in the selector tokenizer's ids, [1, N] or [N], into prefix and query.
 
         Raises:
-            ValueError: for a scorer without a tokenizer of its own.
+            ValueError: if the scorer has no separate tokenizer.
         """
         raise ValueError("selector_input_ids are for a trained selector: load with selector=DIR")

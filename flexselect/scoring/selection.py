@@ -1,4 +1,4 @@
-"""From scores to kept tokens: top-k per set, merged, in the order of the video. Knows nothing of models."""
+"""Select tokens by their scores: top-k per frame set, merged in the order of the video. Needs no model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
     """Keep the best tokens of each set (FlexSelect, section 3.2).
 
     Args:
-        scores: [V], one score a visual token.
-        sets: S index tensors [*] into the scores, disjoint.
-        budgets: how many tokens each set keeps; at most the set's size.
+        scores: [V], one score per visual token.
+        sets: S disjoint index tensors [*] into the scores.
+        budgets: number of tokens to keep per set; at most the set's size.
 
     Returns:
-        The selection; `kept` is strictly ascending. Among equal scores the earlier token wins, on every device.
+        The selection; `kept` is strictly ascending. Among equal scores the earlier token is kept, on every device.
 
     Raises:
-        ValueError: if a score is NaN: no ranking would mean anything.
+        ValueError: if a score is NaN.
     """
     if torch.isnan(scores).any():
         count = int(torch.isnan(scores).sum())
@@ -35,5 +35,5 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
 
 
 def _top(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest; a stable sort, because topk breaks ties differently from device to device."""
+    """Return the indices of the k largest scores; a stable sort, because topk breaks ties differently per device."""
     return scores.sort(descending=True, stable=True).indices[:k]

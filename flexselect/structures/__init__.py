@@ -1,1 +1,1 @@
-"""The values that travel between rooms: a prompt, its layout, the frames of a video."""
+"""Types that all packages share: a prompt, its layout, the frames of a video."""

@@ -1,4 +1,4 @@
-"""Frames of a video as they come: a few at a time, however long the video is."""
+"""Frames of a video as a stream: a few at a time, for videos of any length."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which part of a video file is looked at, and how.
+    """Which part of a video file is read, and how.
 
     Raises:
-        ValueError: for a part without length, or a track below 0.
+        ValueError: if the part has no length, or the track is below 0.
     """
 
-    start: float | None = None  # seconds of the video; None: from its beginning
-    end: float | None = None  # None: to its end
-    track: int | None = None  # among its video tracks, from 0; None: the one that players show
+    start: float | None = None  # seconds; None: the beginning of the video
+    end: float | None = None  # seconds; None: the end of the video
+    track: int | None = None  # number among the video tracks, from 0; None: the one that players show
     square_pixels: bool = True  # stretch pixels that are not square, as players do; decord does not
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class ReadOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is not the default, the part aside: it decides what is seen of every video."""
+        """Options other than the default, without `start` and `end`: they apply to every video of a run."""
         track = {} if self.track is None else {"track": self.track}
         return track if self.square_pixels else {**track, "square_pixels": False}
 
@@ -43,36 +43,36 @@ WHOLE = ReadOptions()
 
 @dataclass
 class VideoFacts:
-    """What is known of how a file was read; complete once its frames were gone through."""
+    """How a file was read; complete once all frames were decoded."""
 
     facts: dict[str, Any] = field(default_factory=dict)  # plain values: how frames were chosen, length, start, track
-    warnings: list[str] = field(default_factory=list)  # what is doubtful, in words
+    warnings: list[str] = field(default_factory=list)  # sentences about what is doubtful in the file
 
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Sampled and resized frames of one video; it may be gone through more than once."""
+    """Sampled and resized frames of one video; it can be iterated several times."""
 
     num_frames: int  # T
     seconds: Tensor | None  # float64 [T], when each frame is shown; None if unknown
-    read: Callable[[], Iterator[Tensor]]  # begins anew: uint8 [t, h, w, 3] until all T were given
+    read: Callable[[], Iterator[Tensor]]  # starts from the first frame: uint8 [t, h, w, 3], T frames in all
     about: VideoFacts = field(default_factory=VideoFacts)
-    pick: Callable[[Sequence[int]], Iterator[Tensor]] | None = None  # those of some places alone; None: all are read
+    pick: Callable[[Sequence[int]], Iterator[Tensor]] | None = None  # reads some frames only; None: all are read
 
-    def frames_at(self, places: Sequence[int]) -> Iterator[Tensor]:
-        """The frames of some places among the T, ascending: uint8 [t, h, w, 3], some at a time."""
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the frames with some indices below T, ascending: uint8 [t, h, w, 3], a few at a time."""
         if self.pick is not None:
-            yield from self.pick(places)
+            yield from self.pick(indices)
             return
-        wanted, first = set(places), 0
+        wanted, first = set(indices), 0
         for frames in self.read():
-            here = [i for i in range(len(frames)) if first + i in wanted]
+            matches = [i for i in range(len(frames)) if first + i in wanted]
             first += len(frames)
-            if here:
-                yield frames[here]
+            if matches:
+                yield frames[matches]
 
     def steps(self, size: int) -> Generator[Tensor, None, None]:
-        """The same frames, exactly `size` at a time; fewer in the last step."""
+        """Yield all frames, exactly `size` at a time; the last step may have fewer."""
         waiting: list[Tensor] = []
         count = 0
         for frames in self.read():
@@ -87,7 +87,7 @@ class FrameStream:
             yield torch.cat(waiting)
 
     def all_frames(self) -> Tensor:
-        """All frames at once: uint8 [T, h, w, 3]."""
+        """Return all frames at once: uint8 [T, h, w, 3]."""
         result, first = torch.empty(0), 0
         for frames in self.read():
             if first == 0:
@@ -98,23 +98,23 @@ class FrameStream:
 
 
 def stream_of(frames: Tensor, seconds: Tensor | None, resize: Callable[[Tensor], Tensor]) -> FrameStream:
-    """Frames that are there, uint8 [T, h, w, 3], resized when they are asked for."""
-    return FrameStream(len(frames), seconds, lambda: (resize(some) for some in frames.split(16)))
+    """Make a stream of decoded frames, uint8 [T, h, w, 3]; they are resized when they are read."""
+    return FrameStream(len(frames), seconds, lambda: (resize(part) for part in frames.split(16)))
 
 
 Sample = Callable[[int, float], Sequence[int]]  # (frames in the file, frames a second) -> indices, ascending
 
 
-# Opens a video file, what the entry points of the group `flexselect.video_readers` are: path, `family.sample`,
-# `prompter.resize`, and, where they are not the default, `ReadOptions`.
+# An entry point of the group `flexselect.video_readers` opens a video file. Its arguments are the path,
+# `family.sample`, `prompter.resize` and, if they are not the default, `ReadOptions`.
 VideoReader = Callable[..., FrameStream]
 
 
 def video_reader() -> VideoReader:
-    """The decoder, found by entry point so that this package depends on none.
+    """Find the decoder by entry point, so that this package depends on no decoder.
 
     Raises:
-        RuntimeError: if none is installed.
+        RuntimeError: if no reader is installed.
     """
     readers = entry_points(group="flexselect.video_readers")
     for reader in readers:
@@ -125,15 +125,15 @@ def video_reader() -> VideoReader:
 def stream_of_file(
     path: str, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
 ) -> FrameStream:
-    """Choose the frames of a video file.
+    """Open a video file as a stream of sampled frames.
 
     Args:
-        path: of the file.
-        sample: (frames in the file, frames a second) to the indices wanted, ascending.
-        resize: uint8 [1, h, w, 3] to the size wanted.
-        options: which part of the file.
+        path: the file.
+        sample: maps (frames in the file, frames per second) to the indices of wanted frames, ascending.
+        resize: resizes uint8 [1, h, w, 3].
+        options: the part of the file to read.
 
     Raises:
-        ValueError: what the reader says of a file that it cannot read.
+        ValueError: if the reader cannot read the file.
     """
     return video_reader()(path, sample, resize, *([] if options == WHOLE else [options]))

@@ -1,6 +1,6 @@
-"""What travels between the rooms: clips, prompts, selections, answers.
+"""Clips, prompts, selections and answers.
 
-Notation, used in every shape comment of the project:
+Notation of all shape comments in the project:
 
     T decoded frames    U units (a unit is one time step as the LLM sees it)    V visual tokens
     N prompt tokens     Q query rows (text after the last visual token)         K budget
@@ -21,19 +21,19 @@ from torch import Tensor
 from flexselect.structures.frames import VideoFacts
 from flexselect.structures.layout import Delimiters, Layout, lay_out
 
-Self = TypeVar("Self", bound="_Movable")
+Self = TypeVar("Self", bound="_TensorGroup")
 
 
 @dataclass(frozen=True)
-class _Movable:
+class _TensorGroup:
     """A frozen dataclass whose tensors move to a device together."""
 
     def to(self: Self, device: torch.device | str) -> Self:
-        """Return a copy whose tensors, nested ones too, lie on `device`."""
+        """Return a copy with all tensors, nested ones too, on `device`."""
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = self.__dict__[f.name]
-            if isinstance(value, (Tensor, _Movable)):
+            if isinstance(value, (Tensor, _TensorGroup)):
                 moved[f.name] = value.to(device)
             elif isinstance(value, list):
                 moved[f.name] = [item.to(device) for item in value]
@@ -41,58 +41,56 @@ class _Movable:
 
 
 @dataclass(frozen=True)
-class VideoClip(_Movable):
-    """The pixels of one clip, sampled and resized: all that does not depend on the question."""
+class VideoClip(_TensorGroup):
+    """The pixels of one clip, sampled and resized; they do not depend on the question."""
 
-    pixels: (
-        Tensor  # uint8 [T, h, w, 3] frames, normalised when they are encoded; or float pixel values as the tower takes
-    )
+    pixels: Tensor  # uint8 [T, h, w, 3] frames, normalised when they are encoded; or float pixel values for the tower
     grid: tuple[int, int, int]  # units U, and the token rows and columns of a unit
-    seconds_per_unit: float = 1.0  # what the positions are told; see `time_step` of the family
+    seconds_per_unit: float = 1.0  # time between units for M-RoPE positions; see the family's `time_step`
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
-    delimiters: tuple[Delimiters, ...] = ()  # the text around each unit; empty where units stand side by side
-    about: VideoFacts = field(default_factory=VideoFacts)  # how its file was read
+    delimiters: tuple[Delimiters, ...] = ()  # the text around each unit; empty if there is none
+    about: VideoFacts = field(default_factory=VideoFacts)  # how the file was read
 
     @property
     def num_units(self) -> int:
-        """U."""
+        """U, the number of units."""
         return self.grid[0]
 
 
 @dataclass(frozen=True)
-class VideoPrompt(_Movable):
-    """A clip between the text before it and the text after it."""
+class VideoPrompt(_TensorGroup):
+    """A clip with the text before and after it."""
 
     clip: VideoClip
     prefix_ids: Tensor  # int64 [A], text before the first visual token
     query_ids: Tensor  # int64 [Q], text after the last visual token
-    selector_text: tuple[Tensor, Tensor] | None = None  # both again, in the ids of a selector with its own tokenizer
+    selector_text: tuple[Tensor, Tensor] | None = None  # prefix and query in the ids of the selector's tokenizer
 
 
 @dataclass(frozen=True)
-class EncodedVideo(_Movable):
-    """A clip in the LLM's embedding space, with the text before it: ready for any question."""
+class EncodedVideo(_TensorGroup):
+    """A clip in the LLM's embedding space, with the text before it; it serves any question."""
 
     prefix_ids: Tensor  # int64 [A]
     features: Tensor  # [V, D]; with deepstack [V, (1 + E) * D]: the embedding, then what E decoder layers add
     grid: tuple[int, int, int]
     seconds_per_unit: float = 1.0
     delimiters: tuple[Delimiters, ...] = ()
-    selector_features: Tensor | None = None  # [V, d], the same tokens as a selector sees them
+    selector_features: Tensor | None = None  # [V, d], the visual tokens in a selector's embedding space
     selector_text: tuple[Tensor, Tensor] | None = None  # see `VideoPrompt`
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
-    about: VideoFacts = field(default_factory=VideoFacts)  # how its file was read
+    about: VideoFacts = field(default_factory=VideoFacts)  # how the file was read
 
     @property
     def num_units(self) -> int:
-        """U."""
+        """U, the number of units."""
         return self.grid[0]
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What of the video is looked at: `grid`; `frames` T and real `fps`, None where the times are unknown.
+        """How the video was sampled: `grid`, the number of `frames` T and their real `fps` (None if times are unknown).
 
-        Of a file also how frames were chosen, see `VideoFacts`.
+        For a file also how its frames were chosen, see `VideoFacts`.
         """
         shown = None if self.seconds is None else self.seconds.tolist()
         span = shown[-1] - shown[0] if shown else 0.0
@@ -101,7 +99,7 @@ class EncodedVideo(_Movable):
 
     @property
     def length(self) -> float | None:
-        """Seconds of the whole video, to the end of its last frame; None if unknown."""
+        """Length of the whole video in seconds, to the end of the last frame; None if unknown."""
         if self.about.facts.get("seconds") is not None or self.seconds is None:
             return self.about.facts.get("seconds")
         shown = self.seconds.tolist()
@@ -114,11 +112,11 @@ class EncodedVideo(_Movable):
 
     @property
     def tokens_per_unit(self) -> int:
-        """V / U."""
+        """V / U, the number of visual tokens per unit."""
         return self.num_tokens // self.num_units
 
     def select_units(self, units: Sequence[int]) -> EncodedVideo:
-        """Some units alone, as a clip of their own."""
+        """Return a clip of some units only."""
         tokens = torch.arange(self.num_tokens, device=self.features.device).view(self.num_units, -1)[units].flatten()
         delimiters = tuple(self.delimiters[unit] for unit in units) if self.delimiters else ()
         grid = (len(units), *self.grid[1:])
@@ -127,32 +125,32 @@ class EncodedVideo(_Movable):
         )
 
     def clone_features(self) -> EncodedVideo:
-        """With tensors of its own, where they were parts of a file."""
-        seen = None if self.selector_features is None else self.selector_features.clone()
-        return replace(self, features=self.features.clone(), selector_features=seen)
+        """Return a copy whose features are in memory, not mapped from a file."""
+        selector_features = None if self.selector_features is None else self.selector_features.clone()
+        return replace(self, features=self.features.clone(), selector_features=selector_features)
 
     def layout(self, query_ids: Tensor, placeholder: int, units: Sequence[int] | None = None) -> Layout:
-        """The prompt with a query, written out; of some units only, if `units` says which."""
+        """Lay out the prompt with a query, int64 [Q]; `units` are the numbers of the units to include, None: all."""
         units = range(self.num_units) if units is None else units
         return lay_out(self.prefix_ids, query_ids, units, self.tokens_per_unit, placeholder, self.delimiters)
 
 
 @dataclass(frozen=True)
-class Selection(_Movable):
-    """Which visual tokens are kept, and why."""
+class Selection(_TensorGroup):
+    """The kept visual tokens and the scores of all."""
 
     scores: Tensor  # float32 [V], larger is more relevant to the question
     kept: Tensor  # int64 [K], strictly ascending
     sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
-    shift: int = 0  # what is kept or dropped lies so many places before the visual tokens (released InternVL selectors)
+    shift: int = 0  # scores are for tokens this many places before the visual ones (released InternVL selectors)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, from which tokens, and where the time went."""
+    """An answer with its selection and timings."""
 
     text: str
-    selection: Selection | None  # None: dense, every visual token was shown
+    selection: Selection | None  # None: all visual tokens were kept (dense)
     num_visual_tokens: int  # V
     num_kept_tokens: int  # K
     timings: dict[str, float] = field(default_factory=dict)  # seconds under decode, encode, score, prefill, generate
