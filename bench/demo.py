@@ -98,16 +98,16 @@ def show(table: list[dict]) -> None:
 def draw(annotations: Path) -> list[Path]:
     """One question on one video: frames with the kept tokens lit, and with the scores of all."""
     from flexselect import FlexSelect
-    from flexselect.visualize import heat_map, kept_tokens, look_at
+    from flexselect.visualize import heat_map, kept_tokens, map_tokens
 
     question = read_annotations(str(annotations))[0]
     fs = FlexSelect.from_pretrained("checkpoints/demo/video_llm", selector="self", dtype="float32", device="cpu")
     session = fs.open(annotations.parent / question.video)
     answer = session.ask(question.text, max_new_tokens=4)
     title = f"{question.text} - {answer.text}   ({answer.num_kept_tokens} of {answer.num_visual_tokens} tokens kept)"
-    look, paths = look_at(session, answer.selection), [OUT / "kept_tokens.png", OUT / "heat_map.png"]
+    token_map, paths = map_tokens(session, answer.selection), [OUT / "kept_tokens.png", OUT / "heat_map.png"]
     for path, picture in zip(paths, (kept_tokens, heat_map)):
-        picture(path, look, title)
+        picture(path, token_map, title)
     return paths
 
 

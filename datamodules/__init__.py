@@ -1,1 +1,1 @@
-"""Where frames and questions come from. The only package that opens a video or a data set."""
+"""Videos and questions. Only this package opens video files and data sets."""

@@ -1,4 +1,4 @@
-"""Training annotations: clips with a question and an answer, in the forms that LLaVA-Video-178K has, or any rows."""
+"""Training annotations: clips with a question and an answer, in LLaVA-Video-178K's format or as plain rows."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecordRules:
-    """How rows become records."""
+    """Options for converting rows to records."""
 
-    turns: Literal["first", "all"] = "first"  # of a conversation: its first question, or each with its answer
-    unusable: Literal["refuse", "skip"] = "refuse"  # what becomes of a row that is none, such as one about an image
-    columns: dict[str, str] = field(default_factory=dict)  # names in the file by ours: video, question, answer
-    encoding: str | None = None  # of text files; None: by their first bytes
-    needs_answers: bool = False  # whether a question without an answer is unusable
+    turns: Literal["first", "all"] = (
+        "first"  # "first": a conversation's first question; "all": every question with its answer
+    )
+    unusable: Literal["refuse", "skip"] = (
+        "refuse"  # what to do with a row that cannot be used, for example one about an image
+    )
+    columns: dict[str, str] = field(default_factory=dict)  # maps video, question and answer to the names in the file
+    encoding: str | None = None  # encoding of text files; None: detected from the first bytes
+    needs_answers: bool = False  # whether a question without an answer cannot be used
 
     def __post_init__(self) -> None:
         check_choice("turns", self.turns, ("first", "all"))
@@ -43,16 +47,16 @@ class RecordRules:
 class Record:
     """One clip with one question."""
 
-    video: str  # as the annotations have it
-    path: Path  # the file
+    video: str  # as in the annotations
+    path: Path  # the video file
     question: str
     answer: str = ""
 
     def key(self, query: str) -> str:
-        """What scores of this clip are stored under; another when the file's size has changed.
+        """Return the key of this clip's scores in a store; it changes with the size of the file.
 
         Args:
-            query: what is read after the clip, see `SelectorDataModule`.
+            query: the text after the clip, see `SelectorDataModule`.
         """
         size = size_of(self.path)
         text = self.question if query == "question" else f"{self.question}\0{self.answer}"
@@ -62,19 +66,19 @@ class Record:
 def read_records(
     source: str, video_root: str | None = None, seed: int = 0, rules: RecordRules | None = None
 ) -> list[Record]:
-    """Read annotations; sampling is the same in every process.
+    """Read training annotations; sampled files give the same records in every process.
 
     Args:
-        source: JSON, JSONL, CSV or Parquet, or a hub data set, of rows with `video` and `conversations`, or with
-            `video`, `question` and `answer`; or YAML, a list `datasets` of {json_path, sampling_strategy: all | first:N
-            | end:N | random:N, where N may be K%}.
+        source: JSON, JSONL, CSV or Parquet file, or hub data set, of rows with `video` and `conversations`, or with
+            `video`, `question` and `answer`; or a YAML file with a list `datasets` of {json_path, sampling_strategy:
+            all | first:N | end:N | random:N, where N may be K%}.
         video_root: folder that `video` is relative to; None: the annotation file's folder.
-        seed: of `random`.
-        rules: how rows become records; None: as by default.
+        seed: seed of `random`.
+        rules: options for converting rows; None: the defaults.
 
     Raises:
-        FileNotFoundError: naming the file.
-        ValueError: a file that is of none of the forms, or holds nothing; naming the file and the row.
+        FileNotFoundError: naming the missing file.
+        ValueError: if the file has an unknown format or no usable row; naming the file and the row.
     """
     rules, path = rules or RecordRules(), resolve_path(source)
     root = Path(video_root) if video_root is not None else path.parent
@@ -93,21 +97,21 @@ def read_records(
 
 
 def _records(source: str, root: Path, rules: RecordRules) -> list[Record]:
-    found, left_out = list[Record](), list[str]()
+    records, left_out = list[Record](), list[str]()
     for number, row in enumerate(read_rows(source, rules.encoding), 1):
         try:
-            found += _of_row(row, root, rules)
+            records += _of_row(row, root, rules)
         except ValueError as error:
             left_out.append(f"{source}, record {number}: {error}")
             if rules.unusable == "refuse":
                 raise ValueError(f"{left_out[0]} (--data.unusable skip leaves such rows out)") from error
     if left_out:
         log.warning("%d of %s's rows are left out; the first: %s", len(left_out), source, left_out[0])
-    return found
+    return records
 
 
 def _parts(path: Path) -> list[dict[str, str]]:
-    """The list of a YAML."""
+    """Read the list of a YAML file."""
     try:
         whole = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -119,10 +123,10 @@ def _parts(path: Path) -> list[dict[str, str]]:
 
 
 def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
-    """A row's conversation, or its own question and answer.
+    """Convert a row, which has a conversation or a question with an answer, to records.
 
     Raises:
-        ValueError: for a row without a video or a question, with what was found and what is known.
+        ValueError: if the row has no video or no question; naming the columns it has and those that are known.
     """
     if row.error is not None:
         raise ValueError(row.error)
@@ -146,15 +150,15 @@ def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
 
 
 def _sampled(rows: list[Record], source: str, strategy: str, seed: int) -> list[Record]:
-    """Some of a file's records: all, first:N, end:N or random:N, where N may be K%."""
-    how, _, amount = strategy.partition(":")
-    if how == "all":
+    """Take a part of a file's records: all, first:N, end:N or random:N, where N may be K%."""
+    rule, _, amount = strategy.partition(":")
+    if rule == "all":
         return rows
-    if how not in ("first", "end", "random") or not amount.rstrip("%").isdigit():
+    if rule not in ("first", "end", "random") or not amount.rstrip("%").isdigit():
         raise ValueError(f"{source}: sampling_strategy {strategy!r} is none of all, first:N, end:N, random:N")
     number = int(amount.rstrip("%"))
     count = min(len(rows), -(-len(rows) * number // 100) if amount.endswith("%") else number)
-    if how == "random":
+    if rule == "random":
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
         return [rows[i] for i in chosen.tolist()]
-    return rows[:count] if how == "first" else rows[len(rows) - count :]
+    return rows[:count] if rule == "first" else rows[len(rows) - count :]

@@ -1,4 +1,4 @@
-"""The order in which clips are trained on: shared by all processes, and taken up again where a kill left it."""
+"""The order of training clips: shared by all processes, and continued after an interruption."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.processes import rank_and_world_size
 
-GROUPED = 50  # batches' worth of clips that are sorted by their form together
+GROUPED = 50  # number of batches whose clips are sorted by shape together
 
 
 def batches_an_epoch(trainer: Trainer | None, whole: int) -> int:
-    """Of `whole` batches, those that the trainer takes."""
+    """Return how many of `whole` batches per epoch the trainer uses."""
     limit = trainer.limit_train_batches if trainer else 1.0
     return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
 
 
 def place_in_training(trainer: Trainer | None, whole: int) -> tuple[int, int]:
-    """Which epoch it is, and how many of its `whole` batches were had, in earlier runs too."""
+    """Return the current epoch, and how many of its `whole` batches are done, earlier runs included."""
     had = trainer.fit_loop.epoch_loop.batch_progress.total.ready if trainer else 0
     return divmod(had, batches_an_epoch(trainer, whole))
 
 
 class EpochOrder(Sampler):
-    """A permutation of its own each epoch, which every process takes its share of, all of one length.
+    """Shuffles clips per epoch; all processes get equal shares of the same permutation.
 
-    Step t of W processes with batches of B takes the same clips as step t of one process with batches of W * B. Which
-    epoch it is, and how much of it is done, follows from the batches that the trainer has had, in earlier runs too.
+    Step t of W processes with batches of B uses the same clips as step t of one process with batches of W * B. The
+    epoch and its finished batches are computed from the trainer's step count, which includes earlier runs.
 
     Args:
         size: number of clips.
-        batch_size: B, of one process.
-        seed: with the epoch, all that decides the order.
-        trainer: knows how far the training is, and which process of how many this is; None: the begin, one process.
-        forms: of each clip, sortable; clips of one form go into one batch where that can be. None: any do.
+        batch_size: B, clips per step and process.
+        seed: decides the order, together with the epoch.
+        trainer: for the progress of the training, the rank and the number of processes; None: the start, one process.
+        forms: a sortable shape per clip; batches have clips of equal shape if possible. None: shapes do not matter.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class EpochOrder(Sampler):
 
     @property
     def num_batches(self) -> int:
-        """Of an epoch, of this process."""
+        """Number of batches per epoch in this process."""
         return batches_an_epoch(self.trainer, self._whole)
 
     @property
     def _whole(self) -> int:
-        """Batches of all clips."""
+        """Number of batches of all clips."""
         return -(-len(self) // self.batch_size)
 
     def __len__(self) -> int:
@@ -65,11 +65,11 @@ class EpochOrder(Sampler):
         order = torch.randperm(self.size, generator=generator).tolist()
         if self.forms is not None:
             order = self._grouped(order, generator)
-        mine = order[self.rank :: self.world][: len(self)]
-        return iter(mine[done * self.batch_size :])
+        share = order[self.rank :: self.world][: len(self)]
+        return iter(share[done * self.batch_size :])
 
     def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
-        """Sorted by form in stretches, cut into steps, and the steps shuffled; a last short step stays last."""
+        """Sort stretches of the order by shape, cut them into steps, shuffle them; a short last step stays last."""
         step = self.batch_size * self.world
         stretch, forms = step * GROUPED, self.forms or ()
         parts = [sorted(order[i : i + stretch], key=forms.__getitem__) for i in range(0, self.size, stretch)]
@@ -81,11 +81,11 @@ class EpochOrder(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose sampler or data set knows its place. Lightning asks for a state to keep: there is none."""
+    """A loader without a state: its sampler or data set knows the position from the trainer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Clips with a needle: one unit is replaced by a picture, and the question is about it (section 3.1)."""
+"""Clips with a needle: one unit shows something else, and the question is about it (section 3.1)."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ log = logging.getLogger(__name__)
 
 
 class NeedleClips(LightningDataModule):
-    """Needles in haystacks, seeded; rendered ones, or pictures and videos of your own.
+    """Makes needle clips from a seed: rendered, or from your pictures and videos.
 
-    A rendered needle is a frame full of one coloured shape ("What colour is the ring?"); a haystack is a dull moving
-    scene.
+    A rendered needle is a frame filled by one coloured shape ("What colour is the ring?"). A rendered haystack is a
+    dull moving scene.
 
     Args:
-        family: whose prompts these are.
-        clips: how many.
-        units: of each clip.
-        distractors: rendered needles that are not asked for.
-        needles: JSON, JSONL, CSV or Parquet with `image` (relative to the file) and `question`; None: rendered ones.
-        haystacks: a folder of videos, of which `units` are taken, evenly spread; None: rendered ones.
+        family: the family whose prompts are made.
+        clips: number of clips.
+        units: units per clip.
+        distractors: number of rendered needles that the question does not ask for.
+        needles: JSON, JSONL, CSV or Parquet with `image` (relative to the file) and `question`; None: rendered needles.
+        haystacks: a folder of videos; `units` are taken from each, evenly spread; None: rendered haystacks.
         cells: side of a rendered frame, in shapes of 28 pixels.
-        seed: of everything.
+        seed: seed of all clips.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class NeedleClips(LightningDataModule):
         self.haystacks = None if haystacks is None else haystacks_in(haystacks)
 
     def predict_dataloader(self) -> DataLoader:
-        """A `NeedleClip` a step, shared out over processes."""
+        """Return a loader that yields one `NeedleClip` per step; clips are divided among processes."""
         rank, world = rank_and_world_size(self.trainer)
         if self.clips < world:
             raise ValueError(f"{world} processes cannot share {self.clips} clips: give --data.clips {world} or more")
@@ -95,7 +95,7 @@ class _Clips(Dataset):
             image = torch.from_numpy(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).copy())
             first = int(unit) * data.family.frames_per_unit
             frames[first : first + data.family.frames_per_unit] = image
-            question = question or asked  # the first is asked for
+            question = question or asked  # the question is about the first needle
         prompt = VideoPrompt(self.prompter.clip(frames), self.prompter.prefix_ids, self.prompter.query_ids(question))
         return NeedleClip(prompt, int(units[0]))
 
@@ -130,14 +130,14 @@ class _Clips(Dataset):
 
 
 def pictures_of(table: Path) -> list[tuple[Path, str]]:
-    """Images with the questions about them, all looked at before a model is loaded.
+    """Read images with their questions; all images are opened before a model is loaded.
 
     Raises:
-        ValueError: naming the row that lacks something, or whose image cannot be read.
+        ValueError: naming a row that is incomplete, or whose image cannot be read.
     """
     if table.is_dir():
         raise ValueError(f"{table} is a folder; --data.needles takes a table with `image` and `question`")
-    found = []
+    needles = []
     for number, row in enumerate(read_rows(str(table)), 1):
         path = table.parent / str(row.get("image") or "")
         if not row.get("image") or not str(row.get("question") or "").strip():
@@ -147,17 +147,17 @@ def pictures_of(table: Path) -> list[tuple[Path, str]]:
                 image.load()
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{table}: the image of row {number} cannot be read: {path} ({error})") from error
-        found.append((path, str(row["question"])))
-    if not found:
+        needles.append((path, str(row["question"])))
+    if not needles:
         raise ValueError(f"{table}: holds no rows")
-    return found
+    return needles
 
 
 def haystacks_in(folder: str) -> list[Path]:
-    """The videos of a folder.
+    """List the videos of a folder.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are none.
     """
     if not is_folder(Path(folder)):
         raise ValueError(f"{folder} is no folder; --data.haystacks takes one with videos")

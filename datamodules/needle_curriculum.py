@@ -1,4 +1,4 @@
-"""Endless needle clips for training the demo's VideoLLM, from easy to hard."""
+"""Needle clips for training the demo's VideoLLM, from easy to hard."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from datamodules.needles import ask, draw_needles, render
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
 
-# Temporal patches, needles in them at most, share of batches that are multiple choice. Letters come once the words are
-# known, and at first mostly letters: mixed in from the start, they stay at chance and slow the words down.
+# Temporal patches, maximum number of needles, share of multiple-choice batches. Letters come once the words are known,
+# and then dominate at first: if they are mixed in from the start, they stay at chance and slow the words down.
 WORDS = ((1, 1, 0.0), (1, 2, 0.0), (1, 3, 0.0), (2, 3, 0.0), (4, 4, 0.0))
 LETTERS = ((1, 1, 0.7), (1, 3, 0.5), (4, 4, 0.5), (8, 4, 0.4))
 LONGER_WORDS = ((8, 4, 0.0), (16, 4, 0.0))
 
 
 class NeedleCurriculum(LightningDataModule):
-    """Renders clips of up to 8 seconds with one question each, harder ones once the metric allows; two frames a second.
+    """Renders clips of up to 8 seconds, two frames per second, with one question each, from easy to hard.
 
-    A stage is left when the trainer's `words_accuracy` and `choice_accuracy` of the last epoch, those of them that the
-    stage asks for, are at least `advance_at`. The dataloader is made anew each epoch
-    (`reload_dataloaders_every_n_epochs: 1`), so the same seed gives the same training.
+    The next stage begins when `words_accuracy` and `choice_accuracy` of the last epoch (those that the stage has) are
+    at least `advance_at`. The dataloader is rebuilt each epoch (`reload_dataloaders_every_n_epochs: 1`), so that the
+    same seed gives the same training.
 
     Args:
-        family: whose prompter makes the prompts.
-        batch_size: clips a step.
-        steps_per_epoch: steps between two looks at the metric.
+        family: the family whose prompts are made.
+        batch_size: clips per step.
+        steps_per_epoch: steps between two checks of the accuracy.
         advance_at: accuracy at which the next stage begins.
-        letters: whether multiple choice is learned, too; if not, clips of up to 16 seconds are.
-        seed: of all clips.
+        letters: whether to train multiple choice too; if not, clips are up to 16 seconds long.
+        seed: seed of all clips.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class NeedleCurriculum(LightningDataModule):
         self.stage = 0
 
     def train_dataloader(self) -> ResumableLoader:
-        """One epoch of the current stage; what is left of it, where a training goes on."""
+        """Return a loader for one epoch of the current stage, or for what is left of it."""
         assert self.trainer is not None
         epoch = self.trainer.current_epoch
         forms = ("words", "choice") if self.stages[self.stage][2] else ("words",)
@@ -67,14 +67,14 @@ class NeedleCurriculum(LightningDataModule):
             self.stage = min(self.stage + 1, len(self.stages) - 1)
         stage = self.stages[self.stage]
         clips = _Clips(self.family, self.batch_size, self.steps_per_epoch, stage, [self.seed, epoch], self.trainer)
-        return ResumableLoader(clips, batch_size=None)  # a worker would take the threads that train
+        return ResumableLoader(clips, batch_size=None)  # a worker would compete with the training for CPU threads
 
     def state_dict(self) -> dict[str, Any]:
-        """The stage, for a resumed training."""
+        """Return the stage, for a resumed training."""
         return {"stage": self.stage}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the stage that was reached."""
+        """Restore the stage."""
         self.stage = state["stage"]
 
 
@@ -92,19 +92,21 @@ class _Clips(IterableDataset):
         self.trainer = trainer
 
     def __len__(self) -> int:
-        return self.steps  # the learning rate's schedule asks for it
+        return self.steps  # the learning rate schedule needs it
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        _, had = place_in_training(self.trainer, self.steps)  # at the first batch: Lightning restores after `iter`
+        _, had = place_in_training(
+            self.trainer, self.steps
+        )  # at the first batch, since Lightning restores its counts after `iter`
         yield from islice(self._batches(), had, None)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
         patches, count, choice_share = self.stage
-        shown = self.family.sample(2 * patches, 2.0)  # as it would look at a video of that length
+        shown = self.family.sample(2 * patches, 2.0)  # as the family samples a video of that length
         for _ in range(self.steps):
             frames, queries, answers = [], [], []
-            choice = bool(rng.random() < choice_share)  # a batch is of one form: less padding
+            choice = bool(rng.random() < choice_share)  # one kind per batch, for less padding
             for _ in range(self.batch_size):
                 needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
                 asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, choice)
@@ -114,7 +116,9 @@ class _Clips(IterableDataset):
                 answers.append(prompter.answer_ids(asked.answer))
             clip = prompter.clip(torch.from_numpy(np.concatenate(frames)))
             yield {
-                "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, one after another
+                "pixel_values": prompter.pixel_values(
+                    clip, 0, clip.num_units
+                ),  # pixel values of all clips, concatenated
                 "form": "choice" if choice else "words",
                 "grid": (clip.num_units // self.batch_size, *clip.grid[1:]),
                 "prefix": prompter.prefix_ids,
@@ -125,5 +129,5 @@ class _Clips(IterableDataset):
 
 
 def _spacing(rng: np.random.Generator, patches: int, count: int) -> Tensor:
-    """Seconds between units: clips span up to ten minutes, as VideoLLMs, too, are trained on varied frame rates."""
+    """Draw seconds between units: clips span up to ten minutes, since VideoLLMs are trained on many frame rates."""
     return torch.from_numpy(np.exp(rng.uniform(np.log(0.5), np.log(600 / patches), count)))

@@ -1,6 +1,6 @@
-"""Rendered needle videos: a noisy, moving scene in which a few coloured shapes are each seen for a moment.
+"""Rendered needle videos: a noisy, moving scene in which a few coloured shapes appear for a moment.
 
-The demo's and the tests' data: real H.264 files with questions whose answers are known, at any length.
+The data of the demo and the tests: real H.264 files of any length, with questions whose answers are known.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 LETTERS = "ABCD"
-CELL = 28  # pixels: the side of one visual token of Qwen2.5-VL
-MOMENT = 3  # frames that a shape is seen for: at least one whole temporal patch, wherever it starts
+CELL = 28  # pixels: side of one visual token of Qwen2.5-VL
+MOMENT = 3  # frames in which a shape appears: at least one whole temporal patch
 CHUNK = 64  # frames rendered at a time
 
 
 @dataclass(frozen=True)
 class Needle:
-    """One shape, seen in frames [start, start + MOMENT) in one cell of the scene."""
+    """One shape, visible in frames [start, start + MOMENT) in one cell of the scene."""
 
     shape: str
     colour: str
@@ -44,19 +44,19 @@ class Needle:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a needle; with options, the answer is a letter."""
+    """A question about a needle; if it has options, the answer is a letter."""
 
     question: str
     answer: str
     options: list[str] | None
-    needle: int  # which needle it asks about
+    needle: int  # index of the needle
 
 
 def draw_needles(rng: np.random.Generator, count: int, num_frames: int, cells: int = 3) -> list[Needle]:
-    """Draw needles that differ in shape, in colour and in cell-and-moment, `count` <= 6."""
+    """Draw up to 6 needles that differ in shape, in colour, and in cell or moment."""
     shapes = rng.permutation(len(SHAPES))[:count]
     colours = rng.permutation(len(COLOURS))[:count]
-    places = rng.permutation(cells * cells)[:count]  # no two share a cell, so none hides another
+    places = rng.permutation(cells * cells)[:count]  # needles in different cells do not hide each other
     starts = rng.integers(0, max(1, num_frames - MOMENT + 1), count)
     names = list(COLOURS)
     return [
@@ -89,9 +89,9 @@ def paint(cell: np.ndarray, shape: str, colour: str, rng: np.random.Generator) -
 
 
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A smooth, dull random picture, uint8 [side, side, 3]."""
+    """Render a smooth, dull random picture, uint8 [side, side, 3]."""
     coarse = rng.integers(30, 150, (9, 9, 3)).astype(np.float32)
-    coarse = 0.6 * coarse.mean(-1, keepdims=True) + 0.4 * coarse  # dull: needles alone are vivid
+    coarse = 0.6 * coarse.mean(-1, keepdims=True) + 0.4 * coarse  # dull, so that only needles are vivid
     at = np.linspace(0, 8, side, endpoint=False)
     low, part = at.astype(int), (at % 1)[:, None, None]
     rows = coarse[low] * (1 - part) + coarse[low + 1] * part  # [side, 9, 3]
@@ -100,7 +100,7 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
-    """The pixels that a shape covers in its cell, bool [28, 28]."""
+    """Return the pixels of a cell that a shape covers, bool [28, 28]."""
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
     y, x, radius = y - dy, x - dx, CELL * 0.4
     away = np.hypot(y, x)
@@ -116,7 +116,7 @@ def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
 
 
 def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: bool, choice: bool) -> Question:
-    """Ask for the colour of needle `index` by its shape, or for its shape by its colour; in words or A-D."""
+    """Ask for the colour of needle `index` by its shape, or for its shape by its colour; answers are words or A-D."""
     needle = needles[index]
     question = f"What colour is the {needle.shape}?" if by_shape else f"Which shape is {needle.colour}?"
     answer, words = (needle.colour, list(COLOURS)) if by_shape else (needle.shape, list(SHAPES))
@@ -131,18 +131,18 @@ def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: b
 def write_needle_videos(
     folder: str | Path, videos: int = 4, patches: int = 256, needles: int = 4, questions: int = 8, seed: int = 0
 ) -> Path:
-    """Write mp4 files and `annotations.jsonl`; the same arguments always give the same videos and questions.
+    """Write mp4 files and `annotations.jsonl`; equal arguments give equal videos and questions.
 
     Args:
-        folder: where to; created when missing.
-        videos: how many clips.
-        patches: length of each in temporal patches: a patch is 2 frames, one second.
-        needles: shapes in each clip, at most 6.
-        questions: questions on each clip; every fourth is multiple choice.
-        seed: of everything.
+        folder: output folder; created if missing.
+        videos: number of videos.
+        patches: length of a video in temporal patches: 2 frames, one second.
+        needles: shapes per video, at most 6.
+        questions: questions per video; every fourth is multiple choice.
+        seed: seed of all videos.
 
     Returns:
-        The annotation file. Each row also says, under `needle`, where the answer is to be seen.
+        The annotation file. In each row, `needle` says where the answer is visible.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every data module of questions does: grouped by video, decoded ahead, shared out over processes."""
+"""Base of all data modules with questions: group by video, decode ahead, divide among processes."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from flexselect.structures.frames import ReadOptions
 class QuestionData(LightningDataModule):
     """Questions for validate and predict.
 
-    Questions about one video come one after another; its frames are decoded once, in a worker, while the video before
-    it is being answered.
+    Questions about one video are consecutive. A worker decodes the video once, while the model answers questions about
+    the previous one.
 
     Args:
         family: samples and resizes the frames.
-        questions: all of them; their videos are relative to `video_root`.
-        video_root: a folder.
-        num_workers: processes that decode ahead, a whole clip in memory each; 0 decodes in the main process, a few
-            frames at a time.
+        questions: all questions; their videos are relative to `video_root`.
+        video_root: folder of the videos.
+        num_workers: number of processes that decode ahead, each with one clip in memory; 0: the main process decodes, a
+            few frames at a time.
 
     Attributes:
-        answered: keys of questions that an earlier run has answered.
+        answered: keys of questions that an earlier run answered.
     """
 
-    macro: str | None = None  # the group whose shares are averaged into the accuracy; None: all questions count alike
+    macro: str | None = None  # accuracy is the mean over the values of this group; None: over all questions
 
     def __init__(self, family: VideoFamily, questions: list[VideoQuestion], video_root: str, num_workers: int) -> None:
         super().__init__()
@@ -52,42 +52,42 @@ class QuestionData(LightningDataModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides how questions are put, beside the annotations themselves."""
+        """Settings that change how questions are asked, besides the annotations."""
         return {}
 
     def skip(self, answered: Iterable[tuple[str, str, str]]) -> None:
-        """Decode no video for questions that an earlier run has answered; they pass through without a clip.
+        """Mark questions that an earlier run answered: they pass through without a clip.
 
         Args:
-            answered: their keys (`VideoQuestion.key`).
+            answered: keys of the questions (`VideoQuestion.key`).
         """
         self.answered = set(answered)
 
     def use_cache(self, cache: FeatureCache) -> None:
-        """Decode no video whose features are in the cache."""
+        """Take features from the cache instead of decoding a video."""
         self.cache = cache
 
     def hash_of(self, video: str) -> str | None:
-        """Hash of a video's file as it is now; None where it cannot be read."""
+        """Return the current hash of a video's file; None if it cannot be read."""
         try:
             return file_hash(resolve_path(video, self.video_root))
         except (OSError, ValueError):
             return None
 
     def predict_dataloader(self) -> DataLoader:
-        """One `QuestionItem` a step, in the order of the videos."""
+        """Return a loader that yields one `QuestionItem` per step, grouped by video."""
         rank, world = rank_and_world_size(self.trainer)
-        mine = shard(self.questions, rank, world, self.work())
-        items = _Items(self.family, mine, self.answered, Path(self.video_root), self.cache)
+        share = shard(self.questions, rank, world, self.work())
+        items = _Items(self.family, share, self.answered, Path(self.video_root), self.cache)
         return DataLoader(items, batch_size=None, num_workers=self.num_workers)
 
     val_dataloader = predict_dataloader
     transfer_batch_to_device = keep_frames_on_cpu
 
     def work(self) -> dict[str, float]:
-        """A measure of what each video costs: its share of all bytes, and of all questions that are still open.
+        """Estimate the cost of each video: its share of all bytes plus its share of all open questions.
 
-        The size stands for the length, which only opening a file would tell.
+        The file size stands for the length, which is known only after opening the file.
         """
         videos = dict.fromkeys(question.video for question in self.questions)
         asked = Counter(question.video for question in self.questions if question.key not in self.answered)
@@ -97,7 +97,7 @@ class QuestionData(LightningDataModule):
 
 
 class _Items(Dataset):
-    """Decodes a video at its first question that is still to be answered."""
+    """Decodes a video at its first open question."""
 
     def __init__(
         self,
@@ -126,44 +126,44 @@ class _Items(Dataset):
             item = replace(item, **self._opened(path, question.reading, self.prompter), video_hash=file_hash(path))
         except VideoError as error:
             return replace(item, error=str(error), warnings=tuple(error.warnings), path=None)
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video never stops the run
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # one bad video must not stop the run
             return replace(item, error=f"{question.video}: {type(error).__name__}: {error}", path=None)
         return replace(item, decode_seconds=time.perf_counter() - began)
 
     def _opened(self, path: Path, reading: ReadOptions, prompter: Prompter) -> dict[str, Any]:
-        """What there is of a video: its features, or its frames as they come, or all of them."""
+        """Open a video: return its cached features, a stream of frames, or a decoded clip."""
         encoded = self.cache.get(path, prompter.prefix_ids, reading) if self.cache else None
         if encoded is not None:
             return {"encoded": encoded}
         stream = open_video(path, self.family.sample, prompter.resize, reading)
-        if get_worker_info() is None:  # decoded while the tower looks at it
+        if get_worker_info() is None:  # the main process decodes while the tower encodes
             return {"stream": stream}
         return {"clip": replace(prompter.clip(stream.all_frames(), stream.seconds), about=stream.about)}
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
-    """Bring questions about one video together, and those about one part of it, in the order of the first ones."""
+    """Make questions about one video, and about one part of it, consecutive; groups keep the order of first ones."""
     videos = {video: i for i, video in enumerate(dict.fromkeys(question.video for question in questions))}
     parts = {part: i for i, part in enumerate(dict.fromkeys(question.part for question in questions))}
     return sorted(questions, key=lambda question: (videos[question.video], parts[question.part]))
 
 
 def shard(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:
-    """One process's videos, whole ones: no video is decoded twice, no question doubled, none without a process.
+    """Return the questions of one process. A video's questions stay together, so it is decoded once.
 
-    The most work first, each to the process that has the least: at most a third longer than the best there is (Graham,
-    1969). Each process gets a video, if there are as many.
+    Videos are assigned in order of falling work, each to the process with the least: at most a third longer than
+    optimal (Graham, 1969). Each process gets a video if there are enough.
 
     Args:
-        questions: all of them.
-        rank: this process.
-        world: of how many.
-        work: of each video.
+        questions: all questions.
+        rank: number of this process.
+        world: number of processes.
+        work: estimated cost of each video.
     """
-    loads, mine = [0.0] * world, set()
+    loads, videos = [0.0] * world, set()
     for video in sorted(work, key=lambda video: -work[video]):
         least = loads.index(min(loads))
-        loads[least] += work[video] + 1e-9  # also what costs nothing is shared out
+        loads[least] += work[video] + 1e-9  # a video of 0 bytes must be assigned too
         if least == rank:
-            mine.add(video)
-    return [question for question in questions if question.video in mine]
+            videos.add(video)
+    return [question for question in questions if question.video in videos]

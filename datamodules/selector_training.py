@@ -23,27 +23,27 @@ from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 
 class SelectorDataModule(LightningDataModule):
-    """Clips for fit, validate, and the writing of teacher scores (predict).
+    """Clips for fit, validate, and predict (writing teacher scores).
 
-    A clip that cannot be used is replaced by the one after it in the file, with its reason: the same one in every run.
+    If a clip cannot be used, the next one in the file replaces it, in every run the same one; the reason is recorded.
 
     Args:
-        family: samples, resizes and writes prompts; its `fps: .inf` with `max_frames` takes that many evenly.
-        annotations: of fit, see `read_records`.
-        val_annotations: of validate, the same; None: no validation.
+        family: samples and resizes frames and makes prompts; `fps: .inf` takes `max_frames` frames evenly.
+        annotations: annotations for fit, see `read_records`.
+        val_annotations: annotations for validate; None: no validation.
         video_root: folder that `video` is relative to; None: the annotation file's folder.
-        batch_size: clips a step in each process; above 1, clips of one form go together, which takes a look into each
-            video at the start.
-        query: what the teacher and the selector read after the clip: "question", as when answering, or
+        batch_size: clips per step and process. Above 1, batches have clips of equal shape, and each video's header is
+            read at the start.
+        query: the text after the clip, for teacher and selector: "question", as when answering, or
             "question_and_answer", as the released training.
-        teacher_scores: folder of stored scores; None: the teacher scores each clip as it comes.
-        num_workers: processes that decode.
-        seed: of sampling and order.
-        turns: of a conversation, "first" or "all" of its questions.
-        unusable: rows that are no question about a video are "refuse"d, or left out and counted ("skip").
-        columns: names in the file by ours (video, question, answer, conversations), where they differ.
-        encoding: of text files; None: by their first bytes.
-        track: among a file's video tracks, from 0; None: the one that players show.
+        teacher_scores: folder of stored scores; None: the teacher scores clips during training.
+        num_workers: number of processes that decode.
+        seed: seed of sampling and order.
+        turns: questions of a conversation to use, "first" or "all".
+        unusable: "refuse" files with rows that are no question about a video, or "skip" and count these rows.
+        columns: maps our names (video, question, answer, conversations) to the names in the file.
+        encoding: encoding of text files; None: detected from the first bytes.
+        track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do.
     """
 
@@ -82,40 +82,40 @@ class SelectorDataModule(LightningDataModule):
     transfer_batch_to_device = keep_frames_on_cpu
 
     def key(self, record: Record) -> str:
-        """What its scores are stored under."""
+        """Return the key of a record's scores in the store."""
         return record.key(self.query)
 
     def unscored(self) -> list[str]:
-        """The clips that the store does not know."""
+        """List the videos of clips without stored scores."""
         assert self.store is not None
         clips = {self.key(record): record.video for record in self.records + self.val_records}
         return [video for key, video in clips.items() if key not in self.store]
 
     def skip(self, scored: Container[str]) -> None:
-        """Leave out of predict what was scored before.
+        """Leave out clips in predict that an earlier run scored.
 
         Args:
-            scored: keys.
+            scored: keys of the clips.
         """
         self.scored = scored
 
     @property
     def num_train_batches(self) -> int:
-        """Of an epoch, of this process."""
+        """Number of batches per epoch in this process."""
         return EpochOrder(len(self.records), self.batch_size, self.seed, self.trainer).num_batches
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides which clips a step takes."""
+        """Settings that decide which clips a step uses."""
         clips_a_step = self.batch_size * rank_and_world_size(self.trainer)[1]
         taken = {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
         return {**taken, **self.reading.settings}
 
     def train_dataloader(self) -> DataLoader:
-        """Lists of `TrainingClip`.
+        """Return a loader that yields lists of `TrainingClip`.
 
         Raises:
-            ValueError: without annotations.
+            ValueError: if there are no annotations.
         """
         if not self.records:
             raise ValueError("nothing to train on: give --data.annotations FILE")
@@ -130,30 +130,30 @@ class SelectorDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader | list:
-        """The same, in the order of the file; every process gets as many, for processes wait for one another."""
+        """Return a loader in file order; all processes get equally many batches, as they wait for each other."""
         if not self.val_records:
             return []
         rank, world = rank_and_world_size(self.trainer)
-        mine = list(range(len(self.val_records)))[rank::world]
-        gaps = [_Clips.GAP] * (-(-len(self.val_records) // world) - len(mine))
+        indices = list(range(len(self.val_records)))[rank::world]
+        gaps = [_Clips.GAP] * (-(-len(self.val_records) // world) - len(indices))
         clips, size = _Clips(self, self.val_records), self.batch_size
         return DataLoader(
-            clips, batch_size=size, sampler=mine + gaps, collate_fn=_without_gaps, num_workers=self.num_workers
+            clips, batch_size=size, sampler=indices + gaps, collate_fn=_without_gaps, num_workers=self.num_workers
         )
 
     def predict_dataloader(self) -> DataLoader:
-        """All clips of one video a step, those left out that were scored before; none replaced."""
+        """Return a loader that yields all unscored clips of one video per step; none are replaced."""
         rank, world = rank_and_world_size(self.trainer)
         videos: dict[Path, dict[str, Record]] = {}
         for record in self.records + self.val_records:
             if self.key(record) not in self.scored:
                 videos.setdefault(record.path, {}).setdefault(self.key(record), record)
-        mine = [list(records.values()) for records in videos.values()][rank::world]
-        return DataLoader(_Videos(self, mine), batch_size=None, num_workers=self.num_workers)
+        share = [list(records.values()) for records in videos.values()][rank::world]
+        return DataLoader(_Videos(self, share), batch_size=None, num_workers=self.num_workers)
 
 
 class _Reader:
-    """Decodes records into clips with their text, and adds teacher scores where they are stored."""
+    """Decodes records into clips with text, and adds stored teacher scores."""
 
     def __init__(self, data: SelectorDataModule) -> None:
         self.family, self.query, self.store, self.reading = data.family, data.query, data.store, data.reading
@@ -163,7 +163,7 @@ class _Reader:
         """Decode a video.
 
         Raises:
-            VideoError: whatever is wrong with it: one bad clip never stops the run.
+            VideoError: for anything that is wrong with the video, since one bad clip must not stop the run.
         """
         self.prompter = self.prompter or self.family.prompter()
         try:
@@ -174,14 +174,14 @@ class _Reader:
             raise VideoError(path, f"{type(error).__name__}: {error}") from error
 
     def prompt(self, record: Record, clip: VideoClip) -> VideoPrompt:
-        """With its text."""
+        """Make a prompt of a record's clip and text."""
         query = self.prompter.query_ids(record.question)
         if self.query == "question_and_answer":
             query = torch.cat([query, self.prompter.answer_ids(record.answer)])
         return VideoPrompt(clip, self.prompter.prefix_ids, query)
 
     def training_clip(self, record: Record, left_out: tuple[str, ...]) -> TrainingClip:
-        """As it is trained on."""
+        """Make the training clip of a record."""
         key = record.key(self.query)
         reason = None if self.store is None else self.store.error(key)
         if reason is not None:
@@ -191,9 +191,9 @@ class _Reader:
 
 
 class _Clips(Dataset):
-    """By number; one that cannot be used is replaced by the next."""
+    """Clips by number; a clip that cannot be used is replaced by the next one."""
 
-    GAP = -1  # no clip
+    GAP = -1  # stands for no clip
 
     def __init__(self, data: SelectorDataModule, records: list[Record]) -> None:
         self.reader, self.records = _Reader(data), records
@@ -215,7 +215,7 @@ class _Clips(Dataset):
 
 
 class _Videos(Dataset):
-    """All clips of a video together; those of one that cannot be used say why."""
+    """All clips of one video per item; if the video cannot be used, each clip has the reason."""
 
     def __init__(self, data: SelectorDataModule, videos: list[list[Record]]) -> None:
         self.reader, self.videos = _Reader(data), videos
@@ -238,12 +238,12 @@ def _without_gaps(clips: list[TrainingClip | None]) -> list[TrainingClip]:
 
 
 def forms_of(records: list[Record], family: VideoFamily) -> list[tuple[int, int, int]]:
-    """Frames sampled, height and width of each clip, from its header; zeros where it cannot be opened."""
+    """Read each clip's number of sampled frames, height and width from its header; zeros if it cannot be opened."""
 
     def form(path: Path) -> tuple[int, int, int]:
         try:
             info = probe(path)
-        except VideoError:  # said again, and counted, when its turn comes
+        except VideoError:  # reported and counted when the clip is used
             return 0, 0, 0
         return info.num_sampled(family.sample), info.height, info.width
 

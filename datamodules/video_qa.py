@@ -27,17 +27,17 @@ class VideoQADataModule(QuestionData):
         annotations: JSON, JSONL, CSV or Parquet with `id`, `video`, `question`, optional `options`, `answer`, `start`
             and `end` (seconds); or a hub data set, "owner/name" or "owner/name:split".
         video_root: folder that `video` is relative to; None: the annotation file's folder.
-        video: one video file, several, a folder of them, or a pattern ("talks/*.mp4").
-        question: one question about each `video`, or several as a list.
-        num_workers: processes that decode ahead, see `QuestionData`; with `video` there is nothing to decode ahead.
-        columns: names of the columns by those above, where they differ: {question: prompt, answer: label}.
-        groups: columns that accuracy is broken down by; None: those of few short words; []: none.
-        limit: only the first so many rows.
-        encoding: of a text file; None: found by its first bytes.
-        start: only what comes from this second on, of `video`.
-        end: only what comes before this second, of `video`.
-        track: among a file's video tracks, from 0; None: the one that players show.
-        square_pixels: stretch pixels that are not square, as players do; false: as they are stored, as decord.
+        video: a video file, several files, a folder, or a pattern ("talks/*.mp4").
+        question: a question about each `video`, or a list of questions.
+        num_workers: number of processes that decode ahead, see `QuestionData`; unused with `video`.
+        columns: maps the names above to the names in the file, if they differ: {question: prompt, answer: label}.
+        groups: columns for accuracy by group; None: columns with few short words; []: none.
+        limit: use only this many rows, from the first; None: all.
+        encoding: encoding of a text file; None: detected from the first bytes.
+        start: read `video` from this second on.
+        end: read `video` up to this second.
+        track: number among a file's video tracks, from 0; None: the one that players show.
+        square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class VideoQADataModule(QuestionData):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How files are read, where that is not the default."""
+        """How files are read, if it differs from the default."""
         return self.reading.settings
 
 
 def _each_once(files: list[str], root: str) -> list[str]:
-    """A file that is named twice, or by its own name and by a folder's, is asked about once."""
+    """Remove files that are named twice, or by name and by their folder."""
     once: dict[Path, str] = {}
     for file in files:
         once.setdefault(resolve_path(file, root).absolute(), file)
@@ -95,13 +95,13 @@ def _each_once(files: list[str], root: str) -> list[str]:
 
 
 def _questions(files: list[str], asked: list[str], reading: ReadOptions) -> list[VideoQuestion]:
-    """Every question about every video, with ids after the videos."""
+    """Make every question about every video; ids are made from the videos' names."""
     stems = Counter(Path(file).stem for file in files)
-    found: list[VideoQuestion] = []
+    questions: list[VideoQuestion] = []
     for file in files:
         name = Path(file).stem if stems[Path(file).stem] == 1 else file
         for number, question in enumerate(asked, 1):
             row: dict[str, Any] = {"video": file, "question": question}
             row["id"] = name if len(asked) == 1 else f"{name}-{number}"
-            found.append(question_of(row, len(found), reading=reading))
-    return found
+            questions.append(question_of(row, len(questions), reading=reading))
+    return questions

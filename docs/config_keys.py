@@ -1,9 +1,9 @@
-"""Writes docs/config_keys.md: every key that a YAML or the command line may set.
+"""Write docs/config_keys.md: every key of the YAML files and the command line.
 
-    python docs/config_keys.py            (again, after a constructor or its docstring has changed)
+    python docs/config_keys.py            (run it after changing a constructor or its docstring)
     python docs/config_keys.py --check    (exit status 1 if the page is out of date)
 
-Keys, types and defaults come from constructors, meanings from their docstrings. "see `X`" in a docstring is followed.
+Keys, types and defaults come from constructors, meanings from their docstrings. "see `X`" in a docstring is resolved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # of this checkout, whatever is installed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # import this checkout, not an installed package
 
 from docstring_parser import DocstringStyle, parse
 from jsonargparse import ArgumentParser
@@ -63,12 +63,12 @@ Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 
 def classes(base: type) -> list[type]:
-    """The classes of ours that a YAML can name: of this base, and with none built on them."""
+    """List the classes that a YAML can name: subclasses of a base without subclasses of their own."""
     for room in ROOMS:
         for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
             importlib.import_module(module.name)
-    ours = [cls for cls in (base, *_below(base)) if cls.__module__.partition(".")[0] in ROOMS]
-    leaves = [cls for cls in ours if not any(issubclass(other, cls) and other is not cls for other in ours)]
+    known = [cls for cls in (base, *_below(base)) if cls.__module__.partition(".")[0] in ROOMS]
+    leaves = [cls for cls in known if not any(issubclass(other, cls) and other is not cls for other in known)]
     return sorted(leaves, key=lambda cls: (cls.__module__, cls.__name__))
 
 
@@ -77,12 +77,12 @@ def _below(base: type) -> set[type]:
 
 
 def keys(cls: type, prefix: str) -> Iterator[Row]:
-    """What a constructor takes, but the family, which is handed over; what it hands on to its base, too."""
+    """List the keys of a constructor and its base classes, without the family."""
     for owner in cls.__mro__:
         if "__init__" in vars(owner):
-            given = list(inspect.signature(owner.__init__).parameters.values())[1:]
-            handed_on = [p for p in given if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            for p in given:
+            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+            handed_on = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            for p in parameters:
                 if p not in handed_on and p.name != "family":
                     yield f"{prefix}.{p.name}", _type(str(p.annotation)), _default(p), meaning(owner, p.name)
             yield from ((f"{prefix}.{name}", *rest) for name, *rest in shared_options(owner, cls))
@@ -91,9 +91,9 @@ def keys(cls: type, prefix: str) -> Iterator[Row]:
 
 
 def shared_options(owner: Any, built: Any) -> Iterator[Row]:
-    """What `**options` stands for: the fields of the class of options that the docstring names.
+    """List the keys behind `**options`: the fields of the options class that the docstring names.
 
-    Those that the constructor or function sets itself are no keys, as its parser knows.
+    Fields that the constructor or function sets itself are left out, as in its parser.
     """
     named = re.search(r"options: .*see `flexselect\.options\.(\w+)`", inspect.getdoc(owner) or "")
     if named is None:
@@ -108,49 +108,51 @@ def shared_options(owner: Any, built: Any) -> Iterator[Row]:
 
 
 def _type(annotation: str) -> str:
-    """An annotation in YAML's words: the choices of a Literal side by side."""
-    words = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace(", ", " | ").replace("'", ""), annotation)
+    """Format an annotation for YAML; choices of a Literal are listed."""
+    words = re.sub(r"Literal\[(.*?)\]", lambda choices: choices[1].replace(", ", " | ").replace("'", ""), annotation)
     return words.replace("None", "null")
 
 
 def _default(parameter: inspect.Parameter) -> str:
-    """As YAML has it."""
+    """Format a default for YAML."""
     value = {"None": "null", "True": "true", "False": "false"}.get(str(parameter.default), parameter.default)
     return "required" if value is parameter.empty else f"`{value}`"
 
 
 def meaning(owner: Any, name: str) -> str:
-    """What a docstring says of a parameter, or the docstring that it refers to."""
+    """Return the meaning of a parameter: its docstring, or the docstring that it refers to."""
     text = (inspect.getdoc(owner) or "").replace("Args of its own:", "Args:")
-    said = {p.arg_name: p.description or "" for p in parse(text, DocstringStyle.GOOGLE).params}.get(name, "")
-    refers = re.fullmatch(r"see (?:`([\w.]+)`|(the class)|there)\.?", said)
-    if said and refers is None:
-        return re.sub(r"\bNone\b", "null", said.replace("\n", " ").removesuffix("."))
+    description = {p.arg_name: p.description or "" for p in parse(text, DocstringStyle.GOOGLE).params}.get(name, "")
+    refers = re.fullmatch(r"see (?:`([\w.]+)`|(the class)|there)\.?", description)
+    if description and refers is None:
+        return re.sub(r"\bNone\b", "null", description.replace("\n", " ").removesuffix("."))
     others = re.findall(r"[Ss]ee `([\w.]+)`", text)
     if refers and refers.lastindex:
         others = [refers[1] or owner.__qualname__.rpartition(".")[0]]
-    return next((found for found in (meaning(_named(other), name) for other in others) if found), "")
+    return next(
+        (meaning_text for meaning_text in (meaning(_named(other), name) for other in others) if meaning_text), ""
+    )
 
 
 def _named(name: str) -> Any:
-    """A class, function or method of ours."""
+    """Find a class, function or method of this project by name."""
     first, _, method = name.partition(".")
     rooms = [vars(module) for path, module in sys.modules.items() if path.partition(".")[0] in ROOMS]
-    found = next((room[first] for room in rooms if first in room), None)
-    return getattr(found, method) if method else found
+    owner = next((room[first] for room in rooms if first in room), None)
+    return getattr(owner, method) if method else owner
 
 
 def table(rows: tuple[Row, ...]) -> str:
-    """In Markdown."""
+    """Format rows as a Markdown table."""
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for key, kind, default, said in rows:
-        cells = (f"`{key}`", f"`{kind}`", default, said)
+    for key, kind, default, description in rows:
+        cells = (f"`{key}`", f"`{kind}`", default, description)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def options(function: Any) -> Iterator[Row]:
-    """What a verb without a Trainer takes."""
+    """List the arguments of a verb without a Trainer."""
     for p in inspect.signature(function).parameters.values():
         if p.kind != p.VAR_KEYWORD:
             yield p.name, _type(str(p.annotation)), _default(p), meaning(function, p.name)
@@ -158,14 +160,14 @@ def options(function: Any) -> Iterator[Row]:
 
 
 def page() -> str:
-    """The whole page; classes with the same keys are together."""
+    """Write the whole page; classes with equal keys share a table."""
     parts = [HEAD, table(SHARED)]
     for title, prefix, base in SECTIONS:
-        alike: dict[tuple[Row, ...], list[type]] = {}
+        classes_by_keys: dict[tuple[Row, ...], list[type]] = {}
         for cls in classes(base):
-            alike.setdefault(tuple(keys(cls, prefix)), []).append(cls)
+            classes_by_keys.setdefault(tuple(keys(cls, prefix)), []).append(cls)
         parts.append(f"## {title}\n")
-        for rows, group in alike.items():
+        for rows, group in classes_by_keys.items():
             place = {cls: "flexselect.families" if base is VideoFamily else cls.__module__ for cls in group}
             parts += ["### " + ", ".join(f"`{place[cls]}.{cls.__name__}`" for cls in group) + "\n"]
             parts += [f"{parse(inspect.getdoc(cls) or '').short_description}\n" for cls in group]
@@ -175,7 +177,7 @@ def page() -> str:
 
 
 def main(words: list[str]) -> int:
-    """Write the page, or say whether it is up to date; the exit status."""
+    """Write the page, or check that it is up to date; return the exit status."""
     if "--check" not in words:
         before = PAGE.read_text() if PAGE.exists() else ""
         PAGE.write_text(page())

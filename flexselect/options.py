@@ -6,13 +6,17 @@ A Literal lists the choices of an option; `__post_init__` has the other checks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from inspect import Parameter, signature
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
 from flexselect.attention import resolve_reduction
 from flexselect.validation import check_cache, check_choice, check_place
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def placement(default: Any) -> Any:
@@ -168,6 +172,23 @@ def deciding(options: LoadingOptions) -> dict[str, Any]:
     """Return the options that change answers, by name, for the settings of a run."""
     deciding = (option for option in fields(options) if option.metadata.get("changes_answer", True))
     return {option.name: options.__dict__[option.name] for option in deciding}
+
+
+def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:
+    """Decorate a function with `**options`: `help()` and notebooks show each option with its default."""
+
+    def decorate(function: F) -> F:
+        shown = signature(function)
+        *named, rest = shown.parameters.values()
+        listed = [
+            Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+            for option in fields(options)
+            if option.name not in shown.parameters
+        ]
+        vars(function)["__signature__"] = shown.replace(parameters=[*named, *listed, rest])
+        return function
+
+    return decorate
 
 
 def choices_of(options: type[LoadingOptions], option: Field) -> list[Any]:

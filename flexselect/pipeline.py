@@ -16,7 +16,7 @@ from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.families import family_class, family_of, load_lm, numbers_of
 from flexselect.families.base import VideoFamily
-from flexselect.options import OptionNames, Options, names
+from flexselect.options import OptionNames, Options, names, show_options
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
 from flexselect.session import VideoSession, load_session, question_text
 from flexselect.storage.video_source import open_frame_stream
@@ -32,6 +32,7 @@ class FlexSelect(Engine):
     """
 
     @classmethod
+    @show_options(Options)
     def from_pretrained(
         cls, path: str | VideoFamily, selector: str | None = None, **options: Unpack[OptionNames]
     ) -> FlexSelect:

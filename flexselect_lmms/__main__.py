@@ -1,4 +1,4 @@
-"""What to type: `python -m flexselect_lmms MODEL [SELECTOR]` prints a command of lmms-eval."""
+"""`python -m flexselect_lmms MODEL [SELECTOR]` prints a command for lmms-eval."""
 
 import argparse
 import sys
@@ -19,12 +19,12 @@ def main() -> None:
     parser.add_argument(
         "selector", nargs="?", default="self", help="self, uniform, random, none, or a folder or hub id"
     )
-    given = parser.parse_args()
-    selector = None if given.selector == "none" else given.selector
-    known = f"pretrained={given.model},selector={given.selector},weights={identity(given.model, selector)}"
-    tasks = ",".join(BY_FAMILY.get(family_of(given.model).name, ASKED))
+    options = parser.parse_args()
+    selector = None if options.selector == "none" else options.selector
+    model_args = f"pretrained={options.model},selector={options.selector},weights={identity(options.model, selector)}"
+    tasks = ",".join(BY_FAMILY.get(family_of(options.model).name, ASKED))
     sys.stdout.write(
-        f"lmms-eval eval --model flexselect --model_args {known} \\\n"
+        f"lmms-eval eval --model flexselect --model_args {model_args} \\\n"
         f"  --include_path {TASKS} --tasks {tasks} \\\n"
         "  --batch_size 1 --output_path outputs/lmms --log_samples\n"
     )

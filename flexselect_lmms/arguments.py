@@ -1,4 +1,4 @@
-"""`--model_args` of lmms-eval as the pipeline's options, the released scripts' names among them."""
+"""Convert `--model_args` of lmms-eval to options of the pipeline; names of the released scripts work too."""
 
 from __future__ import annotations
 
@@ -26,52 +26,52 @@ READ_FROM_THE_CHECKPOINT = ("conv_template", "mm_spatial_pool_mode", "modality",
 NOTHING = ("", "none", "null")
 
 
-def options(given: dict[str, Any]) -> dict[str, Any]:
-    """Options of `FlexSelect.from_pretrained`, whatever names they came under.
+def options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return options of `FlexSelect.from_pretrained`; names of the released scripts are translated.
 
     Raises:
-        ValueError: for one option given twice, under two names.
+        ValueError: if an option is given twice, under two names.
     """
-    found: dict[str, Any] = {}
-    for name, value in given.items():
+    values: dict[str, Any] = {}
+    for name, value in arguments.items():
         if name in READ_FROM_THE_CHECKPOINT:
             log.warning("%s is read from the checkpoint: %s=%s has no effect", name, name, value)
             continue
         if name == "use_flash_attention_2":
             name, value = "attn_implementation", "flash_attention_2" if value else "sdpa"
-        own = ALIASES.get(name, name)
-        if own in found:
-            raise ValueError(f"{own} is given twice in model_args, once as {name}")
-        found[own] = None if str(value).lower() in NOTHING else value
-    if not found.pop("use_token_selector", True):
-        found["selector"] = None  # dense, as released
-    return found
+        option = ALIASES.get(name, name)
+        if option in values:
+            raise ValueError(f"{option} is given twice in model_args, once as {name}")
+        values[option] = None if str(value).lower() in NOTHING else value
+    if not values.pop("use_token_selector", True):
+        values["selector"] = None  # dense, as in the released scripts
+    return values
 
 
 def check_names(path: str, chosen: dict[str, Any]) -> None:
-    """Refuse a name that nothing takes.
+    """Refuse unknown options.
 
     Raises:
-        ValueError: naming it, and those that there are.
+        ValueError: naming the option, and all that exist.
     """
     taken = {*names(Options), *numbers_of(family_class(path))} - {"device"}
     check_known(chosen, sorted(taken), "model_args")
 
 
 def identity(path: str, selector: str | None) -> str:
-    """Hash of all weights: what `--use_cache` of lmms-eval must see, which else knows a folder by its name only."""
+    """Hash all weights, for the response cache of lmms-eval, which knows a folder by its name only."""
     hashes = [weights_hash(path), *([weights_hash(selector)] if is_trained(selector) else ())]
-    return "-".join(("sha", *hashes))  # a word: lmms-eval makes numbers of what looks like one
+    return "-".join(("sha", *hashes))  # the prefix keeps lmms-eval from reading it as a number
 
 
 def check_identity(expected: str | None, path: str, selector: str | None) -> None:
-    """Compare the hash that was given in model_args with the weights that are there.
+    """Compare the hash in model_args with the hash of the weights.
 
     Raises:
         ValueError: naming both, if they differ.
     """
-    found = identity(path, selector)
+    actual = identity(path, selector)
     if expected is None:
-        log.warning("add weights=%s to --model_args: only so does --use_cache tell other weights in one folder", found)
-    elif expected != found:
-        raise ValueError(f"model_args say weights={expected}, but these are {found}: they were changed meanwhile")
+        log.warning("add weights=%s to --model_args: only so does --use_cache tell other weights in one folder", actual)
+    elif expected != actual:
+        raise ValueError(f"model_args say weights={expected}, but these are {actual}: they were changed meanwhile")

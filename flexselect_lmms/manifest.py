@@ -1,4 +1,4 @@
-"""What lmms-eval reads to find the model: named in the entry point group `lmms_eval.models`."""
+"""The manifest by which lmms-eval finds the model, named in the entry point group `lmms_eval.models`."""
 
 from lmms_eval.models.registry_v2 import ModelManifest
 

@@ -1,4 +1,4 @@
-"""The model that lmms-eval asks: `lmms-eval eval --model flexselect --model_args pretrained=DIR,selector=self ...`."""
+"""The lmms-eval model: `lmms-eval eval --model flexselect --model_args pretrained=DIR,selector=self ...`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 class FlexSelectLMMS(lmms):
-    """FlexSelect behind lmms-eval's chat interface: requests with one video each, answered greedily.
+    """FlexSelect as a chat model of lmms-eval: requests with one video each, greedy answers.
 
     Args:
         pretrained: folder or hub id of the VideoLLM.
-        batch_size: 1; the argument is there because lmms-eval gives it.
-        max_batch_size: as batch_size.
-        device: None: this process's GPU, else the CPU.
-        weights: hash of model and selector; compared with what is loaded, so that the response cache of lmms-eval,
-            which goes by these words, is right. `python -m flexselect_lmms` prints it.
+        batch_size: must be 1; lmms-eval passes it.
+        max_batch_size: unused; lmms-eval passes it.
+        device: device of the model; None: this process's GPU, else the CPU.
+        weights: hash of model and selector, checked against the loaded weights, so that lmms-eval's response cache,
+            which compares these arguments, is right. `python -m flexselect_lmms` prints it.
         given: options of `FlexSelect.from_pretrained` and numbers of the family, such as selector, budget,
-            reference_layer, reduction, fps, max_frames; or by the names of the released scripts.
+            reference_layer, reduction, fps, max_frames; names of the released scripts work too.
     """
 
     is_simple = False
@@ -58,7 +58,7 @@ class FlexSelectLMMS(lmms):
         self.flexselect = FlexSelect.from_pretrained(pretrained, device=self.device, **chosen)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer requests, in their order; each video is opened once for all its questions."""
+        """Answer requests in order; each video is opened once for all its questions."""
         asked = [_asked(self.task_dict, request) for request in requests]
         order = sorted(range(len(asked)), key=lambda i: asked[i][0])
         answers: dict[int, GenerationResult] = {}
@@ -73,7 +73,7 @@ class FlexSelectLMMS(lmms):
     def _open(self, video: str) -> VideoSession | None:
         try:
             return self.flexselect.open(video)
-        except (ValueError, OSError, RuntimeError) as error:  # one bad video never stops the run
+        except (ValueError, OSError, RuntimeError) as error:  # one bad video must not stop the run
             log.error("%s; its questions are answered with nothing", error)
             return None
 
@@ -88,26 +88,26 @@ class FlexSelectLMMS(lmms):
         return GenerationResult(answer.text, TokenCounts(input_tokens=answer.num_kept_tokens))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not for FlexSelect: it answers in words."""
+        """Not supported: FlexSelect answers in words."""
         raise NotImplementedError("FlexSelect answers questions; it has no task of likelihoods")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Not for FlexSelect: one question, one answer."""
+        """Not supported: FlexSelect answers one question at a time."""
         raise NotImplementedError("FlexSelect answers one question at a time; it has no task of several rounds")
 
 
 def _asked(tasks: Any, request: Instance) -> tuple[str, str, int]:
-    """Video, question and length of a request.
+    """Return video, question and maximum length of a request.
 
     Raises:
-        ValueError: for one that is not about just one video, or that is to be sampled.
+        ValueError: if it does not have exactly one video, or asks for sampling.
     """
     _, doc_to_messages, generation, doc_id, task, split = request.args
     messages = ChatMessages(messages=doc_to_messages(tasks[task][split][doc_id]))
     images, videos, audios = messages.extract_media()
     if len(videos) != 1 or images or audios:
-        found = f"{len(videos)} videos, {len(images)} images, {len(audios)} sounds"
-        raise ValueError(f"{task} has {found} a question; FlexSelect answers questions about one video")
+        content = f"{len(videos)} videos, {len(images)} images, {len(audios)} sounds"
+        raise ValueError(f"{task} has {content} a question; FlexSelect answers questions about one video")
     if generation.get("do_sample") or (generation.get("temperature") or 0) > 0:
         raise ValueError(f"{task} wants sampled answers ({generation}); FlexSelect answers greedily")
     text = "".join(part.text for message in messages.messages for part in message.content if part.type == "text")

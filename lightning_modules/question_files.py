@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.results import prediction_key, read_predictions
 from flexselect.storage.run_settings import UsageError, read_json_object, write_atomically
-from flexselect.visualize.style import asked, check_matplotlib
+from flexselect.visualize.style import check_matplotlib, question_title
 from lightning_modules.video_qa import VideoQA
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class QuestionPictures(QuestionFiles):
         from flexselect.visualize import draw_all
 
         assert module.session is not None and module.answer is not None and module.answer.selection is not None
-        title = asked(row["question"], row["answer"])
+        title = question_title(row["question"], row["answer"])
         folder = self.path(row).parent
         draw_all(folder, module.session, item.question.text, module.answer.selection, title, self.units)
 
@@ -112,10 +112,10 @@ class Report(QuestionFiles):
 
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
         """Save small versions of the most relevant frames."""
-        from flexselect.visualize.report import seen
+        from flexselect.visualize.report import collect_evidence
 
         assert module.session is not None and module.answer is not None
-        write_atomically(self.path(row), json.dumps(seen(module.session, module.answer.selection)))
+        write_atomically(self.path(row), json.dumps(collect_evidence(module.session, module.answer.selection)))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the page."""

@@ -21,7 +21,7 @@ from flexselect.storage.run_settings import UsageError, describe_differences, wr
 from flexselect.structures.prompt import EncodedVideo, VideoPrompt
 from flexselect.training.adapters import add_lora
 from flexselect.training.adapters import freeze as freeze_parts
-from flexselect.training.initialization import TEACHER, begin, starting_weights
+from flexselect.training.initialization import TEACHER, load_initial_weights, new_selector
 from flexselect.training.losses import LOSSES
 from flexselect.training.teacher import Teacher
 from lightning_modules.ranking_metrics import RankingMetrics, in_words, metric_name
@@ -81,7 +81,7 @@ class SelectorTraining(LightningModule):
         self.save_hyperparameters(ignore="family")
         self.family = family
         self.teacher = Teacher(family, **options)
-        self.selector = begin(family, selector, start, sizes, self.teacher.reduction)
+        self.selector = new_selector(family, selector, start, sizes, self.teacher.reduction)
         if lora is not None:
             add_lora(self.selector, lora)
         if gradient_checkpointing:
@@ -128,7 +128,7 @@ class SelectorTraining(LightningModule):
         layers = copied if stored else max(copied, self.teacher.layer + 1)
         lm = self.teacher.load(self.trainer.strategy.root_device, layers)
         if start is not None:
-            starting_weights(self.selector, start, lm)
+            load_initial_weights(self.selector, start, lm)
         self._student = LiteScorer(lm, self.selector, self.teacher.reduction, alignment="exact")
 
     def _check_store(self) -> bool:

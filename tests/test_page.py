@@ -12,7 +12,7 @@ import pytest
 import cli
 from flexselect import FlexSelect
 from flexselect.commands.modes import Modes
-from flexselect.commands.page import described, escaped, facts
+from flexselect.commands.page import escaped, facts, video_facts
 from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def test_one_video_in_memory_answers_as_three_models_would(videos):
             assert shown.answer.selection.kept.tolist() == alone.selection.kept.tolist()
             assert modes.ask(session, QUESTION, 4, 4).answer.num_kept_tokens == 4
         assert f"of {alone.num_visual_tokens} visual tokens shown" in facts(shown.answer)
-        assert re.match(r"0:0\d long, 6 units, 54 visual tokens; decode .* MB kept$", described(session))
+        assert re.match(r"0:0\d long, 6 units, 54 visual tokens; decode .* MB kept$", video_facts(session))
 
 
 def test_modes_keep_the_options_of_the_model(videos):

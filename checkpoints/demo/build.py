@@ -1,9 +1,9 @@
-"""Lay out a demo model before it is trained: config.json, a small tokenizer, and no weights.
+"""Write a demo model before training: config.json and a small tokenizer, without weights.
 
     python checkpoints/demo/build.py qwen2_5_vl checkpoints/demo/video_llm
 
-The files have the names and the form of a released model of the family, only smaller: about 1 M parameters, frames of
-3x3 tokens. The one that is shipped is of Qwen2.5-VL; `make test-slow` trains the other two as well.
+The files have the names and format of a released model of the family, but are smaller: about 1 M parameters, frames of
+3x3 tokens. The shipped model is a Qwen2.5-VL; `make test-slow` also trains the other two.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOWER = {"hidden_size": 96, "intermediate_size": 192}
 
 
 def of_qwen2_5_vl(folder: Path) -> None:
-    """Qwen2.5-VL."""
+    """Write a small Qwen2.5-VL."""
     ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"])
     rope = {**TEXT["rope_parameters"], "mrope_section": [4, 4, 4]}
     tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "fullatt_block_indexes": [0], "tokens_per_second": 2}
@@ -58,7 +58,7 @@ def of_qwen2_5_vl(folder: Path) -> None:
 
 
 def of_llava_video(folder: Path) -> None:
-    """LLaVA-Video: 12 tokens a frame, newlines included."""
+    """Write a small LLaVA-Video: 12 tokens per frame, newlines included."""
     ids = build_tokenizer(folder, llava_video, ["<image>"])
     tower = {"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 14}
     config = LlavaOnevisionConfig(
@@ -75,7 +75,7 @@ def of_llava_video(folder: Path) -> None:
 
 
 def of_internvl(folder: Path) -> None:
-    """InternVL2.5 with InternLM2: 11 tokens a frame, brackets included."""
+    """Write a small InternVL2.5 with InternLM2: 11 tokens per frame, delimiters included."""
     ids = build_tokenizer(folder, internvl, ["<img>", "</img>", "<IMG_CONTEXT>"])
     tower = {"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": [SIDE, SIDE], "patch_size": [14, 14]}
     config = InternVLConfig(
@@ -91,22 +91,22 @@ def of_internvl(folder: Path) -> None:
 
 
 def text_ids(ids: dict[str, int]) -> dict[str, int]:
-    """Special ids of the text model."""
+    """Return the special ids of the text model."""
     end = ids["<|endoftext|>"]
     return {"bos_token_id": end, "eos_token_id": ids["<|im_end|>"], "pad_token_id": end}
 
 
-def build_tokenizer(folder: Path, family: Any, own: list[str]) -> dict[str, int]:
-    """Write a tokenizer with the special tokens of a family; returns their ids.
+def build_tokenizer(folder: Path, family: Any, special: list[str]) -> dict[str, int]:
+    """Write a tokenizer with the special tokens of a family; return their ids.
 
-    Byte-level BPE, as Qwen's: any text can be asked, and the demo's words are one token each.
+    It is a byte-level BPE like Qwen's: it can encode any text, and each word of the demo is one token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[*COMMON, *own], initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=[*COMMON, *special], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus(family), trainer)
     fast = PreTrainedTokenizerFast(
@@ -114,14 +114,14 @@ def build_tokenizer(folder: Path, family: Any, own: list[str]) -> dict[str, int]
         bos_token="<|endoftext|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=own,
+        extra_special_tokens=special,
     )
     fast.save_pretrained(folder)
-    return {token: fast.convert_tokens_to_ids(token) for token in [*COMMON, *own]}
+    return {token: fast.convert_tokens_to_ids(token) for token in [*COMMON, *special]}
 
 
 def corpus(family: Any) -> list[str]:
-    """All that the model will read or say."""
+    """Return all texts that the model will read or write."""
     questions = [f"What colour is the {shape}?" for shape in SHAPES] + [f"Which shape is {c}?" for c in COLOURS]
     words = [*COLOURS, *SHAPES, *LETTERS]
     both = [*COLOURS, *SHAPES]

@@ -1,4 +1,4 @@
-"""Render what the demo's selector is trained on and validated with.
+"""Render the training and validation videos of the demo's selector.
 
 python checkpoints/demo/render.py outputs/demo_selector
 """

@@ -1,1 +1,1 @@
-"""Benchmarks of long-video question answering, one file each."""
+"""Benchmarks of long-video question answering, one file per benchmark."""

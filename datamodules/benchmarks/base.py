@@ -1,4 +1,4 @@
-"""A benchmark as a data module: the questions of its format, its videos, what of them may be missing."""
+"""Data module for a benchmark: its questions and videos."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from flexselect.validation import check_choice
 
 
 class Benchmark(QuestionData):
-    """A benchmark from a local folder, as people download it.
+    """A benchmark in a local folder, as downloaded.
 
     Args:
-        family: samples and resizes the frames; `paper` prompts LLaVA-Video in its own words.
-        root: the folder.
+        family: samples and resizes the frames; `paper` has different prompts for LLaVA-Video.
+        root: the benchmark's folder.
         protocol: "paper", "lmms" or "plain", see `Protocol`.
-        limit: only the first so many questions.
-        missing_videos: "refuse" a folder that lacks videos; or "record" them, as wrong answers with their reason.
-        num_workers: processes that decode ahead.
-        repair: defects of the `paper` protocol to do without, by their names in `defects`.
-        unparsed: answers without a letter are "wrong"; or "random", a letter by chance, as the released LongVideoBench
-            has it. They are counted in either.
-        download: fetch from the hub what `root` lacks, and unpack it: up to hundreds of GB.
-        square_pixels: stretch pixels that are not square, as players do; false: as they are stored, as decord, with
-            which the published numbers were made.
+        limit: use only this many questions, from the first; None: all.
+        missing_videos: if videos are missing, "refuse" to run, or "record" the reason with a wrong answer.
+        num_workers: number of processes that decode ahead.
+        repair: names of defects of the `paper` protocol to repair, see `defects`.
+        unparsed: answers without a letter count as "wrong"; or "random" gives them a random letter, as the released
+            LongVideoBench does. Either way they are counted.
+        download: download what `root` lacks from the hub and unpack it: up to hundreds of GB.
+        square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does, which made
+            the published numbers.
 
     Raises:
-        FileNotFoundError: naming what was looked for, or the videos that are missing.
+        FileNotFoundError: naming the missing table or videos.
     """
 
     form: ClassVar[type[BenchmarkFormat]]
-    variant: Mapping[str, Any] = MappingProxyType({})  # options of a format's own, for the record of a run
+    variant: Mapping[str, Any] = MappingProxyType({})  # options of one format only, for the settings of a run
 
     def __init__(
         self,
@@ -76,6 +76,6 @@ class Benchmark(QuestionData):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides what is asked, for the record of a run."""
+        """Everything that decides what is asked, for the settings of a run."""
         known = {"benchmark": type(self).__name__, **self.format.settings, **self.variant, **self.reading.settings}
         return {**known, "limit": self.limit, "table": self.table_hash}

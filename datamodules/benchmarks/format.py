@@ -1,6 +1,6 @@
-"""What a benchmark must say about itself: its files, its rows, its protocols. Abstract or final, as families are.
+"""The interface of benchmark formats: files, rows, protocols. Members are abstract or final, as in families.
 
-It knows no Trainer: `Benchmark` makes a data module of it, and lmms-eval's tasks put their own rows through it.
+It needs no Trainer: `Benchmark` makes a data module from it, and lmms-eval's tasks convert their rows with it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a question is put and its answer read: data, so that two runs can be told apart by it.
+    """How questions are asked and answers parsed, as data, so that runs with different protocols can be told apart.
 
-    `paper` is the released evaluation (arXiv 2506.00993), slips included that move numbers; `lmms` is lmms-eval 0.7 as
-    it stands; `plain` asks and reads as this project does by itself.
+    `paper` is the released evaluation (arXiv 2506.00993), with the defects that change its numbers; `lmms` is lmms-eval
+    0.7; `plain` is this project's protocol.
     """
 
-    template: str  # with {question}, {options}, {subtitles} and {ending}
-    ending: str  # what comes last
+    template: str  # has {question}, {options}, {subtitles} and {ending}
+    ending: str  # the last line of the prompt
     max_new_tokens: int
-    extractor: str  # see `flexselect.evaluation.letter_extraction`
-    ending_llava: str | None = None  # of LLaVA-Video, where it is another one
+    extractor: str  # name of a parser in `flexselect.evaluation.letter_extraction`
+    ending_llava: str | None = None  # the last line for LLaVA-Video, if it differs
 
 
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -44,26 +44,28 @@ PLAIN = Protocol("{subtitles}{question}\n{options}\n{ending}", LETTER, 16, "ours
 
 
 class BenchmarkFormat(ABC):
-    """A benchmark's folder, as people download it, and how its questions are put.
+    """The folder of a benchmark, as downloaded, and how its questions are asked.
 
     Args:
-        root: the folder; it need not exist where only rows from elsewhere are put.
+        root: the folder; it need not exist if rows come from elsewhere.
         protocol: "paper", "lmms" or "plain", see `Protocol`.
-        llava: whether the model is LLaVA-Video, which `paper` prompts in its own words.
-        repair: defects of the `paper` protocol to do without, by their names in `defects`.
-        unparsed: answers without a letter are "wrong", or "random": a letter by chance.
+        llava: whether the model is LLaVA-Video, for which `paper` has different prompts.
+        repair: names of defects of the `paper` protocol to repair, see `defects`.
+        unparsed: answers without a letter count as "wrong"; or "random" gives them a random letter.
 
     Raises:
-        ValueError: for a protocol or a defect that there is not.
+        ValueError: if there is no such protocol or defect.
     """
 
-    tables: tuple[str, ...]  # patterns of the table of questions, the first that is there counts
-    authors_tables: tuple[str, ...] = ()  # the same in its authors' own layout; all that are there count
-    video_folders: tuple[str, ...]  # where videos may lie
+    tables: tuple[str, ...]  # patterns of the table of questions; the first match is used
+    authors_tables: tuple[str, ...] = ()  # patterns of the tables in their authors' layout; all matches are used
+    video_folders: tuple[str, ...]  # folders that may hold the videos
     protocols: ClassVar[dict[str, Protocol]]
-    defects: ClassVar[dict[str, dict[str, Any]]]  # of `paper`, that move numbers: what is otherwise without each
+    defects: ClassVar[
+        dict[str, dict[str, Any]]
+    ]  # defects of `paper` that change numbers, each with the protocol fields that repair it
     repository: str  # the data set on the hub
-    macro: str | None = None  # the group whose shares are averaged; None: over all questions
+    macro: str | None = None  # accuracy is the mean over the values of this group; None: over all questions
 
     def __init__(
         self,
@@ -88,38 +90,38 @@ class BenchmarkFormat(ABC):
 
     @abstractmethod
     def question(self, row: dict[str, Any]) -> VideoQuestion:
-        """A row of the table: id, video, question, options, answer (a letter), groups."""
+        """Convert a row of the table: id, video, question, options, answer (a letter), groups."""
 
-    # -- what a benchmark may extend
+    # -- may be extended
 
     def subtitles(self, row: dict[str, Any]) -> str:
-        """What stands before the question."""
+        """Return the text before the question, for example subtitles."""
         return ""
 
     def rows(self, file: Path) -> Iterable[dict[str, Any]]:
-        """The rows of a table; those of `authors_tables` as the table on the hub would have them."""
+        """Read the rows of a table; rows of `authors_tables` are converted to the hub's format."""
         return read_rows(str(file))
 
     # -- final
 
     def split_options(self, text: str) -> tuple[str, tuple[str, ...]]:
-        """A question whose options stand in it, "(A) ..." a line: as `plain` asks it, without them; and the options."""
+        """Split a question that contains its options, one "(A) ..." per line, into question and options."""
         options = tuple(re.findall(r"^\([A-Z]\) ?(.*)$", text, re.MULTILINE))
         stem = text.partition("\n(A)")[0] if self.protocol_name == "plain" else text
         return stem, options
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides how a question is put and its answer read, for the record of a run."""
+        """Everything that decides how questions are asked and answers parsed, for the settings of a run."""
         asked = {"protocol": self.protocol_name, "repair": self.repair, "unparsed": self.unparsed}
         return {**asked, "max_new_tokens": self.protocol.max_new_tokens, "extractor": self.protocol.extractor}
 
     def read(self, limit: int | None = None) -> list[VideoQuestion]:
-        """The questions of the table, the first so many.
+        """Read the questions of the table; `limit` is the number to read, from the first.
 
         Raises:
-            FileNotFoundError: naming where the table was looked for.
-            ValueError: for another table.
+            FileNotFoundError: naming where the table was searched for.
+            ValueError: if the table has an unknown format.
         """
         files = self.files()
         try:
@@ -131,7 +133,7 @@ class BenchmarkFormat(ABC):
             raise ValueError(f"{name} has no column {error}: it is not the table of {kind}") from error
 
     def table_hash(self) -> str:
-        """Hash of the table's files, 16 hex digits."""
+        """Hash the table's files, 16 hex digits."""
         return hashlib.sha256(b"".join(file.read_bytes() for file in self.files())).hexdigest()[:16]
 
     def table(self) -> Path:
@@ -139,19 +141,19 @@ class BenchmarkFormat(ABC):
         return self.files()[0]
 
     def files(self) -> list[Path]:
-        """The files with the questions: one, or those of the authors' own layout.
+        """The files with the questions: one, or several in their authors' layout.
 
         Raises:
-            FileNotFoundError: naming where they were looked for.
+            FileNotFoundError: naming where they were searched for.
         """
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is no folder; {self._advice}")
-        theirs = [file for pattern in self.authors_tables for file in sorted(self.root.glob(pattern))]
+        originals = [file for pattern in self.authors_tables for file in sorted(self.root.glob(pattern))]
         for pattern in self.tables:
-            for found in sorted(set(self.root.glob(pattern)) - set(theirs)):
-                return [found]
-        if theirs:
-            return theirs
+            for file in sorted(set(self.root.glob(pattern)) - set(originals)):
+                return [file]
+        if originals:
+            return originals
         looked = ", ".join(str(self.root / pattern) for pattern in (*self.tables, *self.authors_tables))
         raise FileNotFoundError(f"no table of questions in {self.root}; looked for {looked}; {self._advice}")
 
@@ -160,7 +162,7 @@ class BenchmarkFormat(ABC):
         return f"download the data set {self.repository} into it, archives unpacked, or give --data.download true"
 
     def find_video(self, name: str) -> str:
-        """A video's path relative to the root, whatever its ending; the first place to look, if it is in none."""
+        """Find a video, with any file extension: its path relative to the root; if missing, where it should be."""
         endings = ("", *ENDINGS) if Path(name).suffix in ENDINGS else ENDINGS
         for folder in self.video_folders:
             for ending in endings:
@@ -174,13 +176,13 @@ class BenchmarkFormat(ABC):
 
     @cached_property
     def _anywhere(self) -> dict[str, str]:
-        """Videos by name, in whatever folder the archives put them; none that is there twice."""
-        found = [path.relative_to(self.root) for path in files_below(self.root) if path.suffix in ENDINGS]
-        twice = {name for name, count in Counter(path.name for path in found).items() if count > 1}
-        return {path.name: str(path) for path in found if path.name not in twice}
+        """Index videos in any folder by name; names that occur twice are left out."""
+        paths = [path.relative_to(self.root) for path in files_below(self.root) if path.suffix in ENDINGS]
+        twice = {name for name, count in Counter(path.name for path in paths).items() if count > 1}
+        return {path.name: str(path) for path in paths if path.name not in twice}
 
     def to_question(self, row: dict[str, Any]) -> VideoQuestion:
-        """A row of the table as the protocol puts it."""
+        """Convert a row of the table to a question as the protocol asks it."""
         asked, protocol = self.question(row), self.protocol
         if len(asked.options) > len(LETTERS):
             raise ValueError(f"question {asked.id} has {len(asked.options)} options; letters end at {LETTERS[-1]}")

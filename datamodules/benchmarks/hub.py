@@ -1,4 +1,4 @@
-"""A benchmark from the hub into a folder, its archives unpacked; called again, it goes on where it stopped."""
+"""Download a benchmark from the hub and unpack its archives; an interrupted download can be continued."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from huggingface_hub import HfApi, snapshot_download
 
 log = logging.getLogger(__name__)
 
-DONE = ".unpacked"  # archives that are, a line each
+DONE = ".unpacked"  # lists the unpacked archives, one per line
 
 
 def fetch(repository: str, folder: Path) -> None:
-    """Download a data set and unpack it; processes that do so at once wait for one another.
+    """Download a data set and unpack it; processes that do so at the same time wait for each other.
 
     Args:
         repository: "owner/name" on the hub.
-        folder: made when missing. Archives stay, so that the hub's client knows them; delete them when all is there.
+        folder: created if missing. Archives are kept, so that the hub's client knows them; delete them when all is
+            unpacked.
 
     Raises:
-        ConnectionError: if it cannot be downloaded, with the reason.
-        OSError: for an archive that is broken, naming it.
+        ConnectionError: if it cannot be downloaded; with the reason.
+        OSError: naming an archive that is broken.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".download.lock"):
         try:
-            HfApi().dataset_info(repository)  # out of reach, the client below would take what is there for all
+            HfApi().dataset_info(
+                repository
+            )  # without a connection, the client below would take what is in the folder for everything
             snapshot_download(repository, repo_type="dataset", local_dir=folder)
-        except Exception as error:  # of the client's many kinds; its words say which
+        except Exception as error:  # the client raises many types; the message says what is wrong
             raise ConnectionError(f"{repository} cannot be downloaded into {folder}: {error}") from error
         unpack(folder)
 
 
 def unpack(folder: Path) -> None:
-    """Unpack each archive under a folder where it lies, once: zip, tar, and tar in parts (".tar.part.aa").
+    """Unpack each archive under a folder in place, once: zip, tar, and tar in parts (".tar.part.aa").
 
     Raises:
-        OSError: for one that is broken, naming it.
+        OSError: naming an archive that is broken.
     """
     record = folder / DONE
     done = set(record.read_text(encoding="utf-8").split("\n")) if record.exists() else set()
@@ -61,34 +64,34 @@ def unpack(folder: Path) -> None:
 
 
 def _archives(folder: Path) -> dict[str, list[Path]]:
-    """Archives by their name under a folder, with their parts in order."""
-    found: dict[str, list[Path]] = {}
+    """Find the archives under a folder by name, with their parts in order."""
+    archives: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         whole = re.fullmatch(r"(.*\.(?:zip|tar|tar\.gz|tgz))(?:\.part.*)?", path.name)
         if whole and path.is_file() and ".cache" not in path.relative_to(folder).parts:
-            found.setdefault(str(path.relative_to(folder).with_name(whole.group(1))), []).append(path)
-    return found
+            archives.setdefault(str(path.relative_to(folder).with_name(whole.group(1))), []).append(path)
+    return archives
 
 
-def _extract(parts: list[Path], where: Path) -> None:
+def _extract(parts: list[Path], target: Path) -> None:
     if parts[0].suffix == ".zip":
         with zipfile.ZipFile(parts[0]) as archive:
-            archive.extractall(where)
+            archive.extractall(target)
         return
     stream: Any = _Joined(parts)
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
-        archive.extractall(where, filter="data")  # nothing outside the folder
+        archive.extractall(target, filter="data")  # writes nothing outside the folder
 
 
 class _Joined:
-    """Files one after another, as one to read from."""
+    """Reads several files as one."""
 
     def __init__(self, parts: list[Path]) -> None:
         self._files = self._opened(parts)
         self._file = next(self._files)
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Read at most `size` bytes; empty at the end."""
         data = self._file.read(size)
         while not data:
             following = next(self._files, None)

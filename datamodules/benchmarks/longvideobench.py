@@ -9,13 +9,13 @@ from datamodules.benchmarks.base import Benchmark
 from datamodules.benchmarks.format import LETTER, PLAIN, BenchmarkFormat, Protocol
 from flexselect.evaluation.questions import VideoQuestion
 
-MOMENTS = 64  # at which the released evaluation looks for subtitles
+MOMENTS = 64  # moments at which the released evaluation looks for subtitles
 ENDING = LETTER + "\n"
 TEMPLATE = "{subtitles}{question}\n{options}\n{ending}"
 
 
 class LongVideoBenchFormat(BenchmarkFormat):
-    """How LongVideoBench puts its questions.
+    """The format of LongVideoBench.
 
     Args:
         args: see `BenchmarkFormat`.
@@ -32,7 +32,7 @@ class LongVideoBenchFormat(BenchmarkFormat):
         "plain": PLAIN,
     }
     defects: ClassVar = {
-        "dots": {},  # before the subtitles, one for each moment without any: see `subtitle_block`
+        "dots": {},  # a dot for each moment without subtitles, before them: see `subtitle_block`
         "one_token": {"max_new_tokens": 32},
     }
 
@@ -43,7 +43,7 @@ class LongVideoBenchFormat(BenchmarkFormat):
             raise ValueError("lmms-eval has no task of videos with subtitles: give --data.protocol paper or plain")
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
-        """Options are columns, "N/A" where there is none; the answer is a number."""
+        """Convert a row: options are columns, "N/A" if there is none; the answer is a number."""
         listed = row.get("candidates") or [row.get(f"option{i}") for i in range(5)]
         options = tuple(str(option) for option in listed if option not in (None, "N/A"))
         groups = (("duration_group", str(row["duration_group"])), ("question_category", str(row["question_category"])))
@@ -51,10 +51,10 @@ class LongVideoBenchFormat(BenchmarkFormat):
         return VideoQuestion(str(row["id"]), video, row["question"], options, answer, groups=groups)
 
     def subtitles(self, row: dict[str, Any]) -> str:
-        """The block before the question, or nothing.
+        """Return the subtitles before the question, or an empty text.
 
         Raises:
-            FileNotFoundError: naming the file of subtitles.
+            FileNotFoundError: naming the missing file of subtitles.
         """
         if not self.with_subtitles:
             return ""
@@ -67,7 +67,7 @@ class LongVideoBenchFormat(BenchmarkFormat):
 
 
 class LongVideoBench(Benchmark):
-    """`root` holds the table, `videos/`, and `subtitles/` for the variant with subtitles.
+    """LongVideoBench. `root` has the table, `videos/`, and `subtitles/` for the variant with subtitles.
 
     Args:
         args: see `Benchmark`.
@@ -83,13 +83,13 @@ class LongVideoBench(Benchmark):
 
 
 def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float, dots: bool = True) -> str:
-    """Subtitles as the released evaluation joins them: those on screen at one of 64 moments, dots for the moments.
+    """Join subtitles as the released evaluation does: those on screen at one of 64 moments, with dots for the moments.
 
     Args:
-        lines: with `timestamp` [from, to] and `text`, or `start`, `end` (h:m:s) and `line`.
-        duration: of the clip, in seconds.
-        start: where the clip begins in the time of the subtitles.
-        dots: as released: one for each moment, up to the middle of a line, that has passed.
+        lines: subtitles with `timestamp` [from, to] and `text`, or `start`, `end` (h:m:s) and `line`.
+        duration: length of the clip in seconds.
+        start: start of the clip in the subtitles' time, in seconds.
+        dots: whether to add, as released, one dot per moment that has passed before the middle of a line.
     """
     if duration > MOMENTS:
         moments = [duration * i / MOMENTS for i in range(MOMENTS)]
@@ -111,7 +111,7 @@ def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float, d
 
 
 def _shown(line: dict[str, Any], duration: float, start: float) -> tuple[float, float, str]:
-    """From when to when, in seconds of the clip, and what."""
+    """Return start and end of a subtitle in seconds of the clip, and its text."""
     if "timestamp" in line:
         first, last = line["timestamp"]
         return first - start, (last if isinstance(last, float) else duration) - start, line["text"]
@@ -120,6 +120,6 @@ def _shown(line: dict[str, Any], duration: float, start: float) -> tuple[float, 
 
 
 def _seconds(clock: str) -> float:
-    """h:m:s."""
+    """Convert h:m:s to seconds."""
     hours, minutes, seconds = clock.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

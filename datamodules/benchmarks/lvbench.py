@@ -1,4 +1,4 @@
-"""LVBench: 1,549 questions about 103 videos of an hour or so (arXiv 2406.08035)."""
+"""LVBench: 1,549 questions about 103 videos of about an hour (arXiv 2406.08035)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATE = (
 
 
 class LVBenchFormat(BenchmarkFormat):
-    """How LVBench puts its questions."""
+    """The format of LVBench."""
 
     repository = "lmms-eval/LVBench"
     tables = ("test.jsonl", "data/test-*.parquet", "test-*.parquet", "data/train-*.parquet", "*.jsonl", "*.parquet")
@@ -35,11 +35,11 @@ class LVBenchFormat(BenchmarkFormat):
     }
 
     def rows(self, file: Path) -> Iterable[dict[str, Any]]:
-        """Of the authors' table, the questions about each video, under `qa`."""
+        """Read the rows of a table; in the authors' table, a video's questions are under `qa`."""
         return [{**row, **asked} for row in super().rows(file) for asked in row.get("qa") or [{}]]
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
-        """Options stand in the question; the released evaluation takes the brackets around their letters away."""
+        """Convert a row: the question contains its options. The released evaluation removes brackets around letters."""
         text, options = self.split_options(row["question"])
         if self.protocol_name == "paper":
             text = re.sub(r"\(([A-D])\)", r"\1", text)
@@ -49,6 +49,6 @@ class LVBenchFormat(BenchmarkFormat):
 
 
 class LVBench(Benchmark):
-    """`root` holds the table, one row a question, or a video as its authors have it, and `data/<key>.mp4`."""
+    """LVBench. `root` has the table (one row per question; in the authors' layout, per video) and `data/<key>.mp4`."""
 
     form = LVBenchFormat

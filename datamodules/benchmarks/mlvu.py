@@ -16,9 +16,9 @@ BEST = LETTER.replace("the option's", "the best option's")
 
 
 class MLVUFormat(BenchmarkFormat):
-    """How MLVU puts its questions.
+    """The format of MLVU.
 
-    Of theirs the seven files of multiple choice are read; 8 and 9, which ask for descriptions, are left out.
+    Of the authors' files, the seven with multiple choice are read. Files 8 and 9 ask for descriptions and are left out.
     """
 
     repository = "sy1998/MLVU_dev"
@@ -33,11 +33,11 @@ class MLVUFormat(BenchmarkFormat):
     }
     defects: ClassVar = {
         "empty_line": {"template": "{question}\n" + BEST + "\n{ending}"},
-        "letter_or_bracket": {"extractor": "ours"},  # released: "B. text" is read as nothing
+        "letter_or_bracket": {"extractor": "ours"},  # as released, "B. text" is not parsed
     }
 
     def rows(self, file: Path) -> Iterable[dict[str, Any]]:
-        """A list of {video, question, candidates, answer} a type; videos lie in a folder of that type."""
+        """Read an authors' file: a list of {video, question, candidates, answer} of one type."""
         rows = super().rows(file)
         if file.suffix != ".json":
             return rows
@@ -45,24 +45,24 @@ class MLVUFormat(BenchmarkFormat):
         return [_as_on_the_hub(row, folder) for row in rows]
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
-        """Options stand in the question."""
+        """Convert a row: the question contains its options."""
         text, options = self.split_options(row["question"])
         folder = row.get("folder")
-        there = folder is not None and is_file(self.root / folder / row["video_name"])
-        video = f"{folder}/{row['video_name']}" if there else self.find_video(str(row["video_name"]))
+        exists = folder is not None and is_file(self.root / folder / row["video_name"])
+        video = f"{folder}/{row['video_name']}" if exists else self.find_video(str(row["video_name"]))
         name = f"{row['video_name']}-{row['question'].partition(chr(10))[0]}"
         kind = (("task_type", str(row["task_type"])),)
         return VideoQuestion(name, video, text, options, row["answer"], error=row.get("error"), groups=kind)
 
 
 class MLVU(Benchmark):
-    """`root` holds the table as on the hub, and the videos by name; or its authors' `json/` and `video/`."""
+    """MLVU. `root` has the hub's table and the videos, in any folder; or the authors' `json/` and `video/`."""
 
     form = MLVUFormat
 
 
 def _as_on_the_hub(row: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A row of the authors: candidates into the question, the answer as its letter."""
+    """Convert a row of the authors to the hub's format: candidates in the question, the answer as a letter."""
     options = [str(option) for option in row["candidates"]]
     listed = "".join(f"\n({letter}) {option}" for letter, option in zip(LETTERS, options))
     known = str(row["answer"]) in options

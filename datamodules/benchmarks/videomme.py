@@ -8,14 +8,14 @@ from datamodules.benchmarks.base import Benchmark
 from datamodules.benchmarks.format import LETTER, PLAIN, BenchmarkFormat, Protocol
 from flexselect.evaluation.questions import VideoQuestion
 
-TEMPLATE = (  # no subtitles are given; the released evaluation and lmms-eval say so all the same
+TEMPLATE = (  # no subtitles are given, but the released evaluation and lmms-eval mention them
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
     "Respond with only the letter (A, B, C, or D) of the correct option.\n{question}\n{options}\n{ending}"
 )
 
 
 class VideoMMEFormat(BenchmarkFormat):
-    """How VideoMME puts its questions."""
+    """The format of VideoMME."""
 
     repository = "lmms-eval/Video-MME"
     tables = ("videomme/test-*.parquet", "test-*.parquet", "*.parquet")
@@ -32,7 +32,7 @@ class VideoMMEFormat(BenchmarkFormat):
     }
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
-        """Options are written "A. ..." in the table."""
+        """Convert a row: options are written "A. ..." in the table."""
         groups = tuple((name, str(row[name])) for name in ("duration", "domain", "sub_category", "task_type"))
         options = tuple(option.partition(". ")[2] for option in row["options"])
         video = self.find_video(str(row["videoID"]))
@@ -40,6 +40,6 @@ class VideoMMEFormat(BenchmarkFormat):
 
 
 class VideoMME(Benchmark):
-    """`root` holds the table as on the hub, and `data/<videoID>.mp4`."""
+    """VideoMME. `root` has the hub's table and `data/<videoID>.mp4`."""
 
     form = VideoMMEFormat

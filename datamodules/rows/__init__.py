@@ -1,4 +1,4 @@
-"""Rows of annotations as people have them, in any common file, as they are written there."""
+"""Read rows of annotations from any common file format."""
 
 from datamodules.rows.files import read_rows
 from datamodules.rows.row import Row

@@ -1,4 +1,4 @@
-"""Conversations about a clip, in the forms that training sets have, as pairs of a question and its answer."""
+"""Convert conversations about a clip, in the formats of training sets, to pairs of question and answer."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ HUMAN = ("human", "user", "prompter")
 MODEL = ("gpt", "assistant", "model", "bot", "chatgpt")
 SYSTEM = ("system",)
 KNOWN = "known are turns {from: human | gpt | system, value: TEXT} and {role: user | assistant | system, content: TEXT}"
-MARK = r"<(?:image|video)>"  # where the clip goes: on a line of its own, or at the beginning or end
+MARK = r"<(?:image|video)>"  # marks the clip: on a separate line, or at the beginning or end
 ALONE = re.compile(rf"^[ \t]*(?:{MARK}[ \t]*)+$", re.MULTILINE)
 AT_AN_END = re.compile(rf"\A\s*(?:{MARK}\s*)+|(?:\s*{MARK})+\s*\Z")
 
 
 def pairs_of(conversation: Any, all_turns: bool = False) -> list[tuple[str, str]]:
-    """Questions with their answers; an answer that is not there is empty.
+    """Return pairs of question and answer; a missing answer is empty.
 
     Args:
-        conversation: a list of turns, or that as JSON text. System turns, and what comes before the first question, are
-            left out; a question over several turns is joined.
-        all_turns: every pair; else the first.
+        conversation: a list of turns, or such a list as JSON text. System turns and text before the first question are
+            left out; consecutive user turns are joined.
+        all_turns: return all pairs; else the first.
 
     Raises:
-        ValueError: for any other form, with what was found and what is known.
+        ValueError: for an unknown format; naming what it has and what is known.
     """
     if isinstance(conversation, str):
         try:
@@ -52,18 +52,18 @@ def pairs_of(conversation: Any, all_turns: bool = False) -> list[tuple[str, str]
 
 
 def without_marks(text: str) -> str:
-    """A text without the marks for the clip; one within a sentence is text."""
+    """Remove marks of the clip from a text; a mark within a sentence is kept as text."""
     return ALONE.sub("", AT_AN_END.sub("", text)).strip()
 
 
 def _turn(turn: Any, number: int) -> tuple[str, str]:
-    """Its role and its text."""
+    """Return the role and the text of a turn."""
     if not isinstance(turn, dict):
         raise ValueError(f"turn {number} is {turn!r}, not an object; {KNOWN}"[:300])
     role, text = (turn.get("from", turn.get("role")), turn.get("value", turn.get("content")))
     if not isinstance(role, str) or role.lower() not in (*HUMAN, *MODEL, *SYSTEM):
-        found = f"the role {role!r}" if role is not None else f"the keys {', '.join(map(str, turn))}"
-        raise ValueError(f"turn {number} has {found}; {KNOWN}")
+        problem = f"the role {role!r}" if role is not None else f"the keys {', '.join(map(str, turn))}"
+        raise ValueError(f"turn {number} has {problem}; {KNOWN}")
     if isinstance(text, list) and all(isinstance(part, dict | str) for part in text):
         text = _text_of(text)
     if not isinstance(text, str):
@@ -72,7 +72,7 @@ def _turn(turn: Any, number: int) -> tuple[str, str]:
 
 
 def _text_of(parts: Sequence[dict[str, Any] | str]) -> str:
-    """The text of content in parts, {type: text, text: ...} beside {type: video, ...}."""
+    """Return the text of content in parts: {type: text, text: ...} among {type: video, ...}."""
     texts = [part if isinstance(part, str) else part.get("text") for part in parts]
     return "\n".join(text for text in texts if isinstance(text, str))
 

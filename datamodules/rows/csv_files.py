@@ -1,4 +1,4 @@
-"""CSV as programs write it: separated by commas, semicolons, tabs or bars, long cells, quotes that are never closed."""
+"""Read CSV as programs write it: commas, semicolons, tabs or bars, long cells, quotes that are never closed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from datamodules.rows.row import Row
 from flexselect.structures.unicode_text import text_only
 
 SEPARATORS = ",;\t|"
-LONGEST = 2**31 - 1  # characters of a cell: as many as a C long has everywhere
+LONGEST = 2**31 - 1  # maximum length of a cell; a C long holds this everywhere
 
 
 def read_csv(path: Path, text: str) -> list[Row]:
-    """Rows by the names in the first line, as they are written: 005 stays 005, NA stays NA; an empty cell is None.
+    """Read rows with the column names of the first line. Values stay text: 005 stays 005, NA stays NA; empty is None.
 
-    A row with more cells than there are names has an `error`: in most cases a text with a comma lacks its quotes.
+    A row with more cells than columns gets an `error`: usually a text with a comma lacks quotes.
 
     Raises:
-        ValueError: naming the file, for a quote that is never closed or a name that is there twice.
+        ValueError: if a quote is never closed or a column name occurs twice; naming the file.
     """
     csv.field_size_limit(LONGEST)
     first, _, rest = text.partition("\n")
-    said = first.strip().lower()
-    if said.startswith("sep=") and len(said) == 5:  # Excel's own mark
-        separator, text = said[-1], rest
+    declaration = first.strip().lower()
+    if declaration.startswith("sep=") and len(declaration) == 5:  # written by Excel
+        separator, text = declaration[-1], rest
     else:
         separator = "\t" if path.suffix.lower() == ".tsv" else _separator(first)
     try:
@@ -50,13 +50,13 @@ def _row(names: list[str], cells: list[str]) -> Row:
     row = Row({name: text_only(cell) if cell else None for name, cell in zip(names, cells) if name})
     row |= {name: None for name in names[len(cells) :] if name}
     if any(cells[len(names) :]):
-        said = f"has {len(cells)} cells, the first line names {len(names)}"
-        row.error = f"{said}: put quotes around a text with a separator in it"
+        problem = f"has {len(cells)} cells, the first line names {len(names)}"
+        row.error = f"{problem}: put quotes around a text with a separator in it"
     return row
 
 
 def _separator(line: str) -> str:
-    """The one that is in the first line most often, outside of quotes."""
+    """Return the separator that occurs most often in the first line, outside of quotes."""
     outside = "".join(line.split('"')[::2])
     return max(SEPARATORS, key=outside.count)
 
@@ -66,6 +66,6 @@ def _cells(text: str, separator: str, strict: bool) -> Iterable[list[str]]:
 
 
 def _last_cell(text: str, separator: str) -> str:
-    """The beginning of the cell that took all that follows it."""
+    """Return the beginning of the cell that runs to the end of the file."""
     *_, last = _cells(text, separator, strict=False)
     return last[-1][:60]

@@ -1,4 +1,4 @@
-"""Rows of annotation files and hub data sets."""
+"""Read rows of annotation files and hub data sets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 def read_rows(source: str, encoding: str | None = None) -> list[Row]:
     """Read all rows of a JSON, JSONL, CSV or Parquet file, or of a hub data set, "owner/name" or "owner/name:split".
 
-    A file is read as it is written, each time anew: no type is guessed, nothing is kept between runs.
+    Files are read as they are written: no types are guessed, and nothing is cached between runs.
 
     Args:
-        source: the file, or the data set.
-        encoding: of a text file; None: found by its first bytes.
+        source: the file or data set.
+        encoding: encoding of a text file; None: detected from the first bytes.
 
     Raises:
-        FileNotFoundError: neither a file nor a data set.
-        ValueError: a file that cannot be read, with the reason.
+        FileNotFoundError: if there is no such file or data set.
+        ValueError: if the file cannot be read; with the reason.
     """
     path = resolve_path(source)
     kind = path.suffix.lower()
@@ -71,5 +71,5 @@ def _hub(source: str) -> list[Row]:
         return [Row(tidy(dict(row))) for row in rows]
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"{source}: neither a file nor a data set on the hub ({error})") from error
-    except Exception as error:  # datasets wraps whatever its readers raise; the cause says what is wrong
+    except Exception as error:  # datasets wraps the errors of its readers; the cause says what is wrong
         raise ValueError(f"{source}: cannot be read as annotations: {error.__cause__ or error}") from error

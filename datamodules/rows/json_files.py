@@ -1,4 +1,4 @@
-"""JSON as programs write it: a list, a list under a key, one row, or a row a line, under whichever ending."""
+"""Read JSON as programs write it: a list, a list under a key, one row, or one row per line, with any extension."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"
 
 
 def read_json(path: Path, text: str) -> list[Row]:
-    """Rows as they are written: numbers keep their digits, NaN is None.
+    """Read rows; numbers keep their digits, NaN becomes None.
 
     Raises:
-        ValueError: naming the file, and the line or record, with what was found and what is known.
+        ValueError: naming the file, the line or record, and the known formats.
     """
     text = text.lstrip("\ufeff")
     try:
@@ -34,7 +34,7 @@ def read_json(path: Path, text: str) -> list[Row]:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Name the type of a JSON value."""
     return KINDS.get(type(value), "a number")
 
 
@@ -58,20 +58,20 @@ def _line(path: Path, number: int, line: str) -> Any:
 
 
 def _below(path: Path, whole: dict[str, Any]) -> list[Any]:
-    """The one list of rows in an object; or the object, where it is a row itself."""
+    """Return the only list of rows in an object, or the object itself if it is a row."""
     lists = {
         name: value
         for name, value in whole.items()
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
     }
-    is_line = path.suffix.lower() in LINES and not lists  # a file of one line
-    if "video" in whole or "image" in whole or is_line:  # a row, whose turns are a list, too
+    is_line = path.suffix.lower() in LINES and not lists  # a JSONL file with one line
+    if "video" in whole or "image" in whole or is_line:  # a row, whose turns are a list too
         return [whole]
     if len(lists) == 1:
         return next(iter(lists.values()))
-    found = f"lists of rows under {', '.join(lists)}" if lists else f"an object with {', '.join(whole) or 'nothing'}"
+    content = f"lists of rows under {', '.join(lists)}" if lists else f"an object with {', '.join(whole) or 'nothing'}"
     known = "a list of rows, or an object with one (pandas: orient='records')"
-    raise ValueError(f"{path}: holds {found}; known is {known}")
+    raise ValueError(f"{path}: holds {content}; known is {known}")
 
 
 def _row(value: Any, where: str) -> Row:

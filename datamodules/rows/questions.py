@@ -1,4 +1,4 @@
-"""Rows as questions: which column is what, options and answers in the forms that people write, groups."""
+"""Convert rows to questions: columns, options and answers in the formats that people write, groups."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 REQUIRED = ("id", "video", "question")
 COLUMNS = (*REQUIRED, "options", "answer", "start", "end")
-ALSO = {"start": "video_start", "end": "video_end"}  # as the Qwen utilities call them
+ALSO = {"start": "video_start", "end": "video_end"}  # the names in the Qwen utilities
 CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")  # hours, minutes, seconds
-MOST_GROUPS, MOST_WORDS, LONGEST = 20, 4, 40  # of a column that is taken as a group by itself
+MOST_GROUPS, MOST_WORDS, LONGEST = 20, 4, 40  # limits for a column that is used as a group by default
 
 
 def read_annotations(
@@ -34,37 +34,37 @@ def read_annotations(
     encoding: str | None = None,
     reading: ReadOptions | None = None,
 ) -> list[VideoQuestion]:
-    """Read questions; a row that cannot be asked is kept, with its `error` set.
+    """Read questions; a row that cannot be asked is kept with its `error` set.
 
     Args:
         source: see `read_rows`.
-        columns: names in the file by ours (id, video, question, options, answer, start, end), where they differ.
-        groups: columns that accuracy is broken down by; None: those of few short words.
-        limit: only the first so many rows.
+        columns: maps our names (id, video, question, options, answer, start, end) to the names in the file.
+        groups: columns for accuracy by group; None: columns with few short words.
+        limit: read only this many rows; None: all.
         encoding: see `read_rows`.
-        reading: of all videos; rows add their `start` and `end`.
+        reading: how the videos are read; rows add `start` and `end`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that cannot be parsed at all, or holds no rows, or lacks a column that is asked for.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be parsed, has no rows, or lacks a required column.
     """
     rows = read_rows(source, encoding)[:limit]
     if not rows:
         raise ValueError(f"{source}: holds no rows")
-    there = list(dict.fromkeys(str(name) for row in rows for name in row))
-    names = _names(columns or {}, there, source)
-    lacking = [name for name in REQUIRED if names[name] not in there]
+    available = list(dict.fromkeys(str(name) for row in rows for name in row))
+    names = _names(columns or {}, available, source)
+    lacking = [name for name in REQUIRED if names[name] not in available]
     if lacking:
         example = ", ".join(f"{name}: NAME" for name in lacking)
         advice = f"where they are called otherwise, say so with --data.columns '{{{example}}}'"
-        said = f"has no column{'s' * (len(lacking) > 1)} {', '.join(names[name] for name in lacking)}"
-        raise ValueError(f"{source}: {said}; found {', '.join(there)}; {advice}")
+        problem = f"has no column{'s' * (len(lacking) > 1)} {', '.join(names[name] for name in lacking)}"
+        raise ValueError(f"{source}: {problem}; found {', '.join(available)}; {advice}")
     for group in groups or ():
-        _require(group, there, source)
-    chosen = groups if groups is not None else _groups(rows, [n for n in there if n not in names.values()])
-    found = [question_of(row, number, names, chosen, reading) for number, row in enumerate(rows)]
-    _say_equal_options(found, source)
-    return _told_apart(found)
+        _require(group, available, source)
+    group_columns = groups if groups is not None else _groups(rows, [n for n in available if n not in names.values()])
+    questions = [question_of(row, number, names, group_columns, reading) for number, row in enumerate(rows)]
+    _say_equal_options(questions, source)
+    return _make_ids_unique(questions)
 
 
 def question_of(
@@ -74,14 +74,14 @@ def question_of(
     groups: Sequence[str] = (),
     reading: ReadOptions | None = None,
 ) -> VideoQuestion:
-    """A row as a question; what is wrong with it is said in `error`.
+    """Convert a row to a question; problems are recorded in its `error`.
 
     Args:
         row: values by column.
-        number: of the row, from 0.
-        names: of all columns, by ours; None: ours.
-        groups: columns of groups.
-        reading: of the video, without the row's part.
+        number: number of the row, from 0.
+        names: maps our names to column names; None: they are equal.
+        groups: names of group columns.
+        reading: how the video is read, without the row's part.
     """
     values = {name: row.get((names or {}).get(name, name)) for name in COLUMNS}
     values |= {name: row.get(also) for name, also in ALSO.items() if values[name] is None}
@@ -92,13 +92,16 @@ def question_of(
         groups=tuple((name, str(row[name])) for name in groups if row.get(name) is not None),
         reading=reading or ReadOptions(),
     )
-    where, missing = f"row {number + 1} of the annotations", [name for name in REQUIRED if values[name] in (None, "")]
-    error = f"{where} {row.error}" if isinstance(row, Row) and row.error else None
+    row_name, missing = (
+        f"row {number + 1} of the annotations",
+        [name for name in REQUIRED if values[name] in (None, "")],
+    )
+    error = f"{row_name} {row.error}" if isinstance(row, Row) and row.error else None
     for name in REQUIRED:
         if error is None and isinstance(values[name], dict | list):
-            error = f"{where}: {name} must be a text, got {values[name]!r}"
+            error = f"{row_name}: {name} must be a text, got {values[name]!r}"
     if error is None and missing:
-        error = f"{where} has no {' and no '.join(missing)}"
+        error = f"{row_name} has no {' and no '.join(missing)}"
     if error is None and not question.question.strip():
         error = "the question is empty"
     try:
@@ -107,24 +110,24 @@ def question_of(
         if error is None:
             _check_answer(question)
     except ValueError as problem:
-        error = error or f"{where}: {problem}"
+        error = error or f"{row_name}: {problem}"
     return replace(question, error=error)
 
 
 def _check_answer(question: VideoQuestion) -> None:
-    """With options, each expected answer must be one of them."""
+    """With options, check that each expected answer is one of them."""
     for answer, letter in zip(question.expected, question.expected_letters):
         if question.options and letter is None:
             raise ValueError(f"the answer {answer!r} is none of its options")
 
 
 def options_of(value: Any) -> tuple[str, ...]:
-    """Options as a list or by letter, or in a CSV as a written list, a line each, or separated by "|".
+    """Parse options: a list, a mapping by letter, or in CSV a written list, one per line, or separated by "|".
 
-    Letters that are written before all of them ("A. red") are left out: they are shown with their letters.
+    If all options begin with their letters ("A. red"), the letters are removed; prompts add them again.
 
     Raises:
-        ValueError: for anything else, and for more options than there are letters.
+        ValueError: for any other format, or for more options than letters.
     """
     if isinstance(value, str):
         value = _written_list(value) if value.lstrip().startswith("[") else _split(value)
@@ -133,11 +136,11 @@ def options_of(value: Any) -> tuple[str, ...]:
     if isinstance(value, dict) and len(value) > 1 and [str(name).upper() for name in value] == [*LETTERS[: len(value)]]:
         value = list(value.values())
     if isinstance(value, list | tuple):
-        given, value = value, list(value)
-        while value and value[-1] is None:  # a table pads with nothing
+        original, value = value, list(value)
+        while value and value[-1] is None:  # tables pad with empty cells
             value.pop()
         if len(value) == 1:
-            raise ValueError(f"the options must be a list of two or more, got {given!r}")
+            raise ValueError(f"the options must be a list of two or more, got {original!r}")
     if not isinstance(value, list):
         raise ValueError(f"the options must be a list of two or more, got {value!r}")
     if len(value) > len(LETTERS):
@@ -150,10 +153,10 @@ def options_of(value: Any) -> tuple[str, ...]:
 
 
 def answer_of(value: Any) -> str | tuple[str, ...] | None:
-    """What is expected: a text, or a list of which any will do; None where nothing is.
+    """Parse the expected answer: a text, or a list of accepted texts; None if nothing is expected.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other type.
     """
     if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
         try:
@@ -161,7 +164,7 @@ def answer_of(value: Any) -> str | tuple[str, ...] | None:
         except ValueError:
             parts = []
         if parts and all(isinstance(part, str) for part in parts):
-            return (*parts, value)  # a list as a CSV has it; the text itself will do as well
+            return (*parts, value)  # a list in a CSV; the whole text is accepted too
     if isinstance(value, list | tuple):
         kept = [one for one in value if one is not None]
         if not kept or any(isinstance(one, dict | list) for one in kept):
@@ -179,14 +182,14 @@ def _split(text: str) -> list[str]:
 
 def _written_list(text: str) -> list[Any]:
     try:
-        found = ast.literal_eval(text.strip())
+        parsed = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"the options {text!r} are no list") from error
-    return list(found) if isinstance(found, list | tuple) else [found]
+    return list(parsed) if isinstance(parsed, list | tuple) else [parsed]
 
 
 def _say_equal_options(questions: Sequence[VideoQuestion], source: str) -> None:
-    """A mistake of whoever wrote them; the question can still be asked."""
+    """Warn of equal options; such a question can still be asked."""
     equal = [i for i, question in enumerate(questions) if len({*question.options}) < len(question.options)]
     if equal:
         options = questions[equal[0]].options
@@ -195,24 +198,24 @@ def _say_equal_options(questions: Sequence[VideoQuestion], source: str) -> None:
 
 
 def _part(values: dict[str, Any]) -> dict[str, Any]:
-    """`start` and `end` of a row, in seconds."""
-    found = {}
+    """Parse `start` and `end` of a row to seconds."""
+    part = {}
     for name in ("start", "end"):
         if values[name] is None or values[name] == "":
             continue
         try:
-            found[name] = seconds_of(values[name])
+            part[name] = seconds_of(values[name])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} must be seconds, or hours:minutes:seconds, got {values[name]!r}") from error
-    return found
+    return part
 
 
 def seconds_of(value: Any) -> float:
-    """A time of a video in seconds: 90, "90", "1:30", "00:01:30.5".
+    """Convert a time to seconds: 90, "90", "1:30", "00:01:30.5".
 
     Raises:
-        TypeError: for what is neither a number nor a text.
-        ValueError: for any other text, and for what is not finite.
+        TypeError: if it is neither a number nor a text.
+        ValueError: for any other text, or if it is not finite.
     """
     if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
         hours, minutes, seconds = clock.groups()
@@ -223,27 +226,27 @@ def seconds_of(value: Any) -> float:
     return seconds
 
 
-def _names(columns: dict[str, str], there: Sequence[str], source: str) -> dict[str, str]:
-    """Every column's name in the file, by ours."""
+def _names(columns: dict[str, str], available: Sequence[str], source: str) -> dict[str, str]:
+    """Map our names to the column names in the file."""
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         near = get_close_matches(unknown[0], COLUMNS, 1)
-        meant = f", {near[0]} perhaps" if near else ""
-        raise ValueError(f"--data.columns: {unknown[0]!r} is none of {', '.join(COLUMNS)}{meant}; give OURS: THEIRS")
+        hint = f", {near[0]} perhaps" if near else ""
+        raise ValueError(f"--data.columns: {unknown[0]!r} is none of {', '.join(COLUMNS)}{hint}; give OURS: THEIRS")
     for name in columns.values():
-        _require(name, there, source)
+        _require(name, available, source)
     return {name: columns.get(name, name) for name in COLUMNS}
 
 
-def _require(name: str, there: Sequence[str], source: str) -> None:
-    if name not in there:
-        near = get_close_matches(name, there, 1)
-        meant = f"; {near[0]!r} is near" if near else ""
-        raise ValueError(f"{source}: has no column {name!r}; found {', '.join(there)}{meant}")
+def _require(name: str, available: Sequence[str], source: str) -> None:
+    if name not in available:
+        near = get_close_matches(name, available, 1)
+        hint = f"; {near[0]!r} is near" if near else ""
+        raise ValueError(f"{source}: has no column {name!r}; found {', '.join(available)}{hint}")
 
 
 def _groups(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Columns of few short words, some of them more than once: categories."""
+    """Find category columns: few different short values, some of them repeated."""
     return [name for name in names if name not in ALSO.values() and _is_group([row.get(name) for row in rows])]
 
 
@@ -256,10 +259,10 @@ def _is_group(values: Sequence[Any]) -> bool:
     return few and all(len(kind) <= LONGEST and len(kind.split()) <= MOST_WORDS and "\n" not in kind for kind in kinds)
 
 
-def _told_apart(questions: list[VideoQuestion]) -> list[VideoQuestion]:
-    """A row that repeats another one is not asked twice: it gets an id of its own, and an error.
+def _make_ids_unique(questions: list[VideoQuestion]) -> list[VideoQuestion]:
+    """Give rows with a repeated id a new id; a row that repeats a whole question also gets an error and is not asked.
 
-    One that asks otherwise (another part of the video, other options) gets an id of its own, and is asked.
+    A row with other options or another part of the video is asked under its new id.
     """
     first: dict[tuple[str, str, str], int] = {}
     renamed = []

@@ -1,4 +1,4 @@
-"""One row."""
+"""A row of an annotation file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from flexselect.structures.unicode_text import text_only
 
 
 class Row(dict[str, Any]):
-    """Values by column, as the file has them; NaN is None, and half a surrogate pair is U+FFFD."""
+    """Values by column, as in the file; NaN is None, and half a surrogate pair is U+FFFD."""
 
-    error: str | None = None  # why it cannot be used, where its file is to blame
+    error: str | None = None  # why the row cannot be used, if the file is to blame
 
 
 class Written(float):
-    """A number that is shown as it was written: 2.50 and not 2.5."""
+    """A number that prints as it was written: 2.50, not 2.5."""
 
     def __new__(cls, text: str) -> Written:
-        """Of a text that is a number."""
+        """Make it from the text of a number."""
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -33,7 +33,7 @@ class Written(float):
 
 
 def tidy(value: Any) -> Any:
-    """A value of a row, nested or not, without what cannot be meant: NaN, and half a surrogate pair."""
+    """Clean a value, nested or not: NaN becomes None, half a surrogate pair becomes U+FFFD."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

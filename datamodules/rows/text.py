@@ -1,4 +1,4 @@
-"""Text of a file, whatever program wrote it."""
+"""Read text files of any encoding."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from charset_normalizer import from_bytes
 
 log = logging.getLogger(__name__)
 
-MARKS = {  # what a file may begin with, longest first
+MARKS = {  # byte order marks, longest first
     b"\xff\xfe\x00\x00": "utf-32",
     b"\x00\x00\xfe\xff": "utf-32",
     b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-OLDER = ["cp1252", "gb18030", "shift_jis", "cp1251", "euc_kr", "big5"]  # what programs wrote before UTF-8
-DAMAGED = 0.2  # of what is not ASCII: a UTF-8 file with fewer broken characters is one
+OLDER = ["cp1252", "gb18030", "shift_jis", "cp1251", "euc_kr", "big5"]  # common encodings of older programs
+DAMAGED = 0.2  # a UTF-8 file may have at most this share of broken characters
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:
-    """Read a file; another encoding than UTF-8 or UTF-16 is guessed, and said.
+    """Read a text file; encodings other than UTF-8 and UTF-16 are guessed, with a warning.
 
     Args:
-        path: of the file.
-        encoding: None: by its first bytes.
+        path: the file.
+        encoding: the file's encoding; None: detected from the first bytes.
 
     Raises:
-        ValueError: for an encoding that does not exist or does not fit, naming the file.
-        OSError: if it cannot be read.
+        ValueError: if the encoding is unknown or does not fit; naming the file.
+        OSError: if the file cannot be read.
     """
     data = path.read_bytes()
     if encoding is None:
@@ -49,7 +49,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _without_mark(data: bytes) -> str | None:
-    """UTF-8, or UTF-16 by its zeros; None if it is neither."""
+    """Decode UTF-8, or UTF-16 recognised by its zeros; None if it is neither."""
     half = len(data) // 2
     if data[1::2].count(0) > half / 2:
         return "utf-16-le"
@@ -63,7 +63,7 @@ def _without_mark(data: bytes) -> str | None:
 
 
 def _guessed(path: Path, data: bytes) -> str:
-    """Text that is not UTF-8: damaged in places, or of an older encoding."""
+    """Decode text that is not UTF-8: damaged in places, or in an older encoding."""
     text = data.decode("utf-8", "replace")
     broken, foreign = text.count("\ufffd"), sum(character > "\x7f" for character in text)
     if broken < DAMAGED * foreign:
@@ -71,7 +71,9 @@ def _guessed(path: Path, data: bytes) -> str:
         log.warning("%s: %d characters are no UTF-8, the first in line %d: they are read as \ufffd", path, broken, line)
         return text
     runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", data)]
-    found = None if median(runs) < 2 else from_bytes(data, cp_isolation=OLDER).best()  # accents stand alone
-    name = "cp1252" if found is None else found.encoding
+    guess = (
+        None if median(runs) < 2 else from_bytes(data, cp_isolation=OLDER).best()
+    )  # single accented letters say nothing about the encoding
+    name = "cp1252" if guess is None else guess.encoding
     log.warning("%s: is not UTF-8 and is read as %s; save it as UTF-8, or give --data.encoding", path, name)
     return data.decode(name, "replace")

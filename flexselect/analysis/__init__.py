@@ -1,1 +1,1 @@
-"""Which layer of a VideoLLM finds what a question asks for."""
+"""Find the layer of a VideoLLM whose attention finds what a question asks for."""

@@ -1,4 +1,4 @@
-"""Write a checkpoint of any known layout in Hugging Face layout, for tools that read only that."""
+"""Convert a checkpoint from its authors' layout to Hugging Face's, for tools that read only that."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PROCESSOR_FILES = ("generation_config.json", "preprocessor_config.json", "video_
 
 
 def convert(input: str, output: str) -> None:
-    """Convert a checkpoint; weights keep their dtype, tokenizer files are copied as they are.
+    """Convert a checkpoint; weights keep their dtype, and tokenizer files are copied.
 
     Args:
-        input: local folder or hub id.
-        output: folder to write; must not hold a checkpoint yet.
+        input: local folder or hub id of the checkpoint.
+        output: folder to write; it must not hold a checkpoint.
 
     Raises:
-        ValueError: if the checkpoint is unknown or does not fit, or `output` holds one already.
+        ValueError: if the checkpoint is unknown or damaged, or `output` already holds one.
     """
     folder = Path(output)
     if (folder / "config.json").exists():

@@ -1,4 +1,4 @@
-"""A set of validations over the same questions, and one table of them: a result with its controls."""
+"""Run several validations over the same questions, and compare them in one table: a result with its controls."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ log = logging.getLogger(__name__)
 
 
 def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Callable[[Sequence[str]], int]) -> int:
-    """Validate every run of an experiment, each into a folder of its own; called again, it goes on where it stopped.
+    """Validate every run of an experiment, each into its own folder; an interrupted experiment can be continued.
 
     Args:
-        file: YAML with `configs`, files that all runs are made of, and `runs`, options by name of the run.
-        words: further options of the command line, for all runs.
-        output_dir: gets a folder a run, and `experiment.md`.
-        main: the command line.
+        file: YAML with `configs`, config files of all runs, and `runs`, which maps names of runs to their options.
+        words: further command line options for all runs.
+        output_dir: gets one folder per run, and `experiment.md`.
+        main: the function that runs a command line.
 
     Returns:
-        The largest exit status of a run. One that could not go on is named and left out of the table, and the others
-        are made; where it is the first, none is begun after it.
+        The largest exit status of the runs. A run that could not continue is reported and left out of the table; if it
+        is the first run, the others are not started.
 
     Raises:
-        UsageError: for a file that is none.
+        UsageError: if the file is not an experiment.
     """
     plan = _plan(Path(file))
     worst, done = 0, list[str]()
     for name, options in plan["runs"].items():
         configs = [word for config in plan["configs"] for word in ("--config", config)]
-        own = [word for option, value in options.items() for word in (f"--{option}", _written(value))]
+        run_options = [word for option, value in options.items() for word in (f"--{option}", _option_text(value))]
         folder = str(Path(output_dir) / name)
-        status = main(["validate", *configs, *own, *words, "--output_dir", folder])
+        status = main(["validate", *configs, *run_options, *words, "--output_dir", folder])
         worst = max(worst, status)
-        if status > 128:  # told to stop
+        if status > 128:  # stopped by a signal
             return status
         if status in (1, 2):
             log.error("run %s of %s was not made (status %d)", name, file, status)
@@ -61,7 +61,7 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
 
 
 def asks_for_experiment(words: Sequence[str]) -> bool:
-    """Whether the first `--config` of a command line is an experiment."""
+    """Return whether the first `--config` of a command line is an experiment."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     files = [Path(file) for file in parser.parse_known_args(words)[0].config[:1]]
@@ -69,13 +69,13 @@ def asks_for_experiment(words: Sequence[str]) -> bool:
         return False
     try:
         content = yaml.safe_load(files[0].read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError):  # LightningCLI says what is wrong with it
+    except (yaml.YAMLError, ValueError, RecursionError):  # LightningCLI reports what is wrong with the file
         return False
     return isinstance(content, dict) and "runs" in content
 
 
 def table(folders: Sequence[str]) -> str:
-    """Runs beside the first of them, as Markdown; p of McNemar's test on the questions that both have."""
+    """Compare runs with the first one in a Markdown table; p is from McNemar's test on common questions."""
     runs = [read_run(Path(folder)) for folder in folders]
     lines = [HEAD.format(runs[0]["name"])]
     for run in runs:
@@ -90,7 +90,7 @@ def table(folders: Sequence[str]) -> str:
 
 
 def _against(run: dict[str, Any], first: dict[str, Any]) -> str:
-    """Difference to the first run, and p; dashes where they share no question that counts."""
+    """Format the difference to the first run, and p; dashes if no counted question is in both."""
     if not run["rows"].keys() & first["rows"].keys():
         return f"| {UNKNOWN} | {UNKNOWN}"
     pair = pair_runs(run, first)
@@ -110,8 +110,8 @@ def _plan(file: Path) -> dict[str, Any]:
     return {"configs": plan["configs"], "runs": {name: options or {} for name, options in plan["runs"].items()}}
 
 
-def _written(value: Any) -> str:
-    """A value as the command line takes it."""
+def _option_text(value: Any) -> str:
+    """Format a value for the command line."""
     if isinstance(value, str):
         return value
     return ".inf" if value == math.inf else json.dumps(value)

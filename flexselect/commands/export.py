@@ -1,4 +1,4 @@
-"""A training checkpoint's selector, as a folder that `LiteSelector.from_pretrained` reads."""
+"""Export the selector of a training checkpoint as a folder for `LiteSelector.from_pretrained`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PREFIX = "selector."
 
 
 def export(ckpt_path: str, output: str, overwrite: bool = False) -> str:
-    """Write config.json, model.safetensors, a model card, and its tokenizer where the selector has its own.
+    """Write config.json, model.safetensors, a model card and, if the selector has a separate tokenizer, its files.
 
     Args:
-        ckpt_path: a checkpoint that `fit` wrote while it trained a selector.
+        ckpt_path: a checkpoint that `fit` wrote when training a selector.
         output: folder to write.
-        overwrite: replace a selector that is there.
+        overwrite: replace an existing selector.
 
     Returns:
-        What was done, in words.
+        A sentence about what was written.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: not one of a selector, or `output` holds a checkpoint already.
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it is not a checkpoint of a selector, or `output` already holds a checkpoint.
     """
     if (Path(output) / "config.json").exists() and not overwrite:
         raise ValueError(f"{output} holds a checkpoint already; give another --output, or delete it")
@@ -49,11 +49,11 @@ def export(ckpt_path: str, output: str, overwrite: bool = False) -> str:
 
 
 def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
-    """What `fit` wrote, mapped into memory.
+    """Load a checkpoint of `fit`, mapped into memory.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: naming a file that is broken, or none of a training.
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: naming a file that is damaged, or not a training checkpoint.
     """
     if Path(ckpt_path).is_dir():
         raise ValueError(
@@ -65,8 +65,8 @@ def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
         raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: it is cut short, or another kind of file")
     try:
         checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # pickle, zip and EOF errors, by what is broken
-        reason = str(error).partition(". ")[0]  # torch goes on with advice that does not fit
+    except Exception as error:  # pickle, zip or EOF errors, depending on what is damaged
+        reason = str(error).partition(". ")[0]  # torch adds advice that does not fit here
         raise ValueError(f"{ckpt_path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{ckpt_path} is no checkpoint of a training: it holds no state_dict")

@@ -1,4 +1,4 @@
-"""One VideoLLM, asked in up to three ways about the same video: dense, training-free, lite."""
+"""One VideoLLM in up to three modes on the same video: dense, training-free, lite."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from flexselect.scoring.factory import load_selector, make_scorer
 from flexselect.scoring.scorer import Scorer
 from flexselect.session import VideoSession
 from flexselect.structures.prompt import Answer
-from flexselect.visualize import heat_map, kept_tokens, look_at
+from flexselect.visualize import heat_map, kept_tokens, map_tokens
 
-UNITS, COLUMNS = 6, 3  # of a picture that stands beside others
+UNITS, COLUMNS = 6, 3  # units and columns of a picture
 DENSE, SELF, LITE = "dense", "training-free", "lite"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An answer with its pictures: heat map and kept tokens; none of a dense one."""
+    """An answer with its pictures, heat map and kept tokens; a dense answer has none."""
 
     answer: Answer
     pictures: list[Image.Image]
 
 
 class Modes:
-    """Holds the weights once. For one thread at a time.
+    """Holds the weights once for all modes. Not thread-safe.
 
     Args:
-        fs: the loaded VideoLLM, training-free.
-        lite: a trained selector, folder or hub id; None: without that mode.
+        fs: the loaded training-free model.
+        lite: folder or hub id of a trained selector; None: no lite mode.
     """
 
     def __init__(self, fs: FlexSelect, lite: str | None = None) -> None:
@@ -44,12 +44,12 @@ class Modes:
         self.budget = fs.budget
 
     def open(self, video: Path) -> dict[str, VideoSession]:
-        """Decode and encode a video once, for all modes; a session each.
+        """Decode and encode a video once for all modes; return one session per mode.
 
         Raises:
-            ValueError: what is wrong with the video.
+            ValueError: if the video cannot be read.
         """
-        *others, last = self.ways  # lite, where there is one: what is encoded for it serves the others too
+        *others, last = self.ways  # lite if there is a selector: its encoding serves the other modes too
         session = self.ways[last].open(video, progress=True)
         sessions = {mode: self.ways[mode].open_encoded(session.encode(), session.timings) for mode in others}
         for other in sessions.values():
@@ -57,14 +57,14 @@ class Modes:
         return {**sessions, last: session}
 
     def ask(self, session: VideoSession, question: str, budget: int, max_new_tokens: int) -> Shown:
-        """Answer in one mode, and draw what was looked at."""
+        """Answer in one mode, and draw the kept tokens."""
         answer = session.ask(question, max_new_tokens, budget=budget)
         if answer.selection is None:
             return Shown(answer, [])
-        look, pictures = look_at(session, answer.selection), []
+        token_map, pictures = map_tokens(session, answer.selection), []
         with TemporaryDirectory() as folder:
             for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
-                draw(Path(folder) / "picture.png", look, title, UNITS, COLUMNS)
+                draw(Path(folder) / "picture.png", token_map, title, UNITS, COLUMNS)
                 with Image.open(Path(folder) / "picture.png") as picture:
                     pictures.append(picture.convert("RGB"))
         return Shown(answer, pictures)

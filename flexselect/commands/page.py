@@ -1,4 +1,4 @@
-"""A page to try a model on: choose a video, ask, and see the modes side by side. Needs gradio, extra `serve`."""
+"""A web page to try a model: choose a video, ask, compare the modes. Needs gradio, extra `serve`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 VIDEOS = list(VIDEO_ENDINGS)
 HERE = ("127.0.0.1", "localhost", "::1")
-SESSIONS = 8  # browsers whose video is kept; features of an hour are about a gigabyte
-ONE: dict[str, Any] = {  # there is one model: one after another, and for this page alone
+SESSIONS = 8  # browsers whose video is kept; an hour's features take about a gigabyte
+ONE: dict[str, Any] = {  # there is one model, so requests run one after another, and only from this page
     "concurrency_limit": 1,
     "concurrency_id": "model",
     "api_visibility": "private",
@@ -42,22 +42,22 @@ def serve(
     port: int = 7860,
     **options: Any,
 ) -> None:
-    """Serve a page on which a model is tried, until it is interrupted.
+    """Serve a web page to try a model, until it is interrupted.
 
     Args:
-        path: the VideoLLM, local folder or hub id.
-        selector: a trained selector, folder or hub id; None: the page has no lite mode.
-        videos: a folder whose videos can be chosen, beside uploading one.
-        fps: sampling; None: the family's default.
-        max_frames: sampling; None: the family's default.
-        max_new_tokens: the most of an answer.
-        max_upload_mb: a larger upload is refused.
-        host: where the page is; by default only this machine reaches it. Whoever reaches it may upload and ask.
-        port: of the page; 0: any that is free.
-        options: see `flexselect.options.Options`; the reference layer and reduction are of the training-free mode.
+        path: local folder or hub id of the VideoLLM.
+        selector: folder or hub id of a trained selector; None: the page has no lite mode.
+        videos: a folder of videos to choose from, besides uploads; None: uploads only.
+        fps: frames sampled per second; None: the family's default.
+        max_frames: the maximum number of frames per video; None: the family's default.
+        max_new_tokens: the maximum length of an answer, in tokens.
+        max_upload_mb: the maximum size of an upload in MB.
+        host: address of the page; by default only this machine can reach it. Anyone who reaches it can upload and ask.
+        port: port of the page; 0: any free port.
+        options: see `flexselect.options.Options`; reference layer and reduction apply to the training-free mode.
 
     Raises:
-        UsageError: without gradio, or for a port that is taken.
+        UsageError: if gradio is missing, or the port is taken.
     """
     try:
         from gradio.themes import Default
@@ -80,7 +80,7 @@ def serve(
         server_port=port or None,
         max_file_size=f"{max_upload_mb}mb",
         state_session_capacity=SESSIONS,
-        theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # nothing fetched
+        theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # no download
         footer_links=[],
         share=False,
         quiet=True,
@@ -91,10 +91,10 @@ def serve(
 
 
 def check_port(host: str, port: int) -> None:
-    """Before a model is loaded for nothing.
+    """Refuse a port that cannot be used, before a model is loaded.
 
     Raises:
-        UsageError: if the port is taken, or is not ours to have.
+        UsageError: if the port is taken or not permitted.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as tried:
@@ -107,10 +107,10 @@ def check_port(host: str, port: int) -> None:
 
 
 def list_videos(folder: str | None) -> dict[str, Path]:
-    """The videos that can be chosen, by name.
+    """List the videos to choose from, by name.
 
     Raises:
-        UsageError: for a folder that is none.
+        UsageError: if there is no such folder.
     """
     if folder is None:
         return {}
@@ -120,20 +120,20 @@ def list_videos(folder: str | None) -> dict[str, Path]:
 
 
 class Page:
-    """What is on the page, and what happens on it.
+    """The elements of the page and their actions.
 
     Args:
-        modes: the model.
-        videos: those that can be chosen, by name.
-        max_new_tokens: the most of an answer.
-        name: of the model.
+        modes: the loaded model.
+        videos: videos to choose from, by name.
+        max_new_tokens: the maximum length of an answer, in tokens.
+        name: name of the model.
     """
 
     def __init__(self, modes: Modes, videos: dict[str, Path], max_new_tokens: int, name: str) -> None:
         self.modes, self.videos, self.max_new_tokens, self.name = modes, videos, max_new_tokens, name
 
     def build(self) -> Any:
-        """Lay it out: a `gradio.Blocks`."""
+        """Build the page: a `gradio.Blocks`."""
         import gradio as gr
 
         with gr.Blocks(title=f"FlexSelect: {self.name}", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
@@ -153,24 +153,26 @@ class Page:
                     button = gr.Button("Ask", variant="primary", interactive=False)
             shown = [part for mode in self.columns(gr) for part in mode]
             table = gr.Dataframe(headers=HISTORY, label="Asked so far", interactive=False, wrap=True)
-            busy = {**ONE, "show_progress_on": [status]}  # one bar, not one on every part
-            given, found = [sessions, asked, question, modes, budget], [*shown, asked, table]
-            gr.on([button.click, question.submit], self.ask, given, found, **ONE, show_progress_on=[table])
+            busy = {**ONE, "show_progress_on": [status]}  # one progress bar, not one per element
+            inputs, outputs = [sessions, asked, question, modes, budget], [*shown, asked, table]
+            gr.on([button.click, question.submit], self.ask, inputs, outputs, **ONE, show_progress_on=[table])
 
             bar = gr.Progress(track_tqdm=True)
 
-            def take(video: str | None, progress: Any = bar) -> Iterator[list[Any]]:  # gradio looks for such a default
+            def take(
+                video: str | None, progress: Any = bar
+            ) -> Iterator[list[Any]]:  # gradio looks for such a default argument
                 yield from self.take(video, progress)
 
             taken = [sessions, status, budget, button, *shown]
-            chosen.select(take, [chosen], taken, trigger_mode="always_last", **busy)  # input comes twice
-            chosen.select(None, None, file, js="() => null")  # the other way to choose is empty then
+            chosen.select(take, [chosen], taken, trigger_mode="always_last", **busy)  # `input` would fire twice
+            chosen.select(None, None, file, js="() => null")  # clear the other way to choose
             file.upload(take, [file], taken, **busy)
             file.upload(None, None, chosen, js="() => null")
         return blocks
 
     def columns(self, gr: Any) -> Iterator[list[Any]]:
-        """A column a mode: answer, facts, and two pictures."""
+        """Build one column per mode: answer, facts, and two pictures."""
         with gr.Row():
             for mode in self.modes.ways:
                 with gr.Column(min_width=280):
@@ -184,7 +186,7 @@ class Page:
                     ]
 
     def take(self, video: str | None, progress: Any) -> Iterator[list[Any]]:
-        """Decode and encode a video that was chosen or uploaded; `progress` follows the bar of the encoding."""
+        """Decode and encode a chosen or uploaded video; `progress` shows the progress of the encoding."""
         import gradio as gr
 
         if video is None:
@@ -202,13 +204,13 @@ class Page:
         session = next(iter(sessions.values()))
         total = session.encode().num_tokens
         slider = gr.Slider(maximum=total, value=min(self.modes.budget, total))
-        status = f"**{escaped(path.name)}**: {described(session)}"
+        status = f"**{escaped(path.name)}**: {video_facts(session)}"
         yield [sessions, status, slider, gr.Button(interactive=True), *nothing]
 
     def ask(
         self, sessions: dict[str, VideoSession], asked: list[list[Any]], question: str, modes: list[str], budget: int
     ) -> Iterator[list[Any]]:
-        """Ask in one mode after another; each answer is shown when it is there."""
+        """Ask in one mode after another; yield each answer at once."""
         import gradio as gr
 
         if not sessions:
@@ -220,34 +222,37 @@ class Page:
             if mode not in modes:
                 continue
             try:
-                found = self.modes.ask(session, question, int(budget), self.max_new_tokens)
+                shown = self.modes.ask(session, question, int(budget), self.max_new_tokens)
             except (ValueError, RuntimeError, OSError) as error:
                 raise gr.Error(f"{mode}: {error}", print_exception=False) from error
-            answer = found.answer
+            answer = shown.answer
             parts[4 * place : 4 * place + 2] = [answer.text, facts(answer)]
-            parts[4 * place + 2 : 4 * place + 2 + len(found.pictures)] = found.pictures
+            parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
             name = Path(str(session.video)).name
-            asked = [*asked, [name, question, mode, answer.text, answer.num_kept_tokens, round(spent(answer), 3)]]
+            asked = [
+                *asked,
+                [name, question, mode, answer.text, answer.num_kept_tokens, round(question_seconds(answer), 3)],
+            ]
             yield [*parts, asked, asked[::-1]]
 
 
-def spent(answer: Answer) -> float:
-    """Seconds of a question itself, without what its video took."""
+def question_seconds(answer: Answer) -> float:
+    """Return the seconds of a question, without those of its video."""
     return sum(answer.timings.get(stage, 0.0) for stage in ("score", "prefill", "generate"))
 
 
 def facts(answer: Answer) -> str:
-    """Tokens and seconds of an answer."""
+    """Format tokens and seconds of an answer."""
     parts = ", ".join(f"{s} {answer.timings[s]:.3f}" for s in ("score", "prefill", "generate") if s in answer.timings)
     tokens = f"{answer.num_kept_tokens:,} of {answer.num_visual_tokens:,} visual tokens shown"
-    return f"{tokens}  \n{spent(answer):.3f} s: {parts}"
+    return f"{tokens}  \n{question_seconds(answer):.3f} s: {parts}"
 
 
-def described(session: VideoSession) -> str:
-    """What was made of a video, in words."""
-    encoded, took = session.encode(), session.timings
+def video_facts(session: VideoSession) -> str:
+    """Format length, tokens and seconds of a video."""
+    encoded, timings = session.encode(), session.timings
     length = "" if encoded.length is None else f"{clock_time(round(encoded.length))} long, "
-    seconds = ", ".join(f"{stage} {took[stage]:.1f} s" for stage in ("decode", "encode") if stage in took)
+    seconds = ", ".join(f"{stage} {timings[stage]:.1f} s" for stage in ("decode", "encode") if stage in timings)
     size = sum(session.num_bytes.values()) / 1e6
     doubts = "".join(f"  \ndoubtful: {escaped(warning)}" for warning in session.warnings)
     kept = f"{encoded.num_units:,} units, {encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
@@ -255,5 +260,5 @@ def described(session: VideoSession) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape text for Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~" else c for c in text)

@@ -1,4 +1,4 @@
-"""The families that `FlexSelect.from_pretrained` knows; a YAML may name any other class."""
+"""The families that `FlexSelect.from_pretrained` knows. A YAML may name any other class."""
 
 from inspect import signature
 
@@ -19,10 +19,10 @@ def family_of(path: str, **numbers: object) -> VideoFamily:
 
     Args:
         path: local folder or hub id.
-        numbers: of the family, such as `fps` and `max_frames`.
+        numbers: numbers of the family, such as `fps` and `max_frames`.
 
     Raises:
-        ValueError: naming what was found, if no family claims it; or a number that the family does not have.
+        ValueError: if no family claims the checkpoint, or the family has no such number.
     """
     family = family_class(path)
     check_known(numbers, numbers_of(family), f"a {family.__name__} model")
@@ -30,10 +30,10 @@ def family_of(path: str, **numbers: object) -> VideoFamily:
 
 
 def family_class(path: str) -> type[VideoFamily]:
-    """The family that claims a checkpoint.
+    """Find the family class that claims a checkpoint.
 
     Raises:
-        ValueError: naming what was found, if none does.
+        ValueError: naming the architecture, if no family claims it.
     """
     config = read_config(path)
     for family in FAMILIES:
@@ -47,12 +47,12 @@ def family_class(path: str) -> type[VideoFamily]:
 
 
 def load_lm(family: VideoFamily, options: LoadingOptions, num_layers: int | None = None) -> VideoLM:
-    """Load a VideoLLM, or the first decoder layers of it, and set its speed options."""
+    """Load a VideoLLM, or its first decoder layers, and set its speed options."""
     lm = family.load(LoadOptions.of(options, num_layers))
     lm.speed_up(options.compile, options.cache_implementation)
     return lm
 
 
 def numbers_of(family: type[VideoFamily]) -> list[str]:
-    """What a family's constructor takes beside the path."""
+    """List the arguments of a family's constructor besides the path."""
     return [name for name in signature(family).parameters if name != "path"]

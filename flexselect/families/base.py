@@ -1,4 +1,4 @@
-"""What a VideoLLM family must say about itself. Abstract or final: what is not abstract here is never overridden."""
+"""The interface of VideoLLM families. Members are abstract or final: final members are never overridden."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.families.decoding import greedy
-from flexselect.families.merging import deepstacked, merged
+from flexselect.families.merging import deepstack_hooks, merge_embeddings
 from flexselect.families.prompter import Prompter
 from flexselect.loading.weights import LoadOptions, describing, read_config
 from flexselect.structures.layout import Layout
@@ -23,61 +23,61 @@ VisionProjector = Callable[[Tensor, tuple[int, int, int]], Tensor]  # `VideoLM.v
 
 
 class VideoFamily(ABC):
-    """Names and numbers of one kind of VideoLLM: light, picklable, no weights.
+    """The configuration of one family of VideoLLMs: small, picklable, without weights.
 
-    A checkpoint's config.json may carry a "flexselect" object with its own defaults for the numbers of its family, and
-    for `reference_layer` and `budget`; the published ones are used otherwise.
+    A checkpoint's config.json may have a "flexselect" object with defaults for the family's numbers, `reference_layer`
+    and `budget`. Otherwise the published defaults are used.
     """
 
-    name: str  # of the model, for errors
-    numbers: tuple[str, ...]  # arguments that decide what the model sees
+    name: str  # name of the model, for errors
+    numbers: tuple[str, ...]  # constructor arguments that change what the model sees
     frames_per_unit: int
     published_budget: int
-    published_layers: dict[int, int]  # reference layer by the LLM's number of layers
-    default_positions: str  # "original" or "compact", as the released code has it for this family
+    published_layers: dict[int, int]  # reference layer by number of decoder layers
+    default_positions: str  # "original" or "compact", as in the released code
     released_budget_in_units: bool  # whether the released code rounds a budget up to whole units
 
-    # Final: what a constructor begins with, and what follows from the above.
+    # Final: opening a checkpoint, and properties that follow from the above.
 
     def open(self, path: str) -> dict[str, Any]:
-        """Read config.json into `config`; returns the checkpoint's own defaults.
+        """Read config.json into `config`; return the checkpoint's defaults.
 
         Raises:
-            FileNotFoundError: no checkpoint at `path`.
-            ValueError: a checkpoint of another family.
+            FileNotFoundError: if there is no checkpoint at `path`.
+            ValueError: if the checkpoint is of another family.
         """
         self.path = path
         self.config = read_config(path)
         if not self.claims(self.config):
-            found = self.config.get("architectures") or self.config.get("model_type")
-            raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {found}")
+            architecture = self.config.get("architectures") or self.config.get("model_type")
+            raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {architecture}")
         with describing(path):
             self.model_config = self.read_model_config()
         return self.config.get("flexselect", {})
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The numbers that decide what the model sees, for the record of a run."""
+        """The numbers that change what the model sees, for the settings of a run."""
         return {"class": type(self).__name__, "path": self.path} | {name: self.__dict__[name] for name in self.numbers}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The same wherever the checkpoint lies: its weights are known by their hash."""
+        """The settings without paths: the same wherever the checkpoint lies."""
         return {name: value for name, value in self.settings.items() if name != "path"}
 
     @property
     def num_layers(self) -> int:
-        """Decoder layers of the LLM."""
+        """Number of decoder layers."""
         return self.model_config.get_text_config().num_hidden_layers
 
     @property
     def default_budget(self) -> int:
-        """K."""
+        """The published budget K."""
         return self.config.get("flexselect", {}).get("budget", self.published_budget)
 
     @property
     def default_reference_layer(self) -> int:
-        """The published layer for this size, 0-based, or the same relative depth where none was published."""
+        """The published layer for this size, 0-based; if none was published, the same relative depth."""
         depth, layer = next(iter(self.published_layers.items()))
         guess = self.published_layers.get(self.num_layers, round(self.num_layers * layer / depth))
         return self.config.get("flexselect", {}).get("reference_layer", guess)
@@ -87,26 +87,26 @@ class VideoFamily(ABC):
     @staticmethod
     @abstractmethod
     def claims(config: dict[str, Any]) -> bool:
-        """Whether a config.json is of this family."""
+        """Return whether a config.json is of this family."""
 
     @abstractmethod
     def read_model_config(self) -> PreTrainedConfig:
-        """The checkpoint's sizes as its transformers class takes them, whatever the layout of the files."""
+        """Read the configuration for the transformers class, from any layout of the checkpoint."""
 
     @property
     @abstractmethod
     def selector_inputs(self) -> dict[str, Any] | None:
-        """What a selector made for this family takes, see `LiteSelectorConfig`; None where none can be made."""
+        """Fields of `LiteSelectorConfig` for a selector of this family; None if there can be no selector."""
 
     @abstractmethod
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """Which of a video's frames are looked at: indices, ascending, at least one."""
+        """Choose which frames are read: indices, ascending, at least one."""
 
     @abstractmethod
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Values of a video's visual tokens, [V], as they lie on its frames: [U, rows, columns].
+        """Arrange values of visual tokens, [V], as they lie on the frames: [U, rows, columns].
 
-        Tokens that lie on no picture, newlines and brackets, are left out.
+        Tokens outside the picture (newlines and delimiters) are left out.
         """
 
     @abstractmethod
@@ -119,19 +119,19 @@ class VideoFamily(ABC):
 
     @abstractmethod
     def wrap(self, model: PreTrainedModel) -> VideoLM:
-        """Make the device half of a model that is already there."""
+        """Wrap a loaded model as the device half."""
 
 
 class VideoLM(ABC):
-    """The device half of a family: the weights, and what the method needs of them.
+    """The device half of a family: the weights and the parts of the model that the method needs.
 
     Args:
         model: the Hugging Face model, unmodified.
-        family: its names and numbers.
+        family: the family of the model.
     """
 
-    units_per_step: int  # units through the tower at a time: bounds memory, changes nothing
-    cache_implementation: str | None = None  # of `generate`
+    units_per_step: int  # units per run of the tower: bounds memory, does not change results
+    cache_implementation: str | None = None  # cache of `generate`; None: the model's default
 
     def __init__(self, model: Any, family: VideoFamily) -> None:
         self.model = model
@@ -145,63 +145,63 @@ class VideoLM(ABC):
     @property
     @abstractmethod
     def decoder(self) -> Any:
-        """The text model inside, without its head."""
+        """The text model without its head."""
 
     @abstractmethod
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """The tower's view of some units, `grid` of them, before projection: what a selector sees too, [*, C]."""
+        """Run the tower on a `grid` of units, without projection: [*, C]. Selectors use this output too."""
 
     @abstractmethod
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """That, as visual tokens of the LLM: [v, W], see `EncodedVideo.features`."""
+        """Project the output of `vision` to visual tokens of the LLM: [v, W], see `EncodedVideo.features`."""
 
     @abstractmethod
     def projector_weights(self) -> dict[str, Tensor]:
-        """The weights of `project`, by their names in a selector's projector (`flexselect.selectors.projectors`)."""
+        """The weights of `project`, with the names of a selector's projector (`flexselect.selectors.projectors`)."""
 
     @abstractmethod
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
-        """Positions of a prompt's tokens, visual ones in a `grid` of units, rows and columns: int64 [P, N]."""
+        """Compute positions of a prompt's tokens; visual tokens form a `grid` of units, rows, columns: int64 [P, N]."""
 
     @abstractmethod
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Make a prompt of tensors that are already in the model's own input form."""
+        """Make a prompt from tensors in the model's input format."""
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Text ids [...] to embeddings [..., D]. The one method that a family may extend."""
+        """Embed text ids [...]: [..., D]. A family may extend this method only."""
         return self.decoder.get_input_embeddings()(ids.to(self.device))
 
     # Final from here on.
 
     @cached_property
     def prompter(self) -> Prompter:
-        """The CPU half, built on first use: a folder without a tokenizer still scores and generates."""
+        """The CPU half, built on first use, so that a folder without a tokenizer can still score and generate."""
         return self.family.prompter()
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
         table = self.decoder.get_input_embeddings()
-        if table.weight.is_meta:  # kept elsewhere by accelerate, and brought in for each call
+        if table.weight.is_meta:  # accelerate keeps the weights elsewhere and loads them per call
             return torch.device(table._hf_hook.execution_device)
         return table.weight.device
 
     def speed_up(self, compile: bool, cache_implementation: str | None) -> None:
-        """Compile the decoder's layers, one after another (the first call of each form is slow); choose a cache."""
+        """Compile the decoder's layers one by one (the first call per shape is slow); choose the generation cache."""
         self.cache_implementation = cache_implementation
         if compile:
             for layer in self.decoder.layers:
                 layer.compile(dynamic=True)
 
     def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Pixel values of some units, `grid` of them, to visual tokens: [v, W]."""
+        """Encode pixel values of a `grid` of units as visual tokens: [v, W]."""
         return self.project(self.vision(pixel_values, grid), grid)
 
     @torch.inference_mode()
     def views(self, clip: VideoClip) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
-        """The tower over a clip, some units at a time: `vision` of them, and their grid.
+        """Run the tower over a clip, a few units at a time; yield the output of `vision` and its grid.
 
-        Units are independent in the tower, so chunks give what the whole would.
+        The tower treats units independently, so chunks give the same result as the whole clip.
         """
         for first in range(0, clip.num_units, self.units_per_step):
             last = min(first + self.units_per_step, clip.num_units)
@@ -210,7 +210,9 @@ class VideoLM(ABC):
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         per_unit = len(clip.pixels) // clip.num_units
-        pixels = clip.pixels[first * per_unit : last * per_unit].to(self.device)  # bytes: a quarter of what floats take
+        pixels = clip.pixels[first * per_unit : last * per_unit].to(
+            self.device
+        )  # bytes take a quarter of the room of floats
         if pixels.dtype != torch.uint8:
             return pixels
         return self.prompter.pixel_values(replace(clip, pixels=pixels), 0, last - first)
@@ -219,48 +221,49 @@ class VideoLM(ABC):
     def assemble(
         self, encoded: EncodedVideo, query_ids: Tensor, selection: Selection | None, positions: str
     ) -> dict[str, Any]:
-        """The LLM's input after selection: all text, and of the visual tokens those that are kept, in their order.
+        """Make the LLM's input: all text, and the kept visual tokens in order.
 
         Args:
-            encoded: the video, V tokens.
-            query_ids: [Q].
-            selection: None keeps all V tokens (dense).
-            positions: "original" keeps the kept tokens' positions, gaps and all; "compact" counts 0, 1, 2, ...
+            encoded: the video, with V visual tokens.
+            query_ids: the text after the video, int64 [Q].
+            selection: the kept tokens; None: all V (dense).
+            positions: "original" leaves the kept tokens' positions as they were, with gaps; "compact" counts 0, 1, 2,
+                ...
 
         Returns:
-            `input_ids` [1, n] (for logits processors that look at the prompt), `inputs_embeds` [1, n, D],
-            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and keywords for `deepstack`.
+            `input_ids` [1, n] (logits processors may read the prompt), `inputs_embeds` [1, n, D],
+            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and keyword arguments for `deepstack`.
         """
         layout = encoded.layout(query_ids, self.visual_id)
-        where = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
+        position_ids = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
         keep, features = torch.ones_like(layout.visual), encoded.features
         if selection is not None:
             keep = layout.kept_mask(selection.kept, selection.shift)
             features = features[keep[layout.visual].to(features.device)]
         features = features.to(self.device)
-        where = where[:, keep].to(self.device)  # [P, n]
+        position_ids = position_ids[:, keep].to(self.device)  # [P, n]
         if positions == "compact":
-            where = torch.arange(where.shape[1], device=self.device).expand(where.shape[0], -1)
+            position_ids = torch.arange(position_ids.shape[1], device=self.device).expand(position_ids.shape[0], -1)
         ids = layout.ids[keep][None].to(self.device)
-        embeddings, deepstack = merged(self.embed, ids, layout.visual[keep], features[None])
+        embeddings, deepstack = merge_embeddings(self.embed, ids, layout.visual[keep], features[None])
         return {
             "input_ids": ids,
             "inputs_embeds": embeddings,
-            "position_ids": where[:, None] if len(where) > 1 else where,
+            "position_ids": position_ids[:, None] if len(position_ids) > 1 else position_ids,
             "attention_mask": torch.ones_like(ids),
             "deepstack": deepstack,
         }
 
     @torch.inference_mode()
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
-        """Logits of the first new token: float32 [vocab].
+        """Return the logits of the first new token: float32 [vocab].
 
         Raises:
             ValueError: if the model was loaded for scoring only.
         """
         self._require_all_layers()
         embedded = {name: value for name, value in inputs.items() if name not in ("input_ids", "deepstack")}
-        with deepstacked(self.decoder, inputs["deepstack"]):
+        with deepstack_hooks(self.decoder, inputs["deepstack"]):
             return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
 
     @torch.inference_mode()
@@ -271,23 +274,23 @@ class VideoLM(ABC):
         on_token: Callable[[], None],
         end_of_turn: int | None = None,
     ) -> list[Tensor]:
-        """Greedy decoding; positions go on from the last one.
+        """Decode greedily; positions continue from the last one.
 
         Args:
-            inputs: what `assemble` returned; several are a batch, see `flexselect.engine.batching`.
-            max_new_tokens: at most so many.
-            on_token: called when a token's logits are there; the first call ends the prefill.
-            end_of_turn: an id to stop at, beside those that the checkpoint's own generation settings name.
+            inputs: the output of `assemble`; `flexselect.engine.batching` makes a batch of several.
+            max_new_tokens: the maximum number of new tokens.
+            on_token: called when the logits of a token are computed; the first call ends the prefill.
+            end_of_turn: an id to stop at, besides those in the checkpoint's generation settings.
 
         Returns:
-            int64 [n] a prompt, the new tokens.
+            The new tokens of each prompt, int64 [n].
 
         Raises:
-            ValueError: if the logits are NaN: no token would mean anything; or for a model loaded for scoring only.
+            ValueError: if logits are NaN, or if the model was loaded for scoring only.
         """
         self._require_all_layers()
         embedded = {name: value for name, value in inputs.items() if name != "deepstack"}
-        with deepstacked(self.decoder, inputs["deepstack"]):
+        with deepstack_hooks(self.decoder, inputs["deepstack"]):
             cache = {"cache_implementation": self.cache_implementation} if self.cache_implementation else {}
             return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, **cache)
 

@@ -1,4 +1,4 @@
-"""Greedy decoding through transformers' own `generate`."""
+"""Greedy decoding with transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def greedy(
     end_of_turn: int | None,
     **more: Any,
 ) -> list[Tensor]:
-    """New tokens, int64 [n] a prompt, up to the one that ends it; see `VideoLM.generate`."""
+    """Return the new tokens of each prompt, int64 [n], up to the one that ends it; see `VideoLM.generate`."""
     stop = model.generation_config.eos_token_id
     stops = {*(stop if isinstance(stop, list) else [stop]), end_of_turn} - {None}
     greedily = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -28,20 +28,20 @@ def greedy(
         **more,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(stops) or None,
-        pad_token_id=min(stops, default=0),  # what a finished answer goes on with while others are written
+        pad_token_id=min(stops, default=0),  # pads finished answers while others continue
         logits_processor=LogitsProcessorList([_Watch(on_token)]),
     )
-    return [_ended(row, stops) for row in out[:, inputs["input_ids"].shape[1] :]]
+    return [_until_end(row, stops) for row in out[:, inputs["input_ids"].shape[1] :]]
 
 
-def _ended(row: Tensor, stops: set[int]) -> Tensor:
-    """Without what follows the end."""
+def _until_end(row: Tensor, stops: set[int]) -> Tensor:
+    """Cut the tokens after the end."""
     ends = [i for i, token in enumerate(row.tolist()) if token in stops]
     return row[: ends[0] + 1] if ends else row
 
 
 class _Watch(LogitsProcessor):
-    """Changes nothing; says when logits are there, and refuses NaN."""
+    """Leaves logits unchanged; reports when they are computed, and refuses NaN."""
 
     def __init__(self, on_token: Callable[[], None]) -> None:
         self.on_token = on_token

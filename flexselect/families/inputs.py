@@ -1,4 +1,4 @@
-"""Numbers and frames as families take them."""
+"""Helpers of families: check numbers, sample and resize frames, positions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from flexselect.structures.layout import Layout
 
-WIDEST = 200  # times that one side may be longer than the other, as transformers has it
+WIDEST = 200  # the largest aspect ratio that transformers allows
 
 
 def at_least(name: str, least: float, value: Any, default: Any) -> Any:
-    """A number as it was given, or its default.
+    """Return a number, or its default if it is None.
 
     Raises:
-        ValueError: naming it, if it is below `least`.
+        ValueError: naming the number, if it is below `least`.
     """
     value = default if value is None else value
     if not value >= least:
@@ -30,9 +30,9 @@ def at_least(name: str, least: float, value: Any, default: Any) -> Any:
 
 
 def even_frames(num_frames: int, file_fps: float, fps: float, most: int) -> list[int]:
-    """About `fps` frames a second, an even number from 4 to `most`, spread over the whole clip.
+    """Choose about `fps` frames per second, an even number from 4 to `most`, spread over the whole clip.
 
-    A clip shorter than that gives all its frames (the released code fails on it).
+    A shorter clip gives all its frames (the released code fails on it).
     """
     wanted = num_frames / file_fps * fps if math.isfinite(fps) else math.inf
     count = round(min(max(wanted, 4), most // 2 * 2) / 2) * 2
@@ -40,7 +40,7 @@ def even_frames(num_frames: int, file_fps: float, fps: float, most: int) -> list
 
 
 def pairs(frames: Tensor) -> Tensor:
-    """An even number of frames; an odd last one is shown twice."""
+    """Make the number of frames even: an odd last frame is repeated."""
     return torch.cat([frames, frames[-1:]]) if len(frames) % 2 else frames
 
 
@@ -60,24 +60,24 @@ def to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int) -> Te
 
 
 def square(frames: Tensor, side: int) -> Tensor:
-    """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], whatever their aspect ratio, by PIL's bicubic filter."""
+    """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], not keeping the aspect ratio; PIL's bicubic filter."""
     resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
 
 
 def plain_positions(layout: Layout) -> Tensor:
-    """Positions as any text has them, 0, 1, 2, ...: int64 [1, N]."""
+    """Return the positions 0, 1, 2, ...: int64 [1, N]."""
     return torch.arange(len(layout.ids))[None]
 
 
 def with_newlines(frames: Tensor, newline: Tensor) -> Tensor:
-    """Square frames of tokens, row by row [t, r * r, D], with a newline [D] after each row: [t * r * (r + 1), D]."""
+    """Append a newline [D] to each row of square frames of tokens, [t, r * r, D]: [t * r * (r + 1), D]."""
     rows = math.isqrt(frames.shape[1])
     newlines = newline.to(frames).expand(len(frames), rows, 1, -1)
     return torch.cat([frames.unflatten(1, (rows, rows)), newlines], dim=2).flatten(0, 2)
 
 
 def between_delimiters(frames: Tensor, delimiters: Tensor) -> Tensor:
-    """Frames of tokens [t, n, D], each between the two `delimiters` [2, D]: [t * (n + 2), D]."""
+    """Put each frame of tokens, [t, n, D], between the two `delimiters` [2, D]: [t * (n + 2), D]."""
     first, last = delimiters.to(frames)[:, None, None].expand(-1, len(frames), 1, -1)
     return torch.cat([first, frames, last], dim=1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""InternVL2.5: units are frames of 256 tokens between two bracket tokens, which are visual tokens too."""
+"""InternVL2.5: units are frames of 256 tokens between two delimiter tokens, which count as visual tokens."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class InternVL(VideoFamily):
 
     Args:
         path: local folder or hub id.
-        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
-        max_frames: the most frames of a video.
+        fps: frames sampled per second; `inf` takes `max_frames` uniformly.
+        max_frames: the maximum number of frames per video.
     """
 
     name = "InternVL"
@@ -56,52 +56,52 @@ class InternVL(VideoFamily):
     published_budget = 8256
 
     def __init__(self, path: str, fps: float | None = None, max_frames: int | None = None) -> None:
-        own = self.open(path)
-        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
-        self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
+        defaults = self.open(path)
+        self.fps = at_least("fps", 1e-9, fps, defaults.get("fps", 1.0))
+        self.max_frames = at_least("max_frames", 1, max_frames, defaults.get("max_frames", 512))
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
-        """The authors' layout or Hugging Face's."""
+        """Return whether a config.json is in the authors' layout or Hugging Face's."""
         return is_internvl_chat(config) or config.get("model_type") == "internvl"
 
     def read_model_config(self) -> InternVLConfig:
-        """Of either layout."""
+        """Read the configuration from the authors' layout or Hugging Face's."""
         if is_internvl_chat(self.config):
             return internvl_config(self.path, self.config)
         return InternVLConfig.from_pretrained(self.path)
 
     @property
     def side(self) -> int:
-        """Of a frame, in pixels: 448."""
+        """Height and width of a frame in pixels: 448."""
         return self.model_config.vision_config.image_size[0]
 
     @property
     def tokens_per_unit(self) -> int:
-        """Of a frame, brackets included: 258."""
+        """Visual tokens per frame, delimiters included: 258."""
         return self.model_config.image_seq_length + 2
 
     @property
     def is_internlm2(self) -> bool:
-        """Whether the language model is InternLM2, which transformers calls Llama, and not Qwen2."""
+        """Whether the language model is InternLM2 (a Llama for transformers) rather than Qwen2."""
         return self.model_config.text_config.model_type == "llama"
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """Ids of <img> and </img>: the tokenizer's own, or the released ones where there is none."""
-        own = special_tokens(self.path)
+        """Ids of <img> and </img>, from the tokenizer; without a tokenizer, the released ids."""
+        named = special_tokens(self.path)
         released = RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"]
-        return {name: own.get(name, number) for name, number in released.items()}
+        return {name: named.get(name, number) for name, number in released.items()}
 
     @property
     def selector_inputs(self) -> dict[str, Any]:
-        """InternViT's features after pixel shuffle, and the ids of <img> and </img>."""
+        """Fields of `LiteSelectorConfig`: InternViT's features after pixel shuffle, and the ids of <img> and </img>."""
         size = round(self.model_config.vision_config.hidden_size / self.model_config.downsample_ratio**2)
         delimiters = [self.special_ids["<img>"], self.special_ids["</img>"]]
         return {"projector": "internvl", "vision_size": size, "brackets": delimiters}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """The middles of about `fps` segments a second, at most `max_frames`; at least one frame."""
+        """Choose the middles of about `fps` segments per second, at most `max_frames`; at least one frame."""
         last = num_frames - 1
         count = self.max_frames if self.fps == float("inf") else min(self.max_frames, int(last / fps * self.fps))
         count = max(1, min(count, num_frames))
@@ -109,7 +109,7 @@ class InternVL(VideoFamily):
         return [min(last, int(length / 2 + round(length * i))) for i in range(count)]
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """A square; the brackets left out."""
+        """Arrange values on square frames; delimiters are left out."""
         inner = tokens.reshape(grid[0], -1)[:, 1:-1]
         side = math.isqrt(inner.shape[1])
         return inner.reshape(grid[0], side, side)
@@ -142,15 +142,15 @@ class InternVLPrompter(Prompter):
         self.prefix_ids = torch.cat([torch.tensor(begin, dtype=torch.long), self.ids(PREFIX)])
 
     def resize(self, frames: Tensor) -> Tensor:
-        """One tile of 448 x 448 whatever the aspect ratio; PIL's bicubic, as the released code."""
+        """Resize to one tile of 448 x 448, not keeping the aspect ratio; PIL's bicubic filter, as released."""
         return square(frames, self.family.side)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
-        """One unit a frame: a row of 258 tokens, brackets included."""
+        """Make a clip with one unit per frame: a row of 258 tokens, delimiters included."""
         return VideoClip(frames, (len(frames), 1, self.family.tokens_per_unit), seconds=seconds)
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        """Frames [first, last) normalised: float32 [last - first, 3, 448, 448]."""
+        """Normalise frames [first, last): float32 [last - first, 3, 448, 448]."""
         pixels = clip.pixels[first:last].permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
         return (pixels - mean) / std
@@ -179,27 +179,27 @@ class InternVLLM(VideoLM):
         return self.model.model.language_model
 
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """InternViT and pixel shuffle: [t, 3, 448, 448] to [t, 256, 4096]."""
+        """Run InternViT and pixel shuffle: [t, 3, 448, 448] to [t, 256, 4096]."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         with replace_module(self.model.model, "multi_modal_projector", nn.Identity()):
             return self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Projector, between the embeddings of <img> and </img>: [t, 256, 4096] to [258 t, D]."""
+        """Project, and add the embeddings of <img> and </img>: [t, 256, 4096] to [258 t, D]."""
         tiles = self.model.model.multi_modal_projector(vision)
         return between_delimiters(tiles, self.embed(torch.tensor(self.delimiters))).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """The projector's."""
+        """The weights of the projector."""
         names = self.model.model.multi_modal_projector.state_dict().items()
         return {name.replace("layer_norm.", "norm."): weight for name, weight in names}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
-        """0, 1, 2, ...: int64 [1, N]."""
+        """Return the positions 0, 1, 2, ...: int64 [1, N]."""
         return plain_positions(layout)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Split a prepared prompt at its run of frames, first <img> to last </img>.
+        """Split a prompt at its run of frames, from the first <img> to the last </img>.
 
         Args:
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values` float [T, 3, 448, 448].

@@ -1,6 +1,6 @@
-"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline each, positions are plain.
+"""LLaVA-Video: units are frames of 14 rows of 14 tokens and a newline; positions are plain.
 
-LLaVA-OneVision is the same but for its newlines: a single one, after the last frame.
+LLaVA-OneVision differs only in its newlines: it has a single one, after the last frame.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from flexselect.validation import check_choice
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 QUERY = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
-PLACEHOLDERS = (151646, -200)  # of the whole clip: the released evaluation's, and the original project's
+PLACEHOLDERS = (151646, -200)  # placeholder of the whole clip in the released evaluation and in the original project
 UNMARKED = (
     "{} does not say whether it is a LLaVA-Video or a LLaVA-OneVision, and is read as the first; "
     'newlines="grid" says that this is right, newlines="one_token" that it is the second'
@@ -46,10 +46,10 @@ class LlavaVideo(VideoFamily):
 
     Args:
         path: local folder or hub id.
-        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
-        max_frames: the most frames of a video.
-        newlines: "grid", after each row of tokens, as LLaVA-Video was trained; "one_token", after the last frame, as
-            LLaVA-OneVision; None: what config.json says under `mm_newline_position`.
+        fps: frames sampled per second; `inf` takes `max_frames` uniformly.
+        max_frames: the maximum number of frames per video.
+        newlines: "grid": after each row of tokens, as LLaVA-Video was trained; "one_token": after the last frame, as
+            LLaVA-OneVision; None: as `mm_newline_position` in config.json says.
     """
 
     name = "LLaVA-Video"
@@ -67,46 +67,46 @@ class LlavaVideo(VideoFamily):
         max_frames: int | None = None,
         newlines: Literal["grid", "one_token"] | None = None,
     ) -> None:
-        own = self.open(path)
+        defaults = self.open(path)
         self.newlines = newlines or self.model_config.to_dict().get("mm_newline_position")
-        if self.newlines is None:  # in Hugging Face's layout
+        if self.newlines is None:  # config.json is in Hugging Face's layout
             warnings.warn(UNMARKED.format(path), stacklevel=2)
             self.newlines = "grid"
         check_choice("newlines", self.newlines, NEWLINES)
-        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 1.0))
-        self.max_frames = at_least("max_frames", 1, max_frames, own.get("max_frames", 512))
+        self.fps = at_least("fps", 1e-9, fps, defaults.get("fps", 1.0))
+        self.max_frames = at_least("max_frames", 1, max_frames, defaults.get("max_frames", 512))
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
-        """The authors' layout, or LLaVA-OneVision's, which LLaVA-Video is converted to."""
+        """Return whether a config.json is in the authors' layout, or of LLaVA-OneVision, the target of conversion."""
         return is_llava_qwen(config) or config.get("model_type") == "llava_onevision"
 
     def read_model_config(self) -> LlavaOnevisionConfig:
-        """Of either layout."""
+        """Read the configuration from the authors' layout or Hugging Face's."""
         if is_llava_qwen(self.config):
             return llava_config(self.path, self.config)
         return LlavaOnevisionConfig.from_pretrained(self.path)
 
     @property
     def side(self) -> int:
-        """Of a frame, in pixels: 384."""
+        """Height and width of a frame in pixels: 384."""
         return self.model_config.vision_config.image_size
 
     @property
     def unit(self) -> tuple[int, int]:
-        """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, and the newlines of rows."""
+        """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, plus a newline per row."""
         rows = math.ceil(self.side // self.model_config.vision_config.patch_size / 2)
         return rows, rows + (self.newlines == "grid")
 
     @property
     def selector_inputs(self) -> dict[str, Any] | None:
-        """SigLIP's features; the released layout has a newline after each row."""
+        """Fields of `LiteSelectorConfig`: SigLIP's features. Selectors exist for newlines after each row only."""
         if self.newlines != "grid":
             return None
         return {"projector": "llava", "vision_size": self.model_config.vision_config.hidden_size}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """Every round(fps of the file / `fps`)-th frame; spread evenly where that gives more than `max_frames`."""
+        """Choose every round(fps of the file / `fps`)-th frame; if there are more than `max_frames`, spread evenly."""
         stride = max(1, round(fps / self.fps))
         indices = list(range(0, num_frames, stride))
         if len(indices) > self.max_frames or self.fps == float("inf"):
@@ -115,14 +115,14 @@ class LlavaVideo(VideoFamily):
         return indices
 
     def delimiters(self, units: int) -> tuple[Delimiters, ...]:
-        """A single newline after the last frame, by the id of a visual token; none where each row has one."""
+        """Return a newline after the last frame, as the id of a visual token; empty if each row has a newline."""
         if self.newlines == "grid":
             return ()
         none, newline = torch.empty(0, dtype=torch.long), torch.tensor([self.model_config.image_token_id])
         return (*[(none, none)] * (units - 1), (none, newline))
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Newlines of rows left out."""
+        """Arrange values on square frames; the newlines of rows are left out."""
         rows = tokens.reshape(*grid)
         return rows[..., :-1] if self.newlines == "grid" else rows
 
@@ -155,16 +155,16 @@ class LlavaVideoPrompter(Prompter):
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:
-        """384 x 384 whatever the aspect ratio; PIL's bicubic, as the released processor."""
+        """Resize to 384 x 384, without keeping the aspect ratio; PIL's bicubic filter, as the released processor."""
         return square(frames, self.family.side)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
-        """One unit a frame."""
+        """Make a clip with one unit per frame."""
         grid = (len(frames), *self.family.unit)
         return VideoClip(frames, grid, seconds=seconds, delimiters=self.family.delimiters(len(frames)))
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        """Frames [first, last) in -1..1: float32 [last - first, 3, 384, 384]."""
+        """Scale frames [first, last) to -1..1: float32 [last - first, 3, 384, 384]."""
         return (clip.pixels[first:last].permute(0, 3, 1, 2).float() * (1 / 255) - 0.5) / 0.5
 
 
@@ -185,12 +185,12 @@ class LlavaVideoLM(VideoLM):
         return self.model.model.language_model
 
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """SigLIP before its last layer: [t, 3, 384, 384] to [t, 729, 1152]."""
+        """Run SigLIP without its last layer: [t, 3, 384, 384] to [t, 729, 1152]."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         return self.model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Projector, pooling to 14 x 14, a newline after each row: [t, 729, 1152] to [210 t, D], or [196 t, D]."""
+        """Project, pool to 14 x 14, add a newline after each row: [t, 729, 1152] to [210 t, D], or [196 t, D]."""
         inner = self.model.model
         pooled = inner.apply_pooling(inner.multi_modal_projector(vision))  # [t, 196, D]
         if self.family.newlines == "one_token":
@@ -198,7 +198,7 @@ class LlavaVideoLM(VideoLM):
         return with_newlines(pooled, inner.image_newline).to(self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Text ids [...] to embeddings [..., D]; a newline has the id of a visual token."""
+        """Embed text ids [...]: [..., D]; the id of a visual token stands for a newline."""
         newline = ids == self.visual_id
         embedded = super().embed(ids.masked_fill(newline, 0))
         return torch.where(
@@ -206,15 +206,15 @@ class LlavaVideoLM(VideoLM):
         )
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """The projector's, and the newline."""
+        """The weights of the projector, and the newline."""
         return {**self.model.model.multi_modal_projector.state_dict(), "newline": self.model.model.image_newline.data}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
-        """0, 1, 2, ...: int64 [1, N]."""
+        """Return the positions 0, 1, 2, ...: int64 [1, N]."""
         return plain_positions(layout)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Split a prepared prompt at its placeholder.
+        """Split a prompt at its placeholder.
 
         Args:
             tensors: `input_ids` int64 [1, N] or [N] with one placeholder, 151646 or -200, for the whole clip;

@@ -1,6 +1,6 @@
-"""Text and visual tokens as a decoder takes them, deepstack included.
+"""Merge text and visual tokens into the decoder's input, with deepstack.
 
-Deepstack: visual features that are added to the hidden states of the first decoder layers, at visual tokens.
+Deepstack adds visual features to the hidden states of the first decoder layers at the visual tokens.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def merged(
+def merge_embeddings(
     embed: Callable[[Tensor], Tensor], ids: Tensor, visual: Tensor, features: Tensor
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Text and visual tokens together.
+    """Merge text embeddings and visual tokens.
 
     Args:
-        embed: ids [...] to embeddings [..., D].
-        ids: [B, n]; what stands at visual tokens is not looked at.
-        visual: which are visual tokens, bool [n], the same for the whole batch.
-        features: of those, [B, v, D]; or [B, v, (1 + E) * D], the embedding and what E decoder layers add.
+        embed: maps ids [...] to embeddings [..., D].
+        ids: [B, n]; ids at visual tokens are ignored.
+        visual: true for visual tokens, bool [n], the same for the whole batch.
+        features: visual tokens [B, v, D]; or [B, v, (1 + E) * D], with the features for E decoder layers.
 
     Returns:
-        Embeddings [B, n, D], and the decoder's keywords for deepstack; none where E = 0.
+        Embeddings [B, n, D], and the decoder's keyword arguments for deepstack, empty if E = 0.
     """
     visual, ids = visual.to(features.device), ids.to(features.device)
     text = embed(ids[:, ~visual])
@@ -39,8 +39,8 @@ def merged(
 
 
 @contextmanager
-def deepstacked(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
-    """Hand them to a decoder inside a whole model, which takes them from pixels only; on the prefill alone."""
+def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
+    """Add deepstack features in a decoder inside a whole model, which takes them from pixels only; at prefill only."""
     if not inputs:
         yield
         return

@@ -1,4 +1,4 @@
-"""The CPU half of a family: frames to clips, questions to ids. Abstract or final, as all of a family."""
+"""The CPU half of a family: frames to clips, questions to ids. Members are abstract or final."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from flexselect.structures.prompt import VideoClip
 
 
 class Prompter(ABC):
-    """The CPU half of a family: frames to clips, questions to ids. Cheap to build and safe to send to workers."""
+    """The CPU half of a family: frames to clips, questions to ids. It is cheap to build and can be sent to workers."""
 
     tokenizer: Any
     prefix_ids: Tensor  # int64 [A], the text before the video
-    query: str  # the text after it, with {question}; ends where the answer begins
+    query: str  # the text after the video, with {question}; ends where the answer begins
 
     @abstractmethod
     def resize(self, frames: Tensor) -> Tensor:
-        """Resize uint8 frames [T, h, w, 3] to the size the tower takes, uint8."""
+        """Resize uint8 frames [T, h, w, 3] to the tower's input size, uint8."""
 
     @abstractmethod
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
@@ -29,29 +29,29 @@ class Prompter(ABC):
 
     @abstractmethod
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        """The tower's input for units [first, last) of a clip, float32."""
+        """Make the tower's input for units [first, last) of a clip, float32."""
 
     # Final from here on.
 
     def query_ids(self, question: str) -> Tensor:
-        """The text after the video, int64 [Q]: the question, which is text alone, and what closes the user's turn."""
+        """Return the text after the video, int64 [Q]: the question, and the end of the user's turn."""
         return _tensor(filled_ids(self.tokenizer, self.query.replace("{question}", "{text}"), question))
 
     def answer_ids(self, answer: str) -> Tensor:
-        """An answer with its end of turn, as the model is trained to give it: int64 [n]."""
+        """Return an answer with its end of turn, as in training: int64 [n]."""
         return _tensor(filled_ids(self.tokenizer, "{text}<|im_end|>", answer))
 
     @property
     def end_of_turn(self) -> int:
-        """The id that ends an answer; InternVL2.5's configuration names another one, which never comes."""
+        """The id that ends an answer. InternVL2.5's configuration names another id, which the model never gives."""
         return int(self.ids("<|im_end|>")[0])
 
     def ids(self, text: str) -> Tensor:
-        """Our own text to ids, int64 [n]; special tokens are read where they are written, none is added."""
+        """Convert a template text to ids, int64 [n]: special tokens are recognised, none are added."""
         return _tensor(template_ids(self.tokenizer, text))
 
     def decode(self, ids: Tensor) -> str:
-        """New tokens [n] to text, special tokens left out."""
+        """Convert new tokens [n] to text, without special tokens."""
         return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
 
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: units are temporal patches of two frames, positions are M-RoPE's time, row and column."""
+"""Qwen2.5-VL: units are temporal patches of two frames; positions are M-RoPE's time, row and column."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start
 QUERY = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
 
 PATCH = 14  # pixels
-MERGE = 2  # patches merged into a token, each way
+MERGE = 2  # patches merged into one token, in each direction
 UNIT_FRAMES = 2  # frames in a temporal patch
 FACTOR = PATCH * MERGE
 
@@ -43,12 +43,12 @@ class Qwen25VL(VideoFamily):
 
     Args:
         path: local folder or hub id.
-        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
-        max_frames: the most frames of a video.
+        fps: frames sampled per second; `inf` takes `max_frames` uniformly.
+        max_frames: the maximum number of frames per video.
         min_pixels: frames are enlarged to at least this area.
-        max_pixels: frames are shrunk to at most this area; 308 * 560 gives up to 220 tokens a unit.
-        time_step: "released" tells M-RoPE that units lie 1.0 s apart, as the released evaluation always did; "true"
-            tells it the real spacing, as its training did.
+        max_pixels: frames are shrunk to at most this area; 308 * 560 gives up to 220 tokens per unit.
+        time_step: time between units for M-RoPE. "released": always 1.0 s, as the released evaluation; "true": the real
+            time, as in the model's training.
     """
 
     name = "Qwen2.5-VL"
@@ -68,35 +68,35 @@ class Qwen25VL(VideoFamily):
         max_pixels: int | None = None,
         time_step: Literal["released", "true"] = "released",
     ) -> None:
-        own = self.open(path)
-        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 2.0))
-        self.max_frames = at_least("max_frames", 2, max_frames, own.get("max_frames", 1024))
-        self.min_pixels = at_least("min_pixels", 1, min_pixels, own.get("min_pixels", 128 * FACTOR**2))
-        self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, own.get("max_pixels", 308 * 560))
+        defaults = self.open(path)
+        self.fps = at_least("fps", 1e-9, fps, defaults.get("fps", 2.0))
+        self.max_frames = at_least("max_frames", 2, max_frames, defaults.get("max_frames", 1024))
+        self.min_pixels = at_least("min_pixels", 1, min_pixels, defaults.get("min_pixels", 128 * FACTOR**2))
+        self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, defaults.get("max_pixels", 308 * 560))
         self.time_step = time_step
         if time_step not in ("released", "true"):
             raise ValueError(f"time_step must be released or true, got {time_step!r}")
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
-        """Qwen2.5-VL names itself in `model_type`."""
+        """Return whether `model_type` in a config.json is Qwen2.5-VL's."""
         return config.get("model_type") == "qwen2_5_vl"
 
     def read_model_config(self) -> PreTrainedConfig:
-        """As transformers reads it: the LLM's sizes are at the top level or under text_config, by the file's age."""
+        """Read the configuration; older files have the LLM's sizes at the top level, newer ones under text_config."""
         return AutoConfig.from_pretrained(self.path)
 
     @property
     def selector_inputs(self) -> dict[str, Any]:
-        """Four patches of the tower a token."""
+        """Fields of `LiteSelectorConfig`: four patches of the tower per token."""
         return {"projector": "qwen2_5_vl", "vision_size": self.model_config.vision_config.hidden_size}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
+        """Choose about `fps` frames per second, an even number from 4 to `max_frames`; all frames of a shorter clip."""
         return even_frames(num_frames, fps, self.fps, self.max_frames)
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Every token lies on the picture."""
+        """Arrange values on frames; every token lies on the picture."""
         return tokens.reshape(*grid)
 
     def prompter(self) -> Qwen25VLPrompter:
@@ -127,11 +127,11 @@ class Qwen25VLPrompter(Prompter):
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Both sides to multiples of 28 with the area between the family's bounds; bicubic, antialiased, uint8."""
+        """Resize sides to multiples of 28, with the area between the family's bounds; bicubic, antialiased, uint8."""
         return to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
-        """Pair frames into units; an odd last frame is shown twice."""
+        """Pair frames into units; an odd last frame is repeated."""
         frames = pairs(frames)
         height, width = frames.shape[1:3]
         grid = (len(frames) // UNIT_FRAMES, height // FACTOR, width // FACTOR)
@@ -145,7 +145,7 @@ class Qwen25VLPrompter(Prompter):
         return Qwen2VLVideoProcessor(do_resize=False, patch_size=PATCH, merge_size=MERGE, cap_pixels_per_frame=False)
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        """Normalised patches of units [first, last): float32 [(last - first) * 4hw, 1176]."""
+        """Make normalised patches of units [first, last): float32 [(last - first) * 4hw, 1176]."""
         frames = clip.pixels[first * UNIT_FRAMES : last * UNIT_FRAMES].permute(0, 3, 1, 2)  # [t, 3, h, w]
         return self._processor(videos=[frames], return_tensors="pt")["pixel_values_videos"]
 
@@ -166,25 +166,25 @@ class Qwen25VLM(VideoLM):
         return self.model.model.language_model
 
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Vision tower, four patches side by side: [4V, 1176] to [V, 5120]."""
+        """Run the vision tower; the four patches of a token are concatenated: [4V, 1176] to [V, 5120]."""
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         with replace_module(self.model.model.visual, "merger", SideBySide(MERGE**2)):
             return self.model.get_video_features(pixel_values, patches, return_dict=True).pooler_output[0]
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """The merger: [V, 5120] to [V, D]."""
+        """Run the merger: [V, 5120] to [V, D]."""
         return self.model.model.visual.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1)).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """The merger's."""
+        """The weights of the merger."""
         return {f"merger.{name}": weight for name, weight in self.model.model.visual.merger.state_dict().items()}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
-        """M-RoPE positions as Qwen2.5-VL was trained with them: int64 [3, N].
+        """Compute M-RoPE positions as in Qwen2.5-VL's training: int64 [3, N].
 
-        Text resumes at the maximum over time, row and column, plus one. (transformers 5.3 and later resume at the
-        maximum over rows and columns only, which moves the question into the middle of a long video.)
+        Text continues at the maximum over time, row and column, plus one. (transformers 5.3 and later continue at the
+        maximum over rows and columns only, which puts the question into the middle of a long video.)
         """
         (units, rows, columns), prefix = grid, layout.span.start
         step = torch.arange(units) * seconds_per_unit * self.model.config.vision_config.tokens_per_second
@@ -195,11 +195,11 @@ class Qwen25VLM(VideoLM):
         return torch.cat([before.expand(3, -1), video, after.expand(3, -1)], dim=1)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Split a prepared prompt at its run of video placeholders.
+        """Split a prompt at its run of video placeholders.
 
         Args:
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1176]; `video_grid_thw` int64
-                [1, 3], in patches; `second_per_grid_ts`, seconds between units, one number or [1], 1.0 when not given.
+                [1, 3], in patches; `second_per_grid_ts`, seconds between units, one number or [1], 1.0 if missing.
         """
         ids = tensors["input_ids"].flatten()
         units, height, width = tensors["video_grid_thw"].flatten().tolist()

@@ -1,4 +1,4 @@
-"""Qwen3-VL: units are temporal patches of two frames, each after a timestamp; several layers see the tower."""
+"""Qwen3-VL: units are temporal patches of two frames, each after a timestamp; deepstack features in several layers."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ AFTER = "<|vision_end|>"
 QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
 
 PATCH = 16  # pixels
-MERGE = 2  # patches merged into a token, each way
+MERGE = 2  # patches merged into one token, in each direction
 UNIT_FRAMES = 2  # frames in a temporal patch
 FACTOR = PATCH * MERGE
 
-REFERENCE_LAYERS = {28: 20, 80: 60}  # Qwen2.5-VL's: nothing was published for Qwen3-VL, so the same relative depth
+REFERENCE_LAYERS = {28: 20, 80: 60}  # Qwen2.5-VL's; nothing was published for Qwen3-VL, so the same relative depth
 
 
 class Qwen3VL(VideoFamily):
-    """Qwen3-VL checkpoints. Nothing was published for them: numbers are those of Qwen2.5-VL, in tokens and depth.
+    """Qwen3-VL checkpoints. No numbers were published for them: budget and layer are Qwen2.5-VL's, in tokens and depth.
 
     Args:
         path: local folder or hub id.
-        fps: frames sampled a second; `inf` takes `max_frames` uniformly.
-        max_frames: the most frames of a video.
+        fps: frames sampled per second; `inf` takes `max_frames` uniformly.
+        max_frames: the maximum number of frames per video.
         min_pixels: frames are enlarged to at least this area.
         max_pixels: frames are shrunk to at most this area.
     """
@@ -66,32 +66,34 @@ class Qwen3VL(VideoFamily):
         min_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
-        own = self.open(path)
-        self.fps = at_least("fps", 1e-9, fps, own.get("fps", 2.0))
-        self.max_frames = at_least("max_frames", 2, max_frames, own.get("max_frames", 1024))
-        self.min_pixels = at_least("min_pixels", 1, min_pixels, own.get("min_pixels", 128 * FACTOR**2))
-        self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, own.get("max_pixels", 220 * FACTOR**2))
+        defaults = self.open(path)
+        self.fps = at_least("fps", 1e-9, fps, defaults.get("fps", 2.0))
+        self.max_frames = at_least("max_frames", 2, max_frames, defaults.get("max_frames", 1024))
+        self.min_pixels = at_least("min_pixels", 1, min_pixels, defaults.get("min_pixels", 128 * FACTOR**2))
+        self.max_pixels = at_least(
+            "max_pixels", self.min_pixels, max_pixels, defaults.get("max_pixels", 220 * FACTOR**2)
+        )
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
-        """Qwen3-VL names itself in `model_type`."""
+        """Return whether `model_type` in a config.json is Qwen3-VL's."""
         return config.get("model_type") == "qwen3_vl"
 
     def read_model_config(self) -> Qwen3VLConfig:
-        """As it is."""
+        """Read the configuration."""
         return Qwen3VLConfig.from_pretrained(self.path)
 
     @property
     def selector_inputs(self) -> None:
-        """None was released, and none can be made yet."""
+        """None: there is no selector for this family yet."""
         return None
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """About `fps` frames a second, an even number from 4 to `max_frames`; all of a shorter clip."""
+        """Choose about `fps` frames per second, an even number from 4 to `max_frames`; all frames of a shorter clip."""
         return even_frames(num_frames, fps, self.fps, self.max_frames)
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Every token lies on the picture."""
+        """Arrange values on frames; every token lies on the picture."""
         return tokens.reshape(*grid)
 
     def prompter(self) -> Qwen3VLPrompter:
@@ -122,12 +124,12 @@ class Qwen3VLPrompter(Prompter):
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Both sides to multiples of 32 with the area between the family's bounds; bicubic, antialiased, uint8."""
+        """Resize sides to multiples of 32, with the area between the family's bounds; bicubic, antialiased, uint8."""
         return to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
-        """Pair frames into units, each after the mean of its frames' times; an odd last frame is shown twice."""
-        step = 1 / self.family.fps  # where times are not known: as if sampled at `fps`
+        """Pair frames into units, each after the mean time of its frames; an odd last frame is repeated."""
+        step = 1 / self.family.fps  # if times are unknown: as if sampled at `fps`
         times = torch.arange(len(frames)) * step if seconds is None else seconds
         frames, times = pairs(frames), pairs(times).view(-1, UNIT_FRAMES).mean(1)
         after = self.ids(AFTER)
@@ -140,7 +142,7 @@ class Qwen3VLPrompter(Prompter):
         return Qwen3VLVideoProcessor(do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False)
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
-        """Normalised patches of units [first, last): float32 [(last - first) * 4hw, 1536]."""
+        """Make normalised patches of units [first, last): float32 [(last - first) * 4hw, 1536]."""
         frames = clip.pixels[first * UNIT_FRAMES : last * UNIT_FRAMES].permute(0, 3, 1, 2)  # [t, 3, h, w]
         return self._processor(videos=[frames], return_tensors="pt")["pixel_values_videos"]
 
@@ -161,36 +163,41 @@ class Qwen3VLM(VideoLM):
         return self.model.model.language_model
 
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Vision tower, four patches side by side, and what E decoder layers add: [4V, 1536] to [V, 4608 + E * D]."""
+        """Run the vision tower: [4V, 1536] to [V, 4608 + E * D].
+
+        The four patches of a token are concatenated, and E deepstack features are appended.
+        """
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         with replace_module(self.model.model.visual, "merger", SideBySide(MERGE**2)):
             out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
-        layers = [one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features]  # in 5.17, 5.23
+        layers = [
+            one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features
+        ]  # transformers 5.17 and 5.23 differ here
         return torch.cat([out.pooler_output[0], *layers], dim=-1)
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """The merger, and what decoder layers add as it is: [V, 4608 + E * D] to [V, (1 + E) * D]."""
+        """Run the merger; deepstack features stay as they are: [V, 4608 + E * D] to [V, (1 + E) * D]."""
         size = MERGE**2 * self.model.config.vision_config.hidden_size
         patches = vision[:, :size].unflatten(1, (MERGE**2, -1)).flatten(0, 1)
         return torch.cat([self.model.model.visual.merger(patches), vision[:, size:]], dim=-1).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """None: no selector takes this tower's features yet."""
+        """None: no selector uses this tower's features yet."""
         return {}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
-        """M-RoPE positions: int64 [3, N]. Time is in the text, so a unit is an image that all text goes on after."""
+        """Compute M-RoPE positions: int64 [3, N]. Timestamps are text, so each unit is placed like an image."""
         units, rows, columns = grid
-        step = (~layout.visual).long()  # how far the next token is
+        step = (~layout.visual).long()  # distance to the next token
         step[layout.visual.nonzero().flatten().view(units, -1)[:, -1]] = max(rows, columns)
-        where = (step.cumsum(0) - step).expand(3, -1).clone()
+        position_ids = (step.cumsum(0) - step).expand(3, -1).clone()
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        where[1, layout.visual] += row.flatten().repeat(units)
-        where[2, layout.visual] += column.flatten().repeat(units)
-        return where
+        position_ids[1, layout.visual] += row.flatten().repeat(units)
+        position_ids[2, layout.visual] += column.flatten().repeat(units)
+        return position_ids
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
-        """Split a prepared prompt at its runs of video placeholders, one a unit.
+        """Split a prompt at its runs of video placeholders, one run per unit.
 
         Args:
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1536]; `video_grid_thw` int64
@@ -209,15 +216,15 @@ class Qwen3VLM(VideoLM):
                 f"but the grid {grid} needs text and then {units} runs of {grid[1] * grid[2]}"
             )
         texts = [run for visual, run in runs if not visual]
-        prefix, delimiters, query = _bracketed(texts, self.model.config.vision_end_token_id)
+        prefix, delimiters, query = _split_at_units(texts, self.model.config.vision_end_token_id)
         clip = VideoClip(tensors["pixel_values_videos"], grid, delimiters=delimiters)
         return VideoPrompt(clip, prefix, query)
 
 
-def _bracketed(texts: list[Tensor], closing: int) -> tuple[Tensor, tuple[Delimiters, ...], Tensor]:
-    """Text before, between and after units, int64 [*] each, to prefix, the text of each unit, and query.
+def _split_at_units(texts: list[Tensor], closing: int) -> tuple[Tensor, tuple[Delimiters, ...], Tensor]:
+    """Split texts before, between and after units, int64 [*] each, into prefix, delimiters and query.
 
-    What closes a unit is its `closing` token; the first timestamp begins with the token that all others begin with.
+    The `closing` token ends a unit; the first timestamp begins with the token that all other timestamps begin with.
     """
     afters, befores = [], [texts[0][:0]]
     for text in texts[1:]:

@@ -1,4 +1,4 @@
-"""A part of a model replaced for a moment: how features are had before their projection."""
+"""Replace a part of a model within a block: to get vision features before their projection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def replace_module(module: nn.Module, name: str, stand_in: nn.Module) -> Iterator[None]:
-    """Put a stand-in at `module.name`, and the part back whatever happens."""
+    """Replace `module.name` by another module within a block; it is put back after errors too."""
     part = module.get_submodule(name)
     module.set_submodule(name, stand_in)
     try:
@@ -20,12 +20,12 @@ def replace_module(module: nn.Module, name: str, stand_in: nn.Module) -> Iterato
 
 
 class SideBySide(nn.Module):
-    """Where a merger was: the patches that it merges, side by side, [n, C] to [n / count, count * C]."""
+    """Replaces a merger: concatenates the patches that it would merge, [n, C] to [n / count, count * C]."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Nothing is computed."""
+        """Concatenate; nothing is computed."""
         return patches.reshape(len(patches) // self.count, -1)

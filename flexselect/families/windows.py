@@ -1,8 +1,8 @@
-"""A vision tower's windows, in a few calls of PyTorch's attention where transformers makes one a window and layer.
+"""Run the windows of a vision tower in a few attention calls; transformers makes one call per window and layer.
 
-Qwen's towers attend within windows, or within one time step, of a long row of patches. For flash-attention transformers
-hands over where each begins; for SDPA it cuts the row and goes window by window: thousands of small calls a clip. An
-attention function whose name says "flash" is told the cuts as well; this one runs windows of equal length together.
+Qwen's towers attend within windows, or within one time step, of a long row of patches. For flash-attention,
+transformers passes the window boundaries; for SDPA, it cuts the row and runs one small call per window: thousands per
+clip. An attention function with "flash" in its name gets the boundaries too; this one batches windows of equal length.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ BATCHED = "flexselect_windows_flash"  # the attention function's name in transfo
 def batched_windows(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention within windows.
+    """Compute attention within windows.
 
     Args:
-        module: of the tower.
+        module: an attention module of the tower.
         query: [1, H, N, d].
         key: [1, H, N, d].
         value: [1, H, N, d].
-        mask: none in these towers.
-        kwargs: `scaling`, and `cu_seq_lens_q` int [windows + 1], where each window begins and the last ends.
+        mask: unused; these towers have none.
+        kwargs: `scaling`, and `cu_seq_lens_q` int [windows + 1]: the start of each window and the end of the last.
 
     Returns:
-        [1, N, H, d], and no weights.
+        [1, N, H, d], and None for the weights.
     """
     cuts = kwargs.get("cu_seq_lens_q")
-    if cuts is None:  # already cut
+    if cuts is None:  # already cut by transformers
         out, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return out, None
     lengths, begins = cuts.diff(), cuts[:-1]
@@ -43,8 +43,8 @@ def batched_windows(
     for length in lengths.unique().tolist():
         rows = begins[lengths == length, None] + torch.arange(length, device=cuts.device)  # [windows, length]
         q, k, v = (states[0][:, rows].transpose(0, 1) for states in (query, key, value))  # [windows, H, length, d]
-        found = scaled_dot_product_attention(q, k, v, scale=kwargs.get("scaling"))
-        result[0, rows] = found.transpose(1, 2)
+        attended = scaled_dot_product_attention(q, k, v, scale=kwargs.get("scaling"))
+        result[0, rows] = attended.transpose(1, 2)
     return result, None
 
 
@@ -52,6 +52,6 @@ AttentionInterface.register(BATCHED, batched_windows)
 
 
 def batch_windows(tower: PreTrainedModel) -> None:
-    """Let a tower that would use SDPA run its windows together."""
+    """Let a tower that would use SDPA batch its windows."""
     if tower.config._attn_implementation == "sdpa":
         tower.config._attn_implementation_internal = BATCHED

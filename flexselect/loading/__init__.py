@@ -1,1 +1,1 @@
-"""Checkpoint folders as their authors publish them, read without remote code."""
+"""Read checkpoints in their authors' layouts, without remote code."""

@@ -1,4 +1,4 @@
-"""Which weights and packages these are: what two results must share to be compared."""
+"""Hash weights and name package versions, to tell whether two results can be compared."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from transformers.utils import cached_file
 from flexselect.storage.file_hash import add_samples
 from flexselect.version import __version__
 
-SAMPLES = 64  # of each file
+SAMPLES = 64  # samples per file
 
 
 def weights_hash(path: str) -> str:
-    """Hash of a checkpoint's configuration and weights, 16 hex digits; the same wherever the folder lies.
+    """Hash a checkpoint's configuration and weights, 16 hex digits; the path does not matter.
 
-    Of each weight file the size, the header and 64 samples of 4 KB count: a training step changes nearly every weight,
-    and a 72B is hashed in a second.
+    Of each weight file, the size, the header and 64 samples of 4 KB are hashed: a training step changes nearly every
+    weight, and hashing a 72B model takes a second.
 
     Args:
         path: local folder or hub id.
 
     Raises:
-        FileNotFoundError: naming the file that is missing.
+        FileNotFoundError: naming the missing file.
     """
     digest = hashlib.sha256()
     for file in _files(path):
@@ -36,24 +36,24 @@ def weights_hash(path: str) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Of the packages that can move a number."""
+    """Return the versions of the packages that can change numbers."""
     names = ("torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow")
     return {"python": platform.python_version(), "flexselect": __version__, **{name: version(name) for name in names}}
 
 
 def text_hash(texts: list[str]) -> str:
-    """Hash of prompts, 16 hex digits."""
+    """Hash prompts, 16 hex digits."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _files(path: str) -> list[Path]:
-    """config.json, then the weights."""
+    """List config.json and the weight files."""
     names = ["config.json", "model.safetensors"]
     index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     if index is not None:
         names[1:] = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-    found = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
-    missing = [name for name, file in found.items() if file is None]
+    files = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
+    missing = [name for name, file in files.items() if file is None]
     if missing:
         raise FileNotFoundError(f"{path} has no {', '.join(missing)}")
-    return [Path(str(file)) for file in found.values()]
+    return [Path(str(file)) for file in files.values()]

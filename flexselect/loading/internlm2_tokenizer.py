@@ -1,4 +1,4 @@
-"""InternLM2's tokenizer from its `tokenizer.model`: on the hub it is a slow one that needs remote code."""
+"""InternLM2's tokenizer from `tokenizer.model`. The hub's version is a slow tokenizer that needs remote code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformers.utils import cached_file
 
 
 class InternLM2Tokenizer:
-    """Text to ids and back: special tokens by name, the text between them by SentencePiece.
+    """Converts text to ids and back: special tokens by name, other text by SentencePiece.
 
     Args:
-        model: `tokenizer.model`.
-        special: content to id of the special tokens.
+        model: path of `tokenizer.model`.
+        special: ids of special tokens by content.
     """
 
     bos_token_id = 1
@@ -32,7 +32,7 @@ class InternLM2Tokenizer:
         )
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> SimpleNamespace:
-        """Ids of a text, under `input_ids` as with transformers' tokenizers; a first <s> with `add_special_tokens`."""
+        """Convert a text to ids, under `input_ids` as transformers does; `add_special_tokens` puts <s> first."""
         ids = [self.bos_token_id] if add_special_tokens else []
         for part in self.split.split(text):
             if part:
@@ -40,23 +40,23 @@ class InternLM2Tokenizer:
         return SimpleNamespace(input_ids=ids)
 
     def __len__(self) -> int:
-        """One more than the largest id."""
+        """Return the largest id plus one."""
         return max(self.pieces.get_piece_size(), *(number + 1 for number in self.special.values()))
 
     @property
     def added_tokens_decoder(self) -> dict[int, str]:
-        """Id to content of the special tokens, those of SentencePiece itself included."""
+        """Contents of special tokens by id, those of SentencePiece included."""
         control = {i: self.pieces.id_to_piece(i) for i in range(3)}  # <unk>, <s>, </s>
         return control | {number: token for token, number in self.special.items()}
 
     @property
     def reserved(self) -> set[str]:
-        """All names of special tokens: their own, and those that the vocabulary of SentencePiece kept free for them."""
+        """All names of special tokens, and names that the SentencePiece vocabulary reserves for them."""
         size = self.pieces.get_piece_size()
         return {*self.special, *(self.pieces.id_to_piece(i) for i in self.special.values() if i < size)}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """Text of ids; special tokens are left out, or written by name."""
+        """Convert ids to text; special tokens are skipped, or written by name."""
         names = {number: token for token, number in self.special.items()}
         text, run = "", []
         for number in [*ids, None]:
@@ -71,23 +71,23 @@ class InternLM2Tokenizer:
 
 
 def special_tokens(path: str) -> dict[str, int]:
-    """Content to id of the special tokens that a checkpoint's tokenizer names; empty without one."""
+    """Read the special tokens of a checkpoint's tokenizer, ids by content; empty if it names none."""
     known: dict[str, int] = {}
     for name, field in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
-        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        tokens = json.loads(Path(found).read_text(encoding="utf-8")).get(field, []) if found is not None else []
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        tokens = json.loads(Path(file).read_text(encoding="utf-8")).get(field, []) if file is not None else []
         listed = tokens if isinstance(tokens, list) else [{"id": number, **token} for number, token in tokens.items()]
         known |= {token["content"]: int(token["id"]) for token in listed}
     return known
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of an InternVL checkpoint: InternLM2's from `tokenizer.model`, any other through AutoTokenizer."""
+    """Load the tokenizer of an InternVL checkpoint: InternLM2's from `tokenizer.model`, others with AutoTokenizer."""
     files = {
         name: cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         for name in ("tokenizer.json", "tokenizer.model")
     }
     if files["tokenizer.json"] is not None or files["tokenizer.model"] is None:
-        kind = PreTrainedConfig()  # it knows no "internvl_chat"
+        kind = PreTrainedConfig()  # AutoTokenizer does not know "internvl_chat"
         return AutoTokenizer.from_pretrained(path, config=kind, trust_remote_code=False)
     return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special_tokens(path))

@@ -1,4 +1,4 @@
-"""InternVL2.5's own layout (InternVLChatModel): its keys and configuration, for transformers' InternVL."""
+"""InternVL2.5's layout (InternVLChatModel): map its keys and configuration to transformers' InternVL."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from transformers.models.internvl import InternVLVisionConfig
 
 
 class InternVLChatForConditionalGeneration(InternVLForConditionalGeneration):
-    """InternVL's class under a name of its own, so that these conversions touch no other model."""
+    """A subclass of transformers' InternVL, so that the key conversions apply to no other model."""
 
 
 class SplitPackedHeads(ConversionOps):
-    """InternLM2's `wqkv`: for each key head, its g query heads, the key and the value, d rows each."""
+    """Splits InternLM2's `wqkv`: for each key head it holds g query heads, the key and the value, d rows each."""
 
     @torch.no_grad()
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, Any]:
-        """One packed tensor [(g + 2) * kv_heads * d, ...] to query, key and value."""
+        """Split one packed tensor [(g + 2) * kv_heads * d, ...] into query, key and value."""
         (packed,) = input_dict.values()
         packed = packed[0] if isinstance(packed, list) else packed
         text = kwargs["config"].get_text_config()
@@ -74,24 +74,24 @@ register_checkpoint_conversion_mapping(
         *_thirds("attn.qkv", "attention", Chunk(dim=0)),
         *_thirds("attention.wqkv", "self_attn", SplitPackedHeads()),
     ],
-    overwrite=True,  # on a second import
+    overwrite=True,  # needed if this module is imported twice
 )
 
 
 def is_internvl_chat(config: dict[str, Any]) -> bool:
-    """Whether a config.json is of this layout."""
+    """Return whether a config.json is in this layout."""
     return config.get("model_type") == "internvl_chat"
 
 
 def internvl_config(path: str, config: dict[str, Any]) -> InternVLConfig:
-    """The configuration for transformers' class.
+    """Convert the configuration for transformers' class.
 
     Args:
-        path: of the checkpoint, for errors.
+        path: the checkpoint, for errors.
         config: its config.json.
 
     Raises:
-        ValueError: for a language model or a pixel shuffle that was never released with InternVL2.5.
+        ValueError: if the language model or pixel shuffle was never released with InternVL2.5.
     """
     if config.get("ps_version", "v2") != "v2":
         raise ValueError(f"{path}: ps_version is {config['ps_version']!r}; only 'v2' is supported")
@@ -137,7 +137,7 @@ def _plain(text: dict[str, Any]) -> dict[str, Any]:
 
 
 def _internlm2(text: dict[str, Any]) -> LlamaConfig:
-    """InternLM2 is Llama with other names; its "dynamic" RoPE grows beyond `max_position_embeddings`."""
+    """Convert InternLM2's configuration to Llama's; "dynamic" RoPE grows beyond `max_position_embeddings`."""
     numbers = _plain(text)
     scaling = numbers.pop("rope_scaling", None) or {}
     rope = {"rope_type": scaling.get("type", "default"), "rope_theta": numbers.pop("rope_theta")}

@@ -1,4 +1,4 @@
-"""LLaVA-Video's own layout (LlavaQwenForCausalLM): its keys and configuration, for transformers' LLaVA-OneVision."""
+"""LLaVA-Video's layout (LlavaQwenForCausalLM): map its keys and configuration to transformers' LLaVA-OneVision."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from transformers.utils import cached_file
 
 
 class LlavaVideoForConditionalGeneration(LlavaOnevisionForConditionalGeneration):
-    """LLaVA-OneVision's class under a name of its own, so that these renamings touch no other model."""
+    """A subclass of transformers' LLaVA-OneVision, so that the key conversions apply to no other model."""
 
 
-TOWER = (
-    "google/siglip-so400m-patch14-384"  # what every released LLaVA-Video names; its configuration is not in the file
-)
+TOWER = "google/siglip-so400m-patch14-384"  # the tower of every released LLaVA-Video; config.json does not describe it
 TOWER_CONFIG = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -27,7 +25,7 @@ TOWER_CONFIG = {
     "image_size": 384,
     "patch_size": 14,
 }
-NEWLINES = ("grid", "one_token")  # LLaVA-Video and LLaVA-OneVision; without the key, the second
+NEWLINES = ("grid", "one_token")  # LLaVA-Video and LLaVA-OneVision; the second if config.json names none
 RENAMINGS = (
     (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
@@ -37,30 +35,30 @@ RENAMINGS = (
 register_checkpoint_conversion_mapping(
     "LlavaVideoForConditionalGeneration",
     [WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS],
-    overwrite=True,  # on a second import
+    overwrite=True,  # needed if this module is imported twice
 )
 
 
 def is_llava_qwen(config: dict[str, Any]) -> bool:
-    """Whether a config.json is of this layout; it was released with model_type "llava" and "llava_qwen"."""
+    """Return whether a config.json is in this layout; released files have model_type "llava" or "llava_qwen"."""
     return "LlavaQwenForCausalLM" in (config.get("architectures") or [])
 
 
 def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
-    """The configuration for transformers' class.
+    """Convert the configuration for transformers' class.
 
     Args:
-        path: of the checkpoint; `vision_tower_config.json` beside it, if any, describes the tower.
+        path: the checkpoint; if it has `vision_tower_config.json`, that file describes the tower.
         config: its config.json.
 
     Raises:
-        ValueError: for a projector or newline layout that was never released with these models.
+        ValueError: if the projector or newline layout was never released with these models.
     """
     for name, known in (("mm_projector_type", ("mlp2x_gelu",)), ("mm_newline_position", NEWLINES)):
         if config.get(name, known[0]) not in known:
             raise ValueError(f"{path}: {name} is {config[name]!r}; only {', '.join(known)} is supported")
     tower = _tower_config(path, config)
-    tower["num_hidden_layers"] -= 1  # the last layer is not in the file: features are taken before it
+    tower["num_hidden_layers"] -= 1  # the file lacks the last layer: features are taken before it
     for foreign in ("architectures", "model_type", "torch_dtype", "transformers_version"):
         tower.pop(foreign, None)
     text = {key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype")}
@@ -71,7 +69,7 @@ def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
     )
-    whole.mm_newline_position = config.get("mm_newline_position", "one_token")  # kept when converted
+    whole.mm_newline_position = config.get("mm_newline_position", "one_token")  # kept in converted checkpoints
     return whole
 
 

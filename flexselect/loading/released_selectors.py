@@ -1,4 +1,4 @@
-"""The released selectors as they are: three layouts of a Qwen2-0.5B with a projector."""
+"""Read the three released selectors: each is a Qwen2-0.5B with a projector."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transformers.utils import cached_file
 from flexselect.attention import resolve_reduction
 from flexselect.loading.internlm2_tokenizer import special_tokens
 
-KINDS = {  # by architecture
+KINDS = {  # by architecture name
     "Qwen2ModelForSelector": "llava",
     "Qwen2_5_Token_Selector_External": "qwen2_5_vl",
     "Qwen2ForSelector_EXTERNAL": "internvl",
     "InternLM2ForSelector_Qwen": "internvl",
 }
-INPUTS = {  # by projector: the tensor whose last dimension is the width of what it takes
+INPUTS = {  # by projector: the weight whose last dimension is the width of the vision features
     "llava": "mm_projector.0.weight",
     "qwen2_5_vl": "merger_token_selector.ln_q.weight",
     "internvl": "mlp1.0.weight",
@@ -36,17 +36,17 @@ RENAMINGS = (
     (r"^mlp1\.3\.", "projector.linear_2."),
 )
 register_checkpoint_conversion_mapping(
-    "ReleasedSelector",  # the class that they are loaded as, see `flexselect.selectors.lite_selector`
+    "ReleasedSelector",  # the class that loads them, see `flexselect.selectors.lite_selector`
     [WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS],
-    overwrite=True,  # on a second import
+    overwrite=True,  # needed if this module is imported twice
 )
-BRACKETS = {"<img>": 151665, "</img>": 151666}  # of the released InternVL selector, for a folder without a tokenizer
+BRACKETS = {"<img>": 151665, "</img>": 151666}  # ids of the released InternVL selector, if there is no tokenizer
 
 
 def projector_of(config: dict[str, Any]) -> str | None:
-    """Which released selector a config.json is of, by its projector; None: of none.
+    """Return the projector of a released selector, from its config.json; None: not a released selector.
 
-    The exact config.json of the releases could not be seen, so fields count as well as names.
+    The released config.json files were not at hand, so fields are checked as well as names.
     """
     for architecture in config.get("architectures") or []:
         if architecture in KINDS:
@@ -57,14 +57,14 @@ def projector_of(config: dict[str, Any]) -> str | None:
 
 
 def released_fields(path: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What `LiteSelectorConfig` is made of, for a released selector.
+    """Return the fields of `LiteSelectorConfig` for a released selector.
 
     Args:
-        path: of the checkpoint; the width of the vision features is read from its weights.
-        config: its config.json, flat, or with `llm_config` nested in it (InternVL).
+        path: the checkpoint; the width of the vision features is read from its weights.
+        config: its config.json, flat or with a nested `llm_config` (InternVL).
 
     Raises:
-        ValueError: if it is of none, or the weights cannot be read.
+        ValueError: if it is not a released selector, or the weights cannot be read.
     """
     kind = projector_of(config)
     if kind is None:
@@ -85,7 +85,7 @@ def released_fields(path: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text_config(kind: str, text: dict[str, Any]) -> PreTrainedConfig:
-    """Qwen2; Qwen2.5-VL's was trained with YaRN on top of M-RoPE."""
+    """Return the configuration of the language model; Qwen2.5-VL's selector was trained with YaRN and M-RoPE."""
     return Qwen2_5_VLTextConfig(**text) if kind == "qwen2_5_vl" else Qwen2Config(**text)
 
 

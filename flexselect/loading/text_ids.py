@@ -1,4 +1,4 @@
-"""Ids of what people write: a special token's name in a question is text, and opens or closes no turn."""
+"""Convert user text to ids: the name of a special token in a question is plain text."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from flexselect.structures.unicode_text import text_only
 
 
 def template_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of our own text: special tokens are read where they are written, none is added."""
+    """Convert a template to ids: special tokens are recognised, none are added."""
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of somebody's text: what is written like a special token is spelt out.
+    """Convert user text to ids: names of special tokens are spelt out as plain text.
 
-    Every such name is cut behind its first character, and the parts are read one by one.
+    Each such name is cut after its first character, and the parts are tokenized separately.
     """
     return [id_ for part in _cut(text_only(text), reserved(tokenizer)) for id_ in template_ids(tokenizer, part)]
 
 
 def filled_ids(tokenizer: Any, template: str, text: str) -> list[int]:
-    """Ids of a template with "{text}" in it, filled in: special tokens of the template count, those of the text do not.
+    """Fill in a template with "{text}" and convert it to ids; special tokens are recognised in the template only.
 
-    The same as reading the whole at once, where the text has none.
+    If the text has no such name, the result equals tokenizing the whole at once.
     """
     text, names = text_only(text), reserved(tokenizer)
     if next(_found(text, names), None) is None:
@@ -40,22 +40,22 @@ def filled_ids(tokenizer: Any, template: str, text: str) -> list[int]:
 
 
 def retokenize(one: Any, other: Any, ids: list[int]) -> list[int]:
-    """Ids of one tokenizer as those of another: special tokens by their names, the text between them as text.
+    """Convert ids of one tokenizer to another's: special tokens by name, other text as text.
 
-    The begin of a text, which the other may not have, is left out.
+    A begin-of-text token is left out, since the other tokenizer may have none.
     """
     special = {number: str(token) for number, token in one.added_tokens_decoder.items()}
-    found: list[int] = []
+    converted: list[int] = []
     for is_special, run in groupby((i for i in ids if i != one.bos_token_id), special.__contains__):
         if is_special:
-            found += template_ids(other, "".join(special[i] for i in run))
+            converted += template_ids(other, "".join(special[i] for i in run))
         else:
-            found += text_ids(other, one.decode(list(run), skip_special_tokens=False))
-    return found
+            converted += text_ids(other, one.decode(list(run), skip_special_tokens=False))
+    return converted
 
 
 def reserved(tokenizer: Any) -> set[str]:
-    """All names that a tokenizer reads as one token that no ordinary text has."""
+    """Return all names that a tokenizer reads as one special token."""
     if isinstance(tokenizer, InternLM2Tokenizer):
         return tokenizer.reserved
     return {str(token) for token in tokenizer.added_tokens_decoder.values()}

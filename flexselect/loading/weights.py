@@ -1,4 +1,4 @@
-"""Checkpoints from disk or the hub: configuration first, weights strictly."""
+"""Load checkpoints from disk or the hub: configuration first, weights strictly."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Read config.json of a local folder or a hub id.
 
     Raises:
-        FileNotFoundError: naming the path, when there is no such file or it cannot be fetched.
+        FileNotFoundError: naming the path, if there is no such file or it cannot be fetched.
     """
     folder = Path(path)
-    below = str(path).count("/") == 1 and folder.parent.is_dir()  # a folder here, not an owner on the hub
+    below = str(path).count("/") == 1 and folder.parent.is_dir()  # a local folder, not an owner on the hub
     if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or below):
         raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
     try:
-        found = cached_file(str(path), "config.json")
+        file = cached_file(str(path), "config.json")
     except OSError as error:
         raise FileNotFoundError(
             f"no config.json at {path!r}, neither a local folder nor on the hub: {error}"
         ) from error
-    if found is None:
+    if file is None:
         raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")
     try:
-        config = json.loads(Path(found).read_text(encoding="utf-8"))
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{found} is cut short or no JSON: {error}") from error
+        raise ValueError(f"{file} is cut short or no JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{found} is damaged: it holds {type(config).__name__}, not an object")
-    names, own = config.get("architectures") or [], config.get("flexselect", {})
+        raise ValueError(f"{file} is damaged: it holds {type(config).__name__}, not an object")
+    names, defaults = config.get("architectures") or [], config.get("flexselect", {})
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{found} is damaged: its architectures are {names!r}, not a list of names")
-    if not isinstance(own, dict) or not all(isinstance(number, int | float) for number in own.values()):
-        raise ValueError(f"{found}: its flexselect must be an object of numbers, got {own!r}")
+        raise ValueError(f"{file} is damaged: its architectures are {names!r}, not a list of names")
+    if not isinstance(defaults, dict) or not all(isinstance(number, int | float) for number in defaults.values()):
+        raise ValueError(f"{file}: its flexselect must be an object of numbers, got {defaults!r}")
     return config
 
 
 @contextmanager
 def describing(path: str | Path) -> Iterator[None]:
-    """Whatever a library makes of fields that it does not expect is said of the checkpoint's config.json."""
+    """Name the checkpoint's config.json in errors that libraries raise about its fields."""
     try:
         yield
     except (FileNotFoundError, torch.OutOfMemoryError):
@@ -82,29 +82,29 @@ TOKENIZER_FILES = (
 
 
 def copy_files(path: str, folder: Path, names: Sequence[str]) -> None:
-    """Copy those of a checkpoint's files that it has, as they are, where the folder has none of that name."""
+    """Copy the named files of a checkpoint into a folder; missing files are skipped, existing ones kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        if found is not None and not (folder / name).exists():
-            shutil.copy(found, folder / name)
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if file is not None and not (folder / name).exists():
+            shutil.copy(file, folder / name)
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How weights are placed; the same for every family."""
+    """How weights are loaded and placed; the same for every family."""
 
     dtype: torch.dtype | str = torch.bfloat16
     device: torch.device | str = "cpu"
-    device_map: str | dict | None = None  # "auto": spread over all GPUs, then memory, then disk (accelerate)
-    offload_folder: str | None = None  # for layers on disk that the checkpoint's files do not hold as they are used
+    device_map: str | dict | None = None  # "auto": spread over all GPUs, then CPU memory, then disk (accelerate)
+    offload_folder: str | None = None  # folder for offloaded layers that must be converted first
     attn_implementation: str = "sdpa"
     quantization: str | None = None  # "4bit" or "8bit", through bitsandbytes
-    num_layers: int | None = None  # load only so many decoder layers: enough to score, not to answer
+    num_layers: int | None = None  # load only the first layers: enough to score, not to answer
 
     @classmethod
     def of(cls, options: LoadingOptions, num_layers: int | None = None) -> LoadOptions:
-        """What a run's options say of it."""
+        """Take the loading options of a run."""
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         placed = device, options.device_map, options.offload_folder, options.attn_implementation
         return cls(DTYPES[options.dtype], *placed, options.quantization, num_layers)
@@ -113,16 +113,16 @@ class LoadOptions:
 def load_weights(
     model_class: type[PreTrainedModel], path: str, config: PreTrainedConfig, options: LoadOptions
 ) -> PreTrainedModel:
-    """Load a checkpoint, strictly: a key too many or too few is an error, never a random tensor.
+    """Load a checkpoint strictly: missing or unexpected keys are errors, never random tensors.
 
     Raises:
-        ValueError: when the weights cannot be read, or do not fit the architecture; naming the keys.
+        ValueError: if the weights cannot be read, or do not fit the architecture; naming the keys.
     """
     _check_size(path, config)
     verbosity = logging.get_verbosity()
     if options.num_layers is not None:
         config = _first_layers(config, options.num_layers)
-        logging.set_verbosity_error()  # it would list every key of the layers that are left out
+        logging.set_verbosity_error()  # transformers would list every key of the skipped layers
     try:
         loaded: Any = model_class.from_pretrained(
             path,
@@ -132,12 +132,12 @@ def load_weights(
             device_map=options.device_map,
             offload_folder=options.offload_folder,
             quantization_config=_quantization(options),
-            ignore_mismatched_sizes=True,  # they are in the report, which is refused below with their names
+            ignore_mismatched_sizes=True,  # mismatches are in the report, which is refused below with their names
             output_loading_info=True,
         )
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # of many kinds, by what is damaged
+    except Exception as error:  # the type depends on what is damaged
         reason = _unreadable(Path(path)) or error
         raise ValueError(f"the weights at {path} are missing, cut short or not weights: {reason}") from error
     finally:
@@ -155,19 +155,19 @@ def load_weights(
 
 
 def _check_size(path: str, config: PreTrainedConfig) -> None:
-    """A configuration far too large for its weights would fill memory with random tensors before it is refused."""
-    there = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    """Refuse a configuration that is far too large for its weights, before it fills memory with random tensors."""
+    available = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     with describing(path):
         text = config.get_text_config()
         layer = text.hidden_size * (3 * text.intermediate_size + 2 * text.hidden_size)
         needed = text.vocab_size * text.hidden_size + text.num_hidden_layers * layer
-    if there and needed > 4 * there and not _unreadable(Path(path)):  # 4 bits a weight, and room to be wrong by half
+    if available and needed > 4 * available and not _unreadable(Path(path)):  # 4 bits per weight, with a margin of half
         described = f"a language model of about {needed / 1e9:.1f} billion weights"
-        raise ValueError(f"the weights at {path} do not fit its config.json: {described} in {there:,} bytes")
+        raise ValueError(f"the weights at {path} do not fit its config.json: {described} in {available:,} bytes")
 
 
 def _unreadable(folder: Path) -> str | None:
-    """Which of a local checkpoint's files is at fault, and why; None where that cannot be said."""
+    """Name the damaged file of a local checkpoint and the reason; None if no file is damaged."""
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         try:
@@ -189,9 +189,9 @@ def _first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
 
 
 def _above(key: str, count: int) -> bool:
-    """Whether a key, of any layout, is of the language model's layer `count` or a later one."""
-    found = re.search(r"(?:^|\.)(?:language_model|model)\.layers\.(\d+)\.", key)
-    return found is not None and int(found[1]) >= count
+    """Return whether a key, of any layout, belongs to decoder layer `count` or a later one."""
+    match = re.search(r"(?:^|\.)(?:language_model|model)\.layers\.(\d+)\.", key)
+    return match is not None and int(match[1]) >= count
 
 
 def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
@@ -207,13 +207,13 @@ def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
 def checked_tokenizer(
     path: str, load: Callable[[str], Any], special: Mapping[str, int | None], text: PreTrainedConfig | None = None
 ) -> Any:
-    """Load a tokenizer and make sure that it is the model's: a folder without one gives an empty one, silently.
+    """Load a tokenizer and check that it fits the model: a folder without one silently gives an empty tokenizer.
 
     Args:
-        path: of the checkpoint.
-        load: from path to tokenizer.
-        special: tokens it must read as one id each, and which id, None where any will do.
-        text: configuration of the language model, whose vocabulary it must fit.
+        path: the checkpoint.
+        load: function from path to tokenizer.
+        special: special tokens that must be single ids, and their expected ids; None: any id.
+        text: configuration of the language model, whose vocabulary the tokenizer must fit.
 
     Raises:
         ValueError: naming the token that is read otherwise, or the size that does not fit.
@@ -221,14 +221,14 @@ def checked_tokenizer(
     try:
         tokenizer = load(path)
         read = {token: tokenizer(token, add_special_tokens=False).input_ids for token in special}
-    except Exception as error:  # of many kinds, by which of its files is damaged
+    except Exception as error:  # the type depends on which file is damaged
         raise ValueError(f"the tokenizer at {path} is missing or does not belong to the model: {error}") from error
     for token, expected in special.items():
-        found = read[token]
-        if len(found) != 1 or expected not in (None, found[0]):
+        ids = read[token]
+        if len(ids) != 1 or expected not in (None, ids[0]):
             raise ValueError(
                 f"the tokenizer at {path} is missing or does not belong to the model: "
-                f"it reads {token} as {found}, not as {'one id' if expected is None else expected}"
+                f"it reads {token} as {ids}, not as {'one id' if expected is None else expected}"
             )
     if text is not None and len(tokenizer) > text.vocab_size:
         size = f"it has {len(tokenizer)} tokens, the model's vocabulary {text.vocab_size}"

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from flexselect.attention import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.families.base import VideoLM
-from flexselect.families.merging import merged
+from flexselect.families.merging import merge_embeddings
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.layout import Layout
@@ -156,7 +156,7 @@ class AttentionScorer(Scorer):
         """Make embeddings [B, N, D], positions [B, N] or [P, B, N], and keyword arguments for deepstack."""
         longest = max(layouts, key=lambda layout: layout.query_rows)
         ids = pad_sequence([layout.ids for layout in layouts], batch_first=True)
-        embeddings, deepstack = merged(self.embed, ids, longest.visual, features)
+        embeddings, deepstack = merge_embeddings(self.embed, ids, longest.visual, features)
         return embeddings, self._positions(longest, grid, len(ids)), deepstack
 
     def _positions(self, layout: Layout, grid: tuple[int, int, int], count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The lightweight selector: a small language model that ranks visual tokens as the VideoLLM's reference layer does.
 
-FlexSelect-Lite (section 3.3): its own projector over the frozen tower's features, its own embeddings, the layers
-0..n-2 in full, and of layer n-1 only norm, queries and keys, whose attention is the score.
+FlexSelect-Lite (section 3.3): a projector over the frozen tower's features, embeddings, the layers 0..n-2, and of layer
+n-1 only norm, queries and keys: its attention gives the scores.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from flexselect.validation import check_choice
 
 
 class LiteSelectorConfig(PreTrainedConfig):
-    """Sizes of a selector, and how it was trained.
+    """Configuration of a selector, and how it was trained.
 
     Args:
-        text_config: of the small language model.
-        projector: which family's vision features it takes: "llava", "qwen2_5_vl" or "internvl".
+        text_config: configuration of the small language model.
+        projector: the family of its vision features: "llava", "qwen2_5_vl" or "internvl".
         vision_size: width C of those features.
-        reduction: "max" or "mean" over heads and query rows, as it was trained.
-        alignment: "exact", or "released" for weights trained with the released InternVL code, whose scores mean tokens
-            a few places before (see `Selection.shift`).
-        brackets: ids of <img> and </img> in its own vocabulary, InternVL only.
-        own_tokenizer: whether it reads text with the tokenizer saved beside it, and not with the VideoLLM's.
-        training: what its model card says: `teacher`, `layer`, `reduction`, `start`, `steps`, `loss`, `recall`.
+        reduction: "max" or "mean" over heads and query rows, as in training.
+        alignment: "exact"; or "released" for weights trained with the released InternVL code, whose scores are for
+            tokens a few positions earlier (see `Selection.shift`).
+        brackets: ids of <img> and </img> in the selector's vocabulary, InternVL only.
+        own_tokenizer: whether the selector has a separate tokenizer, saved with it, rather than the VideoLLM's.
+        training: facts for the model card: `teacher`, `layer`, `reduction`, `start`, `steps`, `loss`, `recall`.
     """
 
     model_type = "flexselect_lite"
@@ -83,7 +83,7 @@ class LiteSelectorConfig(PreTrainedConfig):
 
 
 class LiteSelector(PreTrainedModel):
-    """A selector; `from_pretrained` reads those of this project and the released ones as they are."""
+    """A selector; `from_pretrained` reads selectors of this project and the released ones."""
 
     config_class = LiteSelectorConfig
     base_model_prefix = "selector"
@@ -93,55 +93,55 @@ class LiteSelector(PreTrainedModel):
     def __init__(self, config: LiteSelectorConfig) -> None:
         super().__init__(config)
         self.decoder = AutoModel.from_config(config.text_config)
-        self.decoder.set_attn_implementation(PROBED)  # for good: checkpointed layers run again outside of `forward`
+        self.decoder.set_attn_implementation(PROBED)  # permanently: checkpointed layers run again outside of `forward`
         self.projector = PROJECTORS[config.projector](config.vision_size, config.text_config.hidden_size)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, path: str, *args: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Load a selector, strictly.
+        """Load a selector strictly.
 
         Args:
-            path: local folder or hub id, of this project's layout or one of the three released ones.
-            args: none.
-            options: `dtype` ("auto" by default: as stored) and the rest of `LoadOptions`.
+            path: local folder or hub id, in this project's layout or one of the three released ones.
+            args: unused.
+            options: `dtype` (default "auto": as stored) and the other fields of `LoadOptions`.
 
         Raises:
-            FileNotFoundError: no checkpoint at `path`.
-            ValueError: no selector, or weights that do not fit; naming what was found.
+            FileNotFoundError: if there is no checkpoint at `path`.
+            ValueError: if it is not a selector, or its weights do not fit.
         """
         if "config" in options:  # called by `load_weights` below
             return super().from_pretrained(path, *args, **options)
         config, placed = read_config(path), LoadOptions(**{"dtype": "auto", **options})
         released = projector_of(config) is not None
         if not released and config.get("model_type") != LiteSelectorConfig.model_type:
-            found = config.get("architectures") or config.get("model_type")
-            raise ValueError(f"{path} is no selector: its config.json says {found}")
+            architecture = config.get("architectures") or config.get("model_type")
+            raise ValueError(f"{path} is no selector: its config.json says {architecture}")
         with describing(path):
             fields = released_fields(path, config) if released else config
             made = LiteSelectorConfig(**fields) if released else LiteSelectorConfig.from_dict(fields)
         return load_weights(ReleasedSelector if released else LiteSelector, path, made, placed)
 
     def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
-        """Write config.json, model.safetensors, a model card and its own tokenizer if any, in this project's layout."""
+        """Write config.json, model.safetensors, a model card and the separate tokenizer if any, in our layout."""
         if self.config.own_tokenizer:
             copy_files(str(self.name_or_path), Path(folder), TOKENIZER_FILES)
         super().save_pretrained(folder, *args, **{"save_original_format": False, **options})
         for weights in Path(folder).glob("*.safetensors"):
-            weights.chmod(0o644)  # safetensors lets its owner alone read them
+            weights.chmod(0o644)  # safetensors makes the file readable by its owner only
         if self.config.training is not None:
             (Path(folder) / "README.md").write_text(model_card(self.config.training), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:  # type: ignore[override]
-        """Upload what `save_pretrained` writes, the model card too, which transformers' own would replace.
+        """Upload what `save_pretrained` writes, with this project's model card instead of transformers' card.
 
         Args:
-            repo_id: "owner/name"; made when missing.
-            private: of a new one.
-            token: None: as `hf auth login` left it.
+            repo_id: "owner/name"; created if missing.
+            private: visibility of a new repository.
+            token: hub token; None: the one of `hf auth login`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         api = HfApi(token=token)
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -151,29 +151,29 @@ class LiteSelector(PreTrainedModel):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Its own, where `own_tokenizer` says so.
+        """The selector's separate tokenizer, if `own_tokenizer` is set.
 
         Raises:
-            ValueError: if there is none beside the weights, or another's.
+            ValueError: if it is missing, or does not fit the weights.
         """
         delimiters = self.config.brackets or []
         return checked_tokenizer(str(self.name_or_path), load_tokenizer, dict(zip(("<img>", "</img>"), delimiters)))
 
     def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
-        """For all layers but the last, which is left halfway."""
+        """Enable gradient checkpointing for all layers but the last, which is not run to its end."""
         super().gradient_checkpointing_enable(*args, **options)
         self.decoder.layers[-1].gradient_checkpointing = False
 
     @property
     def scored_layer(self) -> int:
-        """The last layer: its attention is the score."""
+        """Number of the last layer, whose attention gives the scores."""
         return len(self.decoder.layers) - 1
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Text ids [...] to embeddings [..., d].
+        """Embed text ids [...]: [..., d].
 
         Raises:
-            ValueError: for an id that it does not know.
+            ValueError: if an id is outside the vocabulary.
         """
         table = self.decoder.get_input_embeddings()
         if ids.numel() and int(ids.max()) >= table.num_embeddings:
@@ -184,10 +184,10 @@ class LiteSelector(PreTrainedModel):
         return table(ids.to(self.device))
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """The tower's view of some units, see `VideoLM.vision`, to this selector's visual tokens: [v, d].
+        """Project tower outputs, see `VideoLM.vision`, to the selector's visual tokens: [v, d].
 
         Raises:
-            ValueError: if the view is of another tower than it was made for.
+            ValueError: if the features are from another tower.
         """
         expected = self.config.vision_size * (MERGE**2 if self.config.projector == "qwen2_5_vl" else 1)
         if vision.shape[-1] != expected:
@@ -197,27 +197,27 @@ class LiteSelector(PreTrainedModel):
         return self.projector(vision.to(self.device, self.dtype), ends)
 
     def forward(self, embeddings: Tensor, position_ids: Tensor, query_rows: int, visual: slice) -> Tensor:
-        """Scores with gradients: float32 [B, V].
+        """Compute scores with gradients: float32 [B, V].
 
         Args:
             embeddings: prefix, visual tokens, query: [B, N, d], no padding.
             position_ids: [B, N], or [3, B, N] for M-RoPE.
-            query_rows: Q, the text after the last visual token.
-            visual: where the visual tokens stand.
+            query_rows: Q, number of text tokens after the last visual token.
+            visual: range of the visual tokens.
         """
         probe = Probe(self.scored_layer, query_rows, visual, self.config.reduction)
         return probed_scores(self.decoder, embeddings, position_ids, probe)
 
 
 class ReleasedSelector(LiteSelector):
-    """A selector under a name of its own, so that the renamings of released weights touch no other model."""
+    """A subclass for the released selectors, so that their key conversions apply to no other model."""
 
 
 def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str = "max") -> LiteSelectorConfig:
-    """Configuration of a new selector for a family: its language model is the VideoLLM's, but for `sizes`.
+    """Make the configuration of a new selector: its language model is the VideoLLM's with other `sizes`.
 
     Raises:
-        ValueError: for a family that no selector can be made for.
+        ValueError: if the family can have no selector.
     """
     inputs = family.selector_inputs
     if inputs is None:
@@ -228,7 +228,7 @@ def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str =
     if "head_dim" in fields:
         fields["head_dim"] = head
     section = fields["rope_parameters"].get("mrope_section")
-    if section is not None:  # the same shares of a head, as the released selector has them
+    if section is not None:  # the same shares of a head as in the released selector
         scaled = [share * (head // 2) // sum(section) for share in section]
         scaled[0] += head // 2 - sum(scaled)
         fields["rope_parameters"] = {**fields["rope_parameters"], "mrope_section": scaled}

@@ -1,4 +1,4 @@
-"""What a selector says of itself on the hub."""
+"""The model card of a selector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ fs = FlexSelect.from_pretrained("{teacher}", selector="this folder, or its id on
 
 
 def model_card(training: dict[str, Any]) -> str:
-    """README.md of a selector.
+    """Write the README.md of a selector.
 
     Args:
         training: `LiteSelectorConfig.training`.

@@ -1,6 +1,6 @@
-"""How a selector turns the tower's view of a clip into visual tokens of its own, one form per family.
+"""Project the tower's output to a selector's visual tokens, one projector per family.
 
-Each takes what `VideoLM.vision` gives, and returns as many tokens as `VideoLM.project` does, in the same order.
+Each takes the output of `VideoLM.vision`, and returns as many tokens as `VideoLM.project`, in the same order.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPatchMe
 
 from flexselect.families.inputs import between_delimiters, with_newlines
 
-MERGE = 2  # patches merged into a token of Qwen2.5-VL, each way
+MERGE = 2  # patches merged into a token of Qwen2.5-VL, in each direction
 
 
 class LlavaProjector(nn.Module):
-    """Two layers, pooling by two each way, a newline after each row.
+    """Two linear layers, pooling by two in both directions, a newline after each row.
 
     Args:
         vision_size: C, 1152.
@@ -32,7 +32,7 @@ class LlavaProjector(nn.Module):
         self.newline = nn.Parameter(torch.randn(width) / math.sqrt(width))
 
     def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
-        """[t, 729, C] to [210 t, d]."""
+        """Project [t, 729, C] to [210 t, d]."""
         tokens = self.linear_2(functional.gelu(self.linear_1(vision)))
         side = math.isqrt(tokens.shape[1])
         rows = math.ceil(side / 2)
@@ -54,12 +54,12 @@ class QwenProjector(nn.Module):
         self.merger = Qwen2_5_VLPatchMerger(width, vision_size, MERGE)
 
     def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
-        """[v, 4C] to [v, d]."""
+        """Project [v, 4C] to [v, d]."""
         return self.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
 
 
 class InternVLProjector(nn.Module):
-    """A norm and two layers; frames stand between the selector's own embeddings of <img> and </img>.
+    """A norm and two linear layers; frames stand between the selector's embeddings of <img> and </img>.
 
     Args:
         vision_size: C after pixel shuffle, 4096.
@@ -73,7 +73,7 @@ class InternVLProjector(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
-        """[t, 256, C], with the brackets' embeddings [2, d], to [258 t, d]."""
+        """Project [t, 256, C], with the embeddings of the delimiters [2, d], to [258 t, d]."""
         assert delimiters is not None
         return between_delimiters(self.linear_2(functional.gelu(self.linear_1(self.norm(vision)))), delimiters)
 

@@ -1,1 +1,1 @@
-"""What a selector learns from: the teacher, the losses, its first weights, what of it is trained."""
+"""Training of a selector: the teacher, losses, initial weights, frozen parts and adapters."""

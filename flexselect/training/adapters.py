@@ -1,4 +1,4 @@
-"""What of a selector is trained: all that gets a gradient, less what is frozen, or LoRA adapters through peft."""
+"""Choose which weights of a selector are trained: freeze parts, or add LoRA adapters through peft."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def freeze(selector: LiteSelector, parts: Sequence[str]) -> None:
-    """Freeze some parts, and what the score does not come from: of the last layer only norm, queries and keys count.
+    """Freeze some parts, and the weights that do not affect scores: in the last layer all but norm, queries and keys.
 
     Args:
-        selector: any.
-        parts: "projector" or "decoder.embed_tokens" for two.
+        selector: the selector.
+        parts: names such as "projector" or "decoder.embed_tokens".
 
     Raises:
-        ValueError: naming a part that there is not.
+        ValueError: naming a part that does not exist.
     """
     known = dict(selector.named_modules())
     for name in parts:
@@ -33,16 +33,17 @@ def freeze(selector: LiteSelector, parts: Sequence[str]) -> None:
 
 
 def add_lora(selector: LiteSelector, options: dict[str, Any]) -> None:
-    """Freeze the language model and put adapters on its linear layers, in place.
+    """Freeze the language model and add adapters to its linear layers, in place.
 
     Args:
-        selector: any.
-        options: of `peft.LoraConfig`, `r` and `lora_alpha` for two; `target_modules` are all linear layers unless said.
+        selector: the selector.
+        options: arguments of `peft.LoraConfig`, such as `r` and `lora_alpha`; by default `target_modules` are all
+            linear layers.
 
     Raises:
-        ValueError: naming an option that there is not.
+        ValueError: naming an option that does not exist.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # importing it takes a second that most runs need not spend
+    from peft import LoraConfig, inject_adapter_in_model  # its import takes a second, which most runs do not need
 
     known = [field.name for field in fields(LoraConfig)]
     foreign = [name for name in options if name not in known]
@@ -53,7 +54,7 @@ def add_lora(selector: LiteSelector, options: dict[str, Any]) -> None:
 
 
 def merge_lora(selector: LiteSelector) -> None:
-    """Add the adapters to the weights that they stand beside, and take them away."""
+    """Merge the adapters into the weights, and remove them."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(selector.decoder.named_modules()):

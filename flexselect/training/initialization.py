@@ -1,4 +1,4 @@
-"""What a new selector starts from: a small model of the family, or the VideoLLM's own first layers.
+"""Initialise a new selector from a small model of the family, or from the VideoLLM's first layers.
 
 The released selectors started from llava-onevision-qwen2-0.5b-ov, from Qwen2-0.5B-Instruct with the VideoLLM's merger
 cut to its width and frozen, and from InternVL2_5-1B.
@@ -30,46 +30,44 @@ SIZES = (
 )
 
 
-def begin(
+def new_selector(
     family: VideoFamily, selector: str | None, start: str | None, sizes: dict[str, Any] | None, reduction: str
 ) -> LiteSelector:
-    """A selector to train, in float32: one to go on from, or a new one whose weights `starting_weights` brings.
+    """Make a selector to train, in float32: a trained one, or a new one; `load_initial_weights` fills a new one.
 
     Args:
-        family: of the VideoLLM that it ranks for.
-        selector: folder or hub id of one to go on from, whatever `start` and `sizes` say; None: a new one.
-        start: see `starting_config`.
-        sizes: see `starting_config`.
-        reduction: it is trained with.
+        family: the family of the VideoLLM.
+        selector: folder or hub id of a selector to continue training; `start` and `sizes` are ignored. None: a new one.
+        start: see `initial_config`.
+        sizes: see `initial_config`.
+        reduction: the reduction in training.
 
     Raises:
-        ValueError: for none of the three.
+        ValueError: if none of `selector`, `start` and `sizes` is set.
     """
     if selector is None and start is None and sizes is None:
         raise ValueError("give --model.selector to go on from, or --model.start or --model.sizes of a new selector")
     if selector is None:
-        made = LiteSelector(starting_config(family, start, sizes or {}, reduction))
-        made.name_or_path = start or ""  # where its tokenizer is, if it has its own
+        made = LiteSelector(initial_config(family, start, sizes or {}, reduction))
+        made.name_or_path = start or ""  # where a separate tokenizer is, if it has one
         return made
-    given: LiteSelector = LiteSelector.from_pretrained(selector, dtype="float32")
-    given.config.update({"alignment": "exact", "reduction": reduction})  # as it is trained from here
-    return given
+    trained: LiteSelector = LiteSelector.from_pretrained(selector, dtype="float32")
+    trained.config.update({"alignment": "exact", "reduction": reduction})  # as it is trained from now on
+    return trained
 
 
-def starting_config(
-    family: VideoFamily, start: str | None, sizes: dict[str, Any], reduction: str
-) -> LiteSelectorConfig:
-    """Configuration of a new selector.
+def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any], reduction: str) -> LiteSelectorConfig:
+    """Make the configuration of a new selector.
 
     Args:
-        family: of the VideoLLM that it ranks for.
-        start: None or "teacher": sizes are the VideoLLM's; else folder or hub id of a small model: of the same family,
-            or a Qwen2 without a tower.
-        sizes: of the language model, over those.
+        family: the family of the VideoLLM.
+        start: None or "teacher": the VideoLLM's sizes; or folder or hub id of a small model of the same family, or of a
+            Qwen2 without a tower.
+        sizes: sizes of the language model that differ from `start`.
         reduction: see `LiteSelectorConfig`.
 
     Raises:
-        ValueError: for a small model of another family.
+        ValueError: if the small model is of another family.
     """
     if start is None or start == TEACHER:
         return selector_config(family, sizes, reduction)
@@ -79,23 +77,23 @@ def starting_config(
     other, inputs = family_of(start), family.selector_inputs
     if type(other) is not type(family) or inputs is None:
         raise ValueError(f"a selector for {family.name} cannot start from {start}, which is {other.name}")
-    own = dict(inputs)
-    if "brackets" in own:
-        own["brackets"] = (other.selector_inputs or {})["brackets"]
+    fields = dict(inputs)
+    if "brackets" in fields:
+        fields["brackets"] = (other.selector_inputs or {})["brackets"]
     text = other.model_config.get_text_config().to_dict() | sizes
-    return LiteSelectorConfig(text, reduction=reduction, own_tokenizer=own != inputs, **own)
+    return LiteSelectorConfig(text, reduction=reduction, own_tokenizer=fields != inputs, **fields)
 
 
-def starting_weights(selector: LiteSelector, start: str, teacher: VideoLM) -> None:
-    """Copy the weights in, cut where the selector is smaller.
+def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -> None:
+    """Copy the initial weights into a new selector; larger tensors are cut.
 
     Args:
-        selector: made of `starting_config`.
-        start: as there.
-        teacher: the VideoLLM, with as many of its first layers as the selector has where it starts from them.
+        selector: made from `initial_config`.
+        start: see `initial_config`.
+        teacher: the VideoLLM; if `start` is "teacher", with at least as many layers as the selector.
 
     Raises:
-        ValueError: naming a weight that the selector has and its start has not, or that is too small there.
+        ValueError: naming a weight that is missing or too small in the initial model.
     """
     lm, options = teacher, LoadOptions(torch.float32)
     decoder: nn.Module = teacher.decoder
@@ -111,20 +109,20 @@ def starting_weights(selector: LiteSelector, start: str, teacher: VideoLM) -> No
 
 
 def _language_model(start: str) -> dict[str, Any] | None:
-    """The config.json of a Qwen2 without a tower; None of anything else."""
+    """Return the config.json of a Qwen2 without a tower; None for any other model."""
     config = read_config(start)
     alone = config.get("model_type") == "qwen2" and not any(known.claims(config) for known in FAMILIES)
     return config if alone else None
 
 
 def _copy(module: nn.Module, source: dict[str, Tensor], start: str) -> None:
-    """Every weight of a module, from those of one at least as large: the first rows, columns, heads and layers."""
+    """Copy every weight of a module from a module at least as large: the first rows, columns, heads and layers."""
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if ".lora_" in name:
                 continue
-            found = source.get(name.replace(".base_layer.", "."))  # adapters stand beside it
-            if found is None or found.ndim != weight.ndim or any(a < b for a, b in zip(found.shape, weight.shape)):
-                shape = "missing" if found is None else list(found.shape)
+            value = source.get(name.replace(".base_layer.", "."))  # LoRA adapters stand beside the base layer
+            if value is None or value.ndim != weight.ndim or any(a < b for a, b in zip(value.shape, weight.shape)):
+                shape = "missing" if value is None else list(value.shape)
                 raise ValueError(f"cannot start from {start}: {name} is {shape} there, {list(weight.shape)} needed")
-            weight.copy_(found[tuple(slice(size) for size in weight.shape)])
+            weight.copy_(value[tuple(slice(size) for size in weight.shape)])

@@ -1,4 +1,4 @@
-"""What a selector's scores are trained with: losses of student scores against teacher scores, both [V] or [B, V]."""
+"""Losses of a selector's scores against the teacher's scores, both [V] or [B, V]."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum of absolute differences of raw scores: how the released LLaVA-Video-7B selector was trained.
+    """Sum of absolute differences of raw scores, as the released LLaVA-Video-7B selector was trained.
 
-    Grows with V and with the scale of the scores; almost all of it is about tokens that are never kept.
+    It grows with V and with the scale of the scores. Almost all of it comes from tokens that are never kept.
     """
-    return (_wide(student) - _wide(teacher)).abs().sum(-1).mean()
+    return (_float32(student) - _float32(teacher)).abs().sum(-1).mean()
 
 
 def l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum of squared differences plus the Spearman loss, as the released code for 72B."""
-    return (_wide(student) - _wide(teacher)).square().sum(-1).mean() + spearman_loss(student, teacher)
+    """Sum of squared differences plus the Spearman loss, as in the released code for 72B."""
+    return (_float32(student) - _float32(teacher)).square().sum(-1).mean() + spearman_loss(student, teacher)
 
 
 def listwise_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the shares that tokens have of all attention to the clip (ListNet's, on scores).
+    """Kullback-Leibler divergence between the tokens' shares of attention (ListNet's loss, on scores).
 
-    Scale-free, smooth, linear in V, and a token weighs as much as the teacher looks at it: it is about the few that
-    are kept. 0 where student and teacher agree up to a factor. Scores must be positive, as attention is.
+    It is scale-free, smooth and linear in V. A token weighs as much as the teacher attends to it, so the few kept
+    tokens dominate. It is 0 if student and teacher agree up to a factor. Scores must be positive, as attention is.
 
         loss = listwise_loss(student, teacher)
         loss.backward()
     """
     tiny = torch.finfo(torch.float32).tiny
-    ours, theirs = (_wide(scores).clamp_min(tiny).log() for scores in (student, teacher))
-    ours, theirs = (log - log.logsumexp(-1, keepdim=True) for log in (ours, theirs))
-    return (theirs.exp() * (theirs - ours)).sum(-1).mean()
+    student_log, teacher_log = (_float32(scores).clamp_min(tiny).log() for scores in (student, teacher))
+    student_log, teacher_log = (log - log.logsumexp(-1, keepdim=True) for log in (student_log, teacher_log))
+    return (teacher_log.exp() * (teacher_log - student_log)).sum(-1).mean()
 
 
 def silog_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Variance of log(student / teacher) over the tokens: the scale-invariant log error (arXiv 1406.2283).
 
-    Scale-free and linear in V. All tokens count alike, by the ratio of their scores, so that the order among the many
-    that lie close together is learnt too. 0 where student and teacher agree up to a factor. Scores must be positive,
-    as attention is; those that underflow dominate it.
+    It is scale-free and linear in V. All tokens weigh the same, by the ratio of their scores, so it also learns the
+    order of the many tokens with similar scores. It is 0 if student and teacher agree up to a factor. Scores must be
+    positive, as attention is. Scores near underflow dominate it.
 
         loss = silog_loss(student, teacher)
         loss.backward()
     """
     tiny = torch.finfo(torch.float32).tiny
-    ours, theirs = (_wide(scores).clamp_min(tiny).log() for scores in (student, teacher))
-    return (ours - theirs).var(-1, correction=0).mean()
+    student_log, teacher_log = (_float32(scores).clamp_min(tiny).log() for scores in (student, teacher))
+    return (student_log - teacher_log).var(-1, correction=0).mean()
 
 
-def _wide(scores: Tensor) -> Tensor:
-    """Half precision is computed in float32."""
+def _float32(scores: Tensor) -> Tensor:
+    """Convert half precision to float32."""
     return scores if scores.dtype == torch.float64 else scores.float()
 
 

@@ -1,4 +1,4 @@
-"""The VideoLLM whose reference layer a selector learns to rank like."""
+"""The teacher: the VideoLLM whose reference layer a selector learns to rank like."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from flexselect.storage.score_store import round_to_stored
 from flexselect.structures.prompt import EncodedVideo
 
 SINCE_0_1 = ("reference_layer", "reduction", "units_per_set", "dtype")
-SINCE_0_2 = {"quantization": None}  # what files of version 0.1 do not name, and what it was there
+SINCE_0_2 = {"quantization": None}  # options that files of version 0.1 lack, with the values they had
 
 
 class Teacher:
-    """Which scores are learnt.
+    """Computes the scores that a selector learns.
 
     Args:
-        family: the VideoLLM.
-        options: see `flexselect.options.ScoringOptions`; the reference layer is by default the one used for answering,
+        family: the family of the VideoLLM.
+        options: see `flexselect.options.ScoringOptions`. The default reference layer is the one used for answering,
             unlike in the released trainings.
 
     Raises:
-        ValueError: for an option out of range, or a layer that the VideoLLM does not have.
+        ValueError: if an option is out of range, or the VideoLLM has no such layer.
     """
 
     def __init__(self, family: VideoFamily, **options: Any) -> None:
@@ -43,34 +43,34 @@ class Teacher:
 
     @property
     def decides(self) -> dict[str, Any]:
-        """Those of its options that decide scores, as they were asked for."""
+        """The options that change scores, with the values that were set."""
         options = {**vars(self.options), "reduction": self.reduction}
         later = {name: options[name] for name, before in SINCE_0_2.items() if options[name] != before}
         return {name: options[name] for name in SINCE_0_1} | later
 
     def settings(self, query: str) -> dict[str, Any]:
-        """All that decides the scores of a clip, to be kept with them.
+        """Everything that decides the scores of a clip, to be stored with them.
 
         Args:
-            query: what is read after a clip, see `SelectorDataModule`.
+            query: the text after a clip, see `SelectorDataModule`.
         """
         known = {"path": self.family.path, "weights": weights_hash(self.family.path), "family": self.family.identity}
         return {**known, **self.decides, "reference_layer": self.layer, "query": query}
 
     def load(self, device: torch.device, layers: int | None = None) -> VideoLM:
-        """The tower and the decoder up to the reference layer, frozen; or the first `layers` of it."""
+        """Load the tower and the decoder up to the reference layer, frozen; or only the first `layers` layers."""
         depth = self.layer + 1 if layers is None else layers
         lm = load_lm(self.family, replace(self.options, device=str(device)), depth)
         lm.model.requires_grad_(False)
         return lm
 
     def frame_sets(self, video: EncodedVideo) -> list[Tensor]:
-        """The visual tokens that are scored together: int64 [*] each."""
+        """Split a video into frame sets: int64 [*] each."""
         return frame_sets(video.num_units, video.tokens_per_unit, self.options.units_per_set)
 
     @torch.inference_mode()
     def scores(self, lm: VideoLM, videos: list[EncodedVideo], queries: list[Tensor]) -> list[Tensor]:
-        """Scores of clips with a query each, as a store gives them back: float32 [V] each."""
+        """Score clips with one query each, rounded as a store does: float32 [V] each."""
         scorer = ReferenceLayerScorer(lm, self.layer, self.reduction)
-        found = scorer.scores(videos, queries, [self.frame_sets(video) for video in videos])
-        return [round_to_stored(scores) for scores in found]
+        scores_by_clip = scorer.scores(videos, queries, [self.frame_sets(video) for video in videos])
+        return [round_to_stored(scores) for scores in scores_by_clip]

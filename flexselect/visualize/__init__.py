@@ -1,21 +1,21 @@
-"""Pictures of what was looked at: where the kept tokens lie, what scored best, which layer finds it.
+"""Pictures of a selection: kept tokens, scores, layers.
 
-Needs matplotlib, extra `viz`. Every function writes one file; `draw_all` writes all that fit a question.
+Needs matplotlib, extra `viz`. Each function writes one file; `draw_all` writes all pictures of a question.
 """
 
 from flexselect.visualize.all import draw_all
 from flexselect.visualize.frames import heat_map, kept_tokens, timeline
 from flexselect.visualize.layers import recall_by_layer, states_by_layer
-from flexselect.visualize.look import Look, look_at
 from flexselect.visualize.overlay import overlay
 from flexselect.visualize.side_by_side import side_by_side
+from flexselect.visualize.token_map import TokenMap, map_tokens
 
 __all__ = [
-    "Look",
+    "TokenMap",
     "draw_all",
     "heat_map",
     "kept_tokens",
-    "look_at",
+    "map_tokens",
     "overlay",
     "recall_by_layer",
     "side_by_side",

@@ -14,51 +14,51 @@ from flexselect.session import VideoSession
 from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import heat_map, kept_tokens, timeline
 from flexselect.visualize.layers import states_by_layer
-from flexselect.visualize.look import look_at
 from flexselect.visualize.overlay import overlay
 from flexselect.visualize.side_by_side import side_by_side
+from flexselect.visualize.token_map import map_tokens
 
 
 def draw_all(
     folder: str | Path, session: VideoSession, question: str, selection: Selection, title: str = "", units: int = 12
 ) -> list[Path]:
-    """Draw kept tokens, timeline, overlay and hidden states; a heat map, but not of a control; a selector's teacher.
+    """Draw kept tokens, timeline, overlay and hidden states; also a heat map and a selector's teacher, if there is one.
 
     Args:
-        folder: where to; created when missing.
-        session: the video.
-        question: as it was asked.
-        selection: what was kept for it.
-        title: written above the pictures; the question if it is empty.
-        units: how many units are drawn.
+        folder: output folder; created if missing.
+        session: the session of the video.
+        question: the question as asked.
+        selection: the selection for the question.
+        title: title of the pictures; empty: the question.
+        units: number of units to draw.
 
     Returns:
-        The files.
+        The files that were written.
     """
     folder, title = Path(folder), title or question
     folder.mkdir(parents=True, exist_ok=True)
-    look = look_at(session, selection)
+    token_map = map_tokens(session, selection)
     names = ("kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png")
     files = [folder / name for name in names]
-    kept_tokens(files[0], look, title, units)
-    timeline(files[1], look, title)
-    overlay(files[2], look)
+    kept_tokens(files[0], token_map, title, units)
+    timeline(files[1], token_map, title)
+    overlay(files[2], token_map)
     states_by_layer(files[3], *states_of(session, question, selection), title)
-    if look.scored:
+    if token_map.scored:
         files.append(folder / "heat_map.png")
-        heat_map(files[-1], look, title, units)
+        heat_map(files[-1], token_map, title, units)
     if session.engine.scorer is not None and session.engine.scorer.teacher is not None:
         files.append(folder / "teacher_and_selector.png")
-        teacher = look_at(session, teacher_selection(session, question, selection))
-        side_by_side(files[-1], teacher, look, ("teacher", "selector"), title)
+        teacher = map_tokens(session, teacher_selection(session, question, selection))
+        side_by_side(files[-1], teacher, token_map, ("teacher", "selector"), title)
     return files
 
 
 def states_of(session: VideoSession, question: str, selection: Selection) -> tuple[Tensor, dict[str, Tensor]]:
-    """Hidden states of the frame set that the best token is in, with its question as a clip of its own.
+    """Return hidden states of the frame set with the best token, as a clip with the question.
 
     Returns:
-        See `layer_states`: tokens that are dropped, text, and kept.
+        See `layer_states`: the groups are dropped tokens, text, and kept tokens.
     """
     lm, encoded = session.engine.lm, session.encode()
     best = int(selection.scores.argmax())
@@ -73,9 +73,9 @@ def states_of(session: VideoSession, question: str, selection: Selection) -> tup
 
 
 def teacher_selection(session: VideoSession, question: str, selection: Selection) -> Selection:
-    """What the layer that the selector was trained to rank like keeps of each frame set, as many tokens as it has.
+    """Select as many tokens by the teacher's layer as the selector kept in each frame set.
 
-    The layer is the family's default where the selector does not say which it was.
+    If the selector does not say which layer its teacher used, it is the family's default.
     """
     engine = session.engine
     layer, reduction = (engine.scorer and engine.scorer.teacher) or (None, "max")

@@ -1,4 +1,4 @@
-"""Layer by layer: which one finds a needle, and how tokens lie in the hidden states."""
+"""Plots over layers: recall of needles, and hidden states."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from torch import Tensor
 from flexselect.visualize.style import DARK, PALE, WARM, drawing
 
 COLUMNS = 4
-MARKS = ((PALE, ".", 2.0), (DARK, "+", 4.0), (WARM, "o", 3.0))  # colour, shape, size: apart in greyscale too
+MARKS = ((PALE, ".", 2.0), (DARK, "+", 4.0), (WARM, "o", 3.0))  # colour, shape, size: they differ in greyscale too
 
 
-def recall_by_layer(path: str | Path, found: dict[str, Any]) -> None:
-    """Draw recall at every layer with 95 % bands, chance, and the layer to use, as `needle_recall.summary` found them.
+def recall_by_layer(path: str | Path, summary: dict[str, Any]) -> None:
+    """Draw recall at every layer with 95 % intervals, chance, and the recommended layer.
 
     Args:
         path: PNG to write.
-        found: the summary.
+        summary: the result of `needle_recall.summary`.
     """
     from matplotlib.ticker import MaxNLocator
 
-    use = f"layer {found['reference_layer']}, {found['reduction']}: {found['recall']:.2f} on {found['clips']} clips"
-    with drawing(path, 7, 3.6, use) as figure:
+    best = f"layer {summary['reference_layer']}, {summary['reduction']}: {summary['recall']:.2f}"
+    with drawing(path, 7, 3.6, f"{best} on {summary['clips']} clips") as figure:
         axis = figure.add_subplot()
-        for (name, of), (colour, line) in zip(found["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
+        for (name, of), (colour, line) in zip(summary["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
             layers = range(len(of["mean"]))
             axis.fill_between(layers, of["low"], of["high"], color=colour, alpha=0.15, linewidth=0)
             axis.plot(
                 layers, of["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads, rows"
             )
-        axis.axhline(found["chance"], color=PALE, linewidth=0.8, linestyle=":", label="chance")
-        axis.axvline(found["reference_layer"], color=PALE, linewidth=0.8, label="recommended")
+        axis.axhline(summary["chance"], color=PALE, linewidth=0.8, linestyle=":", label="chance")
+        axis.axvline(summary["reference_layer"], color=PALE, linewidth=0.8, label="recommended")
         axis.set(xlabel="layer", ylabel="recall@K of the needle's unit", ylim=(0, 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
 
 
 def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tensor], title: str = "") -> None:
-    """Draw hidden states by their two principal components, a panel a layer: text, needle and other visual tokens.
+    """Draw hidden states by their two principal components, one panel per layer: text, needle and other visual tokens.
 
     Args:
         path: PNG to write.
-        states: float [layers + 1, n, D], the embeddings first, see `every_layer.layer_states`; at most 8 are drawn,
-            evenly spread, first and last included.
-        groups: which tokens belong to what is named, int64 [*] each; at most three, the most telling one last.
-        title: written above.
+        states: float [layers + 1, n, D], embeddings first, see `every_layer.layer_states`; at most 8 layers are drawn,
+            evenly spread, with the first and the last.
+        groups: indices of tokens by name of the group, int64 [*] each; at most three, the most important one last.
+        title: title of the picture.
     """
     shown = torch.linspace(0, len(states) - 1, min(8, len(states))).round().long().tolist()
     lines = -(-len(shown) // COLUMNS)
@@ -66,7 +66,7 @@ def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tenso
 
 
 def principal(states: Tensor) -> tuple[Tensor, float]:
-    """Two principal components of states [n, D]: float [n, 2], and the share of variance they have."""
+    """Return the two principal components of states [n, D], float [n, 2], and their share of the variance."""
     centred = states - states.mean(0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
     variance = sizes.square()

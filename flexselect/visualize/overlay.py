@@ -1,4 +1,4 @@
-"""The whole video as the model sees it: kept tokens lit, heat beside them, a timeline below."""
+"""A video of all units: kept tokens lit, a heat map beside, a timeline below."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import numpy as np
 
 from flexselect.storage.video_writer import write_video
 from flexselect.visualize.frames import light, painter
-from flexselect.visualize.look import Look
+from flexselect.visualize.token_map import TokenMap
 
-BAND = 24  # pixels of the timeline
+BAND = 24  # pixels: height of the timeline
 LEAST = 240  # pixels: smaller frames are enlarged
 
 
-def overlay(path: str | Path, look: Look, units_per_second: int = 4) -> None:
-    """Write an mp4 that shows every unit once: left the kept tokens lit, right the heat map, below where it is.
+def overlay(path: str | Path, token_map: TokenMap, units_per_second: int = 4) -> None:
+    """Write an mp4 that shows every unit once: kept tokens on the left, heat map on the right, timeline below.
 
     Frames are decoded, drawn and written one at a time.
 
     Args:
         path: mp4 to write.
-        look: see `look_at`.
-        units_per_second: how fast.
+        token_map: the selection on the frames, see `map_tokens`.
+        units_per_second: playback speed.
     """
-    write_video(path, (frame[None] for frame in _drawn(look)), units_per_second)
+    write_video(path, (frame[None] for frame in _drawn(token_map)), units_per_second)
 
 
-def _drawn(look: Look) -> Iterator[np.ndarray]:
-    paint = painter(look)
-    for unit, frame in enumerate(look.frames(range(look.num_units))):
+def _drawn(token_map: TokenMap) -> Iterator[np.ndarray]:
+    paint = painter(token_map)
+    for unit, frame in enumerate(token_map.frames(range(token_map.num_units))):
         frame = frame.repeat(times := -(-LEAST // len(frame)), 0).repeat(times, 1)
-        sides = [light(frame, look.kept[unit]), *([paint(frame, unit)] if look.scored else [])]
+        sides = [light(frame, token_map.kept[unit]), *([paint(frame, unit)] if token_map.scored else [])]
         both = np.concatenate(sides, axis=1)
-        picture = np.concatenate([both, _band(look, unit, both.shape[1])])
+        picture = np.concatenate([both, _band(token_map, unit, both.shape[1])])
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         yield np.ascontiguousarray(picture[-height:, :width])
 
 
-def _band(look: Look, unit: int, width: int) -> np.ndarray:
-    """Bars of tokens kept along the video, and a white line where this unit is: uint8 [BAND, width, 3]."""
-    of_column = np.arange(width) * look.num_units // width
-    tall = look.kept_by_unit[of_column] / max(1, look.kept_by_unit.max()) * (BAND - 4)
+def _band(token_map: TokenMap, unit: int, width: int) -> np.ndarray:
+    """Draw kept tokens per unit as bars, with a white line at this unit: uint8 [BAND, width, 3]."""
+    of_column = np.arange(width) * token_map.num_units // width
+    tall = token_map.kept_by_unit[of_column] / max(1, token_map.kept_by_unit.max()) * (BAND - 4)
     band = np.where(np.arange(BAND)[::-1, None] < tall, 170, 40).astype(np.uint8)[..., None].repeat(3, -1)
-    here = int((unit + 0.5) / look.num_units * width)
-    band[:, max(0, here - 1) : here + 1] = 255
+    position = int((unit + 0.5) / token_map.num_units * width)
+    band[:, max(0, position - 1) : position + 1] = 255
     return band

@@ -1,6 +1,6 @@
-"""A run on one page: results, plots, what it is known by, and each question with the frames that mattered.
+"""A run as one HTML page: results, plots, provenance, and each question with its most relevant frames.
 
-The page is one HTML file that needs nothing else: no network, no other file. Needs jinja2, extra `viz`.
+The page is self-contained: it needs no network and no other file. Needs jinja2, extra `viz`.
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import light
-from flexselect.visualize.look import Look, look_at
 from flexselect.visualize.style import clock_time
+from flexselect.visualize.token_map import TokenMap, map_tokens
 
-FRAMES, HEIGHT = 4, 150  # shown of a question, and the pixels each has at most
-BINS = 120  # of a timeline
+FRAMES, HEIGHT = 4, 150  # frames per question, and their maximum height in pixels
+BINS = 120  # number of bins of a timeline
 STAGES = ("decode", "encode", "score", "prefill", "generate")
 
-Seen = dict[str, Any]  # what `seen` returns
+Evidence = dict[str, Any]  # the return value of `collect_evidence`
 
 
-def seen(session: VideoSession, selection: Selection | None) -> Seen:
-    """What of a video mattered for a question, small and in plain types.
+def collect_evidence(session: VideoSession, selection: Selection | None) -> Evidence:
+    """Collect the most relevant frames for a question, small and in plain types.
 
     Args:
-        session: the video.
-        selection: None (dense): frames evenly spread, all lit.
+        session: the session of the video.
+        selection: the selection; None (dense): frames are evenly spread and not dimmed.
 
     Returns:
-        `frames`, the units with the best scores: `when`, `score`, `kept` tokens and `jpeg` in base64; and along the
-        video, `kept` tokens a unit and `best` score (none of a control's): at most 120 numbers each.
+        `frames`, the units with the best scores: `when`, `score`, number of `kept` tokens and `jpeg` in base64. Along
+        the
+        video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty for a control.
     """
     if selection is None:
         units, total = session.grid[0], math.prod(session.grid)
-        look = look_at(session, Selection(torch.ones(total), torch.arange(total), []))
+        token_map = map_tokens(session, Selection(torch.ones(total), torch.arange(total), []))
         shown = np.linspace(0, units - 1, min(FRAMES, units)).round().astype(int).tolist()
     else:
-        look = look_at(session, selection)
-        shown = look.best_units(FRAMES)
-    pictures = zip(shown, look.frames(shown))
+        token_map = map_tokens(session, selection)
+        shown = token_map.best_units(FRAMES)
+    pictures = zip(shown, token_map.frames(shown))
     return {
-        "frames": [_frame(look, unit, frame) for unit, frame in pictures],
-        "kept": _binned(look.kept_by_unit, np.add),
-        "best": _binned(look.best, np.maximum) if selection is not None and look.scored else [],
-        "seconds": None if look.seconds is None else float(look.edges[-1]),
+        "frames": [_frame(token_map, unit, frame) for unit, frame in pictures],
+        "kept": _binned(token_map.kept_by_unit, np.add),
+        "best": _binned(token_map.best, np.maximum) if selection is not None and token_map.scored else [],
+        "seconds": None if token_map.seconds is None else float(token_map.edges[-1]),
     }
 
 
@@ -64,7 +65,7 @@ def write_report(
     path: Path,
     title: str,
     rows: Sequence[dict[str, Any]],
-    seen_by: Callable[[dict[str, Any]], Seen | None],
+    evidence_of: Callable[[dict[str, Any]], Evidence | None],
     results: dict[str, Any] | None,
     about: dict[str, Any],
     most: int = 300,
@@ -74,29 +75,29 @@ def write_report(
     Args:
         path: HTML to write.
         title: above it.
-        rows: predictions, with their `options`; those of `validate` also say what was expected. Wrong ones and errors
-            are shown first.
-        seen_by: what `seen` gave for a prediction; None where there is nothing.
-        results: of `validate`, see `flexselect.evaluation.results.summarise`; None of `predict`.
-        about: what the run is known by, nested as you like.
-        most: of so many questions pictures are shown, wrong answers first; a page of thousands would not open.
+        rows: predictions with their `options`; those of `validate` have the expected answer. Wrong answers and errors
+            come first.
+        evidence_of: function that returns the evidence of a prediction; None if there is none.
+        results: the results of `validate`, see `flexselect.evaluation.results.summarise`; None for `predict`.
+        about: provenance of the run, may be nested.
+        most: maximum number of questions with pictures, wrong answers first; a page with thousands would not open.
     """
     from jinja2 import Environment, StrictUndefined
 
     first = {"wrong": 0, "error": 1}
     rows = sorted(rows, key=lambda row: first.get(state(row), 2))
     pictured = [i for i, row in enumerate(rows) if row["error"] is None][:most]
-    looked = {i: found for i in pictured if (found := seen_by(rows[i])) is not None}
+    evidence_by_row = {i: evidence for i in pictured if (evidence := evidence_of(rows[i])) is not None}
     template = files("flexselect.visualize").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         title=title,
-        rows=[{**row, "state": state(row), "seen": looked.get(i)} for i, row in enumerate(rows)],
+        rows=[{**row, "state": state(row), "seen": evidence_by_row.get(i)} for i, row in enumerate(rows)],
         results=results,
         wrong=summarise_errors(results) if results else None,
         about=flatten_settings(about),
         stages=stage_medians(rows),
-        along=_along(list(looked.values())),
+        along=_along(list(evidence_by_row.values())),
         tokens=_tokens(rows),
         answered=sum(row["error"] is None for row in rows),
         most=most if len(rows) > most else None,
@@ -105,50 +106,50 @@ def write_report(
 
 
 def state(row: dict[str, Any]) -> str:
-    """error, right, wrong, or answered where nothing is expected."""
+    """Return "error", "right", "wrong", or "answered" if nothing is expected."""
     if row.get("error") is not None:
         return "error"
     return {True: "right", False: "wrong", None: "answered"}[row.get("correct")]
 
 
 def stage_medians(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds a question by stage; decode and encode count in full for every question about a video."""
+    """Return median seconds per question by stage; each question counts the full decoding and encoding of its video."""
     timed = [row["timings"] for row in rows if row["timings"]]
     return {stage: statistics.median(t.get(stage, 0.0) for t in timed) for stage in STAGES} if timed else {}
 
 
 def _tokens(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """Most tokens shown, and most there were."""
+    """Return the largest number of kept tokens, and of all tokens."""
     pairs = [(row["num_kept_tokens"], row["num_visual_tokens"]) for row in rows]
     return max((k for k, _ in pairs), default=0), max((v for _, v in pairs), default=0)
 
 
-def _along(looks: Sequence[Seen]) -> list[float]:
-    """Share of the kept tokens in each twentieth of the video, mean over questions."""
-    if not looks:
+def _along(evidence: Sequence[Evidence]) -> list[float]:
+    """Return the share of kept tokens in each twentieth of the video, mean over questions."""
+    if not evidence:
         return []
     shares = []
-    for look in looks:
-        kept = np.asarray(look["kept"], float)
+    for item in evidence:
+        kept = np.asarray(item["kept"], float)
         so_far = np.concatenate([[0.0], kept.cumsum() / max(kept.sum(), 1e-9)])
         shares.append(np.diff(np.interp(np.linspace(0, 1, 21), np.linspace(0, 1, len(so_far)), so_far)))
     return np.mean(shares, 0).tolist()
 
 
-def _frame(look: Look, unit: int, frame: np.ndarray) -> dict[str, Any]:
-    image = Image.fromarray(light(frame, look.kept[unit]))
+def _frame(token_map: TokenMap, unit: int, frame: np.ndarray) -> dict[str, Any]:
+    image = Image.fromarray(light(frame, token_map.kept[unit]))
     size = (max(1, round(image.width * HEIGHT / image.height)), HEIGHT)
     file = io.BytesIO()
     image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
-    when = f"unit {unit}" if look.seconds is None else clock_time(look.seconds[unit])
+    time = f"unit {unit}" if token_map.seconds is None else clock_time(token_map.seconds[unit])
     jpeg = base64.b64encode(file.getvalue()).decode()
-    return {"when": when, "score": float(look.best[unit]), "kept": int(look.kept_by_unit[unit]), "jpeg": jpeg}
+    return {"when": time, "score": float(token_map.best[unit]), "kept": int(token_map.kept_by_unit[unit]), "jpeg": jpeg}
 
 
 def _binned(values: np.ndarray, how: np.ufunc) -> list[float]:
-    """At most 120 values along the video, each of a part of the same length."""
+    """Reduce values along the video to at most 120 bins of equal length."""
     bins = min(BINS, len(values))
     place = np.arange(len(values)) * bins // len(values)
-    found = np.zeros(bins)
-    how.at(found, place, values / np.bincount(place)[place] if how is np.add else values)
-    return [round(float(value), 6) for value in found]
+    binned = np.zeros(bins)
+    how.at(binned, place, values / np.bincount(place)[place] if how is np.add else values)
+    return [round(float(value), 6) for value in binned]

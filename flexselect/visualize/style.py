@@ -1,4 +1,4 @@
-"""One style for all pictures: perceptually uniform colours, dark to light, that read the same in greyscale."""
+"""The style of all pictures: perceptually uniform colours that also work in greyscale."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEAT = "inferno"  # of scores
-DARK, WARM, PALE = "0.15", "#d55e00", "0.6"  # first and second of two, and what is beside the point
+HEAT = "inferno"  # colours of scores
+DARK, WARM, PALE = "0.15", "#d55e00", "0.6"  # colours of the first and second series, and of the background
 BARS = "0.4"
 STYLE: Any = {
     "font.size": 8,
@@ -33,10 +33,10 @@ STYLE: Any = {
 
 
 def check_matplotlib() -> None:
-    """Before long work whose end is a picture.
+    """Refuse to start if matplotlib is missing.
 
     Raises:
-        UsageError: without matplotlib.
+        UsageError: if matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
         raise UsageError("pictures need matplotlib: pip install 'flexselect[viz]'")
@@ -44,10 +44,10 @@ def check_matplotlib() -> None:
 
 @contextmanager
 def drawing(path: str | Path, width: float, height: float, title: str = "") -> Iterator[Figure]:
-    """A figure of so many inches, written to a PNG at the end; safe in threads, no window and no global state.
+    """Open a figure with a size in inches, and write it to a PNG at the end. Thread-safe: no window, no global state.
 
     Raises:
-        UsageError: without matplotlib.
+        UsageError: if matplotlib is not installed.
     """
     check_matplotlib()
     from matplotlib import rc_context
@@ -64,15 +64,15 @@ def drawing(path: str | Path, width: float, height: float, title: str = "") -> I
 
 @cache
 def fonts() -> list[str]:
-    """The usual font, then those of this machine that have Chinese, Japanese and Korean."""
+    """Return the default font, and installed fonts for Chinese, Japanese and Korean."""
     from matplotlib.font_manager import get_font_names
 
     wide = re.compile(r"CJK|WenQuanYi|YaHei|SimHei|PingFang|Hiragino Sans|Malgun|Arial Unicode", re.IGNORECASE)
     return ["DejaVu Sans", *sorted(filter(wide.search, get_font_names()))[:3]]
 
 
-def asked(question: str, answer: str) -> str:
-    """A title: the answer in full, of a long question the beginning."""
+def question_title(question: str, answer: str) -> str:
+    """Make a title of the beginning of a question and the whole answer."""
     short = " ".join(answer.split())[:40]
     line = " ".join(question.split())
     room = 100 - len(short)
@@ -80,21 +80,21 @@ def asked(question: str, answer: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Text on one line, cut where it is longer; no dollar sign begins a formula."""
+    """Shorten a text to one line; dollar signs are escaped, since they would begin a formula."""
     line = " ".join(text.split())
     line = line if len(line) <= length else line[: length - 1] + "…"
     return line.replace("$", r"\$")
 
 
 def clock_time(seconds: float) -> str:
-    """0:07, 12:34, 1:02:03: the second that has begun, as players show it."""
-    minutes, second = divmod(int(seconds + 5e-4), 60)  # 29.9999999 is rounding, and 30
+    """Format seconds as players do, rounded down: 0:07, 12:34, 1:02:03."""
+    minutes, second = divmod(int(seconds + 5e-4), 60)  # 29.9999999 comes from rounding and means 30
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
 def time_axis(axis: Axes, seconds: np.ndarray | None) -> None:
-    """Label the axis along a video: its time, or its units where that is not known."""
+    """Label the time axis of a video, with unit numbers if times are unknown."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     if seconds is None:
@@ -102,5 +102,5 @@ def time_axis(axis: Axes, seconds: np.ndarray | None) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axis.set_xlabel("time in the video")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # a label is right to the second
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # labels are exact to the second
         axis.xaxis.set_major_formatter(FuncFormatter(lambda second, _: clock_time(max(second, 0))))

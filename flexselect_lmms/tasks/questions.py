@@ -1,6 +1,6 @@
-"""The four benchmarks as lmms-eval asks of a task: the released evaluation's prompts, lengths, rules and metrics.
+"""The four benchmarks as tasks of lmms-eval: prompts, lengths, rules and metrics of the released evaluation.
 
-All is said once, in `datamodules.benchmarks`; the YAMLs beside name these functions.
+The definitions are in `datamodules.benchmarks`; the YAML files beside name these functions.
 """
 
 import os
@@ -23,19 +23,19 @@ FOLDERS: dict[type[BenchmarkFormat], str] = {
     LongVideoBenchFormat: "datasets/longvideobench",
 }
 Doc = dict[str, Any]
-Options = dict[str, Any] | None  # lmms_eval_specific_kwargs of the YAML
+Options = dict[str, Any] | None  # lmms_eval_specific_kwargs of the YAML file
 
 
 @cache
 def _format(kind: type[BenchmarkFormat], llava_video: bool = False, with_subtitles: bool = False) -> BenchmarkFormat:
-    """Videos lie where lmms-eval puts them."""
+    """Make a benchmark format whose videos are in lmms-eval's folder."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     more: dict[str, Any] = {"with_subtitles": True} if with_subtitles else {}
     return kind(home / FOLDERS[kind], "paper", llava_video, **more)
 
 
 def _functions(kind: type[BenchmarkFormat]) -> tuple[Callable, Callable, Callable]:
-    """Text, video and result of a document, as a task names them."""
+    """Make the functions for text, video and result of a document that a task names."""
 
     def text(doc: Doc, options: Options = None) -> str:
         chosen = {name: bool((options or {}).get(name)) for name in ("llava_video", "with_subtitles")}
@@ -61,7 +61,7 @@ longvideobench_text, longvideobench_video, longvideobench_result = _functions(Lo
 
 
 def mean_of_groups(results: list[Doc]) -> float:
-    """Accuracy from 0 to 1; with groups (MLVU's types) the mean of theirs."""
+    """Return the accuracy from 0 to 1; with groups (MLVU's types) the mean over the groups."""
     groups: dict[str, list[bool]] = {}
     for result in results:
         groups.setdefault(result["group"], []).append(result["right"])

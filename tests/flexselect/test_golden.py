@@ -10,7 +10,7 @@ from transformers import Qwen2VLVideoProcessor
 
 from flexselect import FlexSelect, LiteSelector
 from flexselect.families.inputs import square
-from flexselect.families.merging import merged
+from flexselect.families.merging import merge_embeddings
 from flexselect.ranking import spearman_loss
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.training.losses import l1_loss
@@ -237,7 +237,7 @@ def test_a_training_step_of_the_released_code(large_golden):
     for name, loss, tolerance in (("l1", l1_loss, 1e-5), ("spearman", spearman_loss, 1e-3)):
         selector.zero_grad()
         tokens = selector.project(vision, prompt.clip.grid)
-        embeddings, _ = merged(selector.embed, layout.ids[None], layout.visual, tokens[None])
+        embeddings, _ = merge_embeddings(selector.embed, layout.ids[None], layout.visual, tokens[None])
         student = selector(
             embeddings, fs.lm.position_ids(layout, prompt.clip.grid, 1.0), layout.query_rows, layout.span
         )

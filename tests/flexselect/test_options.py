@@ -1,6 +1,7 @@
 """Every option is there once, is checked before weights are loaded, and is known wherever options are taken."""
 
 import dataclasses
+import inspect
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,9 @@ def test_editors_know_every_option():
     """`OptionNames` is what an editor completes; `selector` is an argument of its own."""
     known = {*names(Options), *(number for family in FAMILIES for number in numbers_of(family))} - {"selector"}
     assert set(OptionNames.__annotations__) == known
+    shown = inspect.signature(FlexSelect.from_pretrained).parameters  # what help() and notebooks show
+    assert list(shown) == ["path", "selector", *(name for name in names(Options) if name != "selector"), "options"]
+    assert shown["units_per_set"].default == 64
 
 
 def test_what_decides_an_answer_is_recorded():

@@ -8,7 +8,7 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.families import family_of
 from flexselect.loading.weights import LoadOptions
 from flexselect.training.adapters import LINEARS, add_lora, merge_lora
-from flexselect.training.initialization import starting_config, starting_weights
+from flexselect.training.initialization import initial_config, load_initial_weights
 from tests import tiny
 
 KINDS = ("qwen2_5_vl", "llava_video", "internvl")
@@ -20,9 +20,9 @@ def model(request, tmp_path_factory):
 
 
 def begun(family, start, sizes):
-    selector = LiteSelector(starting_config(family, start, sizes, "max"))
+    selector = LiteSelector(initial_config(family, start, sizes, "max"))
     selector.name_or_path = start
-    starting_weights(selector, start, family.load(LoadOptions(torch.float32)))
+    load_initial_weights(selector, start, family.load(LoadOptions(torch.float32)))
     return selector
 
 
@@ -85,7 +85,7 @@ def test_what_it_cannot_start_from_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match=r"cannot start from teacher: .* needed"):
         begun(family, "teacher", {"intermediate_size": 1000})
     with pytest.raises(ValueError, match=r"cannot start from .*, which is Qwen3-VL"):
-        starting_config(family, str(tiny.qwen3_vl(tmp_path)), {}, "max")
+        initial_config(family, str(tiny.qwen3_vl(tmp_path)), {}, "max")
 
 
 def test_lora_merged_is_lora_unmerged(model, tmp_path):
@@ -107,6 +107,6 @@ def test_lora_merged_is_lora_unmerged(model, tmp_path):
     merge_lora(selector)
     assert not [name for name, _ in selector.named_modules() if "lora" in name]
     selector.save_pretrained(tmp_path / "merged")
-    merged = scores(model, tmp_path / "merged")
-    torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(before, merged, rtol=1e-2), "canary"
+    merge_embeddings = scores(model, tmp_path / "merged")
+    torch.testing.assert_close(merge_embeddings, unmerged, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(before, merge_embeddings, rtol=1e-2), "canary"

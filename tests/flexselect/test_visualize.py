@@ -12,13 +12,13 @@ from PIL import Image
 from flexselect import FlexSelect, Selection
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.storage.video_writer import write_video
-from flexselect.visualize import draw_all, heat_map, look_at, overlay
+from flexselect.visualize import draw_all, heat_map, map_tokens, overlay
 from flexselect.visualize.all import teacher_selection
 from flexselect.visualize.frames import light, painter
 from flexselect.visualize.layers import principal
-from flexselect.visualize.look import HEIGHT, stretched
-from flexselect.visualize.report import _along, _binned, seen
+from flexselect.visualize.report import _along, _binned, collect_evidence
 from flexselect.visualize.style import HEAT, clock_time, shortened
+from flexselect.visualize.token_map import HEIGHT, stretched
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
 
@@ -45,21 +45,21 @@ def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_pat
         write_video(tmp_path / f"{name}.mp4", [moving(*size, box, shown)], fps=2)
     session, blank = (fs.open(tmp_path / f"{name}.mp4") for name in ("with", "without"))
     scores = (session.encode().features - blank.encode().features).float().norm(dim=-1)
-    look = look_at(session, Selection(scores, scores.topk(4).indices.sort().values, []))
-    unit = int(look.best.argmax())
+    token_map = map_tokens(session, Selection(scores, scores.topk(4).indices.sort().values, []))
+    unit = int(token_map.best.argmax())
     assert 6 <= unit * fs.family.frames_per_unit <= 7, "in time"
-    heat = stretched(look.scores[unit], *size)
+    heat = stretched(token_map.scores[unit], *size)
     y, x = np.nonzero(heat == heat.max())
     for way, places, low, high in (("height", y / size[0], box[0], box[2]), ("width", x / size[1], box[1], box[3])):
         assert places.min() < high and places.max() > low, f"meets the needle in {way}, whatever the frame's form"
         assert places.max() - places.min() < 0.6, "canary: a token that is the whole frame meets anything"
-    (frame,) = look.frames([unit])
+    (frame,) = token_map.frames([unit])
     assert frame.shape == (*size, 3), "the frame of the file, not the tower's"
     vivid = (frame[..., 0] > 200) & (frame[..., 1] < 90)
     assert vivid[y, x].mean() > 0.2, "the needle's own pixels"
-    lit = light(frame, look.kept[unit])
+    lit = light(frame, token_map.kept[unit])
     assert (lit[int(y.mean()), int(x.mean())] == frame[int(y.mean()), int(x.mean())]).all()
-    painted = painter(look)(np.full((*size, 3), 128, np.uint8), unit).astype(float).sum(-1)
+    painted = painter(token_map)(np.full((*size, 3), 128, np.uint8), unit).astype(float).sum(-1)
     assert (painted[y, x] == painted.max()).all() and painted.min() < painted.max(), "the best score is the brightest"
 
 
@@ -70,10 +70,10 @@ def test_a_trained_models_attention_lies_on_what_is_asked_for(tmp_path, size):
     box = (0.5, 0.6, 0.8, 0.8) if size[1] > size[0] else (0.6, 0.4, 0.75, 0.8)
     write_video(tmp_path / "clip.mp4", [moving(*size, box, range(12, 15), frames=32)], fps=2)
     session = fs.open(tmp_path / "clip.mp4")
-    look = look_at(session, session.select("Which shape is red?"))
-    unit = int(look.best.argmax())
+    token_map = map_tokens(session, session.select("Which shape is red?"))
+    unit = int(token_map.best.argmax())
     assert unit in (6, 7)
-    y, x = np.nonzero(stretched(look.scores[unit], *size) == look.best.max())
+    y, x = np.nonzero(stretched(token_map.scores[unit], *size) == token_map.best.max())
     assert y.min() < box[2] * size[0] and y.max() > box[0] * size[0]
     assert x.min() < box[3] * size[1] and x.max() > box[1] * size[1]
 
@@ -95,9 +95,9 @@ def test_newlines_and_brackets_lie_on_no_picture(load):
     else:
         assert beside.numel() == 0 and torch.equal(on.flatten(), number)
     kept = torch.cat([beside[0], on[1].flatten()[:1]]).sort().values
-    look = look_at(fs.open(moving(56, 84, frames=4)), Selection(torch.rand(encoded.num_tokens), kept, []))
-    assert look.kept.sum() == 1 and look.kept[1].flatten()[0], "what lies on no picture lights nothing"
-    assert look.kept_by_unit.tolist()[:2] == [beside.shape[1], 1], "but counts as kept"
+    token_map = map_tokens(fs.open(moving(56, 84, frames=4)), Selection(torch.rand(encoded.num_tokens), kept, []))
+    assert token_map.kept.sum() == 1 and token_map.kept[1].flatten()[0], "what lies on no picture lights nothing"
+    assert token_map.kept_by_unit.tolist()[:2] == [beside.shape[1], 1], "but counts as kept"
 
 
 def test_a_released_selectors_shift_is_drawn(load):
@@ -107,7 +107,7 @@ def test_a_released_selectors_shift_is_drawn(load):
     selection = Selection(torch.rand(total), torch.tensor([1, 5]), [], shift=2)
     number = torch.arange(total)
     lit = fs.family.on_picture(torch.isin(number, torch.tensor([3, total - 2, total - 1])), session.encode().grid)
-    assert np.array_equal(look_at(session, selection).kept, lit.numpy()), "1 - 2 is text; the last two always stay"
+    assert np.array_equal(map_tokens(session, selection).kept, lit.numpy()), "1 - 2 is text; the last two always stay"
 
 
 def test_all_pictures_in_every_family(load, tmp_path):
@@ -155,10 +155,10 @@ def test_a_control_has_no_scores_to_draw(load, tmp_path):
     session = fs.open(moving(56, 84, frames=6))
     selection = session.select("?")
     files = {file.name for file in draw_all(tmp_path / "out", session, "?", selection)}
-    assert "kept_tokens.png" in files and "heat_map.png" not in files and not look_at(session, selection).scored
-    assert seen(session, selection)["best"] == []
+    assert "kept_tokens.png" in files and "heat_map.png" not in files and not map_tokens(session, selection).scored
+    assert collect_evidence(session, selection)["best"] == []
     with pytest.raises(ValueError, match="nothing to draw"):
-        look_at(session, None)
+        map_tokens(session, None)
 
 
 @pytest.mark.parametrize("size", [(640, 96), (96, 640), (48, 48)], ids=["tall", "wide", "small"])
@@ -185,14 +185,14 @@ def test_where_frames_come_from(load, tmp_path):
     fs = load(selector="uniform", budget=4)
     video = moving(400, 600, frames=4)
     session = fs.open(video)
-    (frame,) = look_at(session, session.select("?")).frames([0])
+    (frame,) = map_tokens(session, session.select("?")).frames([0])
     assert frame.shape == (HEIGHT, 540, 3), "large frames are made smaller, in their own form"
     session.save(tmp_path / "saved")
     loaded = fs.load_session(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"set session\.video"):
-        look_at(loaded, loaded.select("?"))
+        map_tokens(loaded, loaded.select("?"))
     loaded.video = torch.from_numpy(video)
-    heat_map(tmp_path / "heat.png", look_at(loaded, loaded.select("?")))
+    heat_map(tmp_path / "heat.png", map_tokens(loaded, loaded.select("?")))
     assert Image.open(tmp_path / "heat.png").size[0] > 800
 
 
@@ -200,17 +200,17 @@ def test_a_long_video_is_drawn_frame_by_frame(load, tmp_path):
     """Only the units that a picture shows are asked for; the overlay asks for all, one after another."""
     fs = load(selector="random", budget=4)
     session = fs.open(moving(56, 84, frames=40))
-    look = look_at(session, session.select("?"))
+    token_map = map_tokens(session, session.select("?"))
     asked = []
 
     def frames(units):
         asked.append(len(list(units)))
-        return look.frames(units)
+        return token_map.frames(units)
 
-    heat_map(tmp_path / "heat.png", replace(look, frames=frames), units=5)
+    heat_map(tmp_path / "heat.png", replace(token_map, frames=frames), units=5)
     assert asked == [5], "read once"
-    overlay(tmp_path / "all.mp4", replace(look, frames=frames))
-    assert asked[-1] == look.num_units
+    overlay(tmp_path / "all.mp4", replace(token_map, frames=frames))
+    assert asked[-1] == token_map.num_units
 
 
 def test_colours_read_the_same_in_greyscale():

@@ -85,10 +85,10 @@ def test_dense_has_a_report_too_but_nothing_to_visualize(annotations, videos, tm
 
 def test_a_page_of_many_questions_shows_pictures_of_some(tmp_path):
     frame = {"when": "0:01", "score": 1.0, "kept": 3, "jpeg": "AAAA"}
-    look = {"frames": [frame], "kept": [0, 3], "best": [0.1, 1.0], "seconds": 2.0}
+    token_map = {"frames": [frame], "kept": [0, 3], "best": [0.1, 1.0], "seconds": 2.0}
     row = {"video": "v", "answer": "a", "error": None, "timings": {}, "num_kept_tokens": 3, "num_visual_tokens": 9}
     rows = [{**row, "id": str(i), "question": f"Q{i}", "options": [], "correct": i != 4} for i in range(6)]
-    write_report(tmp_path / "report.html", "many", rows, lambda row: look, None, {}, most=2)
+    write_report(tmp_path / "report.html", "many", rows, lambda row: token_map, None, {}, most=2)
     page = (tmp_path / "report.html").read_text()
     told = reported(page)
     assert [frames for *_, frames in told] == [1, 1, 0, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""A selection on the video it was made from: what every picture is drawn of."""
+"""Scores and kept tokens laid out on the frames of a video: the data of all pictures."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from flexselect.session import VideoSession
 from flexselect.structures.frames import stream_of_file
 from flexselect.structures.prompt import Selection, VideoClip
 
-HEIGHT, WIDTH = 360, 640  # pixels: the most that a drawn frame has
+HEIGHT, WIDTH = 360, 640  # pixels: maximum size of a drawn frame
 
 
 @dataclass(frozen=True)
-class Look:
-    """Scores and kept tokens as they lie on the frames; tokens that lie on none (newlines, brackets) are left out.
+class TokenMap:
+    """Scores and kept tokens on the frames. Tokens outside the picture (newlines, delimiters) are left out.
 
     Shapes: U units of rows x columns tokens.
     """
 
     scores: np.ndarray  # float32 [U, rows, columns]
     kept: np.ndarray  # bool [U, rows, columns]
-    kept_by_unit: np.ndarray  # int [U], tokens on no picture included
-    seconds: np.ndarray | None  # float64 [U], when each unit begins; None where that is not known
-    scored: bool  # whether scores mean something: a control's, uniform or random, do not
-    frames: Callable[[Sequence[int]], Iterator[np.ndarray]]  # the first frame of each of some units, as in the video
+    kept_by_unit: np.ndarray  # int [U], including tokens outside the picture
+    seconds: np.ndarray | None  # float64 [U], when each unit begins; None if unknown
+    scored: bool  # whether scores depend on the content; false for controls (uniform, random)
+    frames: Callable[[Sequence[int]], Iterator[np.ndarray]]  # reads the first frame of some units
 
     @property
     def num_units(self) -> int:
-        """U."""
+        """U, the number of units."""
         return len(self.scores)
 
     @property
     def best(self) -> np.ndarray:
-        """The best score of each unit, float32 [U]."""
+        """The best score per unit, float32 [U]."""
         return self.scores.max((1, 2))
 
     def best_units(self, count: int) -> list[int]:
-        """The units with the best scores, in the order of the video."""
+        """Return the units with the best scores, in the order of the video."""
         return sorted(np.argsort(-self.best, kind="stable")[:count].tolist())
 
     @property
     def edges(self) -> np.ndarray:
-        """Where units begin and end along a time axis, float64 [U + 1]: seconds, or units."""
+        """Start and end of the units on a time axis, float64 [U + 1]: seconds, or unit numbers if times are unknown."""
         if self.seconds is None:
             return np.arange(self.num_units + 1.0)
         step = np.diff(self.seconds).mean() if self.num_units > 1 else 1.0
         return np.append(self.seconds, self.seconds[-1] + step)
 
 
-def look_at(session: VideoSession, selection: Selection | None) -> Look:
-    """Lay a selection out on the video of a session.
+def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
+    """Lay a selection out on the frames of a session's video.
 
-    Frames are read from the video when they are drawn, and only those that are drawn.
+    Only frames that are drawn are read, when they are drawn.
 
     Args:
-        session: the video; `session.video` says where its frames are (set it where a session was loaded or taken from
-            a cache).
-        selection: from `session.select` or an answer.
+        session: the session. `session.video` must name the frames; set it for a session that was loaded or came from a
+            cache.
+        selection: the result of `session.select`, or of an answer.
 
     Raises:
         ValueError: if there is no selection (dense), or the session does not know its video.
@@ -78,7 +78,7 @@ def look_at(session: VideoSession, selection: Selection | None) -> Look:
     kept[total - selection.shift :] = True
     scores = selection.scores.float().cpu()
     seconds = None if session.seconds is None else session.seconds[:: family.frames_per_unit].cpu().numpy()
-    return Look(
+    return TokenMap(
         family.on_picture(scores, grid).numpy(),
         family.on_picture(kept, grid).numpy(),
         kept.view(grid[0], -1).sum(1).numpy(),
@@ -89,7 +89,7 @@ def look_at(session: VideoSession, selection: Selection | None) -> Look:
 
 
 def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndarray]:
-    """The first frame of some units, ascending, as in the video: uint8 [h, w, 3], at most `HEIGHT` x `WIDTH`."""
+    """Yield the first frame of some units, ascending: uint8 [h, w, 3], at most `HEIGHT` x `WIDTH`."""
     family, video = session.engine.family, session.video
     firsts = [unit * family.frames_per_unit for unit in units]
     if video is None:
@@ -103,7 +103,7 @@ def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndar
 
 
 def shrunk(frames: Tensor) -> Tensor:
-    """Frames uint8 [t, h, w, 3], made smaller where they are larger than `HEIGHT` x `WIDTH`."""
+    """Shrink frames uint8 [t, h, w, 3] that are larger than `HEIGHT` x `WIDTH`."""
     height, width = frames.shape[1:3]
     scale = min(1.0, HEIGHT / height, WIDTH / width)
     if scale == 1:
@@ -114,7 +114,7 @@ def shrunk(frames: Tensor) -> Tensor:
 
 
 def stretched(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Values of tokens [rows, columns] over the pixels they stand for: [height, width]."""
+    """Spread values of tokens [rows, columns] over the pixels of a frame: [height, width]."""
     rows = np.arange(height) * tokens.shape[0] // height
     columns = np.arange(width) * tokens.shape[1] // width
     return tokens[rows][:, columns]
