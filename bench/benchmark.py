@@ -43,13 +43,13 @@ def seconds(folder: Path, rows: list[dict], selector: str, cache: Path | None = 
 
 def apart(folder: Path, rows: list[dict]) -> list[dict]:
     """The same questions, each about a video file of its own."""
-    found = []
+    result = []
     for i, row in enumerate(rows):
         video = folder / f"{i}-{row['video']}"
         if not video.exists():
             os.link(folder / row["video"], video)
-        found.append({**row, "video": video.name})
-    return found
+        result.append({**row, "video": video.name})
+    return result
 
 
 def main() -> None:
@@ -69,12 +69,12 @@ def main() -> None:
         for selector in ("self", "checkpoints/demo/selector"):
             cache = folder / "features" / Path(selector).name
             seconds(folder, rows, selector, cache)  # warm-up, and fills the cache
-            found: dict[str, list[float]] = {"apart": [], "together": [], "kept": []}
+            result: dict[str, list[float]] = {"apart": [], "together": [], "kept": []}
             for _ in range(TIMES):
-                found["apart"].append(seconds(folder, single, selector))
-                found["together"].append(seconds(folder, rows, selector))
-                found["kept"].append(seconds(folder, rows, selector, cache))
-            median = {way: statistics.median(times) for way, times in found.items()}
+                result["apart"].append(seconds(folder, single, selector))
+                result["together"].append(seconds(folder, rows, selector))
+                result["kept"].append(seconds(folder, rows, selector, cache))
+            median = {way: statistics.median(times) for way, times in result.items()}
             times_faster = {way: median["apart"] / median[way] for way in ("together", "kept")}
             table.append({"selector": selector, "seconds": median, "times_faster": times_faster})
             print(

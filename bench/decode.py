@@ -129,9 +129,9 @@ def main() -> None:
     rows = []
     for count in options.frames:
         theirs_mb, theirs_s, expected = alone(get_batch, partial(with_path, path), count, 2, times=1)
-        mb, seconds, found = alone(ours, partial(with_path, path), count, 2, times=1)
+        mb, seconds, result = alone(ours, partial(with_path, path), count, 2, times=1)
         open_mb, open_s, _ = alone(opened, partial(with_model, path), count, 2, times=1)
-        same = bool((found == expected).all())
+        same = bool((result == expected).all())
         shown = [f"{value:13.1f}" for value in (theirs_s, seconds)] + [f"{theirs_s / seconds:13.2f}"]
         shown += [f"{value:13.0f}" for value in (theirs_mb, mb)] + [f"{same!s:>13}{open_s:13.1f}{open_mb:13.0f}"]
         print(f"{count:7}" + "".join(shown), flush=True)

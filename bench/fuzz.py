@@ -409,43 +409,43 @@ def run_some(jobs: list[tuple[str, int]], pipe: Any, quiet: bool = True) -> None
     for kind, seed in jobs:
         pipe.send((kind, seed, None))
         with tempfile.TemporaryDirectory() as folder:
-            found = outcome(kind, seed, Path(folder))
-            if found not in ("result", "named error"):
+            result = outcome(kind, seed, Path(folder))
+            if result not in ("result", "named error"):
                 keep = KEPT / f"{kind}-{seed}"
                 keep.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(folder, keep, dirs_exist_ok=True, symlinks=True)
-        pipe.send((kind, seed, found))
+        pipe.send((kind, seed, result))
 
 
 def fuzz(jobs: list[tuple[str, int]], processes: int = 2) -> dict[tuple[str, int], str]:
     """What became of each file."""
     context = multiprocessing.get_context("spawn")
-    found: dict[tuple[str, int], str] = {}
+    result: dict[tuple[str, int], str] = {}
     batches = [jobs[i : i + BATCH] for i in range(0, len(jobs), BATCH)]
     running: list[tuple[Any, Any, list]] = []
     while batches or running:
         while batches and len(running) < processes:
-            ours, theirs = context.Pipe()
+            actual, expected = context.Pipe()
             batch = batches.pop(0)
-            process = context.Process(target=run_some, args=(batch, theirs))
+            process = context.Process(target=run_some, args=(batch, expected))
             process.start()
-            theirs.close()
-            running.append((process, ours, batch))
+            expected.close()
+            running.append((process, actual, batch))
         for entry in list(running):
             process, pipe, batch = entry
             try:
                 while pipe.poll(0.05):
-                    kind, seed, said = pipe.recv()
-                    found[kind, seed] = "began" if said is None else said
+                    kind, seed, output = pipe.recv()
+                    result[kind, seed] = "began" if output is None else output
             except EOFError:
                 process.join()
                 running.remove(entry)
-                dead = [job for job in batch if found.get(job) == "began"]
-                found |= dict.fromkeys(dead, f"the process died with {process.exitcode}")
-                left = [job for job in batch if job not in found]
+                dead = [job for job in batch if result.get(job) == "began"]
+                result |= dict.fromkeys(dead, f"the process died with {process.exitcode}")
+                left = [job for job in batch if job not in result]
                 if left:
                     batches.append(left)
-    return found
+    return result
 
 
 def main() -> None:
@@ -455,22 +455,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
-    prepare(given.kinds)
-    quick = [kind for kind in given.kinds if kind not in SLOW] or given.kinds
-    slow = [kind for kind in given.kinds if kind in SLOW and kind not in quick]
-    kinds = [slow[i // 10 % len(slow)] if slow and i % 10 == 0 else quick[i % len(quick)] for i in range(given.count)]
-    found = fuzz([(kind, given.seed + i) for i, kind in enumerate(kinds)], given.processes)
+    arguments = parser.parse_args()
+    prepare(arguments.kinds)
+    quick = [kind for kind in arguments.kinds if kind not in SLOW] or arguments.kinds
+    slow = [kind for kind in arguments.kinds if kind in SLOW and kind not in quick]
+    kinds = [
+        slow[i // 10 % len(slow)] if slow and i % 10 == 0 else quick[i % len(quick)] for i in range(arguments.count)
+    ]
+    result = fuzz([(kind, arguments.seed + i) for i, kind in enumerate(kinds)], arguments.processes)
     fine = ("result", "named error")
-    table = Counter((kind, said if said in fine else "wrong") for (kind, _), said in found.items())
+    table = Counter((kind, output if output in fine else "wrong") for (kind, _), output in result.items())
     sys.stdout.write(f"{'kind':10}{'files':>8}{'results':>9}{'named errors':>14}{'wrong':>7}\n")
-    for kind in given.kinds:
-        counts = [table[kind, said] for said in ("result", "named error", "wrong")]
+    for kind in arguments.kinds:
+        counts = [table[kind, output] for output in ("result", "named error", "wrong")]
         sys.stdout.write(f"{kind:10}{sum(counts):8}{counts[0]:9}{counts[1]:14}{counts[2]:7}\n")
-    wrong = {job: said for job, said in found.items() if said not in ("result", "named error")}
-    for (kind, seed), said in sorted(wrong.items()):
-        sys.stdout.write(f"\n{kind} {seed} ({KEPT}/{kind}-{seed}): {said}\n")
-    sys.stdout.write(f"{len(found)} files, {len(wrong)} wrong\n")
+    wrong = {job: output for job, output in result.items() if output not in ("result", "named error")}
+    for (kind, seed), output in sorted(wrong.items()):
+        sys.stdout.write(f"\n{kind} {seed} ({KEPT}/{kind}-{seed}): {output}\n")
+    sys.stdout.write(f"{len(result)} files, {len(wrong)} wrong\n")
     sys.exit(bool(wrong))
 
 

@@ -66,17 +66,17 @@ def commands(videos: Path) -> dict[str, list[str]]:
 def started(words: list[str], out: Path) -> subprocess.Popen:
     """In a process group of its own."""
     command = [sys.executable, "cli.py", *words, "--output_dir", str(out)]
-    with (out.parent / "said.txt").open("ab") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    with (out.parent / "said.txt").open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
 
 def rows(out: Path) -> dict[str, tuple]:
     """Answers by question; raises where one is there twice."""
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_bytes().split(b"\n")[:-1]]
-    found = {row["id"]: (row["answer"], row["error"], row.get("correct")) for row in lines}
-    if len(found) != len(lines):
+    result = {row["id"]: (row["answer"], row["error"], row.get("correct")) for row in lines}
+    if len(result) != len(lines):
         raise AssertionError("a question is there twice")
-    return found
+    return result
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -118,11 +118,11 @@ def trial(
     again = started(words, out).wait(300)
     if again != 0:
         return status, f"went on and ended with {again}"
-    found = result(out)
-    same = found.keys() == expected.keys() and all(
-        bool((found[key] == expected[key]).all())
+    results = result(out)
+    same = results.keys() == expected.keys() and all(
+        bool((results[key] == expected[key]).all())
         if isinstance(expected[key], torch.Tensor)
-        else found[key] == expected[key]
+        else results[key] == expected[key]
         for key in expected
     )
     return status, "" if same else "has another result"
@@ -134,14 +134,14 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=None, help="names of commands")
-    given = parser.parse_args()
-    rng, table = np.random.default_rng(given.seed), []
-    about = {"seed": given.seed, "moments": "evenly spread over the last two thirds of an undisturbed run"}
+    arguments = parser.parse_args()
+    rng, table = np.random.default_rng(arguments.seed), []
+    about = {"seed": arguments.seed, "moments": "evenly spread over the last two thirds of an undisturbed run"}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_needle_videos(folder / "videos", videos=8, patches=64, needles=4, questions=8, seed=1)
         for name, words in commands(folder / "videos").items():
-            if given.only and name not in given.only:
+            if arguments.only and name not in arguments.only:
                 continue
             result = weights if words[0] == "fit" else rows
             began = time.monotonic()
@@ -150,7 +150,7 @@ def main() -> None:
             shutil.rmtree(folder / "whole")
             for signum in (signal.SIGKILL, signal.SIGTERM):
                 moments = (
-                    BEGUN + (1 - BEGUN) * (np.arange(given.times) + rng.random(given.times)) / given.times
+                    BEGUN + (1 - BEGUN) * (np.arange(arguments.times) + rng.random(arguments.times)) / arguments.times
                 ) * length
                 trials = []
                 for after in moments:
@@ -161,11 +161,13 @@ def main() -> None:
                 ended = {
                     str(status): sum(one == status for one, _ in trials) for status in sorted({s for s, _ in trials})
                 }
-                wrong = sum(bool(said) for _, said in trials)
+                wrong = sum(bool(output) for _, output in trials)
                 table.append(
-                    {"command": name, "signal": signum.name, "times": given.times, "ended": ended, "wrong": wrong}
+                    {"command": name, "signal": signum.name, "times": arguments.times, "ended": ended, "wrong": wrong}
                 )
-                sys.stdout.write(f"{name:22} {signum.name}  {given.times} times, ended with {ended}: {wrong} wrong\n")
+                sys.stdout.write(
+                    f"{name:22} {signum.name}  {arguments.times} times, ended with {ended}: {wrong} wrong\n"
+                )
                 sys.stdout.flush()
                 write_result("kills", about, table)
     sys.exit(any(row["wrong"] for row in table))

@@ -68,11 +68,11 @@ def main() -> None:
     print(f"{'tokens':>7} " + " ".join(f"{head:>{max(9, len(head))}}" for head in heads))
     for tokens in TOKENS:
         row: dict = {"tokens": tokens}
-        row["ours_mb"], row["ours_s"], found = alone(ours, inputs, tokens, 512)
+        row["ours_mb"], row["ours_s"], result = alone(ours, inputs, tokens, 512)
         row["silog_mb"], row["silog_s"], _ = alone(silog, inputs, tokens, 512)
         if PLAIN_TENSORS * 4 * tokens**2 / 2**20 < free_megabytes():
             row["plain_mb"], row["plain_s"], expected = alone(plain, inputs, tokens, 512)
-            row["difference"] = float(abs(found - expected).max() / abs(expected).max())
+            row["difference"] = float(abs(result - expected).max() / abs(expected).max())
             shown = f"{row['plain_mb']:9.0f} {row['ours_mb']:9.1f} {row['plain_s']:9.3f} {row['ours_s']:9.3f} "
             shown += f"{row['silog_s']:9.4f} {row['ours_s'] / row['plain_s']:10.2f} {row['difference']:16.1e}"
         else:

@@ -36,29 +36,31 @@ def extra_megabytes(found: list[float]) -> Iterator[None]:
 
 def _measure(method: Callable, inputs: Callable, size: int, small: int, times: int, pipe: Any) -> None:
     method(*inputs(small))  # warm-up: libraries are loaded here
-    given = inputs(size)
+    arguments = inputs(size)
     seconds, megabytes = [], list[float]()
     with extra_megabytes(megabytes):
         for _ in range(times):
             began = time.perf_counter()
-            result = method(*given)
+            result = method(*arguments)
             seconds.append(time.perf_counter() - began)
     pipe.send((megabytes[0], sorted(seconds)[times // 2], result.detach().numpy()))
 
 
-def alone(method: Callable, inputs: Callable, size: int, small: int, times: int = 3) -> tuple[float, float, np.ndarray]:
+def alone(
+    method: Callable, inputs: Callable, size: int, small: int, times: int = 3, context: Any = None
+) -> tuple[float, float, np.ndarray]:
     """Measure `method(*inputs(size))` in a fresh process, after a warm-up at a small size.
 
     Returns:
         Extra peak megabytes, median seconds, and what it returned.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_measure, args=(method, inputs, size, small, times, theirs))
+    context = context or multiprocessing.get_context("spawn")
+    actual, expected = context.Pipe()
+    process = context.Process(target=_measure, args=(method, inputs, size, small, times, expected))
     process.start()
-    theirs.close()  # so that its end is seen
+    expected.close()  # so that its end is seen
     try:
-        return ours.recv()
+        return actual.recv()
     finally:
         process.join()
 

@@ -6,6 +6,7 @@ python -m bench.probe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +36,9 @@ def inputs(keys: int) -> tuple[Tensor, Tensor, slice, float]:
     return q, k, slice(16, keys - ROWS), WIDTH**-0.5
 
 
-def measured(method: Callable, keys: int, times: int = 3) -> tuple[float, float, np.ndarray]:
+def measured(method: Callable, keys: int, times: int = 3, context: Any = None) -> tuple[float, float, np.ndarray]:
     """Extra peak megabytes, median seconds, the scores."""
-    return alone(method, inputs, keys, 2 * ROWS + 32, times)
+    return alone(method, inputs, keys, 2 * ROWS + 32, times, context)
 
 
 def main() -> None:

@@ -121,14 +121,16 @@ def probed(*given: Any, **more: Any) -> Tensor:
 def straightforward(v: Video) -> Tensor:
     """Which tokens are kept, the plain way."""
     decoder, chosen = v.lm.decoder, set[int]()
-    own, norm = decoder.layers[LAYER].self_attn, decoder.layers[LAYER].input_layernorm
+    original, norm = decoder.layers[LAYER].self_attn, decoder.layers[LAYER].input_layernorm
     width = SIZES["hidden_size"] // SIZES["num_attention_heads"]
     sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
     shares = split_budget(BUDGET, [len(tokens) for tokens in sets])
     for number, (some, embedded, where, layout) in enumerate(prompts(v, 1)):
         with below_the_layer(decoder):
             states = norm(decoder(inputs_embeds=embedded, position_ids=where, use_cache=False).last_hidden_state)
-        q, k = (project(states).unflatten(-1, (-1, width)).transpose(1, 2) for project in (own.q_proj, own.k_proj))
+        q, k = (
+            project(states).unflatten(-1, (-1, width)).transpose(1, 2) for project in (original.q_proj, original.k_proj)
+        )
         q, k = (rotated(each, *decoder.rotary_emb(states, where)) for each in (q, k))
         with extra_megabytes(SCORING["straightforward"]):
             scores = whole_tensor(q[:, :, -QUERY:], k, layout.span, width**-0.5)[0]

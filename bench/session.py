@@ -35,8 +35,8 @@ def ask_all(session: VideoSession) -> dict:
     later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in STAGES}
     first, second = ({stage: answers[i][stage] for stage in STAGES} for i in range(2))
     answering = later["prefill"] + later["generate"]
-    found = {"first": first, "second": second, "later": later, "ratio": (later["score"] + answering) / answering}
-    return {**found, "kept_mb": sum(session.num_bytes.values()) / 1e6}
+    result = {"first": first, "second": second, "later": later, "ratio": (later["score"] + answering) / answering}
+    return {**result, "kept_mb": sum(session.num_bytes.values()) / 1e6}
 
 
 def measured(name: str, selector: str, fs: FlexSelect, opened) -> list[dict]:

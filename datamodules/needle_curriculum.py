@@ -59,7 +59,7 @@ class NeedleCurriculum(LightningDataModule):
         self.stage = 0
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return a loader for one epoch of the current stage, or for what is left of it."""
+        """Return a loader for the rest of an epoch in the current stage."""
         assert self.trainer is not None
         epoch = self.trainer.current_epoch
         forms = ("words", "choice") if self.stages[self.stage][2] else ("words",)

@@ -100,7 +100,7 @@ def visual_attention(
 
 @dataclass
 class Probe:
-    """What to compute at the reference layer. It reaches the attention function as a keyword of the forward pass."""
+    """The computation at the reference layer. It reaches the attention function as a keyword of the forward pass."""
 
     layer: int  # L, 0-based
     query_rows: int  # Q, the last positions of the sequence

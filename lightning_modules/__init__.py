@@ -1,1 +1,1 @@
-"""What happens in a step, what is logged, what is written."""
+"""Lightning modules and callbacks: training and prediction steps, logging, output files."""

@@ -68,8 +68,8 @@ class Run:
 def ended(processes):
     """Wait for processes; all must end with status 0."""
     for process in processes:
-        _, said = process.communicate()
-        assert process.returncode == 0, said[-3000:]
+        _, output = process.communicate()
+        assert process.returncode == 0, output[-3000:]
 
 
 class Spare:

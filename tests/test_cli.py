@@ -80,13 +80,13 @@ def test_several_questions_on_the_command_line(run, videos, tmp_path):
 def test_predict(run, videos, tmp_path, mode):
     status = run("predict", "--data.annotations", videos / "annotations.jsonl", config=f"configs/demo/{mode}.yaml")
     assert status == 0
-    found = rows(tmp_path / "out")
-    assert [row["id"] for row in found] == [f"00{v}-{q}" for v in range(2) for q in range(4)]
+    result = rows(tmp_path / "out")
+    assert [row["id"] for row in result] == [f"00{v}-{q}" for v in range(2) for q in range(4)]
     keys = {"id", "video", "question", "answer", "num_visual_tokens", "num_kept_tokens", "timings", "error", "warnings"}
-    assert all(keys <= set(row) and row["error"] is None and row["warnings"] == [] for row in found)
-    assert {row["num_visual_tokens"] for row in found} == {54}
-    assert {row["num_kept_tokens"] for row in found} == {54 if mode == "dense" else 9}
-    assert all({"decode", "encode", "prefill"} <= set(row["timings"]) for row in found)
+    assert all(keys <= set(row) and row["error"] is None and row["warnings"] == [] for row in result)
+    assert {row["num_visual_tokens"] for row in result} == {54}
+    assert {row["num_kept_tokens"] for row in result} == {54 if mode == "dense" else 9}
+    assert all({"decode", "encode", "prefill"} <= set(row["timings"]) for row in result)
 
 
 def test_every_family_through_its_yaml(model_folder, videos, tmp_path):
@@ -131,16 +131,16 @@ def test_bad_rows_are_recorded_and_the_rest_is_answered(run, videos, tmp_path, c
     lines += [{"id": "last", "video": "short1.mp4", "question": "Which shape is blue?"}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run("predict", "--data.annotations", folder / "rows.jsonl") == 3
-    found = {row["id"]: row for row in rows(tmp_path / "out")}
-    assert len(found) == len(lines)
+    result = {row["id"]: row for row in rows(tmp_path / "out")}
+    assert len(result) == len(lines)
     for kind, reason in BAD.items():
-        assert found[kind]["answer"] is None
-        assert reason in found[kind]["error"] and f"{kind}.mp4" in found[kind]["error"]
-    assert "the question is empty" in found["empty question"]["error"]
-    assert "has no question" in found["no question"]["error"]
-    assert "has no video" in found["no video"]["error"]
+        assert result[kind]["answer"] is None
+        assert reason in result[kind]["error"] and f"{kind}.mp4" in result[kind]["error"]
+    assert "the question is empty" in result["empty question"]["error"]
+    assert "has no question" in result["no question"]["error"]
+    assert "has no video" in result["no video"]["error"]
     assert all(
-        found[name]["error"] is None and found[name]["answer"] is not None for name in ("short1", "short2", "last")
+        result[name]["error"] is None and result[name]["answer"] is not None for name in ("short1", "short2", "last")
     )
 
 
@@ -285,12 +285,12 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
         assert cli.main(["validate", "--config", f"configs/demo/{mode}.yaml", "--model.budget", "28", *always]) == 0
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "uniform")]) == 0
-    said = capsys.readouterr().out
-    assert "32 questions in common; difference +" in said and "self is better." in said
-    assert "selector" in said and "differ" in said
+    output = capsys.readouterr().out
+    assert "32 questions in common; difference +" in output and "self is better." in output
+    assert "selector" in output and "differ" in output
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "self")]) == 0
-    said = capsys.readouterr().out
-    assert "difference +0.000" in said and "p = 1.0000. both have the same questions right." in said
+    output = capsys.readouterr().out
+    assert "difference +0.000" in output and "p = 1.0000. both have the same questions right." in output
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 1
     assert "holds no results.json: run `validate`" in capsys.readouterr().err
 
@@ -327,9 +327,9 @@ def test_an_experiment_with_its_controls(tmp_path, capsys):
     words = ["experiment", "--config", str(tmp_path / "plan.yaml"), "--output_dir", str(tmp_path / "out")]
     words += ["--data.root", str(root), "--data.protocol", "plain", "--data.num_workers", "0", "--model.budget", "9"]
     assert cli.main(words) == 0
-    said = capsys.readouterr().out
-    assert "| run | accuracy | 95 % interval | tokens shown | against dense | p | errors | no letter |" in said
-    lines = {line.split(" | ")[0].strip("| "): line for line in said.splitlines() if line.startswith("| ")}
+    output = capsys.readouterr().out
+    assert "| run | accuracy | 95 % interval | tokens shown | against dense | p | errors | no letter |" in output
+    lines = {line.split(" | ")[0].strip("| "): line for line in output.splitlines() if line.startswith("| ")}
     assert "| 144 | | |" in lines["dense"] and "| 9 | " in lines["uniform"] and "| 9 | " in lines["self"]
     answered = {run: (tmp_path / "out" / run / "predictions.jsonl").read_text() for run in plan["runs"]}
     assert cli.main(["validate", *words[1:]]) == 0  # the same
@@ -337,7 +337,7 @@ def test_an_experiment_with_its_controls(tmp_path, capsys):
     broken = {**plan, "runs": {"dense": {"model.selector": None}, "broken": {"model.selector": "/nowhere"}, "self": {}}}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(broken, sort_keys=False))
     assert cli.main(words) == 2
-    said = capsys.readouterr()
-    assert "| self |" in said.out and "| broken |" not in said.out and "/nowhere is not a folder" in said.err
+    output = capsys.readouterr()
+    assert "| self |" in output.out and "| broken |" not in output.out and "/nowhere is not a folder" in output.err
     assert cli.main([*words[:2], str(tmp_path / "none.yaml"), *words[3:]]) == 2
     assert "none.yaml: no such experiment" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def options() -> set[str]:
 @cache
 def messages() -> tuple[str, ...]:
     """Every string of the source, as it is said: what is filled in is a gap."""
-    found = []
+    result = []
     for file in [ROOT / "cli.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]:
         nodes = list(ast.walk(ast.parse(file.read_text())))
         docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
@@ -53,10 +53,10 @@ def messages() -> tuple[str, ...]:
             if node in docstrings:
                 continue
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(p.value if isinstance(p, ast.Constant) else GAP for p in node.values))
+                result.append("".join(p.value if isinstance(p, ast.Constant) else GAP for p in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(re.sub(r"%\.?\d*[sdf]|\{[\w.:]*\}", GAP, node.value))
-    return tuple(found)
+                result.append(re.sub(r"%\.?\d*[sdf]|\{[\w.:]*\}", GAP, node.value))
+    return tuple(result)
 
 
 def spans(text: str) -> list[str]:
@@ -87,15 +87,15 @@ def missing_links(page: Path, text: str) -> list[str]:
 
 def missing_files(text: str) -> list[str]:
     """Files of ours that backticks name; what a run writes is left out."""
-    found = []
+    result = []
     for span in spans(text):
         words = [word.strip("(),.;:") for word in span.split()]
-        found += [
+        result += [
             w.rstrip("/") for w in words if w.partition("/")[0] in FOLDERS and "/" in w and not w.endswith(".ckpt")
         ]
         if re.fullmatch(r"[\w-]+\.(py|yaml|sh)", span) and span not in WRITTEN:
-            found.append(f"**/{span}")
-    return [path for path in found if path not in TO_WRITE and not there(path)]
+            result.append(f"**/{span}")
+    return [path for path in result if path not in TO_WRITE and not there(path)]
 
 
 def bad_commands(text: str) -> list[str]:
@@ -216,20 +216,20 @@ def blocks(heading: str) -> list[str]:
 
 def test_the_scorer_of_contributing_does_what_it_says(load, monkeypatch):
     code, test = blocks("Add a scorer")
-    there = {"tiny": tiny, "__name__": "recent"}
-    exec(code, there)
-    monkeypatch.setitem(factory.MODES, "recent", lambda lm, options: there["RecentScorer"]())
-    exec(test, there)
-    there["test_recent_keeps_the_end_of_the_video"](load)
+    present = {"tiny": tiny, "__name__": "recent"}
+    exec(code, present)
+    monkeypatch.setitem(factory.MODES, "recent", lambda lm, options: present["RecentScorer"]())
+    exec(test, present)
+    present["test_recent_keeps_the_end_of_the_video"](load)
 
 
 def test_the_benchmark_of_contributing_does_what_it_says(tmp_path, checkpoint):
     code, builder = blocks("Add a benchmark")
-    there = {**vars(miniature), "__name__": "mybench"}
-    exec(code, there)
-    exec(builder, there)
-    root = there["mybench"](tmp_path)
-    questions = there["MyBench"](family_of(str(checkpoint)), str(root)).questions
+    present = {**vars(miniature), "__name__": "mybench"}
+    exec(code, present)
+    exec(builder, present)
+    root = present["mybench"](tmp_path)
+    questions = present["MyBench"](family_of(str(checkpoint)), str(root)).questions
     assert len({question.key for question in questions}) == 12 and len({question.video for question in questions}) == 3
     assert all(
         question.prompt.startswith(f"{question.question}\nA. {question.options[0]}\nB. ") for question in questions

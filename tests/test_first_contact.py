@@ -57,8 +57,12 @@ def questions(made):
 
 
 def row(made, number=0, **more):
-    given = questions(made)[number]
-    return {name: given[name] for name in ("id", "question", "answer")} | {"video": str(made / given["video"])} | more
+    arguments = questions(made)[number]
+    return (
+        {name: arguments[name] for name in ("id", "question", "answer")}
+        | {"video": str(made / arguments["video"])}
+        | more
+    )
 
 
 # -- old answers
@@ -85,25 +89,25 @@ def test_what_was_corrected_is_asked_anew(run, made, tmp_path, caplog):
 
 
 def test_a_corrected_answer_is_judged_anew_and_not_asked(run, made, tmp_path, caplog):
-    given = row(made)
-    assert run("validate", [given, row(made, 8)]) == 0
+    arguments = row(made)
+    assert run("validate", [arguments, row(made, 8)]) == 0
     right = json.loads((tmp_path / "out" / "results.json").read_text())["right"]
-    given["answer"] = "none of it"
+    arguments["answer"] = "none of it"
     caplog.clear()
-    assert run("validate", [given, row(made, 8)]) == 0
+    assert run("validate", [arguments, row(made, 8)]) == 0
     assert "2 of 2 questions were answered by an earlier run" in caplog.text
     assert json.loads((tmp_path / "out" / "results.json").read_text())["right"] == right - 1
 
 
 def test_a_question_that_was_reworded_is_told(run, made, tmp_path, caplog):
     """Its old answer is somebody's work and stays; nobody may take the two rows of one id for one."""
-    given = row(made)
-    assert run("predict", [given]) == 0
+    arguments = row(made)
+    assert run("predict", [arguments]) == 0
     caplog.clear()
-    assert run("predict", [{**given, "question": "Is there a circle?"}]) == 0
-    said = "1 earlier answers have the id and video of a question that now reads otherwise, which is asked anew"
-    assert said in caplog.text and repr(given["question"]) in caplog.text
-    assert [one["question"] for one in lines(tmp_path / "out")] == [given["question"], "Is there a circle?"]
+    assert run("predict", [{**arguments, "question": "Is there a circle?"}]) == 0
+    output = "1 earlier answers have the id and video of a question that now reads otherwise, which is asked anew"
+    assert output in caplog.text and repr(arguments["question"]) in caplog.text
+    assert [one["question"] for one in lines(tmp_path / "out")] == [arguments["question"], "Is there a circle?"]
     caplog.clear()
     assert run("predict", [row(made, 1)]) == 0 and "reads otherwise" not in caplog.text, "canary: another id"
 
@@ -126,18 +130,18 @@ def test_a_video_that_was_replaced_is_another(run, made, tmp_path, caplog):
     """Even with its size and time kept: its content counts, and nothing else."""
     video = tmp_path / "talk.mp4"
     shutil.copy(made / "needles_000.mp4", video)
-    given = row(made, video=str(video))
-    assert run("predict", [given]) == 0
+    arguments = row(made, video=str(video))
+    assert run("predict", [arguments]) == 0
     before = video.stat()
     other = (made / "needles_001.mp4").read_bytes()
     video.write_bytes(other + bytes(max(0, before.st_size - len(other))))
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
     caplog.clear()
-    assert run("predict", [given]) == 0
+    assert run("predict", [arguments]) == 0
     assert "1 answers are to another" in caplog.text
     os.utime(video)
     caplog.clear()
-    assert run("predict", [given]) == 0
+    assert run("predict", [arguments]) == 0
     assert "1 of 1 questions were answered by an earlier run" in caplog.text, "canary: a touch changes nothing"
 
 
@@ -185,11 +189,11 @@ ODD = {
 def test_one_row_never_ends_a_run(run, made, tmp_path):
     rows = [row(made, 1, id=name, **odd) for name, (odd, _) in ODD.items()]
     assert run("predict", [row(made), *rows, row(made, 8)]) == 3
-    found = {one["id"]: one for one in lines(tmp_path / "out")}
-    assert len(found) == len(ODD) + 2
-    for name, (_, said) in ODD.items():
-        assert found[name]["answer"] is None and said in found[name]["error"], name
-    assert all(found[questions(made)[n]["id"]]["error"] is None for n in (0, 8))
+    result = {one["id"]: one for one in lines(tmp_path / "out")}
+    assert len(result) == len(ODD) + 2
+    for name, (_, output) in ODD.items():
+        assert result[name]["answer"] is None and output in result[name]["error"], name
+    assert all(result[questions(made)[n]["id"]]["error"] is None for n in (0, 8))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="NOT CHECKED: root may enter every folder")
@@ -215,17 +219,17 @@ def test_odd_texts_are_asked_and_written(run, made, tmp_path):
     assert run("predict", [row(made, id=str(i), question=text) for i, text in enumerate(odd)]) == 0
     written = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8")
     assert len(written.splitlines()) == 4, "for readers that cut at other line ends, too"
-    found = lines(tmp_path / "out")
-    assert [one["question"] for one in found] == ["half an emoji \ufffd?", *odd[1:]]
+    result = lines(tmp_path / "out")
+    assert [one["question"] for one in result] == ["half an emoji \ufffd?", *odd[1:]]
 
 
 def test_answers_of_several_kinds(run, made, tmp_path):
-    given = row(made)
-    answers = [float("nan"), None, [given["answer"], "else"], f"  {given['answer'].upper()}. ", ["x", None]]
-    assert run("validate", [{**given, "id": str(i), "answer": answer} for i, answer in enumerate(answers)]) == 3
-    found = lines(tmp_path / "out")
-    assert [one["correct"] for one in found] == [None, None, True, True, False]
-    assert found[2]["expected"] == [given["answer"], "else"]
+    arguments = row(made)
+    answers = [float("nan"), None, [arguments["answer"], "else"], f"  {arguments['answer'].upper()}. ", ["x", None]]
+    assert run("validate", [{**arguments, "id": str(i), "answer": answer} for i, answer in enumerate(answers)]) == 3
+    result = lines(tmp_path / "out")
+    assert [one["correct"] for one in result] == [None, None, True, True, False]
+    assert result[2]["expected"] == [arguments["answer"], "else"]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["uncounted_reasons"] == {"the annotations have no answer to compare with": 2}
     assert (results["right"], results["counted"], results["questions"]) == (2, 3, 5)
@@ -258,8 +262,8 @@ def test_names_as_they_are(run, made, tmp_path, monkeypatch, name):
     shutil.copy(made / "needles_000.mp4", tmp_path / name)
     (tmp_path / "link").symlink_to(ROOT / "checkpoints")
     monkeypatch.setattr("pathlib.Path.cwd", Path.cwd)
-    given = ["--data.video_root", tmp_path, "--data.question", "Which?"]
-    assert run("predict", None, f"--data.video={name}", *given) == 0
+    arguments = ["--data.video_root", tmp_path, "--data.question", "Which?"]
+    assert run("predict", None, f"--data.video={name}", *arguments) == 0
     assert run("predict", [row(made, video=name)], out="table") == 0
 
 
@@ -273,8 +277,8 @@ def test_addresses_of_files(run, made, tmp_path, monkeypatch):
 def test_a_part_of_a_video(run, made, tmp_path):
     whole = ["--data.video", made / "needles_000.mp4", "--data.question", "Which?"]
     assert run("predict", None, *whole, "--data.start", "2", "--data.end", "6") == 0
-    (found,) = lines(tmp_path / "out")
-    assert found["sampling"]["frames"] == 8 and found["sampling"]["seconds"] == 8.0
+    (result,) = lines(tmp_path / "out")
+    assert result["sampling"]["frames"] == 8 and result["sampling"]["seconds"] == 8.0
 
 
 # -- tables
@@ -353,8 +357,8 @@ def test_what_was_doubtful_stands_beside_an_error(run, made, tmp_path, workers):
     video.write_bytes(content + (1000).to_bytes(4, "big") + b"free")
     words = ["--data.num_workers", workers]
     assert run("predict", [row(made, video=str(video))], *words) == 3
-    (found,) = lines(tmp_path / "out")
-    assert "cannot be decoded" in found["error"] and "is cut short: " in found["warnings"][0]
+    (result,) = lines(tmp_path / "out")
+    assert "cannot be decoded" in result["error"] and "is cut short: " in result["warnings"][0]
 
 
 class Broken(torch.utils.data.Dataset):
@@ -401,14 +405,14 @@ def test_two_runs_are_compared_on_what_they_share(run, made, tmp_path, capsys):
     assert run("validate", rows, out="other") == 0
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
-    said = capsys.readouterr().out
-    assert "nan" not in said and "4 questions in common; difference +0.250, 95 % –" in said
+    output = capsys.readouterr().out
+    assert "nan" not in output and "4 questions in common; difference +0.250, 95 % –" in output
     right = sum(bool(one["correct"]) for one in lines(tmp_path / "one"))
-    assert f"({right} of 4)" in said and f"({right - 1} of 4)" in said
-    assert "there is one: too few for an interval" in said
-    assert [line.split() for line in said.splitlines() if line.startswith("errors")] == [["errors", "0", "0"]]
-    assert "1 questions flipped" in said and f"right in one alone: {rows[0]['id']}" in said
-    assert "1 of the questions in common were judged by another expected answer" in said
+    assert f"({right} of 4)" in output and f"({right - 1} of 4)" in output
+    assert "there is one: too few for an interval" in output
+    assert [line.split() for line in output.splitlines() if line.startswith("errors")] == [["errors", "0", "0"]]
+    assert "1 questions flipped" in output and f"right in one alone: {rows[0]['id']}" in output
+    assert "1 of the questions in common were judged by another expected answer" in output
 
 
 def test_runs_are_compared_by_what_they_ask_now(run, made, tmp_path, capsys):
@@ -425,10 +429,10 @@ def test_runs_are_compared_by_what_they_ask_now(run, made, tmp_path, capsys):
     assert about["fingerprint"]["frames"][0] < about["fingerprint"]["frames"][1]
     capsys.readouterr()
     assert cli.main(["compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
-    said = capsys.readouterr().out
-    assert "2 questions in common" in said
-    assert "left out: 1 questions that only one has" in said and "left out: 1 questions that only two has" in said
-    assert "1 of the questions in common were asked differently: other options, part or prompt" in said
+    output = capsys.readouterr().out
+    assert "2 questions in common" in output
+    assert "left out: 1 questions that only one has" in output and "left out: 1 questions that only two has" in output
+    assert "1 of the questions in common were asked differently: other options, part or prompt" in output
 
 
 def test_a_row_without_a_video_has_no_other_videos_evidence(run, made, tmp_path):

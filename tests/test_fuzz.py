@@ -28,13 +28,13 @@ def test_every_kind_is_tried():
 
 @pytest.mark.parametrize("kind", FILES)
 def test_damaged_files(prepared, tmp_path, kind):
-    found = {}
+    result = {}
     for seed in range(FILES[kind]):
         (tmp_path / str(seed)).mkdir()
-        found[seed] = fuzz.outcome(kind, seed, tmp_path / str(seed))
-    wrong = {seed: said for seed, said in found.items() if said not in ("result", "named error")}
+        result[seed] = fuzz.outcome(kind, seed, tmp_path / str(seed))
+    wrong = {seed: output for seed, output in result.items() if output not in ("result", "named error")}
     assert not wrong, json.dumps(wrong, indent=1)
-    assert Counter(found.values())["named error"] > 0, "canary: some of them are refused"
+    assert Counter(result.values())["named error"] > 0, "canary: some of them are refused"
 
 
 def test_canary_what_is_wrong_is_seen(prepared, tmp_path, monkeypatch):

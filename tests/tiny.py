@@ -151,7 +151,7 @@ def qwen_names(weights: dict) -> dict:
 
 def internvl_names(weights: dict, kv_heads: int, internlm2: bool = True) -> dict:
     """Hugging Face's names to the authors', q, k and v packed as they are there."""
-    own = (
+    original = (
         (r"^model\.vision_tower\.", "vision_model."),
         (r"encoder\.layer\.", "encoder.layers."),
         (r"cls_token", "class_embedding"),
@@ -176,7 +176,7 @@ def internvl_names(weights: dict, kv_heads: int, internlm2: bool = True) -> dict
         (r"input_layernorm", "attention_norm"),
         (r"post_attention_layernorm", "ffn_norm"),
     )
-    names = (*own, *(of_internlm2 if internlm2 else ((r"^lm_head", "language_model.lm_head"),)))
+    names = (*original, *(of_internlm2 if internlm2 else ((r"^lm_head", "language_model.lm_head"),)))
     out = {}
     for name, weight in weights.items():
         packed = internlm2 or "language_model" not in name

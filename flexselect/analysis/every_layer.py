@@ -34,7 +34,7 @@ AttentionMaskInterface.register(EVERY, sdpa_mask)
 
 
 class Watch:
-    """What to compute at each layer. It reaches the attention function as a keyword of the forward pass.
+    """The computation at each layer. It reaches the attention function as a keyword of the forward pass.
 
     Args:
         query_rows: Q, the last positions of the sequence.

@@ -59,7 +59,7 @@ class Engine:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What an encoded video was made with: weights, family numbers and, for its prefix cache, the scorer."""
+        """The provenance of an encoded video: weights, family numbers and, for its prefix cache, the scorer."""
         scored = None if self.scorer is None else self.scorer.provenance
         if scored is not None:
             scored = {**scored, "units_per_set": self.options.units_per_set}

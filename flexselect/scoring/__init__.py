@@ -1,1 +1,1 @@
-"""Which visual tokens matter to a question, and which of them are kept."""
+"""Score visual tokens for a question, and select the tokens to keep."""

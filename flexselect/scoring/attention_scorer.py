@@ -54,7 +54,7 @@ class AttentionScorer(Scorer):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the prefix cache depends on besides the video and the VideoLLM. Subclasses may extend only this."""
+        """Provenance of the prefix cache besides the video and the VideoLLM. Subclasses may extend only this."""
         return {"layer": self.layer, "tokens_per_batch": self.tokens_per_batch}
 
     # Final from here on.

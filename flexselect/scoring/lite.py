@@ -70,7 +70,7 @@ class LiteScorer(AttentionScorer):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the prefix cache depends on; for a selector also its weights."""
+        """Provenance of the prefix cache, with the weights of the selector."""
         return {**super().provenance, "selector": weights_hash(str(self.selector.name_or_path))}
 
     def shift(self, encoded: EncodedVideo) -> int:

@@ -48,7 +48,7 @@ class Scorer(ABC):
 
     @property
     def provenance(self) -> dict[str, Any] | None:
-        """What the prefix cache depends on besides the video and the VideoLLM; None: there is no prefix cache."""
+        """Provenance of the prefix cache besides the video and the VideoLLM; None: there is no prefix cache."""
         return None
 
     def score_many(

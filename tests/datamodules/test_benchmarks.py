@@ -266,8 +266,8 @@ def test_videos_are_found_in_whatever_folder_they_are(roots, tmp_path):
     (tmp_path / "unpacked" / "here").mkdir(parents=True)
     for video in (roots["VideoMME"] / "data").iterdir():
         (tmp_path / "unpacked" / "here" / video.name).symlink_to(video)
-    found = {question.video for question in opened("VideoMME", tmp_path).questions}
-    assert found == {f"unpacked/here/v{i}{ending}" for i, ending in enumerate(miniature.ENDINGS)}
+    result = {question.video for question in opened("VideoMME", tmp_path).questions}
+    assert result == {f"unpacked/here/v{i}{ending}" for i, ending in enumerate(miniature.ENDINGS)}
 
 
 def test_subtitles_before_the_question(roots):
@@ -314,14 +314,14 @@ def test_the_authors_own_layout_gives_the_same_questions(bench, tmp_path, protoc
     name, root = bench
     if name not in miniature.AUTHORS:
         pytest.skip(f"{name} has one layout")
-    theirs = opened(name, miniature.as_its_authors_give_it(name, root, tmp_path), protocol=protocol)
+    expected = opened(name, miniature.as_its_authors_give_it(name, root, tmp_path), protocol=protocol)
     hub = opened(name, root, protocol=protocol)
 
     def known(data):
         return sorted((q.id, q.text, q.expected, q.options, q.groups, q.error) for q in data.questions)
 
-    assert known(theirs) == known(hub) and len(theirs.questions) == 12
-    assert all((tmp_path / question.video).is_file() for question in theirs.questions)
+    assert known(expected) == known(hub) and len(expected.questions) == 12
+    assert all((tmp_path / question.video).is_file() for question in expected.questions)
 
 
 def test_an_answer_that_is_no_candidate_is_an_error_of_its_row(roots, tmp_path):

@@ -257,8 +257,8 @@ def test_groups_by_themselves_are_few_short_words(tmp_path):
         for i in range(12)
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    found = read_annotations(str(tmp_path / "rows.json"))
-    assert dict(found[1].groups) == {"kind": "b", "some": "q"} and dict(found[2].groups) == {"kind": "a"}
+    result = read_annotations(str(tmp_path / "rows.json"))
+    assert dict(result[1].groups) == {"kind": "b", "some": "q"} and dict(result[2].groups) == {"kind": "a"}
     assert dict(read_annotations(str(tmp_path / "rows.json"), groups=["number"])[4].groups) == {"number": "1"}
     assert read_annotations(str(tmp_path / "rows.json"), groups=[])[0].groups == ()
 
@@ -370,10 +370,10 @@ def test_another_part_or_other_options_under_the_same_id_are_asked(tmp_path, cap
     rows = [row, {**row, "end": 9}, row, {**row, "options": ["red", "blue"]}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    found = read_annotations(str(path))
-    assert [question.id for question in found] == ["1", "1#row-2", "1#row-3", "1#row-4"]
+    result = read_annotations(str(path))
+    assert [question.id for question in result] == ["1", "1#row-2", "1#row-3", "1#row-4"]
     repeats = "row 3 of the annotations repeats id, video and question of row 1"
-    assert [question.error for question in found] == [None, None, repeats, None]
+    assert [question.error for question in result] == [None, None, repeats, None]
     assert "2 rows repeat another one's id and ask otherwise: 1#row-2 for example" in caplog.text
 
 

@@ -41,11 +41,11 @@ def test_conversations_and_plain_rows(tmp_path, name):
 
 def test_answers_are_needed_where_they_are_read(checkpoint, tmp_path):
     rows = [RECORD, {"video": "c.mp4", "conversations": [{"from": "human", "value": "Why?"}]}]
-    given = {"family": Qwen25VL(str(checkpoint)), "annotations": write(tmp_path / "train.json", rows)}
-    assert len(SelectorDataModule(**given).records) == 2
+    arguments = {"family": Qwen25VL(str(checkpoint)), "annotations": write(tmp_path / "train.json", rows)}
+    assert len(SelectorDataModule(**arguments).records) == 2
     with pytest.raises(ValueError, match=r"train\.json, record 2: has no answer, which is read where query is"):
-        SelectorDataModule(**given, query="question_and_answer")
-    assert len(SelectorDataModule(**given, query="question_and_answer", unusable="skip").records) == 1
+        SelectorDataModule(**arguments, query="question_and_answer")
+    assert len(SelectorDataModule(**arguments, query="question_and_answer", unusable="skip").records) == 1
 
 
 def test_several_videos_in_a_row_are_named(tmp_path):
@@ -71,13 +71,13 @@ def test_bad_lines_and_lists_are_named(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"video": "a.mp4", "question": "Why?"}\n{"video"')
     with pytest.raises(ValueError, match=r"train\.jsonl, line 2: cannot be read"):
         read_records(str(tmp_path / "train.jsonl"))
-    for text, said in (
+    for text, output in (
         ("- a\n b: [", "is no YAML"),
         ("foo: 1", "needs a list `datasets`"),
         ("datasets: [1]", "needs a"),
     ):
         (tmp_path / "all.yaml").write_text(text)
-        with pytest.raises(ValueError, match=f"all.yaml.*{said}"):
+        with pytest.raises(ValueError, match=f"all.yaml.*{output}"):
             read_records(str(tmp_path / "all.yaml"))
 
 
@@ -127,8 +127,8 @@ def test_bad_annotations_are_named(tmp_path, text, message):
 
 def loader(checkpoint, videos, rank=0, world=1, val=False, **options):
     annotations = str(videos / "annotations.jsonl")
-    given = {"val_annotations": annotations} if val else {"annotations": annotations}
-    data = SelectorDataModule(Qwen25VL(str(checkpoint)), **given, num_workers=0, **options)
+    arguments = {"val_annotations": annotations} if val else {"annotations": annotations}
+    data = SelectorDataModule(Qwen25VL(str(checkpoint)), **arguments, num_workers=0, **options)
     data.trainer = process(rank, world)
     return data
 

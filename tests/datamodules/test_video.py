@@ -131,8 +131,8 @@ def test_frames_are_those_of_decoding_everything(tmp_path, name):
     index = indexed(path)
     for wanted in WANTED:
         for threads in (1, 2, 8):
-            found = torch.cat(list(decode_frames(index, [index.times[i] for i in wanted], as_it_is, threads)))
-            assert torch.equal(found, every[list(wanted)]), (wanted, threads)
+            result = torch.cat(list(decode_frames(index, [index.times[i] for i in wanted], as_it_is, threads)))
+            assert torch.equal(result, every[list(wanted)]), (wanted, threads)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in UNKNOWN_TO_DECORD])
@@ -220,8 +220,8 @@ def test_an_avi_has_no_times_to_go_by(tmp_path):
     path = write_like_the_web(tmp_path / "b_frames.avi", 60, bf="3")
     every = frames_in_order(path)
     for step in (1, 2, 7, 12):
-        found, _ = read_video(path, lambda n, fps, step=step: range(0, n, step), as_it_is)
-        assert torch.equal(found, every[::step][: len(found)]) and len(found) == len(range(0, 60, step))
+        result, _ = read_video(path, lambda n, fps, step=step: range(0, n, step), as_it_is)
+        assert torch.equal(result, every[::step][: len(result)]) and len(result) == len(range(0, 60, step))
 
 
 def test_frames_that_change_their_size(tmp_path):
@@ -361,8 +361,8 @@ def test_a_bad_file_is_named_with_its_reason(tmp_path, kind, reason):
 
 
 def test_a_single_picture_is_told(tmp_path):
-    said = [open_video(write(tmp_path / f"{n}.mp4", n), everything, as_it_is).about.warnings for n in (1, 2)]
-    assert said == [["shows a single picture: it is no moving video"], []]
+    output = [open_video(write(tmp_path / f"{n}.mp4", n), everything, as_it_is).about.warnings for n in (1, 2)]
+    assert output == [["shows a single picture: it is no moving video"], []]
 
 
 def test_corrupted_clip(clips):

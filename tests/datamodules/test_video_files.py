@@ -100,8 +100,8 @@ def test_times_begin_with_the_video_and_the_files_own_is_kept(tmp_path):
     assert stream.about.warnings == []
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    said = open_video(cut, everything, as_it_is).about.warnings
-    assert any(warning.startswith("its last frame is at") for warning in said), said
+    output = open_video(cut, everything, as_it_is).about.warnings
+    assert any(warning.startswith("its last frame is at") for warning in output), output
 
 
 def test_what_an_edit_list_hides_is_hidden_and_nothing_else(tmp_path):

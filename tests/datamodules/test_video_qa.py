@@ -119,8 +119,8 @@ def test_one_clip_a_video(checkpoint, videos):
 
 
 def test_a_worker_hands_over_what_the_main_process_would_decode(checkpoint, videos):
-    given = {"family": Qwen25VL(str(checkpoint)), "annotations": str(videos / "annotations.jsonl")}
-    (ahead, *_), (here, *_) = (list(VideoQADataModule(**given, num_workers=n).predict_dataloader()) for n in (1, 0))
+    arguments = {"family": Qwen25VL(str(checkpoint)), "annotations": str(videos / "annotations.jsonl")}
+    (ahead, *_), (here, *_) = (list(VideoQADataModule(**arguments, num_workers=n).predict_dataloader()) for n in (1, 0))
     assert ahead.stream is None and ahead.clip.grid[0] == 6
     assert torch.equal(ahead.clip.pixels, here.stream.all_frames()) and torch.equal(
         ahead.clip.seconds, here.stream.seconds
@@ -181,8 +181,8 @@ def test_a_column_that_no_row_has_is_told_once(tmp_path, name):
     row = {"id": "1", "video": "a.mp4", "question": "Q?"}
     row["other"] = row.pop(name)
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    said = rf"rows\.jsonl: has no column {name}; found .*other; .*--data\.columns '{{{name}: NAME}}'"
-    with pytest.raises(ValueError, match=said):
+    output = rf"rows\.jsonl: has no column {name}; found .*other; .*--data\.columns '{{{name}: NAME}}'"
+    with pytest.raises(ValueError, match=output):
         read_annotations(str(tmp_path / "rows.jsonl"))
     (question,) = read_annotations(str(tmp_path / "rows.jsonl"), {name: "other"})
     assert (question.id, question.video, question.question) == ("1", "a.mp4", "Q?")
@@ -219,8 +219,10 @@ def test_a_file_that_is_named_twice_is_asked_about_once(checkpoint, tmp_path, ca
 
 
 def test_how_files_are_read_is_a_setting(checkpoint):
-    given = {"family": Qwen25VL(str(checkpoint)), "video": "a.mp4", "question": "Q?"}
-    settings = [VideoQADataModule(**given, **more).settings for more in ({}, {"track": 0}, {"square_pixels": False})]
+    arguments = {"family": Qwen25VL(str(checkpoint)), "video": "a.mp4", "question": "Q?"}
+    settings = [
+        VideoQADataModule(**arguments, **more).settings for more in ({}, {"track": 0}, {"square_pixels": False})
+    ]
     assert settings == [{}, {"track": 0}, {"square_pixels": False}]
 
 

@@ -127,10 +127,10 @@ def test_two_letters_choose_none(answer):
 
 def test_canary_one_letter_beside_those_words_is_chosen():
     options = ("a ring", "a cube", "a cat", "a dog")
-    said = {
+    output = {
         "The answer is A": "A",
         "B and nothing else": "B",
         "A is right": "A",
         "The answer is B. Not A or C": "B",
     }
-    assert {answer: chosen_letter(answer, options) for answer in said} == said
+    assert {answer: chosen_letter(answer, options) for answer in output} == output

@@ -11,6 +11,7 @@ from bench.probe import measured, whole_tensor
 from flexselect.attention import Probe, cache_keyword, probed_scores, resolve_reduction, visual_attention
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
+from tests.processes import server
 
 
 def inputs(fs, batch: int = 1):
@@ -106,12 +107,12 @@ def test_the_cache_goes_by_the_name_that_the_decoder_has(load):
     fs = load(selector="self", budget=8)
     accepted = signature(fs.lm.decoder.forward).parameters
     assert cache_keyword(fs.lm.decoder) in accepted
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as output:
         warnings.simplefilter("always")
         session = fs.open(tiny.frames())
         session.ask("What colour is the circle?", max_new_tokens=2)
         session.ask("What colour is the square?", max_new_tokens=2)  # from the states that the first one left
-    assert not [str(one.message) for one in said if "past_key_values" in str(one.message)]
+    assert not [str(one.message) for one in output if "past_key_values" in str(one.message)]
 
 
 def test_released_names_of_reductions():
@@ -123,7 +124,7 @@ def test_released_names_of_reductions():
 
 def test_extra_memory_stays_under_200_mb():
     """At 65,536 keys; the straightforward version is measured at a quarter of them, where it is slow enough."""
-    assert measured(visual_attention, 65536, times=1)[0] < 200
-    whole_mb, _, expected = measured(whole_tensor, 16384, times=1)
+    assert measured(visual_attention, 65536, 1, server())[0] < 200
+    whole_mb, _, expected = measured(whole_tensor, 16384, 1, server())
     assert whole_mb > 375, "canary: the straightforward version must be seen to be large"
     assert abs(visual_attention(*probe_inputs(16384)).numpy() - expected).max() < 1e-6

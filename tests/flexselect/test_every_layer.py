@@ -12,19 +12,19 @@ def test_one_pass_gives_what_the_probe_gives_at_each_layer(load):
     fs = load()
     prompt = tiny.prompt(fs)
     encoded, rows = fs.encode(prompt), len(prompt.query_ids)
-    given = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
+    arguments = fs.lm.assemble(encoded, prompt.query_ids, None, "original")
     visual = slice(len(prompt.prefix_ids), len(prompt.prefix_ids) + encoded.num_tokens)
     before, passes = fs.lm.decoder.config._attn_implementation, []
     hook = fs.lm.decoder.layers[-1].register_forward_hook(lambda *_: passes.append(1))
-    embedded = given["inputs_embeds"], given["position_ids"]
+    embedded = arguments["inputs_embeds"], arguments["position_ids"]
     scores = layer_scores(fs.lm.decoder, *embedded, Watch(rows, visual, ("max", "mean")))
     hook.remove()
     assert scores.shape == (len(fs.lm.decoder.layers), 2, 1, encoded.num_tokens) and passes == [1]
     assert fs.lm.decoder.config._attn_implementation == before
     for layer, of_layer in enumerate(scores):
-        for reduction, found in zip(("max", "mean"), of_layer):
+        for reduction, result in zip(("max", "mean"), of_layer):
             expected = probed_scores(fs.lm.decoder, *embedded, Probe(layer, rows, visual, reduction))
-            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(scores[0], scores[-1], atol=1e-3), "canary: layers differ"
 
 

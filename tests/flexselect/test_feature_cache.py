@@ -24,20 +24,20 @@ def encoded(tokens=6, seed=0):
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "videos").mkdir()
-    found = [tmp_path / "videos" / f"{i}.mp4" for i in range(4)]
-    for i, file in enumerate(found):
+    result = [tmp_path / "videos" / f"{i}.mp4" for i in range(4)]
+    for i, file in enumerate(result):
         file.write_bytes(bytes(i + 1))
-    return found
+    return result
 
 
 def test_what_was_put_comes_back(tmp_path, files):
     cache = FeatureCache(tmp_path / "cache", 1, {"weights": "a"})
     assert cache.get(files[0], PREFIX) is None
     cache.put(files[0], encoded())
-    found = cache.get(files[0], PREFIX)
-    assert torch.equal(found.features, encoded().features) and found.features.dtype == torch.bfloat16
-    assert (found.grid, found.seconds_per_unit, found.delimiters) == ((3, 1, 2), 0.5, ())
-    assert found.sampling == encoded().sampling == {"grid": [3, 1, 2], "frames": 6, "fps": 1.0}
+    result = cache.get(files[0], PREFIX)
+    assert torch.equal(result.features, encoded().features) and result.features.dtype == torch.bfloat16
+    assert (result.grid, result.seconds_per_unit, result.delimiters) == ((3, 1, 2), 0.5, ())
+    assert result.sampling == encoded().sampling == {"grid": [3, 1, 2], "frames": 6, "fps": 1.0}
     assert cache.get(files[1], PREFIX) is None
 
 

@@ -117,9 +117,9 @@ def open_lite_case(golden, family, name, **options):
         **options,
     )
     tensors = load_file(folder / f"case_lite_{name}.safetensors")
-    own = {"selector_input_ids": tensors["selector_input_ids"]} if "selector_input_ids" in tensors else {}
+    original = {"selector_input_ids": tensors["selector_input_ids"]} if "selector_input_ids" in tensors else {}
     vision = vision_inputs(golden, family, case)
-    return fs, fs.prompt_from_tensors(input_ids=tensors["input_ids"], **vision, **own), tensors
+    return fs, fs.prompt_from_tensors(input_ids=tensors["input_ids"], **vision, **original), tensors
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -160,9 +160,9 @@ def test_what_a_selector_sees(large_golden, family):
 
 def test_a_selector_reads_the_prompt_with_its_own_tokenizer(golden):
     fs, prompt, expected = open_lite_case(golden, "internvl2_5", "max_1set")
-    given = fs.scorer.split(expected["selector_input_ids"])
+    arguments = fs.scorer.split(expected["selector_input_ids"])
     read = fs.scorer._read(prompt.prefix_ids), fs.scorer._read(prompt.query_ids)
-    assert all(torch.equal(one, two) for one, two in zip(given, read))
+    assert all(torch.equal(one, two) for one, two in zip(arguments, read))
 
 
 def test_positions_of_qwen2_5_vl(golden):

@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.measure import extra_megabytes
 from flexselect import ranking
 from flexselect.ranking import hard_rank, soft_rank, spearman, spearman_loss
 from flexselect.training.losses import LOSSES, l1_loss, l2_loss, listwise_loss
+from tests.processes import server
 
 RELEASED = {"spearman": spearman_loss, "l1": l1_loss, "l2_plus_spearman": l2_loss}
 CASES = ("hand5", "l1_equal_entries", "llava_scores_max", "llava_scores_mean", "near_temperature", "perfect")
@@ -47,17 +49,17 @@ def test_released_ranks(golden, case):
 def test_blocks_do_not_matter(monkeypatch):
     x = torch.rand(300, dtype=torch.float64) * 1e-3
     weights = torch.rand(300, dtype=torch.float64)
-    found = {}
+    result = {}
     for block in (300 * 300, 300 * 7, 1):
         monkeypatch.setattr(ranking, "BLOCK", block)
         leaf = x.clone().requires_grad_()
         ranks = soft_rank(leaf)
         (ranks * weights).sum().backward()
-        found[block] = ranks.detach(), leaf.grad
+        result[block] = ranks.detach(), leaf.grad
     leaf = x.clone().requires_grad_()
     ranks = plain(leaf)
     (ranks * weights).sum().backward()
-    for values, gradients in found.values():
+    for values, gradients in result.values():
         torch.testing.assert_close(values, ranks.detach())
         torch.testing.assert_close(gradients, leaf.grad)
     assert leaf.grad.abs().max() > 1, "canary"
@@ -65,17 +67,21 @@ def test_blocks_do_not_matter(monkeypatch):
 
 def test_memory_is_linear():
     """8,000 tokens in pairs would take 256 MB a tensor."""
-    import subprocess
-    import sys
+    extra, pipe = server().Pipe()
+    process = server().Process(target=extra_memory, args=[pipe])
+    process.start()
+    assert extra.recv() < 64
+    process.join()
 
-    code = (
-        "import torch; from flexselect.ranking import spearman_loss\n"
-        "def peak(): return int(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1]) / 1024\n"
-        "x = torch.rand(8000, requires_grad=True); spearman_loss(x[:50], torch.rand(50)).backward()\n"
-        "before = peak(); spearman_loss(x, torch.rand(8000)).backward(); print(peak() - before)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert float(out) < 64
+
+def extra_memory(pipe):
+    """In a process of its own: the megabytes that the loss and its gradient take."""
+    x = torch.rand(8000, requires_grad=True)
+    spearman_loss(x[:50], torch.rand(50)).backward()
+    measured = []
+    with extra_megabytes(measured):
+        spearman_loss(x, torch.rand(8000)).backward()
+    pipe.send(measured[0])
 
 
 def test_a_low_temperature_gives_the_ranks_of_a_sort():

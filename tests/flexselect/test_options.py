@@ -131,8 +131,8 @@ def test_to_add_an_option_is_to_touch_one_file(tmp_path):
             shutil.copy(ROOT / name, tmp_path / name)
     file = tmp_path / "flexselect" / "options.py"
     source = file.read_text().replace("    scoring_only: bool =", "    made_up: int = 2\n    scoring_only: bool =", 1)
-    said = "        made_up: nothing.\n        scoring_only: load"
-    file.write_text(source.replace("        scoring_only: load", said, 1))
+    output = "        made_up: nothing.\n        scoring_only: load"
+    file.write_text(source.replace("        scoring_only: load", output, 1))
     done = subprocess.run([sys.executable, "-c", MADE_UP], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "made_up: 4" in done.stdout

@@ -255,5 +255,5 @@ def test_frames_are_normalised_where_they_are(load):
     prompter = load().lm.prompter
     clip = prompter.clip(prompter.resize(tiny.frames(4, 56, 84)))
     here = prompter.pixel_values(clip, 0, clip.num_units)
-    there = prompter.pixel_values(clip.to("meta"), 0, clip.num_units)
-    assert there.device.type == "meta" and there.shape == here.shape and there.dtype == here.dtype
+    present = prompter.pixel_values(clip.to("meta"), 0, clip.num_units)
+    assert present.device.type == "meta" and present.shape == here.shape and present.dtype == here.dtype

@@ -74,13 +74,13 @@ def test_the_timestamp_of_a_unit_without_kept_tokens_goes_with_it(fs):
 @torch.inference_mode()
 def test_dense_equals_the_models_own_forward_from_pixels(fs):
     some = prompt(fs)
-    given = tensors(fs, some)
-    kinds = (given["input_ids"] == fs.lm.visual_id).int() * 2
-    own = fs.lm.model(**given, mm_token_type_ids=kinds, attention_mask=torch.ones_like(given["input_ids"]))
-    torch.testing.assert_close(fs.next_token_logits(some), own.logits[0, -1], atol=1e-5, rtol=1e-4)
+    arguments = tensors(fs, some)
+    kinds = (arguments["input_ids"] == fs.lm.visual_id).int() * 2
+    original = fs.lm.model(**arguments, mm_token_type_ids=kinds, attention_mask=torch.ones_like(arguments["input_ids"]))
+    torch.testing.assert_close(fs.next_token_logits(some), original.logits[0, -1], atol=1e-5, rtol=1e-4)
     layout = fs.encode(some).layout(some.query_ids, fs.lm.visual_id)
-    grid = given["video_grid_thw"]
-    expected = fs.lm.model.model.get_rope_index(given["input_ids"], mm_token_type_ids=kinds, video_grid_thw=grid)[0]
+    grid = arguments["video_grid_thw"]
+    expected = fs.lm.model.model.get_rope_index(arguments["input_ids"], mm_token_type_ids=kinds, video_grid_thw=grid)[0]
     assert torch.equal(fs.lm.position_ids(layout, some.clip.grid, 1.0), expected[:, 0])
 
 
@@ -98,9 +98,9 @@ def test_a_prepared_prompt_is_the_same_prompt(fs):
 
 
 def test_a_prompt_that_does_not_fit_its_grid_is_refused(fs):
-    given = tensors(fs, prompt(fs))
+    arguments = tensors(fs, prompt(fs))
     with pytest.raises(ValueError, match=r"runs of \[6, 6, 6, 6, 6, 6, 6\] .* needs text and then 6 runs of 6"):
-        fs.prompt_from_tensors(**{**given, "video_grid_thw": torch.tensor([[6, 4, 6]])})
+        fs.prompt_from_tensors(**{**arguments, "video_grid_thw": torch.tensor([[6, 4, 6]])})
 
 
 def test_deepstack_features_are_cut_to_the_kept_tokens(fs):
@@ -135,8 +135,8 @@ def test_sets_whose_timestamps_differ_in_length(fs):
     assert len(lengths) == 2, "canary: the prompt has timestamps of both lengths"
     one_by_one, sets = ReferenceLayerScorer(fs.lm, 2, "max", tokens_per_batch=1), fs.frame_sets(encoded)
     assert len(sets) > 1
-    (expected,), (found,) = (s.score_many(encoded, [some.query_ids], sets) for s in (one_by_one, fs.scorer))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    (expected,), (result,) = (s.score_many(encoded, [some.query_ids], sets) for s in (one_by_one, fs.scorer))
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_unknown_times_are_as_sampled(fs):

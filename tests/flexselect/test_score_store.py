@@ -77,12 +77,12 @@ def test_a_clip_without_scores_says_why_until_it_has_some(store):
 def test_other_settings_are_refused_with_both_values(store):
     moved = {**SETTINGS, "path": "elsewhere"}
     ScoreStore.create(store.folder, moved)
-    for other, said in (
+    for other, output in (
         ({"reference_layer": 3}, "reference_layer was 2, is 3"),
         ({"weights": "b", "path": "y"}, "weights was a, is b; model at x, at y"),
         ({"family": {"max_frames": 32}}, "family.max_frames was 64, is 32"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=output):
             ScoreStore.create(store.folder, {**SETTINGS, **other})
 
 

@@ -74,8 +74,8 @@ def test_a_batch_has_a_limit(load):
     fs.scorer.tokens_per_batch = 1
     run = fs.scorer._run
     fs.scorer._run = lambda features, *rest: batch_sizes.append(len(features)) or run(features, *rest)
-    (found,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
-    torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-4)
+    (result,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
+    torch.testing.assert_close(result, whole, atol=1e-6, rtol=1e-4)
     assert set(batch_sizes) == {1} and len(batch_sizes) > 1
 
 

@@ -61,9 +61,9 @@ def test_scores_with_gradients_are_the_same_scores(made):
     embeddings[layout.visual] = encoded.selector_features
     where = fs.lm.position_ids(layout, prompt.clip.grid, 1.0)
     where = where[:, None] if len(where) > 1 else where
-    found = selector(embeddings[None], where, layout.query_rows, layout.span)
-    assert found.requires_grad
-    torch.testing.assert_close(found[0], fs.select(prompt).scores)
+    result = selector(embeddings[None], where, layout.query_rows, layout.span)
+    assert result.requires_grad
+    torch.testing.assert_close(result[0], fs.select(prompt).scores)
     selector.decoder.set_attn_implementation("eager")
     weights = selector.decoder(
         inputs_embeds=embeddings[None],
@@ -73,7 +73,7 @@ def test_scores_with_gradients_are_the_same_scores(made):
     ).attentions[-1]
     selector.decoder.set_attn_implementation(PROBED)
     expected = weights[0, :, layout.span.stop :, layout.span].amax((0, 1))
-    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(result[0], expected, atol=1e-6, rtol=1e-4)
 
 
 def test_gradient_checkpointing_changes_nothing(made):
@@ -133,7 +133,7 @@ def test_no_selector_can_be_made_for_every_family(tmp_path):
 
 def test_pushed_to_the_hub_with_its_card(made, tmp_path, monkeypatch):
     _, folder, _ = made
-    said = {
+    output = {
         "teacher": "a/b",
         "layer": 20,
         "reduction": "max",
@@ -158,13 +158,13 @@ def test_pushed_to_the_hub_with_its_card(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr("flexselect.selectors.lite_selector.HfApi", Hub)
     selector = LiteSelector.from_pretrained(str(folder))
-    selector.config.training = said
+    selector.config.training = output
     assert selector.push_to_hub("me/selector", private=True, token="t") == "hub/me/selector"
     assert calls == ["t", ("me/selector", True)]
     card = (tmp_path / "hub" / "README.md").read_text()
     assert "base_model: a/b" in card and "layer 20 of `a/b`" in card and "| 7 steps, loss `l1` |" in card
     again = LiteSelector.from_pretrained(str(tmp_path / "hub"))
-    assert again.config.training == said
+    assert again.config.training == output
     assert all(torch.equal(one, two) for one, two in zip(again.state_dict().values(), selector.state_dict().values()))
 
 

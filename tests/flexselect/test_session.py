@@ -80,9 +80,9 @@ def test_only_the_rows_of_the_question_run(load):
 def test_states_may_lie_elsewhere_and_keep_must_be_known(load):
     fs = load(selector="self", budget=6)
     frames = tiny.frames(4)
-    here, there = fs.open(frames, keep="scores_kv"), fs.open(frames, keep="scores_kv", keep_on="cpu")
-    assert_near(here.select(QUESTIONS[0]).scores, there.select(QUESTIONS[0]).scores)
-    assert here.num_bytes == there.num_bytes
+    here, present = fs.open(frames, keep="scores_kv"), fs.open(frames, keep="scores_kv", keep_on="cpu")
+    assert_near(here.select(QUESTIONS[0]).scores, present.select(QUESTIONS[0]).scores)
+    assert here.num_bytes == present.num_bytes
     with pytest.raises(ValueError, match="keep must be one of nothing, features, scores_kv, got 'all'"):
         fs.open(frames, keep="all")
     dense = load(selector=None).open(frames, keep="scores_kv")
@@ -97,13 +97,13 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
     whole = fs.encode(VideoPrompt(prompter.clip(frames, seconds), prompter.prefix_ids, torch.empty(0).long()))
     fs.lm.units_per_step = 2
     session = fs.open_source(FrameStream(13, seconds, lambda: iter(frames.split(5))))
-    found = session.encode()
-    torch.testing.assert_close(found.features, whole.features, atol=1e-6, rtol=1e-6)
+    result = session.encode()
+    torch.testing.assert_close(result.features, whole.features, atol=1e-6, rtol=1e-6)
     for name in ("grid", "seconds_per_unit", "sampling"):
-        assert getattr(found, name) == getattr(whole, name)
-    assert len(found.delimiters) == len(whole.delimiters)
-    for actual, theirs in zip(found.delimiters, whole.delimiters):
-        assert torch.equal(actual[0], theirs[0]) and torch.equal(actual[1], theirs[1])
+        assert getattr(result, name) == getattr(whole, name)
+    assert len(result.delimiters) == len(whole.delimiters)
+    for actual, expected in zip(result.delimiters, whole.delimiters):
+        assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1], expected[1])
     assert torch.equal(session.read_clip().pixels, prompter.clip(frames, seconds).pixels)
 
 
@@ -159,8 +159,8 @@ def test_a_session_of_another_selector_is_refused(lite, tmp_path):
     other.scorer.selector.config._name_or_path = other.scorer.selector.name_or_path = str(tmp_path / "other")
     for keep in ("features", "scores_kv"):
         one.open(tiny.frames(8, 56, 84), keep=keep).save(tmp_path / "talk.session")
-        own = one.load_session(tmp_path / "talk.session")
-        assert own.num_bytes["scores_kv"] == 0 if keep == "features" else own.num_bytes["scores_kv"] > 0
+        original = one.load_session(tmp_path / "talk.session")
+        assert original.num_bytes["scores_kv"] == 0 if keep == "features" else original.num_bytes["scores_kv"] > 0
         other.family.path = one.family.path  # the same VideoLLM
         with pytest.raises(ValueError, match=r"saved by another model \(selector"):
             other.load_session(tmp_path / "talk.session")
@@ -224,7 +224,7 @@ def test_options_may_be_asked_together(load):
     fs = load(selector="self", budget=6)
     session, options = fs.open(tiny.frames(4, 56, 84)), [("red", "blue"), ()]
     together = session.ask_all(["Which?", "Why?"], 3, options)
-    alone = [session.ask(question, 3, its) for question, its in zip(["Which?", "Why?"], options)]
+    alone = [session.ask(question, 3, texts) for question, texts in zip(["Which?", "Why?"], options)]
     assert [a.text for a in together] == [a.text for a in alone]
 
 
@@ -235,12 +235,12 @@ def test_questions_asked_together_are_answered_as_one_by_one(load):
         sessions = [fs.open(tiny.frames(n, 56, 84, seed=n), range(n)) for n in (4, 10)]
         asked = [(sessions[i % 2], question) for i, question in enumerate((*QUESTIONS, "Why?"))]
         together = fs.ask_all(asked, max_new_tokens=6)
-        for (session, question), found in zip(asked, together):
+        for (session, question), result in zip(asked, together):
             alone = session.ask(question, max_new_tokens=6)
-            assert found.text == alone.text and found.num_kept_tokens == alone.num_kept_tokens
-            assert set(found.timings) == set(alone.timings)
+            assert result.text == alone.text and result.num_kept_tokens == alone.num_kept_tokens
+            assert set(result.timings) == set(alone.timings)
             if selector:
-                assert torch.equal(found.selection.kept, alone.selection.kept)
+                assert torch.equal(result.selection.kept, alone.selection.kept)
         assert [a.text for a in sessions[0].ask_all(QUESTIONS, 6)] == [sessions[0].ask(q, 6).text for q in QUESTIONS]
 
 
@@ -252,8 +252,8 @@ def test_padding_changes_no_logits_and_no_end(load):
     prompts = [lm.assemble(session.encode(), *both, fs.positions) for both in zip(queries, chosen)]
     both = left_padded(prompts)
     assert (both["attention_mask"].sum(1) == torch.tensor([p["input_ids"].shape[1] for p in prompts])).all()
-    expected, found = lm.next_token_logits(prompts[0]), lm.next_token_logits(both)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    expected, result = lm.next_token_logits(prompts[0]), lm.next_token_logits(both)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
     unmasked = lm.next_token_logits({**both, "attention_mask": torch.ones_like(both["attention_mask"])})
     assert float((unmasked - expected).abs().max()) > 1e-3, "canary: the padding is seen without the mask"
     (first, *_), _ = lm.generate(both, 4, lambda: None)

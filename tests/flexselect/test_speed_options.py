@@ -27,7 +27,7 @@ def test_a_static_cache(load):
     seen = []
     fs = load(selector="self", budget=6, units_per_set=4, cache_implementation="static")
     generate = fs.lm.model.generate
-    fs.lm.model.generate = lambda **given: seen.append(given["cache_implementation"]) or generate(**given)
+    fs.lm.model.generate = lambda **arguments: seen.append(arguments["cache_implementation"]) or generate(**arguments)
     plain = answered(load(selector="self", budget=6, units_per_set=4))
     same(answered(fs), plain)
     assert seen == ["static"] * 2

@@ -55,8 +55,8 @@ def test_mcnemar_is_the_binomial_test(b, c, p):
 
 
 def row(correct, kind="a", **more):
-    given = {"correct": correct, "video": "v", "parsed": "A", "groups": {"kind": kind}, "error": None}
-    return {**given, "multiple_choice": True, **more}
+    arguments = {"correct": correct, "video": "v", "parsed": "A", "groups": {"kind": kind}, "error": None}
+    return {**arguments, "multiple_choice": True, **more}
 
 
 def test_results_of_predictions():
@@ -74,8 +74,8 @@ def test_results_of_predictions():
 
 def test_reasons_are_told_in_a_line_that_can_be_read():
     reasons = [f"row {i} of the annotations: {word} " + "of several words " * 20 for i, word in enumerate("abbcccdddd")]
-    said = table(summarise([row(None, error=reason) for reason in reasons]), "run")
-    (line,) = [line for line in said.split("\n") if "do not count" in line]
+    output = table(summarise([row(None, error=reason) for reason in reasons]), "run")
+    (line,) = [line for line in output.split("\n") if "do not count" in line]
     assert "10 rows do not count: 4 d of" in line and line.index("3 c of") < line.index("2 b of") and len(line) < 450
     assert len(re.findall(r" (of|several|words) \.\.\.", line)) == 3, "no word is cut"
     assert ", 1 for other reasons" in line

@@ -140,14 +140,14 @@ def test_the_teacher_is_the_one_that_the_selector_was_trained_with(videos, train
     session = fs.open(next(videos.glob("*.mp4")))
     selection = session.select("Which shape is red?")
     assert len(selection.sets) > 1
-    found = teacher_selection(session, "Which shape is red?", selection).scores
+    result = teacher_selection(session, "Which shape is red?", selection).scores
     asked = trained or {"layer": fs.family.default_reference_layer, "reduction": fs.scorer.selector.config.reduction}
     scorer = ReferenceLayerScorer(fs.lm, asked["layer"], asked["reduction"])
     query = fs.lm.prompter.query_ids("Which shape is red?")
     (expected,) = scorer.score_many(session.encode(), [query], selection.sets)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
     (other,) = ReferenceLayerScorer(fs.lm, 2, "mean").score_many(session.encode(), [query], selection.sets)
-    assert not torch.allclose(found, other, rtol=1e-2), "canary: the layer matters"
+    assert not torch.allclose(result, other, rtol=1e-2), "canary: the layer matters"
 
 
 def test_a_control_has_no_scores_to_draw(load, tmp_path):

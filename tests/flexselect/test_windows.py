@@ -28,8 +28,8 @@ def test_batched_windows_equal_transformers_own(name, tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "scaled_dot_product_attention", actual)
     batched = fs.open(frames, range(12)).encode().features
     tower.config._attn_implementation_internal = "sdpa"
-    own = counted("own", torch.nn.functional.scaled_dot_product_attention)
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", own)
+    original = counted("own", torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", original)
     plain = fs.open(frames, range(12)).encode().features
     assert float((batched - plain).abs().max()) <= 1e-5 * float(plain.abs().max())
     assert 0 < 3 * calls["ours"] <= calls["own"]

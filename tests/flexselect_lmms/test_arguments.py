@@ -24,10 +24,16 @@ KINDS = {"videomme": VideoMME, "mlvu": MLVU, "lvbench": LVBench, "longvideobench
 
 
 def test_own_and_released_names(caplog):
-    own = {"selector": "self", "budget": 7040, "reference_layer": 20, "reduction": "token_selection", "max_frames": 512}
+    original = {
+        "selector": "self",
+        "budget": 7040,
+        "reference_layer": 20,
+        "reduction": "token_selection",
+        "max_frames": 512,
+    }
     released = {"use_token_selector": True, "token_selector_path": "self", "tkn_budget": 7040}
     released |= {"token_selector_layer": 20, "drop_func_name": "token_selection", "max_frames_num": 512}
-    assert options(own) == options(released) == own
+    assert options(original) == options(released) == original
     assert options({"use_token_selector": False, "token_selector_path": "self"}) == {"selector": None}
     assert options({"selector": "None", "fps": 1.0}) == {"selector": None, "fps": 1.0}
     assert options({"use_flash_attention_2": True}) == {"attn_implementation": "flash_attention_2"}
@@ -58,10 +64,12 @@ def test_identity_tells_weights_apart(caplog):
 def test_the_command_is_printed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["flexselect_lmms", DEMO, SELECTOR])
     runpy.run_module("flexselect_lmms", run_name="__main__")
-    said = capsys.readouterr().out
-    assert f"pretrained={DEMO},selector={SELECTOR},weights={identity(DEMO, SELECTOR)}" in said
-    assert "--tasks videomme_flexselect,mlvu_dev_flexselect,lvbench_flexselect,longvideobench_val_v_flexselect " in said
-    assert "--include_path" in said
+    output = capsys.readouterr().out
+    assert f"pretrained={DEMO},selector={SELECTOR},weights={identity(DEMO, SELECTOR)}" in output
+    assert (
+        "--tasks videomme_flexselect,mlvu_dev_flexselect,lvbench_flexselect,longvideobench_val_v_flexselect " in output
+    )
+    assert "--include_path" in output
 
 
 @pytest.fixture
@@ -87,8 +95,8 @@ def test_own_tasks_put_questions_as_the_paper_protocol(home, tmp_path, name):
         by_prompt = {question.text: question for question in data.questions}
         docs = read_rows(str(data.format.table()))
         assert len(docs) == 12 and all(text(doc, chosen) in by_prompt for doc in docs)
-    found = [result(doc, ["B"])["accuracy"]["right"] for doc in docs]
-    assert found == [data.format.to_question(doc).answer == "B" for doc in docs] and any(found) and not all(found)
+    results = [result(doc, ["B"])["accuracy"]["right"] for doc in docs]
+    assert results == [data.format.to_question(doc).answer == "B" for doc in docs] and any(results) and not all(results)
     assert result(docs[0], ["?"]) == {**result(docs[0], ["?"]), "unparsed": 1.0}
     assert video(docs[0]) == [str(root / data.format.to_question(docs[0]).video)]
 

@@ -41,9 +41,9 @@ def home(tmp_path_factory):
             rows = rows.add_column("video_path", [endings[row["key"]] for row in rows])
         rows.to_parquet(str(home / "tasks" / f"{name}.parquet"))
         stock = next(STOCK.rglob(f"{NAMES[name]}.yaml"))
-        own = [TASKS / f"{NAMES[name]}_flexselect.yaml"]
-        own += TASKS.glob("longvideobench_val_v_sub_*.yaml") if name == "LongVideoBench" else ()
-        for base, ending in ((stock, "_local"), *((file, "_local") for file in own)):
+        original = [TASKS / f"{NAMES[name]}_flexselect.yaml"]
+        original += TASKS.glob("longvideobench_val_v_sub_*.yaml") if name == "LongVideoBench" else ()
+        for base, ending in ((stock, "_local"), *((file, "_local") for file in original)):
             lines = f"include: {base}\ntask: {base.stem}{ending}\ndataset_path: parquet\n"
             files = f"{SPLITS.get(name, 'test')}: {home / 'tasks' / f'{name}.parquet'}"
             (home / "tasks" / f"{base.stem}{ending}.yaml").write_text(
@@ -62,9 +62,9 @@ def harness(home, out, tasks, arguments=f"pretrained={DEMO},selector=self,dtype=
     )
     variables = {**os.environ, **offline, "HF_HOME": str(home), "LMMS_EVAL_DATASETS_CACHE": str(home / "arrow")}
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=variables, capture_output=True, text=True, timeout=500)
-    found = sorted(out.rglob("*_results.json"))
-    assert found, done.stdout[-3000:] + done.stderr[-3000:]  # a run that failed exits with 0
-    results = json.loads(found[-1].read_text())["results"]
+    result = sorted(out.rglob("*_results.json"))
+    assert result, done.stdout[-3000:] + done.stderr[-3000:]  # a run that failed exits with 0
+    results = json.loads(result[-1].read_text())["results"]
     rows = {}
     for task in tasks:
         (file,) = out.rglob(f"*_samples_{task}.jsonl")
@@ -94,17 +94,19 @@ def test_stock_tasks_answer_as_the_lmms_protocol(home, asked, tmp_path, monkeypa
     monkeypatch.chdir(ROOT)
     _, rows, _ = asked
     results, mine = native(home, tmp_path, name, "lmms")
-    theirs = rows[f"{NAMES[name]}_local"]
-    assert [row["filtered_resps"] for row in theirs] == [row["answer"] for row in mine]
+    expected = rows[f"{NAMES[name]}_local"]
+    assert [row["filtered_resps"] for row in expected] == [row["answer"] for row in mine]
     assert len({row["answer"] for row in mine}) > 2  # canary: a model that always says the same would show nothing
-    for row, own in zip(theirs, mine):
-        assert own["question"] in row["input"]
-        found = next(row[metric] for metric in row if metric.endswith(("_score", "_acc")))
+    for row, original in zip(expected, mine):
+        assert original["question"] in row["input"]
+        result = next(row[metric] for metric in row if metric.endswith(("_score", "_acc")))
         if name == "LVBench":
-            assert found == own["correct"]
+            assert result == original["correct"]
         else:
-            read = found.get("pred_answer", found.get("parsed_pred"))
-            assert read == own["parsed"] or own["parsed"] is None  # LongVideoBench draws a letter where none is read
+            read = result.get("pred_answer", result.get("parsed_pred"))
+            assert (
+                read == original["parsed"] or original["parsed"] is None
+            )  # LongVideoBench draws a letter where none is read
     assert results["questions"] == 12
 
 
@@ -138,10 +140,10 @@ def test_released_names_two_processes_and_the_response_cache(home, asked, tmp_pa
     known += f",tkn_budget=112,token_selector_layer=1,dtype=float32,weights={identity(DEMO, 'self')}"
     cache = ["--use_cache", tmp_path / "cache"]
     two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", "-m")
-    _, cold, said = harness(home, tmp_path / "cold", ["lvbench_local"], known, *cache, launch=two)
-    assert "FlexSelect: 100%" in said
-    _, warm, said = harness(home, tmp_path / "warm", ["lvbench_local"], known, *cache)
-    assert "FlexSelect: 100%" not in said
+    _, cold, output = harness(home, tmp_path / "cold", ["lvbench_local"], known, *cache, launch=two)
+    assert "FlexSelect: 100%" in output
+    _, warm, output = harness(home, tmp_path / "warm", ["lvbench_local"], known, *cache)
+    assert "FlexSelect: 100%" not in output
     by_id = lambda rows: {row["doc_id"]: row["filtered_resps"] for row in rows["lvbench_local"]}  # noqa: E731
     assert by_id(cold) == by_id(warm) == by_id(asked[1]) and len(by_id(cold)) == 12
 
@@ -156,10 +158,10 @@ def test_a_broken_video_is_answered_with_nothing(home, tmp_path):
     contents = video.read_bytes()
     video.write_bytes(b"no video")
     try:
-        _, rows, said = harness(home, tmp_path, ["videomme_flexselect_local"])
+        _, rows, output = harness(home, tmp_path, ["videomme_flexselect_local"])
     finally:
         video.write_bytes(contents)
-    assert "v0.mp4: is not a video" in said and "its questions are answered with nothing" in said
+    assert "v0.mp4: is not a video" in output and "its questions are answered with nothing" in output
     answers = [row["filtered_resps"] for row in rows["videomme_flexselect_local"]]
     assert answers[:4] == [""] * 4 and all(answers[4:])
     assert [row["unparsed"] for row in rows["videomme_flexselect_local"]][:4] == [1.0] * 4

@@ -36,9 +36,9 @@ def clips(tmp_path_factory):
 
 
 def ask(verb, qwen, clips, out, *more):
-    given = ["--family.path", str(qwen[1]), "--data.annotations", str(clips / "annotations.jsonl")]
-    given += ["--output_dir", str(out), "--model.max_new_tokens", "4", *more]
-    return [verb, "--config", "configs/demo/self.yaml", *given]
+    arguments = ["--family.path", str(qwen[1]), "--data.annotations", str(clips / "annotations.jsonl")]
+    arguments += ["--output_dir", str(out), "--model.max_new_tokens", "4", *more]
+    return [verb, "--config", "configs/demo/self.yaml", *arguments]
 
 
 def lines(folder, names="*.jsonl"):
@@ -161,17 +161,17 @@ def stopped(process, signum, when):
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.02)
     process.send_signal(signum)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum and "Traceback" not in said, said[-3000:]
-    return said
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and "Traceback" not in output, output[-3000:]
+    return output
 
 
 def test_two_processes_end_together(qwen, clips, tmp_path):
     both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     process = Run(ask("predict", qwen, clips, tmp_path, *both))
     stopped(process, signal.SIGTERM, lambda: len(lines(tmp_path, "part-*.jsonl")) >= 3)
-    there = lines(tmp_path, "part-*.jsonl")
-    assert len({row["id"] for row in there}) == len(there) < 24
+    present = lines(tmp_path, "part-*.jsonl")
+    assert len({row["id"] for row in present}) == len(present) < 24
     assert cli.main(ask("predict", qwen, clips, tmp_path)) == 0
     rows = lines(tmp_path, "predictions.jsonl")
     assert len(rows) == len({row["id"] for row in rows}) == 24 and not list(tmp_path.glob("part-*"))
@@ -184,5 +184,5 @@ def test_slurm_is_asked_to_put_the_job_back(qwen, clips, tmp_path):
     (tools / "scontrol").chmod(0o755)
     job = {"SLURM_JOB_ID": "77", "PATH": f"{tools}:{os.environ['PATH']}"}
     process = Run(ask("predict", qwen, clips, tmp_path / "out"), **job)
-    said = stopped(process, signal.SIGUSR1, lambda: len(lines(tmp_path / "out")) >= 3)
-    assert asked.read_text() == "requeue 77\n" and "job 77 is in the queue again" in said
+    output = stopped(process, signal.SIGUSR1, lambda: len(lines(tmp_path / "out")) >= 3)
+    assert asked.read_text() == "requeue 77\n" and "job 77 is in the queue again" in output

@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
     words = ["--data.clips", "12", "--output_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
     assert cli.main(["locate", "--config", "configs/demo/locate.yaml", *words]) == 0
-    found = json.loads((tmp_path / "locate.json").read_text())
-    mean, low = (found["by_reduction"]["max"][name] for name in ("mean", "low"))
-    assert len(mean) == 5 and mean[1] >= 0.95 and low[1] > 10 * found["chance"]
-    assert found["data"]["seed"] == 0 and found["data"]["units"] == 32 and found["weights"] and found["packages"]
-    assert found["recall"] == max(*mean, *found["by_reduction"]["mean"]["mean"]) and found["clips"] == 12
+    result = json.loads((tmp_path / "locate.json").read_text())
+    mean, low = (result["by_reduction"]["max"][name] for name in ("mean", "low"))
+    assert len(mean) == 5 and mean[1] >= 0.95 and low[1] > 10 * result["chance"]
+    assert result["data"]["seed"] == 0 and result["data"]["units"] == 32 and result["weights"] and result["packages"]
+    assert result["recall"] == max(*mean, *result["by_reduction"]["mean"]["mean"]) and result["clips"] == 12
     assert Image.open(tmp_path / "locate.png").size[0] > 500
     assert Image.open(tmp_path / "states_by_layer.png").size[0] > 500
     (video,) = write_needle_videos(tmp_path, videos=1, patches=8, questions=1).parent.glob("*.mp4")
@@ -35,8 +35,8 @@ def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
     assert cli.main(ask) == 0
     settings = json.loads((tmp_path / "answers" / "settings.json").read_text())
     assert {name: settings[name] for name in ("reference_layer", "reduction", "selector")} == {
-        "reference_layer": found["reference_layer"],
-        "reduction": found["reduction"],
+        "reference_layer": result["reference_layer"],
+        "reduction": result["reduction"],
         "selector": "self",
     }, "what was found, straight to another verb"
 
@@ -59,12 +59,12 @@ def test_pictures_and_videos_of_ones_own(tmp_path, checkpoint):
     write_needle_videos(tmp_path / "hay", videos=1, patches=8, questions=1)
     Image.fromarray(np.full((40, 50, 3), (0, 255, 0), np.uint8)).save(tmp_path / "green.png")
     (tmp_path / "needles.jsonl").write_text(json.dumps({"image": "green.png", "question": "Which colour?"}) + "\n")
-    given = {"needles": str(tmp_path / "needles.jsonl"), "haystacks": str(tmp_path / "hay")}
-    (clip,) = NeedleClips(family_of(str(checkpoint)), clips=1, units=4, **given).predict_dataloader()
+    arguments = {"needles": str(tmp_path / "needles.jsonl"), "haystacks": str(tmp_path / "hay")}
+    (clip,) = NeedleClips(family_of(str(checkpoint)), clips=1, units=4, **arguments).predict_dataloader()
     units = clip.prompt.clip.pixels.view(4, -1, 3).float().mean(1)
     assert units[clip.unit].tolist() == [0, 255, 0] and bool((units[: clip.unit, 0] > 20).all())
     (tmp_path / "hay" / "broken.mp4").write_text("words")
-    assert len(list(NeedleClips(family_of(str(checkpoint)), clips=6, units=4, **given).predict_dataloader())) == 6
+    assert len(list(NeedleClips(family_of(str(checkpoint)), clips=6, units=4, **arguments).predict_dataloader())) == 6
     for bad, why in (
         ({"haystacks": str(tmp_path / "none")}, "is no folder"),
         ({"clips": 0}, "clips must be at least 1, got 0"),
@@ -88,9 +88,9 @@ def table(folder, row):
 def test_the_layer_to_use():
     recalls = torch.zeros(50, 4, 2)
     recalls[:, 2, 1], recalls[:, 3, 0], recalls[::2, 1, 0] = 0.8, 0.8, 1.0
-    found = summary(recalls, chance=0.1)
-    assert (found["reference_layer"], found["reduction"]) == (2, "mean") and found["recall"] == pytest.approx(0.8)
-    of = found["by_reduction"]["max"]
+    result = summary(recalls, chance=0.1)
+    assert (result["reference_layer"], result["reduction"]) == (2, "mean") and result["recall"] == pytest.approx(0.8)
+    of = result["by_reduction"]["max"]
     assert of["low"][1] < 0.5 < of["high"][1] and of["low"][3] == pytest.approx(0.8)
 
 
@@ -99,10 +99,10 @@ def test_layers_are_told_apart_on_the_same_clips():
     recalls = torch.rand(24, 3, 2, generator=torch.Generator().manual_seed(0))
     recalls[:, 1] = recalls[:, 0] - 0.05
     recalls[:, 2, 0], recalls[:, :, 1] = recalls[:, 0, 0] + torch.linspace(-0.1, 0.09, 24), 0.0
-    found = summary(recalls, chance=0.1)
-    of = found["by_reduction"]["max"]
-    assert found["reference_layer"] == 0 and of["high"][1] > of["low"][0] and found["alike"] == [2]
-    assert "told apart from it by 24 clips: layers 2\n" in needle_table(found)
+    result = summary(recalls, chance=0.1)
+    of = result["by_reduction"]["max"]
+    assert result["reference_layer"] == 0 and of["high"][1] > of["low"][0] and result["alike"] == [2]
+    assert "told apart from it by 24 clips: layers 2\n" in needle_table(result)
 
 
 def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):
@@ -117,27 +117,27 @@ def accuracies(tmp_path, videos, patches, seed):
     quiet = ["--trainer.enable_progress_bar", "false"]
     clips = ["--data.clips", "24", "--data.units", str(patches), "--output_dir", str(tmp_path / "locate")]
     assert cli.main(["locate", "--config", "configs/demo/locate.yaml", *clips, *quiet]) == 0
-    found = json.loads((tmp_path / "locate" / "locate.json").read_text())
-    assert found["recall"] >= 0.95
+    result = json.loads((tmp_path / "locate" / "locate.json").read_text())
+    assert result["recall"] >= 0.95
     annotations = write_needle_videos(tmp_path, videos, patches, seed=seed)
     words = ["experiment", "--config", "configs/demo/layers.yaml", "--data.annotations", str(annotations), *quiet]
     words += ["--model.budget", "12", "--data.num_workers", "0", "--output_dir", str(tmp_path / "layers")]
     words += ["--model.feature_cache", str(tmp_path / "features")]
     assert cli.main(words) == 0
     files = [tmp_path / "layers" / f"layer_{layer}" / "results.json" for layer in range(5)]
-    return found["reference_layer"], [json.loads(file.read_text())["accuracy"] for file in files]
+    return result["reference_layer"], [json.loads(file.read_text())["accuracy"] for file in files]
 
 
 def test_the_layer_that_is_found_answers_well(tmp_path, monkeypatch):
     """On 48 questions the best two may change places by one question; the worst is far behind."""
     monkeypatch.chdir(ROOT)
-    found, accuracy = accuracies(tmp_path, videos=6, patches=64, seed=7)
-    assert accuracy[found] >= max(accuracy) - 1.01 / 48 and accuracy[found] > min(accuracy) + 0.05
+    result, accuracy = accuracies(tmp_path, videos=6, patches=64, seed=7)
+    assert accuracy[result] >= max(accuracy) - 1.01 / 48 and accuracy[result] > min(accuracy) + 0.05
 
 
 @pytest.mark.slow
 def test_the_layer_that_is_found_answers_best(tmp_path, monkeypatch):
     """On the demo's own 208 questions."""
     monkeypatch.chdir(ROOT)
-    found, accuracy = accuracies(tmp_path, videos=26, patches=256, seed=2026)
-    assert accuracy[found] == max(accuracy) > min(accuracy) + 0.05
+    result, accuracy = accuracies(tmp_path, videos=26, patches=256, seed=2026)
+    assert accuracy[result] == max(accuracy) > min(accuracy) + 0.05

@@ -99,8 +99,8 @@ def test_a_page_of_many_questions_shows_pictures_of_some(tmp_path):
 def test_nothing_kept_is_encoded_once_a_question(videos, tmp_path, monkeypatch):
     """Grid and times of a report come with the answer, not from the features once more."""
     encoded = []
-    given = FlexSelect.encode_source
-    monkeypatch.setattr(FlexSelect, "encode_source", lambda *all: encoded.append(1) or given(*all))
+    arguments = FlexSelect.encode_source
+    monkeypatch.setattr(FlexSelect, "encode_source", lambda *all: encoded.append(1) or arguments(*all))
     annotations = videos / "annotations.jsonl"
     assert run("predict", "self", annotations, videos, tmp_path, "--report", "--model.keep", "nothing") == 0
     assert len(encoded) == 8
@@ -118,9 +118,10 @@ def test_without_matplotlib_nothing_is_begun(verb, mode, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("words", [["locate", "self"], ["visualize", "locate"], ["predict", "locate", "--report"]])
 def test_a_verb_with_configs_of_another(words, tmp_path, capsys):
     verb, mode, *more = words
-    given = ["--data.video", "v.mp4", "--data.question", "?"] if mode == "self" else []
+    arguments = ["--data.video", "v.mp4", "--data.question", "?"] if mode == "self" else []
     assert (
-        cli.main([verb, "--config", DEMO.format(mode), "--output_dir", str(tmp_path), *given, *more]) == cli.BAD_USAGE
+        cli.main([verb, "--config", DEMO.format(mode), "--output_dir", str(tmp_path), *arguments, *more])
+        == cli.BAD_USAGE
     )
     assert "is for a model of" in capsys.readouterr().err
 

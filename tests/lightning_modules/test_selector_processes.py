@@ -22,9 +22,9 @@ def clips(tmp_path_factory):
 
 def run(arguments, status=0):
     process = Run(arguments)
-    _, said = process.communicate()
-    assert process.returncode == status, said[-3000:]
-    return said
+    _, output = process.communicate()
+    assert process.returncode == status, output[-3000:]
+    return output
 
 
 BOTH = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
@@ -55,9 +55,9 @@ def test_two_processes_are_one(qwen, clips, tmp_path):
     assert set(grads[0]) == set(grads[1]) and len(grads[0]) > 10
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-5 * float(grad.abs().max()), rtol=1e-4)
-    ours, theirs = metrics(one), metrics(two)
-    assert len(ours) > 20 and set(ours) == set(theirs)
-    assert ours == pytest.approx(theirs, abs=1e-6)
+    actual, expected = metrics(one), metrics(two)
+    assert len(actual) > 20 and set(actual) == set(expected)
+    assert actual == pytest.approx(expected, abs=1e-6)
     exported = (two / "selector" / "model.safetensors").read_bytes()
     assert len(exported) == len((one / "selector" / "model.safetensors").read_bytes())
 
@@ -83,8 +83,8 @@ def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, whole, tmp_path, 
     die = keep(broken, "--trainer.callbacks.die_at", str(die_at))
     run(fit_words(qwen, clips, broken, *options, *die), -signal.SIGKILL)
     assert last(broken)["global_step"] == saved
-    said = run(fit_words(qwen, clips, broken, *options))
-    assert f"going on from {broken / 'checkpoints' / 'last.ckpt'}" in said and f"going on from step {saved}" in said
+    output = run(fit_words(qwen, clips, broken, *options))
+    assert f"going on from {broken / 'checkpoints' / 'last.ckpt'}" in output and f"going on from step {saved}" in output
     ends = [last(out) for out in (whole, broken)]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 12
     for name, weight in ends[0]["state_dict"].items():
@@ -99,8 +99,8 @@ def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, whole, tmp_path, 
 def test_a_training_that_is_done_is_not_begun(qwen, clips, tmp_path):
     run(fit_words(qwen, clips, tmp_path, "--data.batch_size", "2"))
     assert last(tmp_path)["global_step"] == 6
-    said = run(fit_words(qwen, clips, tmp_path, "--data.batch_size", "2"))
-    assert "nothing left to train" in said
+    output = run(fit_words(qwen, clips, tmp_path, "--data.batch_size", "2"))
+    assert "nothing left to train" in output
 
 
 def loss_curve(out):
@@ -120,13 +120,13 @@ def test_an_ended_epoch_is_gone_on_with_too(qwen, clips, tmp_path):
 
 def test_another_training_is_not_gone_on_with(qwen, clips, tmp_path):
     run(fit_words(qwen, clips, tmp_path, "--data.batch_size", "6"))
-    said = run(fit_words(qwen, clips, tmp_path, "--data.batch_size", "6", "--model.loss", "l1"), status=2)
-    assert "loss was silog, is l1" in said and "another --output_dir" in said
+    output = run(fit_words(qwen, clips, tmp_path, "--data.batch_size", "6", "--model.loss", "l1"), status=2)
+    assert "loss was silog, is l1" in output and "another --output_dir" in output
     killed = ["--data.batch_size", "2", "--model.save_every", "1"]
     other = tmp_path / "other"
     run(fit_words(qwen, clips, other, *killed, *keep(other, "--trainer.callbacks.die_at", "3")), -signal.SIGKILL)
-    said = run(fit_words(qwen, clips, other, "--data.batch_size", "3"), status=2)
-    assert "data.clips_a_step was 2, is 3" in said
+    output = run(fit_words(qwen, clips, other, "--data.batch_size", "3"), status=2)
+    assert "data.clips_a_step was 2, is 3" in output
 
 
 def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):

@@ -85,8 +85,8 @@ def test_fit_export_and_use(model, videos, tmp_path):
         json.dumps(SIZES),
     )
     assert cli.main(again) == 0
-    found = json.loads((tmp_path / "again" / "results.json").read_text())
-    assert found["selector_recall_0_05"] == pytest.approx(logged(tmp_path, "selector_recall_0_05")[-1], abs=1e-5)
+    result = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert result["selector_recall_0_05"] == pytest.approx(logged(tmp_path, "selector_recall_0_05")[-1], abs=1e-5)
     for ranking in ("selector", "random", "uniform"):
         for measure in ("spearman", "recall_0_05", "overlap_0_05"):
             assert logged(tmp_path, f"{ranking}_{measure}"), f"{ranking}_{measure}"
@@ -127,8 +127,8 @@ def test_an_export_scores_the_same_in_a_fresh_process(qwen, videos, tmp_path):
     fs = FlexSelect.from_pretrained(str(qwen[1]), selector=str(tmp_path / "selector"), dtype="float32", device="cpu")
     fs.scorer.selector = training.selector.eval()
     expected = fs.select(tiny.prompt(fs, count=4)).scores
-    for found in torch.load(tmp_path / "scores.pt", weights_only=True):
-        assert_near(found, expected)
+    for result in torch.load(tmp_path / "scores.pt", weights_only=True):
+        assert_near(result, expected)
 
 
 def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
@@ -151,8 +151,8 @@ def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
     assert validate(tmp_path / "wrong")
     assert not validate(tmp_path / "right")
     assert "selector_recall_0_05" in capsys.readouterr().out
-    found = json.loads((tmp_path / "val" / "results.json").read_text())
-    assert found["selector_recall_0_05"] == pytest.approx(1.0) and found["settings"]["reduction"] == "max"
+    result = json.loads((tmp_path / "val" / "results.json").read_text())
+    assert result["selector_recall_0_05"] == pytest.approx(1.0) and result["settings"]["reduction"] == "max"
     untrained = words("validate", "train_selector", qwen, videos, tmp_path / "val", "--model.sizes", json.dumps(SIZES))
     assert cli.main(untrained) == 2
     assert "nothing trained to validate: give --model.selector DIR" in capsys.readouterr().err
@@ -167,8 +167,8 @@ def attach(training):
 
 
 def module(model, **options):
-    given = {"sizes": SIZES, "dtype": "float32", **options}
-    training = attach(SelectorTraining(family_of(str(model[1])), **given))
+    arguments = {"sizes": SIZES, "dtype": "float32", **options}
+    training = attach(SelectorTraining(family_of(str(model[1])), **arguments))
     training.configure_model()
     training.log = lambda *_, **__: None
     return training
@@ -211,15 +211,15 @@ def test_a_batch_is_its_clips_one_by_one(model):
         clip(training, 1, 2, "What colour is the circle that is seen first?"),
         clip(training, 2, 4, "Red?"),
     ]
-    found = []
+    result = []
     for steps in ([clips], [[one] for one in clips]):
         training.zero_grad()
         loss = sum(training.training_step(step) * len(step) for step in steps) / 3
         loss.backward()
-        found.append(
+        result.append(
             [loss.detach(), *[weight.grad for weight in training.selector.parameters() if weight.grad is not None]]
         )
-    for together, alone in zip(*found):
+    for together, alone in zip(*result):
         torch.testing.assert_close(together, alone, atol=1e-5 * float(alone.abs().amax()), rtol=1e-4)
 
 
@@ -260,8 +260,8 @@ def test_stored_scores_need_no_decoder(qwen, videos, tmp_path):
     (teacher,), _ = training.scores([clip(training)])
     bare = SelectorTraining(family_of(str(qwen[1])), sizes=SIZES, dtype="float32")
     store = type("Store", (), {"match": lambda self, settings: None})()
-    given = {"store": store, "query": "question", "reading": ReadOptions(), "unscored": lambda _: []}
-    attach(bare).trainer.datamodule = type("Data", (), given)()
+    arguments = {"store": store, "query": "question", "reading": ReadOptions(), "unscored": lambda _: []}
+    attach(bare).trainer.datamodule = type("Data", (), arguments)()
     bare.configure_model()
     assert len(bare.lm.decoder.layers) == 0
     (stored,), (student,) = bare.scores([clip(bare, scores=teacher)])
@@ -275,14 +275,14 @@ def test_a_store_of_another_teacher_is_refused(qwen, videos, tmp_path, capsys):
     store = tmp_path / "store"
     assert score(qwen, videos, store) == 0
     stored = ["--data.teacher_scores", str(store)]
-    for option, value, said in (
+    for option, value, output in (
         ("--model.reference_layer", "1", "reference_layer was 2, is 1"),
         ("--model.reduction", "mean", "reduction was max, is mean"),
         ("--family.max_frames", "4", "family.max_frames was 2, is 4"),
         ("--data.query", "question_and_answer", "query was question, is question_and_answer"),
     ):
         assert fit(qwen, videos, tmp_path / "out", *stored, option, value) == 2
-        assert said in capsys.readouterr().err
+        assert output in capsys.readouterr().err
     other = "qwen2_5_vl", tiny.qwen2_5_vl(tmp_path_factory_folder(tmp_path, "other"), seed=1)
     assert fit(other, videos, tmp_path / "out", *stored) == 2
     assert f"; model at {qwen[1]}, at {other[1]}" in capsys.readouterr().err
