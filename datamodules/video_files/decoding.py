@@ -169,7 +169,7 @@ def open_container(path: str) -> av.container.InputContainer:
 
 
 def split_into_pieces(index: FrameIndex, wanted: Sequence[int]) -> list[list[int]]:
-    """Split timestamps into pieces of work for one thread; a piece ends at a key frame if there is one soon.
+    """Split timestamps into pieces that a thread decodes; a piece ends at a key frame if there is one soon.
 
     Args:
         index: frame index of the file.
