@@ -19,9 +19,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from flexselect.commands.command_texts import as_text, reason_of, unmarked
+from flexselect.commands.command_texts import error_message, mark_texts, unmark
 from flexselect.commands.convert import convert
-from flexselect.commands.experiment import asks_for_experiment, run_experiment
+from flexselect.commands.experiment import names_experiment, run_experiment
 from flexselect.commands.export import export, read_checkpoint
 from flexselect.commands.page import serve
 from flexselect.evaluation.comparison import compare
@@ -40,7 +40,7 @@ PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve"
 MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that run `predict` with a model of this class
 VERBS = """Further verbs: visualize (predict, with pictures of each question), locate (recall of needles by layer;
 both have predict's options), serve (a page to try a model on), experiment (several validations, one table), compare
-(two runs side by side), export (a checkpoint as a selector), convert (a checkpoint of its authors' layout).
+(two runs side by side), export (a checkpoint as a selector), convert (a checkpoint to Hugging Face layout).
 docs/config_keys.md has every key."""
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
@@ -92,7 +92,7 @@ class FlexSelectCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check that the model fits the verb; add defaults for `fit` and a progress bar for the other verbs."""
-        config = unmarked(self.config[self.subcommand])
+        config = unmark(self.config[self.subcommand])
         callbacks = self.trainer_defaults.setdefault("callbacks", [])
         required = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
         if not issubclass(locate(config.model.class_path) or object, required):
@@ -161,17 +161,17 @@ def experiment(words: Sequence[str]) -> int:
     return status
 
 
-class AboveBars(logging.Handler):
-    """Writes log messages above a running progress bar."""
+class ProgressBarHandler(logging.Handler):
+    """Log handler that writes messages above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def quiet() -> None:
-    """Show this project's messages without a prefix, and only warnings of Lightning."""
-    logging.basicConfig(format="%(message)s", handlers=[AboveBars()])
+def set_up_logging() -> None:
+    """Show this project's messages without a prefix, and only the warnings of Lightning."""
+    logging.basicConfig(format="%(message)s", handlers=[ProgressBarHandler()])
     logging.getLogger("lightning_modules").setLevel(logging.INFO)
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -179,8 +179,8 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def finished(cli: FlexSelectCLI) -> int:
-    """Print the answers if the videos were named on the command line; return the exit status."""
+def report_run(cli: FlexSelectCLI) -> int:
+    """Print the answers if the command line names the videos; return the exit status."""
     writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
     if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
         several = len({row["video"] for row in writer.rows.values()}) > 1
@@ -202,7 +202,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not continue; 143 and
         130 stopped by SIGTERM and by Ctrl-C.
     """
-    quiet()
+    set_up_logging()
     with Interruption() as interruption:
         try:
             status = run_verb(list(sys.argv[1:] if args is None else args), interruption)
@@ -230,12 +230,12 @@ def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
         if list(arguments) == ["--version"]:
             sys.stdout.write(f"flexselect {__version__}\n")
             return ALL_ANSWERED
-        words = as_text(arguments)
+        words = mark_texts(arguments)
         if words and words[0] in PLAIN_VERBS:
             output = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
             sys.stdout.write(output or "")
             return ALL_ANSWERED
-        if words[:1] == ["experiment"] or (words[:1] == ["validate"] and asks_for_experiment(words)):
+        if words[:1] == ["experiment"] or (words[:1] == ["validate"] and names_experiment(words)):
             return experiment(words[1:])
         verb = words[0] if words else ""
         if verb in MODULES:
@@ -262,14 +262,14 @@ def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
         sys.stderr.write(f"error: {error}\n")
         return BAD_USAGE
     except (ValueError, OSError, RuntimeError, ImportError, torch.OutOfMemoryError) as error:
-        sys.stderr.write(f"could not go on: {reason_of(error)}\n")
+        sys.stderr.write(f"could not go on: {error_message(error)}\n")
         log.debug("where", exc_info=True)
         return COULD_NOT_GO_ON
-    return finished(cli)
+    return report_run(cli)
 
 
 def run() -> None:
-    """The installed program."""
+    """Run the command line as an installed program."""
     sys.exit(main())
 
 

@@ -1,1 +1,1 @@
-"""Measurements; each module runs with `python -m bench.<name>`."""
+"""Programs that measure; run each with `python -m bench.<name>`."""

@@ -1,4 +1,4 @@
-"""Seconds a question of a validation: five questions a video together, each apart, and once more from kept features.
+"""Seconds per question of a validation: five questions per video together, one by one, and with features kept on disk.
 
 python -m bench.benchmark        (in `make bench`)
 """
@@ -29,7 +29,7 @@ VIDEOS, QUESTIONS, PATCHES, TIMES = 4, 5, 256, 3
 
 
 def seconds(folder: Path, rows: list[dict], selector: str, cache: Path | None = None) -> float:
-    """Wall time of a validation without loading the model, a question."""
+    """Measure the wall time of a validation per question, without loading the model."""
     annotations = folder / "asked.jsonl"
     annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
     family, timer = family_of(MODEL), Timer()
@@ -41,48 +41,46 @@ def seconds(folder: Path, rows: list[dict], selector: str, cache: Path | None = 
     return timer.time_elapsed("validate") / len(rows)
 
 
-def apart(folder: Path, rows: list[dict]) -> list[dict]:
-    """The same questions, each about a video file of its own."""
-    result = []
+def one_video_per_question(folder: Path, rows: list[dict]) -> list[dict]:
+    """Link a separate video file for each question, and return the questions about these files."""
+    separate = []
     for i, row in enumerate(rows):
         video = folder / f"{i}-{row['video']}"
         if not video.exists():
             os.link(folder / row["video"], video)
-        result.append({**row, "video": video.name})
-    return result
+        separate.append({**row, "video": video.name})
+    return separate
 
 
 def main() -> None:
-    """Measure each way in turn, a few times; print medians and ratios."""
+    """Measure the three ways in turn, a few times; print medians and ratios."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, on every run
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning causes it in every run
     disable_progress_bar()
-    print(
-        f"{VIDEOS} videos of {PATCHES} units, {QUESTIONS} questions each; seconds a question, median of {TIMES} rounds"
-    )
+    print(f"{VIDEOS} videos of {PATCHES} units, {QUESTIONS} questions each; seconds per question, median of {TIMES}")
     print(f"{'selector':10}{'apart':>10}{'together':>10}{'ratio':>8}{'kept features':>16}{'ratio':>8}")
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows, _ = read_json_lines(write_needle_videos(folder, videos=VIDEOS, patches=PATCHES, questions=QUESTIONS))
-        single = apart(folder, rows)
+        separate = one_video_per_question(folder, rows)
         for selector in ("self", "checkpoints/demo/selector"):
             cache = folder / "features" / Path(selector).name
-            seconds(folder, rows, selector, cache)  # warm-up, and fills the cache
-            result: dict[str, list[float]] = {"apart": [], "together": [], "kept": []}
+            seconds(folder, rows, selector, cache)  # warm-up; also fills the cache
+            rounds: dict[str, list[float]] = {"apart": [], "together": [], "kept": []}
             for _ in range(TIMES):
-                result["apart"].append(seconds(folder, single, selector))
-                result["together"].append(seconds(folder, rows, selector))
-                result["kept"].append(seconds(folder, rows, selector, cache))
-            median = {way: statistics.median(times) for way, times in result.items()}
+                rounds["apart"].append(seconds(folder, separate, selector))
+                rounds["together"].append(seconds(folder, rows, selector))
+                rounds["kept"].append(seconds(folder, rows, selector, cache))
+            median = {way: statistics.median(times) for way, times in rounds.items()}
             times_faster = {way: median["apart"] / median[way] for way in ("together", "kept")}
             table.append({"selector": selector, "seconds": median, "times_faster": times_faster})
             print(
                 f"{Path(selector).name:10}{median['apart']:10.3f}{median['together']:10.3f}"
                 f"{times_faster['together']:8.2f}{median['kept']:16.3f}{times_faster['kept']:8.2f}"
             )
-    about = {"videos": VIDEOS, "units": PATCHES, "questions_a_video": QUESTIONS, "rounds": TIMES}
-    write_result("benchmark", about, table)
+    settings = {"videos": VIDEOS, "units": PATCHES, "questions_a_video": QUESTIONS, "rounds": TIMES}
+    write_result("benchmark", settings, table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo: long videos, a model that really answers, four ways to choose its visual tokens, one table, one picture.
+"""The demo: render long videos, answer questions in five modes, print one table, draw two pictures.
 
 python -m bench.demo        (make demo)
 """
@@ -22,7 +22,7 @@ STAGES = ("decode", "encode", "score", "prefill", "generate")
 
 
 def command_line(verb: str, mode: str, annotations: Path, out: Path) -> list[str]:
-    """What a user would type."""
+    """Return the command that a user would type."""
     return [
         *(sys.executable, "cli.py", verb, "--config", f"configs/demo/{mode}.yaml"),
         *("--data.annotations", str(annotations), "--output_dir", str(out), "--model.keep", "scores_kv"),
@@ -30,7 +30,7 @@ def command_line(verb: str, mode: str, annotations: Path, out: Path) -> list[str
 
 
 def run(command: list[str]) -> float:
-    """Run to the end; the peak memory of the process, in megabytes."""
+    """Run a command to its end; return the peak memory of its process in megabytes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -38,16 +38,16 @@ def run(command: list[str]) -> float:
     return usage.ru_maxrss / 1024
 
 
-def fresh(folder: Path) -> Path:
-    """Without what an earlier demo wrote: the table is of this run alone."""
+def emptied(folder: Path) -> Path:
+    """Delete the results of an earlier demo, so that the table shows only this run; return the folder."""
     for old in folder.glob("*.json*"):
         old.unlink()
     return folder
 
 
 def measure(mode: str, annotations: Path) -> dict:
-    """Answer all questions in one mode; a row of the table."""
-    folder = fresh(OUT / mode)
+    """Answer all questions in one mode; return a row of the table."""
+    folder = emptied(OUT / mode)
     memory = run(command_line("predict", mode, annotations, folder))
     rows, _ = read_json_lines(folder / "predictions.jsonl")
     expected = {question.id: question for question in read_annotations(str(annotations))}
@@ -55,7 +55,7 @@ def measure(mode: str, annotations: Path) -> dict:
     opening = {row["video"]: row for row in reversed(rows)}  # the first question about each video
     later = [row for row in rows if row is not opening[row["video"]]]
     first, again = mean_stages(list(opening.values()), STAGES), mean_stages(later, STAGES[2:])
-    share = len(opening) / len(rows)  # what a video costs was spent once for all its questions
+    share = len(opening) / len(rows)  # decoding and encoding happen once per video, for all its questions
     stages = {stage: share * first[stage] + (1 - share) * again.get(stage, 0.0) for stage in STAGES}
     return {
         "mode": mode,
@@ -74,7 +74,7 @@ def measure(mode: str, annotations: Path) -> dict:
 
 
 def mean_stages(rows: list[dict], stages: tuple[str, ...]) -> dict[str, float]:
-    """Mean seconds a question by stage."""
+    """Compute the mean seconds per question of each stage."""
     return {stage: sum(row["timings"].get(stage, 0.0) for row in rows) / len(rows) for stage in stages}
 
 
@@ -96,7 +96,7 @@ def show(table: list[dict]) -> None:
 
 
 def draw(annotations: Path) -> list[Path]:
-    """One question on one video: frames with the kept tokens lit, and with the scores of all."""
+    """Draw two pictures of one question: frames with the kept tokens lit, and frames with the scores of all tokens."""
     from flexselect import FlexSelect
     from flexselect.visualize import heat_map, kept_tokens, map_tokens
 
@@ -112,10 +112,15 @@ def draw(annotations: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Render, answer, compare, draw."""
+    """Render the videos, answer in all modes, print the table, draw the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, default=26)
-    parser.add_argument("--patches", type=int, default=256, help="length of each video; one is a second, two frames")
+    parser.add_argument(
+        "--patches",
+        type=int,
+        default=256,
+        help="length of each video in temporal patches; each is one second, two frames",
+    )
     options = parser.parse_args()
     print(f"Rendering {options.videos} videos of {options.patches} temporal patches ...", flush=True)
     annotations = write_needle_videos(OUT / "videos", options.videos, options.patches, seed=2026)
@@ -125,8 +130,8 @@ def main() -> None:
         table.append(measure(mode, annotations))
     (OUT / "table.json").write_text(json.dumps(table, indent=2) + "\n")
     show(table)
-    print("\nThe same through validate, training-free, with its report ...", flush=True)
-    run([*command_line("validate", "self", annotations, fresh(OUT / "self_validate")), "--report"])
+    print("\nRunning validate, training-free, with a report ...", flush=True)
+    run([*command_line("validate", "self", annotations, emptied(OUT / "self_validate")), "--report"])
     results = json.loads((OUT / "self_validate" / "results.json").read_text())
     print(f"accuracy {results['accuracy']:.3f}, {results['questions']} questions, {results['errors']} errors")
     print(f"\nTable: {OUT / 'table.json'}\nPictures: {', '.join(map(str, draw(annotations)))}")

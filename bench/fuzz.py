@@ -1,11 +1,11 @@
-"""Damaged files of every kind that is read: each must give a result, or an error that names the file.
+"""Read damaged files of every kind: each must give a result, or an error that names the file.
 
 python -m bench.fuzz                 5,000 files, a quarter of an hour on two cores
 python -m bench.fuzz --count 200 --kinds video csv --seed 7
 
-A file is damaged by flipped, lost, doubled and inserted bytes, or by odd texts in the right places. What is neither a
-result nor such an error (a traceback of another kind, a process that dies, more than a minute) is printed with the
-seed that makes it again, and its file is kept under outputs/fuzz.
+A file is damaged by flipped, lost, doubled and inserted bytes, or by odd texts in the right places. Everything else is
+wrong: another exception, a process that dies, more than a minute. Wrong cases are printed with the seed that reproduces
+them, and their files are kept under outputs/fuzz.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 
 KEPT = Path("outputs/fuzz")
-TIME = 60  # seconds that a file may take
-BATCH = 50  # files that a process reads before the next one begins: one that dies takes no others along
+TIME = 60  # most seconds per file
+BATCH = 50  # files per process; a process that dies affects only the file it reads
+FINE = ("result", "named error")  # outcomes that are right
 ODD = ["\u2028", "\x00", "\ud83d", '"', "'", "[", "{", "\\", ",", ";", "\n", "\r", "\t", "é", "紫", "null", "NaN", "-1"]
 ODD += ["1e999", "[]", "{}", '""', "true", "<|im_end|>", "a" * 5000, "\ufeff", "|", ":", "- ", "#", "%s", "${x}"]
 
@@ -40,23 +41,30 @@ Reader = Callable[[Path], Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file."""
+    """A kind of file: how to make and how to read it."""
 
-    make: Callable[[Path], list[Path]]  # whole ones in a folder
-    read: Reader  # reads one as a user's command would
-    text: bool = False  # whether odd texts are put into it
+    make: Callable[[Path], list[Path]]  # writes undamaged files into a folder and returns them
+    read: Reader  # reads a file as a user's command does
+    text: bool = False  # whether odd texts are inserted
 
 
 # -- damage
 
 
-def damaged(data: bytes, rng: np.random.Generator, text: bool) -> bytes:
-    """A file with one to four faults; of JSON, every second time one of its values is another."""
+def damage(data: bytes, rng: np.random.Generator, text: bool) -> bytes:
+    """Add one to four faults to the bytes of a file.
+
+    Args:
+        data: content of the file.
+        rng: chooses the faults.
+        text: whether the file is text. Then odd texts are inserted too, and every second JSON file gets one changed
+            value instead of faults.
+    """
     if text and rng.random() < 0.5:
         with suppress(ValueError):
             lines = data.decode().split("\n") if data.count(b"\n{") else [data.decode()]
             place = int(rng.integers(len(lines)))
-            changed = json.dumps(_changed(json.loads(lines[place]), rng))
+            changed = json.dumps(_change(json.loads(lines[place]), rng))
             return "\n".join([*lines[:place], changed, *lines[place + 1 :]]).encode()
     for _ in range(int(rng.integers(1, 5))):
         at, length = int(rng.integers(0, max(1, len(data)))), int(rng.integers(1, 1 + max(1, len(data) // 8)))
@@ -79,28 +87,28 @@ def damaged(data: bytes, rng: np.random.Generator, text: bool) -> bytes:
     return data
 
 
-def _changed(value: Any, rng: np.random.Generator) -> Any:
-    """A value with one of its parts replaced, lost or doubled."""
+def _change(value: Any, rng: np.random.Generator) -> Any:
+    """Replace or remove one part of a JSON value."""
     if isinstance(value, dict | list) and value and rng.random() < 0.9:
         keys = list(value) if isinstance(value, dict) else range(len(value))
         key = keys[int(rng.integers(len(keys)))]
         if rng.random() < 0.15:
             value.pop(key)
         else:
-            value[key] = _changed(value[key], rng)
+            value[key] = _change(value[key], rng)
         return value
     odd = [None, True, -1, 1e308, 10**30, "", "x", [], {}, [None], {"a": {}}, [[1, "b"]], *ODD, float("nan"), value]
     return odd[int(rng.integers(len(odd)))]
 
 
-# -- what is damaged
+# -- kinds of files: how to make and how to read them
 
 
 def videos(folder: Path) -> list[Path]:
-    """Short ones in every container that is common."""
+    """Write short videos in every common container."""
     import av
 
-    made = []
+    paths = []
     for name, codec, form in (
         ("a.mp4", "libx264", "yuv420p"),
         ("a.mkv", "libx264", "yuv420p"),
@@ -111,19 +119,19 @@ def videos(folder: Path) -> list[Path]:
         ("a.gif", "gif", "rgb8"),
         ("b.mp4", "mpeg4", "yuv420p"),
     ):
-        made.append(folder / name)
-        with av.open(str(made[-1]), "w") as container:
+        paths.append(folder / name)
+        with av.open(str(paths[-1]), "w") as container:
             stream = container.add_stream(codec, rate=10, options={"x265-params": "log-level=none", "g": "8"})
             stream.height, stream.width, stream.pix_fmt = 48, 64, form
             for i in range(24):
                 picture = np.random.default_rng(i).integers(0, 255, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=form)))
             container.mux(stream.encode())
-    return [*made, webp(folder)]
+    return [*paths, webp(folder)]
 
 
 def webp(folder: Path) -> Path:
-    """An animated WebP."""
+    """Write an animated WebP."""
     from PIL import Image
 
     first, *others = [Image.fromarray(np.full((48, 64, 3), value, np.uint8)) for value in (0, 100, 200)]
@@ -132,7 +140,7 @@ def webp(folder: Path) -> Path:
 
 
 def read_video_file(path: Path) -> None:
-    """Sampled thinly, decoded to its end."""
+    """Decode at most 16 frames, spread over the whole video."""
     from datamodules.video import open_video
     from flexselect.families.inputs import even_frames
 
@@ -146,7 +154,7 @@ ROWS = [
 
 
 def tables(kind: str) -> Callable[[Path], list[Path]]:
-    """The same rows as JSON, JSONL, CSV or Parquet."""
+    """Return a function that writes the rows as JSON, JSONL, CSV or Parquet."""
 
     def make(folder: Path) -> list[Path]:
         path = folder / f"rows.{kind}"
@@ -168,16 +176,16 @@ def tables(kind: str) -> Callable[[Path], list[Path]]:
 
 
 def read_table(path: Path) -> None:
-    """For predict, and for fit."""
+    """Read a table of questions."""
     from datamodules.rows.questions import read_annotations
 
     for question in read_annotations(str(path)):
         assert question.error or question.text is not None
-        question.text.encode()  # a tokenizer takes it
+        question.text.encode()  # must be valid Unicode, because a tokenizer reads it
 
 
 def conversations(folder: Path) -> list[Path]:
-    """A training set."""
+    """Write a training set of conversations and a YAML that mixes it."""
     turns = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]
     (folder / "train.json").write_text(json.dumps([{"video": "a.mp4", "conversations": turns}] * 3, indent=1))
     parts = "datasets:\n- {json_path: train.json, sampling_strategy: 'first:50%'}\n- {json_path: train.json}\n"
@@ -186,7 +194,7 @@ def conversations(folder: Path) -> list[Path]:
 
 
 def read_training_set(path: Path) -> None:
-    """As fit does."""
+    """Read a training set as `fit` does."""
     from datamodules.annotations import read_records
 
     if path.suffix == ".yaml":
@@ -199,7 +207,7 @@ SHARED = Path(tempfile.gettempdir()) / "flexselect-fuzz-shared"
 
 @cache
 def model() -> Any:
-    """The demo's, training-free."""
+    """Load the demo's model, training-free."""
     from flexselect import FlexSelect
 
     path = str(Path("checkpoints/demo/video_llm").absolute())
@@ -207,7 +215,7 @@ def model() -> Any:
 
 
 def sessions(folder: Path) -> list[Path]:
-    """A saved one, with keys and values."""
+    """Save a session with keys and values."""
     import torch
 
     frames = torch.randint(0, 255, (6, 84, 84, 3), dtype=torch.uint8)
@@ -216,28 +224,28 @@ def sessions(folder: Path) -> list[Path]:
 
 
 def read_session(path: Path) -> None:
-    """Taken up, and asked."""
+    """Load a session and ask a question."""
     model().load_session(path).ask("Which?", max_new_tokens=1)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """A selector's files."""
+    """Copy a selector's files."""
     for file in Path("checkpoints/demo/selector").iterdir():
         shutil.copy(file, folder / file.name)
     return [folder / "model.safetensors", folder / "config.json"]
 
 
 def read_checkpoint(path: Path) -> None:
-    """A selector of which one file is damaged."""
+    """Load a selector with one damaged file."""
     from flexselect import LiteSelector
 
-    other = {"model.safetensors": "config.json", "config.json": "model.safetensors"}[path.name]
-    shutil.copy(Path("checkpoints/demo/selector") / other, path.parent / other)
+    whole = {"model.safetensors": "config.json", "config.json": "model.safetensors"}[path.name]
+    shutil.copy(Path("checkpoints/demo/selector") / whole, path.parent / whole)
     LiteSelector.from_pretrained(str(path.parent), dtype="float32")
 
 
 def families(folder: Path) -> list[Path]:
-    """A VideoLLM's files that are text."""
+    """Copy the text files of a VideoLLM's checkpoint."""
     names = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
     for name in names:
         if (Path("checkpoints/demo/video_llm") / name).exists():
@@ -246,7 +254,7 @@ def families(folder: Path) -> list[Path]:
 
 
 def read_family(path: Path) -> None:
-    """What is read of a checkpoint before its weights."""
+    """Read the parts of a checkpoint that are read before its weights."""
     from flexselect.families import family_of
 
     for file in Path("checkpoints/demo/video_llm").iterdir():
@@ -257,7 +265,7 @@ def read_family(path: Path) -> None:
 
 
 def stores(folder: Path) -> list[Path]:
-    """Teacher scores."""
+    """Write a store of teacher scores."""
     import torch
 
     from flexselect.storage.score_store import ScoreStore
@@ -271,25 +279,25 @@ def stores(folder: Path) -> list[Path]:
 
 
 def read_store(path: Path) -> None:
-    """Every clip of a store of which one file is damaged."""
+    """Read every clip of a store with one damaged file."""
     from flexselect.storage.score_store import ScoreStore
 
-    stores_beside(path)
+    copy_whole_store(path)
     store = ScoreStore(path.parent)
     store.match({"family": "x", "layer": 2})
     for key in store.scored:
         assert len(store.read(key)) >= 0
 
 
-def stores_beside(path: Path) -> None:
-    """The other files of a store, whole."""
+def copy_whole_store(path: Path) -> None:
+    """Copy the other, undamaged files of a store next to the damaged one."""
     for file in (SHARED / "store").iterdir():
         if file.name != path.name:
             shutil.copy(file, path.parent / file.name)
 
 
 def runs(folder: Path) -> list[Path]:
-    """What `validate` writes."""
+    """Write the files that `validate` writes."""
     rows = [
         {"id": str(i), "video": "a.mp4", "question": "Q?", "answer": "A", "error": None, "correct": i % 2 == 0}
         | {"parsed": "A", "multiple_choice": True, "groups": {}, "num_kept_tokens": 3, "num_visual_tokens": 9}
@@ -303,7 +311,7 @@ def runs(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> None:
-    """Gone on with, and compared with a whole one."""
+    """Resume a run with one damaged file, and compare it with an undamaged run."""
     from flexselect.evaluation.comparison import compare
     from flexselect.evaluation.results import merge_predictions, read_predictions
     from flexselect.storage.run_settings import check_settings
@@ -319,7 +327,7 @@ def read_run(path: Path) -> None:
 
 
 def configs(folder: Path) -> list[Path]:
-    """Of the command line, and an experiment."""
+    """Write a config of the command line and an experiment."""
     text = Path("configs/demo/self.yaml").read_text().replace("checkpoints/", f"{Path.cwd()}/checkpoints/")
     (folder / "self.yaml").write_text(text)
     (folder / "plan.yaml").write_text(f"configs: [{folder}/self.yaml]\nruns:\n  one: {{model.budget: 3}}\n  two:\n")
@@ -327,21 +335,21 @@ def configs(folder: Path) -> list[Path]:
 
 
 def read_config(path: Path) -> None:
-    """Up to where annotations are looked for, which are not there."""
+    """Run a command with a config; at the latest it fails because the annotations do not exist."""
     import cli
 
     verb = "experiment" if path.name == "plan.yaml" else "predict"
     words = [verb, "--config", str(path), "--data.annotations", "nowhere.jsonl", "--output_dir", str(path.parent / "o")]
     try:
         status = cli.main(words)
-    except SystemExit as stop:  # the parser's own
+    except SystemExit as stop:  # from the parser
         status = stop.code
     assert status in (1, 2), f"status {status}"
     raise NamedError(str(path))
 
 
 class NamedError(ValueError):
-    """An error that was told on the terminal."""
+    """An error that a command printed."""
 
 
 KINDS = {
@@ -358,19 +366,28 @@ KINDS = {
     "run": Kind(runs, read_run, True),
     "config": Kind(configs, read_config, True),
 }
-SLOW = ("config", "session", "selector", "family")  # a tenth of the files
+SLOW = ("config", "session", "selector", "family")  # together a tenth of the files
 
 
 # -- one file after another
 
 
 def outcome(kind: str, seed: int, folder: Path) -> str:
-    """What became of a damaged file: "result", "named error", or what is wrong."""
+    """Damage a file and read it.
+
+    Args:
+        kind: a key of `KINDS`.
+        seed: chooses the file and the damage.
+        folder: empty folder for the damaged file.
+
+    Returns:
+        "result", "named error", or a description of what is wrong.
+    """
     rng = np.random.default_rng([seed, *kind.encode()])
     originals = [SHARED / kind / name for name in json.loads((SHARED / f"{kind}.json").read_text())]
     original = originals[int(rng.integers(len(originals)))]
     path = folder / original.name
-    path.write_bytes(damaged(original.read_bytes(), rng, KINDS[kind].text))
+    path.write_bytes(damage(original.read_bytes(), rng, KINDS[kind].text))
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(TIME)
     try:
@@ -379,8 +396,7 @@ def outcome(kind: str, seed: int, folder: Path) -> str:
     except TimeoutError:
         return f"more than {TIME} s"
     except (ValueError, OSError) as error:
-        where = (str(path), str(path.parent), path.name)
-        named = any(name in str(error) for name in where)
+        named = any(name in str(error) for name in (str(path), str(path.parent), path.name))
         return "named error" if named else f"unnamed: {type(error).__name__}: {error}"
     except Exception as error:
         return f"{type(error).__name__}: {error}\n{''.join(traceback.format_tb(error.__traceback__)[-3:])}"
@@ -393,7 +409,7 @@ def _too_long(*_: Any) -> None:
 
 
 def prepare(kinds: list[str]) -> None:
-    """Whole files of every kind, once."""
+    """Write the undamaged files of some kinds into `SHARED`."""
     shutil.rmtree(SHARED, ignore_errors=True)
     for kind in kinds:
         (SHARED / kind).mkdir(parents=True)
@@ -401,7 +417,13 @@ def prepare(kinds: list[str]) -> None:
 
 
 def run_some(jobs: list[tuple[str, int]], pipe: Any, quiet: bool = True) -> None:
-    """In a process of its own: say what is begun, and what became of it."""
+    """Read some damaged files in a child process.
+
+    Args:
+        jobs: kind and seed of each file.
+        pipe: receives kind, seed and None before a file is read, then kind, seed and outcome.
+        quiet: discard everything that the process prints.
+    """
     if quiet:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -410,7 +432,7 @@ def run_some(jobs: list[tuple[str, int]], pipe: Any, quiet: bool = True) -> None
         pipe.send((kind, seed, None))
         with tempfile.TemporaryDirectory() as folder:
             result = outcome(kind, seed, Path(folder))
-            if result not in ("result", "named error"):
+            if result not in FINE:
                 keep = KEPT / f"{kind}-{seed}"
                 keep.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(folder, keep, dirs_exist_ok=True, symlinks=True)
@@ -418,61 +440,66 @@ def run_some(jobs: list[tuple[str, int]], pipe: Any, quiet: bool = True) -> None
 
 
 def fuzz(jobs: list[tuple[str, int]], processes: int = 2) -> dict[tuple[str, int], str]:
-    """What became of each file."""
+    """Read damaged files in several processes.
+
+    Args:
+        jobs: kind and seed of each file.
+        processes: number of processes.
+
+    Returns:
+        The outcome of each job, as from `outcome`.
+    """
     context = multiprocessing.get_context("spawn")
-    result: dict[tuple[str, int], str] = {}
+    outcomes: dict[tuple[str, int], str] = {}
     batches = [jobs[i : i + BATCH] for i in range(0, len(jobs), BATCH)]
     running: list[tuple[Any, Any, list]] = []
     while batches or running:
         while batches and len(running) < processes:
-            actual, expected = context.Pipe()
+            receiver, sender = context.Pipe()
             batch = batches.pop(0)
-            process = context.Process(target=run_some, args=(batch, expected))
+            process = context.Process(target=run_some, args=(batch, sender))
             process.start()
-            expected.close()
-            running.append((process, actual, batch))
+            sender.close()
+            running.append((process, receiver, batch))
         for entry in list(running):
             process, pipe, batch = entry
             try:
                 while pipe.poll(0.05):
-                    kind, seed, output = pipe.recv()
-                    result[kind, seed] = "began" if output is None else output
+                    kind, seed, result = pipe.recv()
+                    outcomes[kind, seed] = "began" if result is None else result
             except EOFError:
                 process.join()
                 running.remove(entry)
-                dead = [job for job in batch if result.get(job) == "began"]
-                result |= dict.fromkeys(dead, f"the process died with {process.exitcode}")
-                left = [job for job in batch if job not in result]
+                dead = [job for job in batch if outcomes.get(job) == "began"]
+                outcomes |= dict.fromkeys(dead, f"the process died with {process.exitcode}")
+                left = [job for job in batch if job not in outcomes]
                 if left:
                     batches.append(left)
-    return result
+    return outcomes
 
 
 def main() -> None:
-    """Damage files, count what becomes of them."""
+    """Damage and read files; print how many of each kind gave which outcome."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    prepare(arguments.kinds)
-    quick = [kind for kind in arguments.kinds if kind not in SLOW] or arguments.kinds
-    slow = [kind for kind in arguments.kinds if kind in SLOW and kind not in quick]
-    kinds = [
-        slow[i // 10 % len(slow)] if slow and i % 10 == 0 else quick[i % len(quick)] for i in range(arguments.count)
-    ]
-    result = fuzz([(kind, arguments.seed + i) for i, kind in enumerate(kinds)], arguments.processes)
-    fine = ("result", "named error")
-    table = Counter((kind, output if output in fine else "wrong") for (kind, _), output in result.items())
+    options = parser.parse_args()
+    prepare(options.kinds)
+    quick = [kind for kind in options.kinds if kind not in SLOW] or options.kinds
+    slow = [kind for kind in options.kinds if kind in SLOW and kind not in quick]
+    kinds = [slow[i // 10 % len(slow)] if slow and i % 10 == 0 else quick[i % len(quick)] for i in range(options.count)]
+    outcomes = fuzz([(kind, options.seed + i) for i, kind in enumerate(kinds)], options.processes)
+    table = Counter((kind, result if result in FINE else "wrong") for (kind, _), result in outcomes.items())
     sys.stdout.write(f"{'kind':10}{'files':>8}{'results':>9}{'named errors':>14}{'wrong':>7}\n")
-    for kind in arguments.kinds:
-        counts = [table[kind, output] for output in ("result", "named error", "wrong")]
+    for kind in options.kinds:
+        counts = [table[kind, result] for result in (*FINE, "wrong")]
         sys.stdout.write(f"{kind:10}{sum(counts):8}{counts[0]:9}{counts[1]:14}{counts[2]:7}\n")
-    wrong = {job: output for job, output in result.items() if output not in ("result", "named error")}
-    for (kind, seed), output in sorted(wrong.items()):
-        sys.stdout.write(f"\n{kind} {seed} ({KEPT}/{kind}-{seed}): {output}\n")
-    sys.stdout.write(f"{len(result)} files, {len(wrong)} wrong\n")
+    wrong = {job: result for job, result in outcomes.items() if result not in FINE}
+    for (kind, seed), result in sorted(wrong.items()):
+        sys.stdout.write(f"\n{kind} {seed} ({KEPT}/{kind}-{seed}): {result}\n")
+    sys.stdout.write(f"{len(outcomes)} files, {len(wrong)} wrong\n")
     sys.exit(bool(wrong))
 
 

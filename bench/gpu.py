@@ -1,10 +1,10 @@
-"""Time to the first token of the released sizes on a GPU: real shapes, random weights built on the device.
+"""Time to the first token of the released sizes on a GPU, with real shapes and random weights built on the device.
 
     python -m bench.gpu                                       (about a quarter of an hour on an H200)
     python -m bench.gpu --tiny --device cpu --frames 4        (the same program on small shapes, to try it)
 
-Pixels are random and lie on the device, so decoding is not part of it. Rates count the operations of `bench.roofline`,
-beside the rate that the card reaches in a large matrix product.
+Pixels are random and lie on the device, so decoding is not measured. Rates are the operations of `bench.roofline` per
+second. The rate of a large matrix product on the same card is printed for comparison.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ TINY = {"hidden_size": 96, "intermediate_size": 128, "num_attention_heads": 4, "
 
 
 def text(decoder: Any, tiny: bool, **more: Any) -> dict[str, Any]:
-    """A language model's configuration."""
+    """Return the arguments of a language model's configuration.
+
+    Args:
+        decoder: the shapes, a `bench.roofline.Decoder`.
+        tiny: use small sizes instead.
+        **more: arguments that are added or replaced.
+    """
     sizes = {
         "hidden_size": decoder.width,
         "intermediate_size": decoder.inner,
@@ -54,7 +60,7 @@ def text(decoder: Any, tiny: bool, **more: Any) -> dict[str, Any]:
 
 
 def configuration(name: str, tiny: bool) -> tuple[Any, tuple[int, int], tuple[int, ...]]:
-    """A model's configuration, the token grid of a unit, and the form of a unit's pixel values."""
+    """Return a model's configuration, the token grid of a unit, and the shape of a unit's pixel values."""
     model = next(model for model in MODELS if model.name == name)
     tower = {"hidden_size": model.tower.width, "intermediate_size": model.tower.inner}
     ids = {"image_token_id": 9, "video_token_id": 9, "tie_word_embeddings": False}
@@ -85,7 +91,7 @@ def configuration(name: str, tiny: bool) -> tuple[Any, tuple[int, int], tuple[in
 
 
 def build(config: Any, folder: Path, device: str, tiny: bool) -> tuple[Any, Any, LiteSelector]:
-    """Family, model and selector, with random weights made where they stay."""
+    """Build family, model and selector, with random weights made on the device."""
     config.save_pretrained(folder)
     family = family_of(str(folder))
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -98,7 +104,7 @@ def build(config: Any, folder: Path, device: str, tiny: bool) -> tuple[Any, Any,
 
 
 def first_token(fs: FlexSelect, prompt: VideoPrompt) -> dict[str, float]:
-    """Seconds by stage."""
+    """Compute the first token's logits; return the seconds of each stage."""
     clock, selection = Clock(fs.lm.device), None
     with clock("encode"):
         encoded = fs.encode(prompt)
@@ -111,7 +117,7 @@ def first_token(fs: FlexSelect, prompt: VideoPrompt) -> dict[str, float]:
 
 
 def matmul_rate(device: str, size: int) -> float:
-    """Operations a second in a large product, the best of some."""
+    """Measure operations per second in a large matrix product, the best of ten."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     a, clock, best = torch.randn(size, size, device=device, dtype=dtype), Clock(torch.device(device)), float("inf")
     for _ in range(10):
@@ -124,7 +130,7 @@ def matmul_rate(device: str, size: int) -> float:
 
 
 def measured(fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, frames: int) -> dict[str, Any]:
-    """A row; where the memory was not enough, that is what it says."""
+    """Measure one mode at one number of frames; the row has `error` if the GPU memory was not enough."""
     on_gpu, row = fs.lm.device.type == "cuda", {"model": model.name, "mode": mode, "frames": frames}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -135,22 +141,29 @@ def measured(fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, frames:
         return {**row, "error": "out of memory"}
     seconds = {stage: statistics.median(times[stage] for times in rounds) for stage in rounds[0]}
     cost = computed(model, frames)
-    done = {"encode": cost["tower"], "score": cost.get(f"score_{mode}", 0.0)}
-    done["prefill"] = cost["prefill_dense" if mode == "dense" else "prefill_kept"]
-    rates = {stage: done[stage] / seconds[stage] / 1e12 for stage in done if done[stage]}
+    operations = {"encode": cost["tower"], "score": cost.get(f"score_{mode}", 0.0)}
+    operations["prefill"] = cost["prefill_dense" if mode == "dense" else "prefill_kept"]
+    rates = {stage: operations[stage] / seconds[stage] / 1e12 for stage in operations if operations[stage]}
     gigabytes = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
     total = sum(seconds.values())
     return {**row, "seconds": seconds, "first_token_s": total, "tflops_by_stage": rates, "peak_gb": gigabytes}
 
 
-def random_prompt(grid: tuple[int, int], form: tuple[int, ...], units: int, like: Tensor) -> VideoPrompt:
-    """So many units of noise between two texts."""
-    pixels = torch.randn(units * form[0], *form[1:], device=like.device, dtype=like.dtype)
+def random_prompt(grid: tuple[int, int], shape: tuple[int, ...], units: int, weight: Tensor) -> VideoPrompt:
+    """Return a prompt with a video of noise between two texts.
+
+    Args:
+        grid: token rows and columns of a unit.
+        shape: shape of a unit's pixel values.
+        units: number of units.
+        weight: a weight of the model; pixels get its device and dtype.
+    """
+    pixels = torch.randn(units * shape[0], *shape[1:], device=weight.device, dtype=weight.dtype)
     return VideoPrompt(VideoClip(pixels, (units, *grid)), torch.arange(10, 25), torch.arange(30, 94))
 
 
 def show(row: dict[str, Any]) -> None:
-    """A line."""
+    """Print a row of the table."""
     head = f"{row['model']:16}{row['mode']:7}{row['frames']:7}"
     if "error" in row:
         print(f"{head}  {row['error']}", flush=True)
@@ -161,13 +174,11 @@ def show(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Print a row a model, mode and number of frames."""
+    """Print one row per model, mode and number of frames."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=list(FRAMES))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--tiny", action="store_true", help="small shapes: the rates mean nothing, and nothing is written"
-    )
+    parser.add_argument("--tiny", action="store_true", help="small shapes to try the program; no results are written")
     options = parser.parse_args()
     disable_progress_bar()
     set_verbosity_error()
@@ -178,13 +189,13 @@ def main() -> None:
     print("".join(f"{head:>9}" for head in (*heads[:3], "peak GB")))
     rows = []
     for model in MODELS:
-        config, grid, form = configuration(model.name, options.tiny)
+        config, grid, shape = configuration(model.name, options.tiny)
         with tempfile.TemporaryDirectory() as folder:
             family, lm, selector = build(config, Path(folder), options.device, options.tiny)
             layer = model.layer
             scorers = {"dense": None, "self": ReferenceLayerScorer(lm, layer), "lite": LiteScorer(lm, selector)}
             for frames in options.frames:
-                prompt = random_prompt(grid, form, frames // model.unit_frames, next(lm.model.parameters()))
+                prompt = random_prompt(grid, shape, frames // model.unit_frames, next(lm.model.parameters()))
                 for mode, scorer in scorers.items():
                     fs = FlexSelect(lm, family, scorer, budget=model.budget)
                     rows.append(measured(fs, mode, model, prompt, frames))

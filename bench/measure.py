@@ -1,4 +1,4 @@
-"""Time and memory of a function, each measurement in a process of its own, so that peak memory is its own."""
+"""Measure time and memory of a function in a separate process, so that only the function counts for the peak memory."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ RESULTS = Path("bench/results")
 
 
 def memory(name: str) -> float:
-    """A line of /proc/self/status, in megabytes."""
+    """Return a value of /proc/self/status in megabytes.
+
+    Args:
+        name: name of the value: "VmRSS" is the current memory, "VmHWM" the peak.
+    """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[name].split()[0]) / 1024
 
 
 @contextmanager
-def extra_megabytes(found: list[float]) -> Iterator[None]:
-    """Add to a list how far the memory of this process rises in a block, above what it was."""
+def extra_megabytes(measurements: list[float]) -> Iterator[None]:
+    """Measure how far the memory of this process rises in a block; append the megabytes to a list."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = memory("VmRSS")
     yield
-    found.append(memory("VmHWM") - before)
+    measurements.append(memory("VmHWM") - before)
 
 
 def _measure(method: Callable, inputs: Callable, size: int, small: int, times: int, pipe: Any) -> None:
-    method(*inputs(small))  # warm-up: libraries are loaded here
+    method(*inputs(small))  # warm-up, so that libraries are already loaded
     arguments = inputs(size)
     seconds, megabytes = [], list[float]()
     with extra_megabytes(megabytes):
@@ -51,22 +55,36 @@ def alone(
 ) -> tuple[float, float, np.ndarray]:
     """Measure `method(*inputs(size))` in a fresh process, after a warm-up at a small size.
 
+    Args:
+        method: the function to measure.
+        inputs: makes the function's arguments from a size.
+        size: the size to measure.
+        small: the size of the warm-up.
+        times: number of calls.
+        context: multiprocessing context that starts the process; None spawns it.
+
     Returns:
-        Extra peak megabytes, median seconds, and what it returned.
+        Extra peak megabytes, median seconds, and the function's result.
     """
     context = context or multiprocessing.get_context("spawn")
-    actual, expected = context.Pipe()
-    process = context.Process(target=_measure, args=(method, inputs, size, small, times, expected))
+    receiver, sender = context.Pipe()
+    process = context.Process(target=_measure, args=(method, inputs, size, small, times, sender))
     process.start()
-    expected.close()  # so that its end is seen
+    sender.close()  # otherwise `recv` would wait forever if the process dies
     try:
-        return actual.recv()
+        return receiver.recv()
     finally:
         process.join()
 
 
 def write_result(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write a table with the machine it was measured on."""
+    """Write a table as JSON to `RESULTS`, with the machine that it was measured on.
+
+    Args:
+        name: file name without ending.
+        about: facts about the measurement, such as sizes.
+        rows: rows of the table.
+    """
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         "",

@@ -1,4 +1,4 @@
-"""Models with random weights in the classes and layouts of released ones, for measuring; made in a moment."""
+"""Small models with random weights, in the classes and layouts of the released models, for measurements."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from flexselect.structures.prompt import EncodedVideo
 
 FAMILIES = ("qwen2_5_vl", "llava_video", "internvl")
 GRIDS = {"qwen2_5_vl": (11, 20), "llava_video": (14, 15), "internvl": (1, 258)}  # rows and columns, as published
-LAYERS, LAYER = 8, 5  # of the decoder; the reference layer, as deep as the published ones
+LAYERS, LAYER = 8, 5  # decoder layers; the reference layer, at the relative depth of the published ones
 TEXT = {"hidden_size": 240, "intermediate_size": 896, "num_attention_heads": 10, "num_key_value_heads": 2}
 SELECTOR = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1}
 
 
 def random_model(folder: Path, name: str) -> Path:
-    """A VideoLLM of a family, and a selector for it beside."""
+    """Write a VideoLLM of a family into a folder, and a selector for it into the subfolder `selector`."""
     folder.mkdir(parents=True)
     subprocess.run([sys.executable, "checkpoints/demo/build.py", name, str(folder)], check=True)
     config = json.loads((folder / "config.json").read_text())
@@ -41,9 +41,10 @@ def random_model(folder: Path, name: str) -> Path:
 
 
 def random_video(fs: FlexSelect, name: str, units: int) -> EncodedVideo:
-    """A video as it is after the vision tower, with as many tokens a unit as the released model has."""
+    """Make random features of a video after the vision tower, with the released model's number of tokens per unit."""
     rows, columns = GRIDS[name]
     tokens, generator = units * rows * columns, torch.Generator().manual_seed(0)
     features = torch.randn(tokens, TEXT["hidden_size"], generator=generator)
-    seen = torch.randn(tokens, SELECTOR["hidden_size"], generator=generator)
-    return EncodedVideo(fs.lm.prompter.prefix_ids, features, (units, rows, columns), selector_features=seen)
+    selector_features = torch.randn(tokens, SELECTOR["hidden_size"], generator=generator)
+    prefix_ids, grid = fs.lm.prompter.prefix_ids, (units, rows, columns)
+    return EncodedVideo(prefix_ids, features, grid, selector_features=selector_features)

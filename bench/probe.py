@@ -1,4 +1,4 @@
-"""The probe beside a whole score tensor: extra memory and time at Qwen2.5-VL-7B's head geometry.
+"""Extra memory and time of the probe, compared with a whole score tensor, at Qwen2.5-VL-7B's head sizes.
 
 python -m bench.probe
 """
@@ -20,7 +20,7 @@ KEYS = (4096, 16384, 65536)
 
 
 def whole_tensor(q: Tensor, k: Tensor, visual: slice, scaling: float) -> Tensor:
-    """The straightforward way: a score for every head, row and key at once."""
+    """Score the keys in the straightforward way, with one tensor of all heads, rows and keys."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     logits = (q.float() @ k.float().transpose(-1, -2)) * scaling  # [1, H, Q, N]
     keys, rows = k.shape[2], q.shape[2]
@@ -29,7 +29,7 @@ def whole_tensor(q: Tensor, k: Tensor, visual: slice, scaling: float) -> Tensor:
 
 
 def inputs(keys: int) -> tuple[Tensor, Tensor, slice, float]:
-    """Random queries and keys."""
+    """Make random queries and keys; return the arguments of `visual_attention`."""
     torch.manual_seed(0)
     q = torch.randn(1, HEADS, ROWS, WIDTH, dtype=torch.bfloat16)
     k = torch.randn(1, KV_HEADS, keys, WIDTH, dtype=torch.bfloat16)
@@ -37,7 +37,7 @@ def inputs(keys: int) -> tuple[Tensor, Tensor, slice, float]:
 
 
 def measured(method: Callable, keys: int, times: int = 3, context: Any = None) -> tuple[float, float, np.ndarray]:
-    """Extra peak megabytes, median seconds, the scores."""
+    """Measure a way to score; return extra peak megabytes, median seconds and the scores."""
     return alone(method, inputs, keys, 2 * ROWS + 32, times, context)
 
 

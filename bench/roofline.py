@@ -1,9 +1,9 @@
-"""What the released models cost, computed from their shapes: nothing here is measured.
+"""Compute what the released models cost from their shapes; nothing here is measured.
 
     python -m bench.roofline        (in `make bench`)
 
-Multiplications and additions, each one operation, of matrix products and attention; causal attention counts half. The
-least time is that of a card which did nothing but these at its best rate.
+Multiplications and additions of matrix products and attention count as one operation each. Causal attention counts
+half. The least time is the time of a card that does only these operations at its best rate.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass
 from bench.measure import write_result
 from flexselect.scoring.frame_sets import frame_sets
 
-RATE = 989e12  # operations a second, bfloat16 without sparsity: the data sheet of an H100 or H200
+RATE = 989e12  # operations per second, bfloat16 without sparsity: the data sheet of an H100 or H200
 QUERY = 64  # text tokens after the video
 FRAMES = (64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A language model's shapes."""
+    """The shapes of a language model."""
 
     layers: int
     width: int
-    inner: int  # of the MLP, three matrices
+    inner: int  # width of the MLP, which has three matrices
     heads: int
     kv_heads: int
 
@@ -34,35 +34,35 @@ class Decoder:
         return self.width // self.heads
 
     def operations(self, tokens: int, layers: int) -> float:
-        """Of so many layers over one prompt."""
+        """Count the operations of some layers over one prompt."""
         matrices = self.width * (2 * self.width + 2 * self.kv_heads * self.head + 3 * self.inner)
         return layers * (2 * tokens * matrices + 2 * tokens**2 * self.width)
 
     def cache_gb(self, tokens: int, layers: int) -> float:
-        """Keys and values in bfloat16."""
+        """Compute the size of keys and values in bfloat16, in GB."""
         return layers * tokens * 2 * self.kv_heads * self.head * 2 / 1e9
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision tower's shapes, for one unit of frames."""
+    """The shapes of a vision tower, for one unit of frames."""
 
     layers: int
     width: int
-    inner: int
-    matrices: int  # of the MLP
-    patches: int
-    seen: float  # patches that one attends to, on average over the layers
+    inner: int  # width of the MLP
+    matrices: int  # number of matrices in the MLP
+    patches: int  # patches per unit
+    seen: float  # patches that one patch attends to, on average over the layers
 
     def operations(self, units: int) -> float:
-        """Of so many units."""
+        """Count the operations for some units."""
         weights = 4 * self.width**2 + self.matrices * self.width * self.inner
         return units * self.layers * self.patches * (2 * weights + 4 * self.seen * self.width)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A VideoLLM as published: its shapes, its reference layer and budget, and the tokens of a unit."""
+    """A published VideoLLM: its shapes, reference layer, budget, and tokens and frames per unit."""
 
     name: str
     llm: Decoder
@@ -84,10 +84,10 @@ MODELS = (
 
 
 def computed(model: Model, frames: int) -> dict:
-    """Operations of every stage at so many frames."""
+    """Compute the operations of every stage at a number of frames."""
     units = frames // model.unit_frames
     tokens, kept = units * model.unit_tokens, min(model.budget, units * model.unit_tokens)
-    sets = [len(s) + QUERY for s in frame_sets(units, model.unit_tokens, 64)]
+    sets = [len(tokens_of_set) + QUERY for tokens_of_set in frame_sets(units, model.unit_tokens, 64)]
     tower = model.tower.operations(units)
     scoring = sum(model.llm.operations(size, model.layer) for size in sets)
     lite = sum(SMALL.operations(size, SMALL.layers) for size in sets)
@@ -113,7 +113,7 @@ def computed(model: Model, frames: int) -> dict:
 
 
 def main() -> None:
-    """Print a row a model and number of frames."""
+    """Print one row per model and number of frames."""
     print(f"computed from shapes, in 10^12 operations; least seconds to the first token at {RATE / 1e12:.0f} TFLOP/s")
     stages = ("tower", "score_self", "score_lite", "prefill_kept", "prefill_dense")
     heads = (*stages, "s dense", "s self", "s lite", "dense/self", "dense/lite", "kv GB")

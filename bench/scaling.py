@@ -1,8 +1,8 @@
-"""Time to the first token and memory as a video is looked at more closely: 64 to 2,048 of its frames, three modes.
+"""Time to the first token, and memory, for 64 to 2,048 sampled frames of one video in three modes.
 
     python -m bench.scaling        (in `make bench`)
 
-The demo's model: nine tokens for two frames, so 2,048 frames are 9,216 visual tokens.
+The demo's model has nine tokens for two frames, so 2,048 frames are 9,216 visual tokens.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ STAGES = ("decode", "encode", "score", "prefill")
 
 
 def measured(fs: FlexSelect, video: Path, frames: int) -> dict:
-    """Seconds by stage, the median of a few rounds, and the memory of one."""
+    """Measure the median seconds of each stage, and the most memory of a round."""
     fs.family.max_frames = frames
     rounds, megabytes = [], list[float]()
     for _ in range(ROUNDS):
         with extra_megabytes(megabytes):
             rounds.append(fs.open(video).ask("What colour is the circle?", max_new_tokens=1))
     seconds = {stage: statistics.median(answer.timings[stage] for answer in rounds) for stage in STAGES}
-    about = {"frames": frames, "tokens": rounds[0].num_visual_tokens, "kept": rounds[0].num_kept_tokens}
-    return {**about, "seconds": seconds, "first_token_s": sum(seconds.values()), "megabytes": max(megabytes)}
+    counts = {"frames": frames, "tokens": rounds[0].num_visual_tokens, "kept": rounds[0].num_kept_tokens}
+    return {**counts, "seconds": seconds, "first_token_s": sum(seconds.values()), "megabytes": max(megabytes)}
 
 
 def main() -> None:
-    """Print a row a mode and number of frames."""
+    """Print one row per mode and number of frames."""
     disable_progress_bar()
     print(f"seconds to the first token, median of {ROUNDS}; megabytes above what the model takes")
-    heads = ("frames", "tokens", "kept", "decode", "encode", "score", "prefill", "sum", "of it LLM", "MB")
+    heads = ("frames", "tokens", "kept", "decode", "encode", "score", "prefill", "sum", "LLM only", "MB")
     print(f"{'mode':6}" + "".join(f"{head:>10}" for head in heads))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_needle_videos(Path(folder), videos=1, patches=max(FRAMES) // 2, questions=1)
         video = Path(folder) / "needles_000.mp4"
         for name, selector in WAYS.items():
-            about = {"selector": selector, "dtype": "float32", "device": "cpu", "fps": float("inf")}
-            fs = FlexSelect.from_pretrained(MODEL, **about)
+            options = {"selector": selector, "dtype": "float32", "device": "cpu", "fps": float("inf")}
+            fs = FlexSelect.from_pretrained(MODEL, **options)
             fs.open(video).ask("What colour is the circle?", max_new_tokens=1)  # warm-up
             for frames in FRAMES:
                 row = {"mode": name, **measured(fs, video, frames)}

@@ -1,11 +1,10 @@
-"""Selecting among 14k, 28k and 112k visual tokens beside the floor and beside the straightforward way.
+"""Time and memory to select among 14k, 28k and 112k visual tokens, compared with a lower bound and a plain version.
 
     python -m bench.selection        (in `make bench`, without the largest size: --tokens 14080 28160 112640)
 
-The floor is the decoder's layers below the reference layer over the same frame sets, and nothing else: no method that
-scores at that layer can be faster. The straightforward way is the method as it is written down (section 3.2): one set
-at a time, the whole score tensor of the reference layer, a loop over the kept tokens. Random weights in Qwen2.5-VL's
-classes.
+The lower bound ("floor") runs only the decoder's layers below the reference layer, over the same frame sets. No method
+that scores at that layer can be faster. The plain version follows section 3.2 literally: one set at a time, the whole
+score tensor of the reference layer, a loop over the kept tokens. The weights are random, in Qwen2.5-VL's classes.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from flexselect.structures.prompt import EncodedVideo
 
 SIZES = {"hidden_size": 224, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 896}
 LAYER, BUDGET, ROWS, COLUMNS, UNITS_PER_SET, QUERY, ROUNDS = 4, 7040, 11, 20, 64, 48, 3
-VISUAL = 9  # the placeholder's id
-SCORING: dict[str, list[float]] = {"ours": [], "straightforward": []}  # extra megabytes, each time scores are made
+VISUAL = 9  # id of the visual tokens' placeholder
+SCORING: dict[str, list[float]] = {"ours": [], "straightforward": []}  # extra megabytes of each scoring
 
 
 class Video(SimpleNamespace):
@@ -47,8 +46,8 @@ class Video(SimpleNamespace):
     query: Tensor
 
 
-def video(tokens: int) -> Video:
-    """A video of so many visual tokens."""
+def random_video(tokens: int) -> Video:
+    """Make a video with this number of visual tokens, a decoder and a query."""
     torch.manual_seed(0)
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     config = Qwen2_5_VLTextConfig(
@@ -58,15 +57,16 @@ def video(tokens: int) -> Video:
     decoder = Qwen2_5_VLTextModel(config).eval().requires_grad_(False)
     inner = SimpleNamespace(language_model=decoder)
     vision = SimpleNamespace(tokens_per_second=2)
-    about = SimpleNamespace(video_token_id=VISUAL, vision_config=vision)
-    lm = Qwen25VLM(SimpleNamespace(model=inner, config=about, dtype=torch.float32), None)  # type: ignore[arg-type]
+    lm_config = SimpleNamespace(video_token_id=VISUAL, vision_config=vision)
+    model = SimpleNamespace(model=inner, config=lm_config, dtype=torch.float32)
+    lm = Qwen25VLM(model, None)  # type: ignore[arg-type]
     encoded = EncodedVideo(torch.arange(5), torch.randn(tokens, SIZES["hidden_size"]), (tokens // 220, ROWS, COLUMNS))
     return Video(lm=lm, encoded=encoded, query=torch.arange(QUERY) + 10)
 
 
 @contextmanager
 def below_the_layer(decoder: Any) -> Iterator[None]:
-    """Without the reference layer."""
+    """Remove the reference layer and the final norm from a decoder for a while."""
     layers, norm = decoder.layers, decoder.norm
     decoder.layers, decoder.norm = layers[:LAYER], nn.Identity()
     try:
@@ -76,75 +76,80 @@ def below_the_layer(decoder: Any) -> Iterator[None]:
 
 
 def prompts(v: Video, together: int) -> Iterator[tuple[list[Tensor], Tensor, Tensor, Any]]:
-    """Frame sets with embeddings and positions of their prompts, some at a time."""
+    """Yield a few frame sets at a time, with embeddings, positions and layout of their prompts.
+
+    Args:
+        v: the video.
+        together: number of frame sets per batch.
+    """
     sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
     for first in range(0, len(sets), together):
-        some = sets[first : first + together]
-        layout = v.encoded.layout(v.query, VISUAL, range(len(some[0]) // (ROWS * COLUMNS)))
-        where = v.lm.position_ids(layout, (len(some[0]) // (ROWS * COLUMNS), ROWS, COLUMNS), 1.0)
-        embedded = v.lm.embed(layout.ids)[None].repeat(len(some), 1, 1)
-        embedded[:, layout.visual] = torch.stack([v.encoded.features[tokens] for tokens in some])
-        yield some, embedded, where[:, None].expand(-1, len(some), -1), layout
+        batch = sets[first : first + together]
+        units = len(batch[0]) // (ROWS * COLUMNS)
+        layout = v.encoded.layout(v.query, VISUAL, range(units))
+        position_ids = v.lm.position_ids(layout, (units, ROWS, COLUMNS), 1.0)
+        embedded = v.lm.embed(layout.ids)[None].repeat(len(batch), 1, 1)
+        embedded[:, layout.visual] = torch.stack([v.encoded.features[tokens] for tokens in batch])
+        yield batch, embedded, position_ids[:, None].expand(-1, len(batch), -1), layout
 
 
 @torch.inference_mode()
 def floor(v: Video) -> Tensor:
-    """The layers below, two sets at a time, as ours."""
+    """Run only the layers below the reference layer, two sets at a time as FlexSelect does."""
     last = torch.empty(0)
     with below_the_layer(v.lm.decoder):
-        for _, embedded, where, _ in prompts(v, 2):
-            last = v.lm.decoder(inputs_embeds=embedded, position_ids=where, use_cache=False).last_hidden_state
+        for _, embedded, position_ids, _ in prompts(v, 2):
+            last = v.lm.decoder(inputs_embeds=embedded, position_ids=position_ids, use_cache=False).last_hidden_state
     return last[0, -1]
 
 
 @torch.inference_mode()
-def ours(v: Video) -> Tensor:
-    """Which tokens are kept."""
+def select_tokens(v: Video) -> Tensor:
+    """Return the indices of the tokens that FlexSelect keeps."""
     sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
     (scores,) = ReferenceLayerScorer(v.lm, LAYER, "max").score_many(v.encoded, [v.query], sets)
     return select(scores, sets, split_budget(BUDGET, [len(tokens) for tokens in sets])).kept
 
 
 def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE."""
+    """Apply RoPE."""
     first, second = states.chunk(2, dim=-1)
     return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
 
 
-def probed(*given: Any, **more: Any) -> Tensor:
-    """Ours, its memory measured."""
+def measured_attention(*arguments: Any, **options: Any) -> Tensor:
+    """Run `visual_attention` and measure its memory."""
     with extra_megabytes(SCORING["ours"]):
-        return visual_attention(*given, **more)
+        return visual_attention(*arguments, **options)
 
 
 @torch.inference_mode()
 def straightforward(v: Video) -> Tensor:
-    """Which tokens are kept, the plain way."""
+    """Return the indices of the tokens that the plain version keeps."""
     decoder, chosen = v.lm.decoder, set[int]()
-    original, norm = decoder.layers[LAYER].self_attn, decoder.layers[LAYER].input_layernorm
+    layer, norm = decoder.layers[LAYER].self_attn, decoder.layers[LAYER].input_layernorm
     width = SIZES["hidden_size"] // SIZES["num_attention_heads"]
     sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
     shares = split_budget(BUDGET, [len(tokens) for tokens in sets])
-    for number, (some, embedded, where, layout) in enumerate(prompts(v, 1)):
+    for number, (batch, embedded, position_ids, layout) in enumerate(prompts(v, 1)):
         with below_the_layer(decoder):
-            states = norm(decoder(inputs_embeds=embedded, position_ids=where, use_cache=False).last_hidden_state)
-        q, k = (
-            project(states).unflatten(-1, (-1, width)).transpose(1, 2) for project in (original.q_proj, original.k_proj)
-        )
-        q, k = (rotated(each, *decoder.rotary_emb(states, where)) for each in (q, k))
+            hidden = decoder(inputs_embeds=embedded, position_ids=position_ids, use_cache=False).last_hidden_state
+        states = norm(hidden)
+        q, k = (project(states).unflatten(-1, (-1, width)).transpose(1, 2) for project in (layer.q_proj, layer.k_proj))
+        q, k = (rotated(each, *decoder.rotary_emb(states, position_ids)) for each in (q, k))
         with extra_megabytes(SCORING["straightforward"]):
             scores = whole_tensor(q[:, :, -QUERY:], k, layout.span, width**-0.5)[0]
         for place in scores.topk(shares[number]).indices:
-            chosen.add(some[0][place].item())
+            chosen.add(batch[0][place].item())
     return torch.tensor(sorted(chosen))
 
 
-WAYS: dict[str, Callable[[Video], Tensor]] = {"floor": floor, "ours": ours, "straightforward": straightforward}
+WAYS: dict[str, Callable[[Video], Tensor]] = {"floor": floor, "ours": select_tokens, "straightforward": straightforward}
 
 
 def measured(tokens: int) -> dict[str, Any]:
-    """All ways in turn: seconds, and the memory that the scores take, above decoder and inputs."""
-    v = video(tokens)
+    """Measure all ways in turn: seconds, and the memory of the scores above decoder and inputs."""
+    v = random_video(tokens)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     kept = {}
     for _ in range(ROUNDS if tokens < 100_000 else 1):
@@ -160,11 +165,11 @@ def measured(tokens: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a row a size."""
+    """Print one row per number of tokens."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[14080, 28160])
     sizes = parser.parse_args().tokens
-    attention.visual_attention = probed
+    attention.visual_attention = measured_attention
     print(f"layer {LAYER}, {SIZES}, {QUERY} query rows, {BUDGET} of the tokens kept; median of {ROUNDS} (112k: one)")
     heads = (
         "floor s",

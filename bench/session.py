@@ -1,15 +1,17 @@
-"""The first and the later questions about a video, stage by stage, beside prefilling the kept tokens and generating.
+"""Seconds of the first and the later questions about a video, compared with prefilling the kept tokens and generating.
 
     python -m bench.session        (in `make bench`)
 
-The demo's model on a rendered video; and the three published families with random weights and as many tokens a unit as
-the released ones (a video as it is after the tower), one token in sixteen kept, as published.
+Two kinds of models are measured: the demo's model on a rendered video, and the three published families with random
+weights. The latter get random features in place of the tower's, with the released models' number of tokens per unit.
+One token in sixteen is kept, as published.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
@@ -28,23 +30,29 @@ STAGES = ("score", "prefill", "generate")
 
 
 def ask_all(session: VideoSession) -> dict:
-    """Seconds by stage: of the first question, the second, and the median of the later ones."""
+    """Ask many questions; return the seconds of each stage for the first, the second and the median later question."""
     answers = [
         session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS[session.keep])
     ]
     later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in STAGES}
     first, second = ({stage: answers[i][stage] for stage in STAGES} for i in range(2))
     answering = later["prefill"] + later["generate"]
-    result = {"first": first, "second": second, "later": later, "ratio": (later["score"] + answering) / answering}
-    return {**result, "kept_mb": sum(session.num_bytes.values()) / 1e6}
+    seconds = {"first": first, "second": second, "later": later, "ratio": (later["score"] + answering) / answering}
+    return {**seconds, "kept_mb": sum(session.num_bytes.values()) / 1e6}
 
 
-def measured(name: str, selector: str, fs: FlexSelect, opened) -> list[dict]:
-    """A row for each way to keep; printed."""
+def measured(name: str, selector: str, open_session: Callable[[], VideoSession]) -> list[dict]:
+    """Measure both values of `keep`; print and return one row for each.
+
+    Args:
+        name: name of the model.
+        selector: label of the selector.
+        open_session: opens a new session.
+    """
     rows = []
     for keep in ("features", "scores_kv"):
-        opened().keeping(keep).ask("What colour is the circle?", NEW_TOKENS)  # warm-up
-        row = {"model": name, "selector": selector, "keep": keep, **ask_all(opened().keeping(keep))}
+        open_session().keeping(keep).ask("What colour is the circle?", NEW_TOKENS)  # warm-up
+        row = {"model": name, "selector": selector, "keep": keep, **ask_all(open_session().keeping(keep))}
         later = row["later"]
         print(
             f"{name:12}{selector:6}{keep:>10}{row['first']['score']:13.4f}{row['second']['score']:9.4f}"
@@ -57,7 +65,7 @@ def measured(name: str, selector: str, fs: FlexSelect, opened) -> list[dict]:
 
 
 def main() -> None:
-    """Measure; print the ratio of a later question to prefill and generation alone."""
+    """Measure all models; print the cost of a later question relative to prefill and generation alone."""
     disable_progress_bar()
     set_verbosity_error()
     print(f"demo: {DEMO_UNITS} units of 9 tokens, 112 kept; others: {UNITS} units, one token in {SHARE} kept; seconds")
@@ -71,17 +79,16 @@ def main() -> None:
         write_needle_videos(folder, videos=1, patches=DEMO_UNITS, questions=1)
         for label, selector in (("self", "self"), ("lite", "checkpoints/demo/selector")):
             fs = FlexSelect.from_pretrained(DEMO, selector=selector, dtype="float32", device="cpu")
-            table += measured("demo", label, fs, lambda fs=fs: fs.open(folder / "needles_000.mp4"))
+            table += measured("demo", label, lambda fs=fs: fs.open(folder / "needles_000.mp4"))
         for name in FAMILIES:
             model = random_model(folder / name, name)
             for label, selector in (("self", "self"), ("lite", str(model / "selector"))):
-                about = {"selector": selector, "dtype": "float32", "device": "cpu", "units_per_set": UNITS_PER_SET}
-                fs = FlexSelect.from_pretrained(str(model), **about)
+                options = {"selector": selector, "dtype": "float32", "device": "cpu", "units_per_set": UNITS_PER_SET}
+                fs = FlexSelect.from_pretrained(str(model), **options)
                 video = random_video(fs, name, UNITS)
-                fs = FlexSelect(
-                    fs.lm, fs.family, fs.scorer, **{**vars(fs.options), "budget": video.num_tokens // SHARE}
-                )
-                table += measured(name, label, fs, lambda fs=fs, video=video: fs.open_encoded(video))
+                budget = video.num_tokens // SHARE
+                fs = FlexSelect(fs.lm, fs.family, fs.scorer, **{**vars(fs.options), "budget": budget})
+                table += measured(name, label, lambda fs=fs, video=video: fs.open_encoded(video))
     write_result("session", {"demo_units": DEMO_UNITS, "units": UNITS, "questions": QUESTIONS}, table)
 
 

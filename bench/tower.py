@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's vision tower at its real width: windows in a few calls against transformers' own way, one call a window.
+"""Time of Qwen2.5-VL's vision tower with windows in a few calls, compared with transformers' one call per window.
 
 python -m bench.tower        (in `make bench`)
 """
@@ -16,15 +16,15 @@ from bench.measure import write_result
 from flexselect.families.windows import BATCHED, batch_windows
 
 UNITS, ROWS, COLUMNS, TIMES = 8, 22, 40, 5  # patches of a 308 x 560 frame
-DEPTH = {"depth": 4, "fullatt_block_indexes": [3]}  # of 32, one in eight sees the whole frame; here one in four
-WIDTHS = (  # the demo's, and the real one: there matrix products take the time on a CPU
+DEPTH = {"depth": 4, "fullatt_block_indexes": [3]}  # one layer in four sees the whole frame; really four of 32
+WIDTHS = (  # the demo's width, and the real one, where matrix products take most of the time on a CPU
     {"hidden_size": 64, "intermediate_size": 128, "num_heads": 2},
     {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16},
 )
 
 
 def measured(sizes: dict[str, int]) -> dict[str, float]:
-    """Both ways in turn: median seconds, their ratio, and the largest difference."""
+    """Measure both ways in turn; return median seconds, their ratio, and the largest relative difference."""
     config = Qwen2_5_VLConfig().vision_config
     for name, value in (sizes | DEPTH).items():
         setattr(config, name, value)
@@ -43,13 +43,13 @@ def measured(sizes: dict[str, int]) -> dict[str, float]:
                 began = time.perf_counter()
                 outputs[way] = tower(patches, grid_thw=grid).last_hidden_state
                 times.append(time.perf_counter() - began)
-    plain, actual = (statistics.median(times) for times in seconds.values())
+    plain, batched = (statistics.median(times) for times in seconds.values())
     difference = float((outputs["sdpa"] - outputs[BATCHED]).abs().max() / outputs["sdpa"].abs().max())
-    return {"one_call_a_window_s": plain, "batched_s": actual, "ratio": plain / actual, "difference": difference}
+    return {"one_call_a_window_s": plain, "batched_s": batched, "ratio": plain / batched, "difference": difference}
 
 
 def main() -> None:
-    """Print a row a width."""
+    """Print one row per width."""
     print(f"{UNITS} units of {ROWS} x {COLUMNS} patches, {DEPTH['depth']} layers, float32; median of {TIMES}")
     print(f"{'width':>6}{'one call a window':>20}{'batched':>10}{'ratio':>8}{'difference':>12}")
     rows = []

@@ -26,15 +26,11 @@ log = logging.getLogger(__name__)
 class RecordRules:
     """Options for converting rows to records."""
 
-    turns: Literal["first", "all"] = (
-        "first"  # "first": a conversation's first question; "all": every question with its answer
-    )
-    unusable: Literal["refuse", "skip"] = (
-        "refuse"  # what to do with a row that cannot be used, for example one about an image
-    )
+    turns: Literal["first", "all"] = "first"  # questions of a conversation to use
+    unusable: Literal["refuse", "skip"] = "refuse"  # what to do with an unusable row, for example one about an image
     columns: dict[str, str] = field(default_factory=dict)  # maps video, question and answer to the names in the file
     encoding: str | None = None  # encoding of text files; None: detected from the first bytes
-    needs_answers: bool = False  # whether a question without an answer cannot be used
+    needs_answers: bool = False  # whether a row without an answer is unusable
 
     def __post_init__(self) -> None:
         check_choice("turns", self.turns, ("first", "all"))
@@ -47,7 +43,7 @@ class RecordRules:
 class Record:
     """One clip with one question."""
 
-    video: str  # as in the annotations
+    video: str  # the name in the annotations
     path: Path  # the video file
     question: str
     answer: str = ""
@@ -100,7 +96,7 @@ def _records(source: str, root: Path, rules: RecordRules) -> list[Record]:
     records, left_out = list[Record](), list[str]()
     for number, row in enumerate(read_rows(source, rules.encoding), 1):
         try:
-            records += _of_row(row, root, rules)
+            records += _to_records(row, root, rules)
         except ValueError as error:
             left_out.append(f"{source}, record {number}: {error}")
             if rules.unusable == "refuse":
@@ -111,7 +107,7 @@ def _records(source: str, root: Path, rules: RecordRules) -> list[Record]:
 
 
 def _parts(path: Path) -> list[dict[str, str]]:
-    """Read the list of a YAML file."""
+    """Read the list `datasets` of a YAML file."""
     try:
         whole = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -122,11 +118,11 @@ def _parts(path: Path) -> list[dict[str, str]]:
     return parts
 
 
-def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
-    """Convert a row, which has a conversation or a question with an answer, to records.
+def _to_records(row: Row, root: Path, rules: RecordRules) -> list[Record]:
+    """Convert a row, which has a conversation or a question with an answer, to one record per question.
 
     Raises:
-        ValueError: if the row has no video or no question; naming the columns it has and those that are known.
+        ValueError: if the row has no video or no question; naming its columns.
     """
     if row.error is not None:
         raise ValueError(row.error)
@@ -145,7 +141,7 @@ def _of_row(row: Row, root: Path, rules: RecordRules) -> list[Record]:
         image = "; it is about an image" if row.get("image") or row.get("images") else ""
         raise ValueError(f"has no video, or no question; found {', '.join(map(str, row)) or 'nothing'}{image}")
     if rules.needs_answers and not all(answer.strip() for _, answer in pairs):
-        raise ValueError("has no answer, which is read where query is question_and_answer")
+        raise ValueError("has no answer, which query question_and_answer needs")
     return [Record(video, resolve_path(video, root), question, answer) for question, answer in pairs]
 
 
@@ -155,7 +151,7 @@ def _sampled(rows: list[Record], source: str, strategy: str, seed: int) -> list[
     if rule == "all":
         return rows
     if rule not in ("first", "end", "random") or not amount.rstrip("%").isdigit():
-        raise ValueError(f"{source}: sampling_strategy {strategy!r} is none of all, first:N, end:N, random:N")
+        raise ValueError(f"{source}: sampling_strategy {strategy!r} must be all, first:N, end:N or random:N")
     number = int(amount.rstrip("%"))
     count = min(len(rows), -(-len(rows) * number // 100) if amount.endswith("%") else number)
     if rule == "random":

@@ -14,16 +14,16 @@ from datamodules.processes import rank_and_world_size
 GROUPED = 50  # number of batches whose clips are sorted by shape together
 
 
-def batches_an_epoch(trainer: Trainer | None, whole: int) -> int:
-    """Return how many of `whole` batches per epoch the trainer uses."""
+def batches_per_epoch(trainer: Trainer | None, full_epoch: int) -> int:
+    """Return how many of the `full_epoch` batches the trainer uses per epoch."""
     limit = trainer.limit_train_batches if trainer else 1.0
-    return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+    return min(full_epoch, limit) if isinstance(limit, int) else int(full_epoch * limit)
 
 
-def place_in_training(trainer: Trainer | None, whole: int) -> tuple[int, int]:
-    """Return the current epoch, and how many of its `whole` batches are done, earlier runs included."""
-    had = trainer.fit_loop.epoch_loop.batch_progress.total.ready if trainer else 0
-    return divmod(had, batches_an_epoch(trainer, whole))
+def epoch_and_position(trainer: Trainer | None, full_epoch: int) -> tuple[int, int]:
+    """Return the current epoch, and the number of its batches that are done, earlier runs included."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.total.ready if trainer else 0
+    return divmod(done, batches_per_epoch(trainer, full_epoch))
 
 
 class EpochOrder(Sampler):
@@ -36,48 +36,48 @@ class EpochOrder(Sampler):
         size: number of clips.
         batch_size: B, clips per step and process.
         seed: decides the order, together with the epoch.
-        trainer: for the progress of the training, the rank and the number of processes; None: the start, one process.
-        forms: a sortable shape per clip; batches have clips of equal shape if possible. None: shapes do not matter.
+        trainer: gives the training's progress, the rank and the number of processes; None: the start, one process.
+        shapes: a sortable shape per clip; batches have clips of equal shape if possible. None: shapes do not matter.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, trainer: Trainer | None, forms: Sequence[tuple] | None = None
+        self, size: int, batch_size: int, seed: int, trainer: Trainer | None, shapes: Sequence[tuple] | None = None
     ) -> None:
-        self.size, self.batch_size, self.seed, self.trainer, self.forms = size, batch_size, seed, trainer, forms
+        self.size, self.batch_size, self.seed, self.trainer, self.shapes = size, batch_size, seed, trainer, shapes
         self.rank, self.world = rank_and_world_size(trainer)
 
     @property
     def num_batches(self) -> int:
         """Number of batches per epoch in this process."""
-        return batches_an_epoch(self.trainer, self._whole)
+        return batches_per_epoch(self.trainer, self._full_epoch)
 
     @property
-    def _whole(self) -> int:
-        """Number of batches of all clips."""
+    def _full_epoch(self) -> int:
+        """Number of batches per epoch if the trainer sets no limit."""
         return -(-len(self) // self.batch_size)
 
     def __len__(self) -> int:
         return self.size // self.world
 
     def __iter__(self) -> Iterator[int]:
-        epoch, done = place_in_training(self.trainer, self._whole)
+        epoch, done = epoch_and_position(self.trainer, self._full_epoch)
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        if self.forms is not None:
+        if self.shapes is not None:
             order = self._grouped(order, generator)
         share = order[self.rank :: self.world][: len(self)]
         return iter(share[done * self.batch_size :])
 
     def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
-        """Sort stretches of the order by shape, cut them into steps, shuffle them; a short last step stays last."""
+        """Sort stretches of the order by shape, cut them into steps, shuffle the steps; a short last step stays last."""
         step = self.batch_size * self.world
-        stretch, forms = step * GROUPED, self.forms or ()
-        parts = [sorted(order[i : i + stretch], key=forms.__getitem__) for i in range(0, self.size, stretch)]
+        stretch, shapes = step * GROUPED, self.shapes or ()
+        parts = [sorted(order[i : i + stretch], key=shapes.__getitem__) for i in range(0, self.size, stretch)]
         flat = [index for part in parts for index in part]
         steps = [flat[i : i + step] for i in range(0, self.size, step)]
-        whole = self.size // step
-        shuffled = [steps[i] for i in torch.randperm(whole, generator=generator).tolist()]
-        return [index for clips in shuffled + steps[whole:] for index in clips]
+        complete = self.size // step
+        shuffled = [steps[i] for i in torch.randperm(complete, generator=generator).tolist()]
+        return [index for clips in shuffled + steps[complete:] for index in clips]
 
 
 class ResumableLoader(DataLoader):

@@ -61,10 +61,10 @@ class NeedleClips(LightningDataModule):
             raise ValueError(f"distractors must be from 0 to {min(units, len(SHAPES)) - 1}, got {distractors}")
         self.family, self.clips, self.units, self.cells, self.seed = family, clips, units, cells, seed
         self.distractors = distractors if needles is None else 0
-        self.needles = None if needles is None else pictures_of(Path(needles))
+        self.needles = None if needles is None else read_pictures(Path(needles))
         self.settings = {"clips": clips, "units": units, "distractors": self.distractors, "needles": needles}
         self.settings |= {"haystacks": haystacks, "cells": cells, "seed": seed}
-        self.haystacks = None if haystacks is None else haystacks_in(haystacks)
+        self.haystacks = None if haystacks is None else list_haystacks(haystacks)
 
     def predict_dataloader(self) -> DataLoader:
         """Return a loader that yields one `NeedleClip` per step; clips are divided among processes."""
@@ -103,12 +103,12 @@ class _Clips(Dataset):
         count = self.data.units * self.data.family.frames_per_unit
         if self.data.haystacks is None:
             return torch.from_numpy(np.concatenate(list(render(rng, [], count, self.data.cells))))
-        spread = lambda n, fps: np.linspace(0, n - 1, count).round().astype(int).tolist()  # noqa: E731
+        sample = lambda n, fps: np.linspace(0, n - 1, count).round().astype(int).tolist()  # noqa: E731
         for number in rng.permutation(len(self.data.haystacks)):
             try:
-                return read_video(self.data.haystacks[number], spread, self.prompter.resize)[0]
+                return read_video(self.data.haystacks[number], sample, self.prompter.resize)[0]
             except VideoError as error:
-                log.warning("another haystack is taken: %s", error)
+                log.warning("a haystack cannot be read, and another one is used: %s", error)
         raise ValueError("none of the haystacks can be read; the reasons are above")
 
     def _needles(self, rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str]]:
@@ -122,14 +122,12 @@ class _Clips(Dataset):
             for place in range(self.data.cells**2):
                 y, x = divmod(place, self.data.cells)
                 paint(background[y * CELL :, x * CELL :][:CELL, :CELL], str(shape), str(colour), rng)
-            asks = rng.random() < 0.5
-            yield (
-                Image.fromarray(background),
-                f"What colour is the {shape}?" if asks else f"Which shape is {colour}?",
-            )
+            by_shape = rng.random() < 0.5
+            question = f"What colour is the {shape}?" if by_shape else f"Which shape is {colour}?"
+            yield Image.fromarray(background), question
 
 
-def pictures_of(table: Path) -> list[tuple[Path, str]]:
+def read_pictures(table: Path) -> list[tuple[Path, str]]:
     """Read images with their questions; all images are opened before a model is loaded.
 
     Raises:
@@ -153,7 +151,7 @@ def pictures_of(table: Path) -> list[tuple[Path, str]]:
     return needles
 
 
-def haystacks_in(folder: str) -> list[Path]:
+def list_haystacks(folder: str) -> list[Path]:
     """List the videos of a folder.
 
     Raises:

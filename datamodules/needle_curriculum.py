@@ -12,16 +12,17 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from datamodules.epoch_order import ResumableLoader, place_in_training
+from datamodules.epoch_order import ResumableLoader, epoch_and_position
 from datamodules.needles import ask, draw_needles, render
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
 
-# Temporal patches, maximum number of needles, share of multiple-choice batches. Letters come once the words are known,
-# and then dominate at first: if they are mixed in from the start, they stay at chance and slow the words down.
-WORDS = ((1, 1, 0.0), (1, 2, 0.0), (1, 3, 0.0), (2, 3, 0.0), (4, 4, 0.0))
-LETTERS = ((1, 1, 0.7), (1, 3, 0.5), (4, 4, 0.5), (8, 4, 0.4))
-LONGER_WORDS = ((8, 4, 0.0), (16, 4, 0.0))
+# Stages: temporal patches, maximum number of needles, share of multiple-choice batches. Multiple choice begins after
+# words are learned, with most batches at first: mixed in from the start, its accuracy stays at chance, and words are
+# learned more slowly.
+WORD_STAGES = ((1, 1, 0.0), (1, 2, 0.0), (1, 3, 0.0), (2, 3, 0.0), (4, 4, 0.0))
+LETTER_STAGES = ((1, 1, 0.7), (1, 3, 0.5), (4, 4, 0.5), (8, 4, 0.4))
+LONGER_WORD_STAGES = ((8, 4, 0.0), (16, 4, 0.0))
 
 
 class NeedleCurriculum(LightningDataModule):
@@ -54,7 +55,7 @@ class NeedleCurriculum(LightningDataModule):
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.advance_at = advance_at
-        self.stages = (*WORDS, *(LETTERS if letters else LONGER_WORDS))
+        self.stages = (*WORD_STAGES, *(LETTER_STAGES if letters else LONGER_WORD_STAGES))
         self.seed = seed
         self.stage = 0
 
@@ -70,7 +71,7 @@ class NeedleCurriculum(LightningDataModule):
         return ResumableLoader(clips, batch_size=None)  # a worker would compete with the training for CPU threads
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the stage, for a resumed training."""
+        """Return the stage, so that training can be resumed."""
         return {"stage": self.stage}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -95,30 +96,27 @@ class _Clips(IterableDataset):
         return self.steps  # the learning rate schedule needs it
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        _, had = place_in_training(
-            self.trainer, self.steps
-        )  # at the first batch, since Lightning restores its counts after `iter`
-        yield from islice(self._batches(), had, None)
+        # this runs at the first batch, because Lightning restores its counts after `iter`
+        _, done = epoch_and_position(self.trainer, self.steps)
+        yield from islice(self._batches(), done, None)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
         patches, count, choice_share = self.stage
-        shown = self.family.sample(2 * patches, 2.0)  # as the family samples a video of that length
+        sampled = self.family.sample(2 * patches, 2.0)  # the frames that the family takes from a video of this length
         for _ in range(self.steps):
             frames, queries, answers = [], [], []
-            choice = bool(rng.random() < choice_share)  # one kind per batch, for less padding
+            choice = bool(rng.random() < choice_share)  # one form per batch, for less padding
             for _ in range(self.batch_size):
                 needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
                 asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, choice)
-                frames.append(np.concatenate(list(render(rng, needles, 2 * patches)))[shown])
+                frames.append(np.concatenate(list(render(rng, needles, 2 * patches)))[sampled])
                 question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
                 queries.append(prompter.query_ids(question.text))
                 answers.append(prompter.answer_ids(asked.answer))
             clip = prompter.clip(torch.from_numpy(np.concatenate(frames)))
             yield {
-                "pixel_values": prompter.pixel_values(
-                    clip, 0, clip.num_units
-                ),  # pixel values of all clips, concatenated
+                "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, concatenated
                 "form": "choice" if choice else "words",
                 "grid": (clip.num_units // self.batch_size, *clip.grid[1:]),
                 "prefix": prompter.prefix_ids,

@@ -103,13 +103,13 @@ def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
     """Return the pixels of a cell that a shape covers, bool [28, 28]."""
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
     y, x, radius = y - dy, x - dx, CELL * 0.4
-    away = np.hypot(y, x)
+    distance = np.hypot(y, x)
     inside = {
-        "circle": away < radius,
+        "circle": distance < radius,
         "square": np.maximum(abs(y), abs(x)) < radius * 0.85,
         "triangle": (abs(x) < (y + radius) * 0.55) & (y < radius * 0.8),
         "cross": (np.minimum(abs(y), abs(x)) < radius * 0.28) & (np.maximum(abs(y), abs(x)) < radius),
-        "ring": (away < radius) & (away > radius * 0.6),
+        "ring": (distance < radius) & (distance > radius * 0.6),
         "diamond": abs(y) + abs(x) < radius,
     }
     return inside[shape]

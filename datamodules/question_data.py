@@ -38,7 +38,7 @@ class QuestionData(LightningDataModule):
             few frames at a time.
 
     Attributes:
-        answered: keys of questions that an earlier run answered.
+        answered: keys (`VideoQuestion.key`) of questions that an earlier run answered.
     """
 
     macro: str | None = None  # accuracy is the mean over the values of this group; None: over all questions
@@ -142,17 +142,17 @@ class _Items(Dataset):
 
 
 def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
-    """Make questions about one video, and about one part of it, consecutive; groups keep the order of first ones."""
+    """Group questions by video, then by part of the video; groups stay in the order of their first question."""
     videos = {video: i for i, video in enumerate(dict.fromkeys(question.video for question in questions))}
     parts = {part: i for i, part in enumerate(dict.fromkeys(question.part for question in questions))}
     return sorted(questions, key=lambda question: (videos[question.video], parts[question.part]))
 
 
 def shard(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:
-    """Return the questions of one process. A video's questions stay together, so it is decoded once.
+    """Return the questions of one process. A video's questions stay together, so that it is decoded once.
 
-    Videos are assigned in order of falling work, each to the process with the least: at most a third longer than
-    optimal (Graham, 1969). Each process gets a video if there are enough.
+    Videos are assigned in order of decreasing work, each to the process with the least work so far: the run takes at
+    most a third longer than the optimum (Graham, 1969). Each process gets a video if there are enough.
 
     Args:
         questions: all questions.

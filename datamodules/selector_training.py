@@ -25,22 +25,22 @@ from flexselect.structures.prompt import VideoClip, VideoPrompt
 class SelectorDataModule(LightningDataModule):
     """Clips for fit, validate, and predict (writing teacher scores).
 
-    If a clip cannot be used, the next one in the file replaces it, in every run the same one; the reason is recorded.
+    If a clip cannot be used, the next one in the file replaces it, the same in every run; the reason is recorded.
 
     Args:
         family: samples and resizes frames and makes prompts; `fps: .inf` takes `max_frames` frames evenly.
         annotations: annotations for fit, see `read_records`.
         val_annotations: annotations for validate; None: no validation.
         video_root: folder that `video` is relative to; None: the annotation file's folder.
-        batch_size: clips per step and process. Above 1, batches have clips of equal shape, and each video's header is
-            read at the start.
+        batch_size: clips per step and process. Above 1, batches have clips of equal shape if possible, so each video's
+            header is read at the start.
         query: the text after the clip, for teacher and selector: "question", as when answering, or
             "question_and_answer", as the released training.
         teacher_scores: folder of stored scores; None: the teacher scores clips during training.
         num_workers: number of processes that decode.
         seed: seed of sampling and order.
         turns: questions of a conversation to use, "first" or "all".
-        unusable: "refuse" files with rows that are no question about a video, or "skip" and count these rows.
+        unusable: "refuse" a file with rows that are not questions about a video, or "skip" and count these rows.
         columns: maps our names (video, question, answer, conversations) to the names in the file.
         encoding: encoding of text files; None: detected from the first bytes.
         track: number among a file's video tracks, from 0; None: the one that players show.
@@ -107,9 +107,9 @@ class SelectorDataModule(LightningDataModule):
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that decide which clips a step uses."""
-        clips_a_step = self.batch_size * rank_and_world_size(self.trainer)[1]
-        taken = {"clips": len(self.records), "clips_a_step": clips_a_step, "seed": self.seed, "query": self.query}
-        return {**taken, **self.reading.settings}
+        clips_per_step = self.batch_size * rank_and_world_size(self.trainer)[1]
+        training = {"clips": len(self.records), "clips_a_step": clips_per_step, "seed": self.seed, "query": self.query}
+        return {**training, **self.reading.settings}
 
     def train_dataloader(self) -> DataLoader:
         """Return a loader that yields lists of `TrainingClip`.
@@ -119,8 +119,8 @@ class SelectorDataModule(LightningDataModule):
         """
         if not self.records:
             raise ValueError("nothing to train on: give --data.annotations FILE")
-        forms = forms_of(self.records, self.family) if self.batch_size > 1 else None
-        order = EpochOrder(len(self.records), self.batch_size, self.seed, self.trainer, forms)
+        shapes = read_shapes(self.records, self.family) if self.batch_size > 1 else None
+        order = EpochOrder(len(self.records), self.batch_size, self.seed, self.trainer, shapes)
         return ResumableLoader(
             _Clips(self, self.records),
             batch_size=self.batch_size,
@@ -205,8 +205,8 @@ class _Clips(Dataset):
         if index == self.GAP:
             return None
         left_out: list[str] = []
-        for tried in range(len(self.records)):
-            record = self.records[(index + tried) % len(self.records)]
+        for offset in range(len(self.records)):
+            record = self.records[(index + offset) % len(self.records)]
             try:
                 return self.reader.training_clip(record, tuple(left_out))
             except VideoError as error:
@@ -237,10 +237,10 @@ def _without_gaps(clips: list[TrainingClip | None]) -> list[TrainingClip]:
     return [clip for clip in clips if clip is not None]
 
 
-def forms_of(records: list[Record], family: VideoFamily) -> list[tuple[int, int, int]]:
+def read_shapes(records: list[Record], family: VideoFamily) -> list[tuple[int, int, int]]:
     """Read each clip's number of sampled frames, height and width from its header; zeros if it cannot be opened."""
 
-    def form(path: Path) -> tuple[int, int, int]:
+    def shape(path: Path) -> tuple[int, int, int]:
         try:
             info = probe(path)
         except VideoError:  # reported and counted when the clip is used
@@ -249,5 +249,5 @@ def forms_of(records: list[Record], family: VideoFamily) -> list[tuple[int, int,
 
     paths = list({record.path: None for record in records})
     with ThreadPoolExecutor() as pool:
-        known = dict(zip(paths, pool.map(form, paths)))
+        known = dict(zip(paths, pool.map(shape, paths)))
     return [known[record.path] for record in records]

@@ -22,7 +22,7 @@ from datamodules.video_files.frame_index import FrameIndex, read_index
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
 from datamodules.video_files.truncation import promised_size
 from flexselect.storage.video_paths import explain_unreadable, printable_path, resolve_path
-from flexselect.structures.frames import WHOLE, FrameStream, ReadOptions, Sample, VideoFacts
+from flexselect.structures.frames import WHOLE_VIDEO, FrameStream, ReadOptions, Sample, VideoFacts
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +74,15 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: naming the file and the reason.
     """
-    index, about = read_file(path, WHOLE)
+    index, about = read_file(path, WHOLE_VIDEO)
     with _name_failed_frames(path, index.times[:1], index, about.warnings):
-        (first,) = _decode(index, index.times[:1], lambda frame: frame, 1, WHOLE)
+        (first,) = _decode(index, index.times[:1], lambda frame: frame, 1, WHOLE_VIDEO)
     height, width = first.shape[1:3]
     return VideoInfo(len(index.times), index.rate, height, width, index.length, index)
 
 
 def open_video(
-    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
+    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE_VIDEO
 ) -> FrameStream:
     """Choose the frames of a video; they are decoded when the caller iterates over the stream.
 
@@ -117,7 +117,7 @@ def open_video(
 
 
 def read_video(
-    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
+    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE_VIDEO
 ) -> tuple[Tensor, Tensor]:
     """Read all frames of `open_video` at once.
 

@@ -66,42 +66,44 @@ class VideoQADataModule(QuestionData):
         reading = self.reading = ReadOptions(start, end, track, square_pixels)
         if annotations is None:
             root = video_root or "."
-            asked = [question] if isinstance(question, str) else list(question or [])
-            named = [video] if isinstance(video, str) else list(video or [])
-            files = _each_once([file for name in named for file in list_videos(name, root)], root)
-            super().__init__(family, _questions(files, asked, reading)[:limit], root, num_workers=0)
+            texts = [question] if isinstance(question, str) else list(question or [])
+            names = [video] if isinstance(video, str) else list(video or [])
+            files = _without_duplicates([file for name in names for file in list_videos(name, root)], root)
+            super().__init__(family, _questions(files, texts, reading)[:limit], root, num_workers=0)
             return
         if start is not None or end is not None:
-            raise ValueError("--data.start and --data.end are of --data.video; rows have columns `start` and `end`")
+            raise ValueError(
+                "--data.start and --data.end need --data.video; annotations have columns `start` and `end` instead"
+            )
         root = video_root or str(resolve_path(annotations).parent)
-        kinds = [groups] if isinstance(groups, str) else groups
-        rows = read_annotations(annotations, columns, kinds, limit, encoding, reading)
+        group_columns = [groups] if isinstance(groups, str) else groups
+        rows = read_annotations(annotations, columns, group_columns, limit, encoding, reading)
         super().__init__(family, rows, root, num_workers)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How files are read, if it differs from the default."""
+        """Reading options that differ from their defaults."""
         return self.reading.settings
 
 
-def _each_once(files: list[str], root: str) -> list[str]:
+def _without_duplicates(files: list[str], root: str) -> list[str]:
     """Remove files that are named twice, or by name and by their folder."""
-    once: dict[Path, str] = {}
+    unique: dict[Path, str] = {}
     for file in files:
-        once.setdefault(resolve_path(file, root).absolute(), file)
-    if len(once) < len(files):
-        log.warning("%d videos are named more than once: each is asked about once", len(files) - len(once))
-    return list(once.values())
+        unique.setdefault(resolve_path(file, root).absolute(), file)
+    if len(unique) < len(files):
+        log.warning("%d videos are named more than once: questions about each are asked once", len(files) - len(unique))
+    return list(unique.values())
 
 
-def _questions(files: list[str], asked: list[str], reading: ReadOptions) -> list[VideoQuestion]:
+def _questions(files: list[str], texts: list[str], reading: ReadOptions) -> list[VideoQuestion]:
     """Make every question about every video; ids are made from the videos' names."""
     stems = Counter(Path(file).stem for file in files)
     questions: list[VideoQuestion] = []
     for file in files:
         name = Path(file).stem if stems[Path(file).stem] == 1 else file
-        for number, question in enumerate(asked, 1):
-            row: dict[str, Any] = {"video": file, "question": question}
-            row["id"] = name if len(asked) == 1 else f"{name}-{number}"
+        for number, text in enumerate(texts, 1):
+            row: dict[str, Any] = {"video": file, "question": text}
+            row["id"] = name if len(texts) == 1 else f"{name}-{number}"
             questions.append(question_of(row, len(questions), reading=reading))
     return questions

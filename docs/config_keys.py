@@ -28,33 +28,53 @@ from flexselect.families.base import VideoFamily
 from lightning_modules.callbacks import PredictionWriter
 
 PAGE = Path(__file__).with_suffix(".md")
-ROOMS = ("flexselect", "datamodules", "lightning_modules")
+PACKAGES = ("flexselect", "datamodules", "lightning_modules")
 HEAD = """# Configuration keys
 
-Written by `python docs/config_keys.py` from the constructors and their docstrings; not edited by hand.
+`python docs/config_keys.py` writes this page from the constructors and their docstrings. Do not edit it by hand.
 
-A key is given in a YAML (`family: {class_path: ..., init_args: {fps: 1}}`) or on the command line (`--family.fps 1`).
-What comes later counts, and a key that is not known is refused. `python cli.py VERB --config FILE --print_config` shows
-what a command line comes to. `null` leaves it to the class: a number of a family is then the checkpoint's own (the
-object `flexselect` in its config.json), else the published one.
+Set a key in a YAML file (`family: {class_path: ..., init_args: {fps: 1}}`) or on the command line (`--family.fps 1`).
+A later value replaces an earlier one. Unknown keys are refused. `python cli.py VERB --config FILE --print_config`
+prints the final configuration. With `null`, the class chooses: for a number of a family, the value in the checkpoint
+(the object `flexselect` in its config.json), or else the published value.
 
 ## Shared keys
 """
 SHARED = (
-    ("family", "class", "required", "the VideoLLM, names and numbers: a family below, or a class of your own package"),
-    ("model", "class", "required", "what is done with it: a module below. It gets the family by itself"),
-    ("data", "class", "required", "videos and questions: a data module below. It gets the family by itself"),
-    ("trainer", "Trainer", "", "Lightning's: `accelerator`, `devices`, `strategy`, `precision`, `max_epochs`, ..."),
-    ("output_dir", "str | null", "`null`", "folder for all that is written; of `fit`, where null: outputs/fit"),
+    ("family", "class", "required", "the VideoLLM and its numbers: a family below, or a class of another package"),
+    ("model", "class", "required", "the task: a module below; it receives the family automatically"),
+    ("data", "class", "required", "videos and questions: a data module below; it receives the family automatically"),
+    (
+        "trainer",
+        "Trainer",
+        "",
+        "arguments of Lightning's Trainer: `accelerator`, `devices`, `strategy`, `precision`, `max_epochs`, ...",
+    ),
+    (
+        "output_dir",
+        "str | null",
+        "`null`",
+        "output folder; null: outputs/fit for `fit`, a folder named after the settings for `predict` and `validate`",
+    ),
     (
         "report",
         "bool",
         "`false`",
-        "also writes report.html: the run on one page; `--report`, for `predict` and `validate`",
+        "also write report.html, one page about the run (`predict` and `validate`): `--report`",
     ),
-    ("writer", "PredictionWriter", "", "see below; it gets `output_dir` by itself, as `trainer.default_root_dir` does"),
+    (
+        "writer",
+        "PredictionWriter",
+        "",
+        "see below; it receives `output_dir` automatically, like `trainer.default_root_dir`",
+    ),
     ("seed_everything", "bool | int", "`0`", "seed of Python, NumPy and torch"),
-    ("ckpt_path", "str | null", "`null`", "a training's checkpoint; `fit` goes on from `checkpoints/last.ckpt`"),
+    (
+        "ckpt_path",
+        "str | null",
+        "`null`",
+        "a training checkpoint; `fit` resumes from `checkpoints/last.ckpt` by default",
+    ),
 )
 SECTIONS = (("Families", "family", VideoFamily), ("Modules", "model", LightningModule))
 SECTIONS = (*SECTIONS, ("Data modules", "data", LightningDataModule), ("Writer", "writer", PredictionWriter))
@@ -63,11 +83,11 @@ Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 
 def classes(base: type) -> list[type]:
-    """List the classes that a YAML can name: subclasses of a base without subclasses of their own."""
-    for room in ROOMS:
-        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+    """List the classes that a YAML can name: the base's descendants without subclasses."""
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(module.name)
-    known = [cls for cls in (base, *_below(base)) if cls.__module__.partition(".")[0] in ROOMS]
+    known = [cls for cls in (base, *_below(base)) if cls.__module__.partition(".")[0] in PACKAGES]
     leaves = [cls for cls in known if not any(issubclass(other, cls) and other is not cls for other in known)]
     return sorted(leaves, key=lambda cls: (cls.__module__, cls.__name__))
 
@@ -121,7 +141,7 @@ def _default(parameter: inspect.Parameter) -> str:
 
 def meaning(owner: Any, name: str) -> str:
     """Return the meaning of a parameter: its docstring, or the docstring that it refers to."""
-    text = (inspect.getdoc(owner) or "").replace("Args of its own:", "Args:")
+    text = inspect.getdoc(owner) or ""
     description = {p.arg_name: p.description or "" for p in parse(text, DocstringStyle.GOOGLE).params}.get(name, "")
     refers = re.fullmatch(r"see (?:`([\w.]+)`|(the class)|there)\.?", description)
     if description and refers is None:
@@ -129,16 +149,14 @@ def meaning(owner: Any, name: str) -> str:
     others = re.findall(r"[Ss]ee `([\w.]+)`", text)
     if refers and refers.lastindex:
         others = [refers[1] or owner.__qualname__.rpartition(".")[0]]
-    return next(
-        (meaning_text for meaning_text in (meaning(_named(other), name) for other in others) if meaning_text), ""
-    )
+    return next(filter(None, (meaning(_named(other), name) for other in others)), "")
 
 
 def _named(name: str) -> Any:
     """Find a class, function or method of this project by name."""
     first, _, method = name.partition(".")
-    rooms = [vars(module) for path, module in sys.modules.items() if path.partition(".")[0] in ROOMS]
-    owner = next((room[first] for room in rooms if first in room), None)
+    packages = [vars(module) for path, module in sys.modules.items() if path.partition(".")[0] in PACKAGES]
+    owner = next((package[first] for package in packages if first in package), None)
     return getattr(owner, method) if method else owner
 
 

@@ -1,6 +1,6 @@
-"""Draws the pictures of these pages anew, from the demo: `make demo` first, then `python docs/figures.py`.
+"""Draw the pictures of the documentation from the demo: run `make demo` first, then `python docs/figures.py`.
 
-Screenshots need Chromium and playwright.
+The screenshots need Chromium and playwright.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ QUESTION = "What colour is the circle?"
 
 
 def cli(*words: str) -> None:
-    """Run a verb."""
-    done = subprocess.run([sys.executable, "cli.py", *words, "--trainer.enable_progress_bar", "false"])
-    if done.returncode not in (0, 3):
+    """Run a verb of the command line; exit if it fails."""
+    process = subprocess.run([sys.executable, "cli.py", *words, "--trainer.enable_progress_bar", "false"])
+    if process.returncode not in (0, 3):
         raise SystemExit(f"failed: {' '.join(words)}")
 
 
 def keep(picture: Path, name: str) -> None:
-    """Beside the pages, with 256 colours: a quarter of the size."""
+    """Save a picture into docs/ with 256 colours, which takes a quarter of the size."""
     with Image.open(picture) as image:
         image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             DOCS / name, optimize=True
@@ -38,7 +38,7 @@ def keep(picture: Path, name: str) -> None:
 
 @contextmanager
 def browser_page(width: int, height: int) -> Iterator[Any]:
-    """A page of a browser without a window."""
+    """Open a page in a browser without a window."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -47,14 +47,14 @@ def browser_page(width: int, height: int) -> Iterator[Any]:
         browser.close()
 
 
-def drawn() -> None:
-    """What `visualize` and `locate` draw."""
+def draw_pictures() -> None:
+    """Save the pictures that `visualize` and `locate` draw."""
     video = str(DEMO / "needles_000.mp4")
     shutil.rmtree(OUT, ignore_errors=True)
     pictures = {"self": ("heat_map", "kept_tokens"), "lite": ("teacher_and_selector",)}
     for mode, names in pictures.items():
-        asked = ["--data.video", video, "--data.question", QUESTION, "--output_dir", str(OUT / mode)]
-        cli("visualize", "--config", f"configs/demo/{mode}.yaml", *asked)
+        question = ["--data.video", video, "--data.question", QUESTION, "--output_dir", str(OUT / mode)]
+        cli("visualize", "--config", f"configs/demo/{mode}.yaml", *question)
         (folder,) = (OUT / mode / "pictures").iterdir()
         for name in names:
             keep(folder / f"{name}.png", f"{name}.png")
@@ -64,10 +64,17 @@ def drawn() -> None:
     keep(OUT / "locate" / "states_by_layer.png", "states_by_layer.png")
 
 
-def report() -> None:
-    """A run at a budget so small that some answers are wrong."""
-    small = ["--model.budget", "12", "--report", "--output_dir", str(OUT / "budget_12")]
-    cli("validate", "--config", "configs/demo/self.yaml", "--data.annotations", str(DEMO / "annotations.jsonl"), *small)
+def screenshot_report() -> None:
+    """Save a screenshot of a report; the budget is so small that some answers are wrong."""
+    small_budget = ["--model.budget", "12", "--report", "--output_dir", str(OUT / "budget_12")]
+    cli(
+        "validate",
+        "--config",
+        "configs/demo/self.yaml",
+        "--data.annotations",
+        str(DEMO / "annotations.jsonl"),
+        *small_budget,
+    )
     with browser_page(1000, 1150) as page:
         page.goto((OUT / "budget_12" / "report.html").resolve().as_uri())
         page.get_by_role("button", name=re.compile("wrong")).click()
@@ -77,13 +84,13 @@ def report() -> None:
     keep(OUT / "report.png", "report.png")
 
 
-def served() -> None:
-    """The page, after a question."""
+def screenshot_page() -> None:
+    """Save a screenshot of the page of `serve` after a question."""
     words = [sys.executable, "cli.py", "serve", "--config", "configs/demo/serve.yaml", "--port", "0"]
     server = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
-        address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+?/(?=;)", line)))
+        address = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+?/(?=;)", line)))
         with browser_page(1200, 1650) as page:
             page.goto(address)
             page.get_by_label("A video").click()
@@ -100,6 +107,6 @@ def served() -> None:
 
 
 if __name__ == "__main__":
-    drawn()
-    report()
-    served()
+    draw_pictures()
+    screenshot_report()
+    screenshot_page()

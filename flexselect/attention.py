@@ -132,7 +132,7 @@ def _probed_attention(
 
 
 def _attention_to_states(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Attention of a few query rows to many cached keys: [B, Q, H, d].
+    """Compute the attention of a few query rows to many cached keys: [B, Q, H, d].
 
     With a mask, transformers' function would copy keys and values for each query head.
     """
@@ -148,7 +148,7 @@ AttentionMaskInterface.register(PROBED, sdpa_mask)
 
 
 @contextmanager
-def attending(decoder: PreTrainedModel, name: str) -> Iterator[None]:
+def use_attention(decoder: PreTrainedModel, name: str) -> Iterator[None]:
     """Switch a decoder's attention function within a block; it is switched back after errors too."""
     original = decoder.config._attn_implementation
     decoder.config._attn_implementation = name  # `set_attn_implementation` does this too, after searching all modules
@@ -232,7 +232,7 @@ def _run_to_layer(
     shape = len(embeddings), cached_length + embeddings.shape[1]
     # Without a mask of ones, transformers silently takes positions with gaps for packed sequences.
     ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)
-    with attending(decoder, PROBED), suppress(_LayerReachedError):
+    with use_attention(decoder, PROBED), suppress(_LayerReachedError):
         decoder(
             inputs_embeds=embeddings,
             position_ids=position_ids,

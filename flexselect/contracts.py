@@ -17,9 +17,9 @@ from flexselect.structures.prompt import EncodedVideo, VideoClip, VideoPrompt
 
 @dataclass(frozen=True)
 class QuestionItem:
-    """One question, with its video if it is the video's first question that is still open.
+    """One question; the first unanswered question about a video also brings the video.
 
-    Exactly one of `clip`, `stream`, `encoded` and `error` is set if `opens`; later questions use the same video.
+    If `opens`, exactly one of `clip`, `stream`, `encoded` and `error` is set; later questions use the same video.
     """
 
     question: VideoQuestion
@@ -45,7 +45,7 @@ class TrainingClip:
 
 
 class Recorded(Protocol):
-    """A data module whose settings are written beside a run's output."""
+    """A data module whose settings are saved with a run's output."""
 
     @property
     def settings(self) -> dict[str, Any]:

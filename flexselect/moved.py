@@ -15,10 +15,11 @@ MOVED = {
     "flexselect.families.loading": "flexselect.loading.weights",
     "flexselect.families.replaced": "flexselect.families.vision_tower",
 }
+RENAMED = {"replaced": "replace_module"}  # functions in these modules that have a new name, too
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Imports a module by its old name."""
+    """Importer that finds modules by their old names."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return a spec if the name is an old one, else None."""
@@ -30,6 +31,8 @@ class MovedModules(MetaPathFinder, Loader):
         warnings.warn(f"{spec.name} is now {new}; version 0.3 drops the old name", DeprecationWarning, stacklevel=2)
         module = ModuleType(spec.name)
         module.__dict__.update(importlib.import_module(new).__dict__)
+        renamed = {name: vars(module)[new_name] for name, new_name in RENAMED.items() if new_name in vars(module)}
+        module.__dict__.update(renamed)
         return module
 
     def exec_module(self, module: ModuleType) -> None:

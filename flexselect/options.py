@@ -117,7 +117,7 @@ class AskingOptions(Options):
     Args:
         max_new_tokens: the maximum length of an answer, in tokens.
         keep: what is kept between questions about one video, see `VideoSession.keeping`.
-        keep_on: where it is kept: a device, or "disk"; None: the model's device.
+        keep_on: device that holds the kept data, or "disk"; None: the model's device.
         feature_cache: folder that keeps vision features for later runs over the same videos; None: no cache.
         feature_cache_gb: maximum size of that folder in GB; the least recently used features are deleted first.
     """
@@ -163,15 +163,15 @@ class OptionNames(TypedDict, total=False):
     time_step: str
 
 
-def names(options: type[LoadingOptions]) -> list[str]:
+def option_names(options: type[LoadingOptions]) -> list[str]:
     """List the names of all options of a class."""
     return [option.name for option in fields(options)]
 
 
-def deciding(options: LoadingOptions) -> dict[str, Any]:
+def options_that_change_answers(options: LoadingOptions) -> dict[str, Any]:
     """Return the options that change answers, by name, for the settings of a run."""
-    deciding = (option for option in fields(options) if option.metadata.get("changes_answer", True))
-    return {option.name: options.__dict__[option.name] for option in deciding}
+    changing = (option for option in fields(options) if option.metadata.get("changes_answer", True))
+    return {option.name: options.__dict__[option.name] for option in changing}
 
 
 def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:

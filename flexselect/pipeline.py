@@ -16,7 +16,7 @@ from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.families import family_class, family_of, load_lm, numbers_of
 from flexselect.families.base import VideoFamily
-from flexselect.options import OptionNames, Options, names, show_options
+from flexselect.options import OptionNames, Options, option_names, show_options
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
 from flexselect.session import VideoSession, load_session, question_text
 from flexselect.storage.video_source import open_frame_stream
@@ -48,11 +48,11 @@ class FlexSelect(Engine):
             FileNotFoundError: no checkpoint at `path`.
             ValueError: an unknown checkpoint, weights that do not fit, an unknown option, or a value out of range.
         """
-        known = names(Options)
+        known = option_names(Options)
         numbers = {name: value for name, value in options.items() if name not in known}
         values: dict[str, Any] = {name: value for name, value in options.items() if name in known}
         if isinstance(path, VideoFamily) and numbers:
-            raise ValueError(f"{', '.join(numbers)}: a family has its numbers; give them where it is built")
+            raise ValueError(f"{', '.join(numbers)}: set these numbers in the constructor of the family")
         if not isinstance(path, VideoFamily):
             check_known(numbers, [*known, *numbers_of(family_class(path))], "FlexSelect.from_pretrained")
         checked = Options(selector=selector, **values)
@@ -82,7 +82,7 @@ class FlexSelect(Engine):
             video: a video file; or frames uint8 [T, h, w, 3], which are not sampled.
             seconds: when each frame is shown, float [T]; only with frames.
             keep: what is kept between questions, see `VideoSession.keeping`.
-            keep_on: where it is kept, see `VideoSession.keeping`.
+            keep_on: device or "disk" that holds the kept data, see `VideoSession.keeping`.
             progress: whether to show a progress bar if the video takes long; None: on a terminal only.
             start: read the file from this second on. This and the following options are for files only.
             end: read the file up to this second.
@@ -151,7 +151,7 @@ class FlexSelect(Engine):
         requests: dict[int, Request] = {}
         with ExitStack() as files:
             for session in dict.fromkeys(session for session, _ in asked):
-                files.enter_context(session.naming_its_file())
+                files.enter_context(session.name_file_in_errors())
                 indices = [i for i, (other, _) in enumerate(asked) if other is session]
                 requests |= zip(indices, session.requests([texts[i] for i in indices]))
             return self.answer([requests[i] for i in range(len(asked))], max_new_tokens)

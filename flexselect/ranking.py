@@ -43,7 +43,7 @@ def hard_rank(x: Tensor) -> Tensor:
 
 
 def spearman_loss(student: Tensor, teacher: Tensor, temperature: float = 1e-4) -> Tensor:
-    """1 - Spearman's correlation of a student's soft ranks with a teacher's ranks (section 3.3, as released).
+    """Return 1 - Spearman's correlation of a student's soft ranks with a teacher's ranks (section 3.3, as released).
 
     Args:
         student: scores [V] or [B, V], with gradients.
@@ -53,9 +53,9 @@ def spearman_loss(student: Tensor, teacher: Tensor, temperature: float = 1e-4) -
     Returns:
         Scalar, mean over B: 0 for the same order, 1 for unrelated orders, 2 for the reverse order.
 
-    It fails if all student scores are equal: the loss is 1 and its gradient 0. It is slow if scores differ by many
-    temperatures: then only neighbours get gradients. All ranks have the same weight, also those of tokens that are
-    never kept.
+    If all student scores are equal, the loss is 1 and its gradient 0. If scores differ by many temperatures, only
+    neighbours get gradients, so training is slow. All ranks have the same weight, also those of tokens that are never
+    kept.
 
         student = torch.rand(1000, requires_grad=True)
         loss = spearman_loss(student, teacher)
@@ -74,7 +74,7 @@ def spearman(one: Tensor, other: Tensor) -> Tensor:
 def recall_at_k(scores: Tensor, relevant: Tensor, k: int) -> float:
     """Return the share of relevant tokens among the k best scores.
 
-    The published curve divides by k (FlexSelect, figure 3). There k is the number of relevant tokens, so both agree.
+    The published curve (FlexSelect, figure 3) divides by k. There k is R, so both definitions agree.
 
     Args:
         scores: [V].

@@ -17,7 +17,7 @@ from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.evaluation.questions import VideoQuestion
-from flexselect.scoring.prefix_cache import PrefixCache, named_states, with_states
+from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.storage.run_settings import describe_differences
 from flexselect.structures.frames import FrameStream, ReadOptions
@@ -33,7 +33,7 @@ class VideoSession:
     Args:
         engine: the model.
         source: the video's frames; None if only its features were kept.
-        encoded: the features; None: they are made on first use.
+        encoded: the features; None: they are computed on first use.
         timings: seconds spent on the video so far, under decode and encode.
         progress: whether to show a progress bar if the video takes long; None: on a terminal only.
     """
@@ -65,8 +65,8 @@ class VideoSession:
             keep: "features": the visual tokens. "scores_kv": also the keys and values of prefix and visual tokens up to
                 the reference layer, so that a later question runs only its query rows. "nothing": the video is decoded
                 and encoded for each question.
-            on: where it is kept: a device such as "cpu", or "disk" (temporary files, mapped into memory);
-                None: the device it was made on.
+            on: device that holds the kept data, such as "cpu"; or "disk" (temporary files, mapped into memory);
+                None: the device that computed the data.
 
         Raises:
             ValueError: for an unknown value or device, or for "nothing" if the session has no video.
@@ -74,7 +74,7 @@ class VideoSession:
         check_choice("keep", keep, KEEP)
         check_place(on)
         if keep == "nothing" and self.source is None:
-            raise ValueError("keep='nothing' needs the video, and this session has its features only")
+            raise ValueError("keep='nothing' needs the video, but this session has only features")
         self.keep, self.keep_on, self._prefix_cache = keep, on, None
         encoded, folder = self._encoded, self._folder
         self._encoded = self._folder = None
@@ -135,8 +135,8 @@ class VideoSession:
         return self._prefix_cache or None
 
     @contextmanager
-    def naming_its_file(self) -> Iterator[None]:
-        """Name the session file in errors: damaged bytes in a loaded file may be NaN features."""
+    def name_file_in_errors(self) -> Iterator[None]:
+        """Add the session file's name to errors, because damaged bytes in a loaded file may be NaN features."""
         try:
             yield
         except ValueError as error:
@@ -169,7 +169,7 @@ class VideoSession:
     def restore(self, states: dict[str, Any]) -> VideoSession:
         """Restore keys and values that `save` wrote; return the session."""
         self.keeping("scores_kv", self.keep_on)
-        self._prefix_cache = with_states(self.engine.prefix_cache_layouts(self.encode()), states)
+        self._prefix_cache = fill_prefix_caches(self.engine.prefix_cache_layouts(self.encode()), states)
         return self
 
     def requests(self, texts: Sequence[str], budget: int | None = None) -> list[Request]:
@@ -189,7 +189,7 @@ class VideoSession:
         """Answer one question.
 
         Args:
-            question: its text.
+            question: text of the question.
             max_new_tokens: the maximum length of the answer, in tokens.
             options: the options of a multiple-choice question, listed below it as A, B, ...
             budget: K, the number of visual tokens to keep for this question; None: the model's budget.
@@ -201,7 +201,7 @@ class VideoSession:
         Raises:
             ValueError: for an empty question.
         """
-        with self.naming_its_file():
+        with self.name_file_in_errors():
             return self.engine.answer(self.requests([question_text(question, options)], budget), max_new_tokens)[0]
 
     def ask_all(
@@ -217,9 +217,11 @@ class VideoSession:
             options: one list of options per question; empty if no question has options.
         """
         if isinstance(questions, str) or (options and len(options) != len(questions)):
-            raise ValueError("ask_all takes a list of questions, and options for each or for none; one question: ask")
+            raise ValueError(
+                "ask_all takes a list of questions, and options for each or none; for one question, use ask"
+            )
         texts = [question_text(*pair) for pair in zip(questions, options or [()] * len(questions))]
-        with self.naming_its_file():
+        with self.name_file_in_errors():
             return self.engine.answer(self.requests(texts), max_new_tokens)
 
     # -- storage
@@ -241,7 +243,7 @@ class VideoSession:
             if self.keep_on == "disk":
                 file = self._file(f"states-{number}.safetensors")
                 write_tensors(file, named_states([part]), {})
-                yield with_states([part], load_file(file))[0]
+                yield fill_prefix_caches([part], load_file(file))[0]
             else:
                 yield part if self.keep_on is None else part.to(self.keep_on)
 
@@ -259,7 +261,7 @@ def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSessio
     """Read a session file; see `FlexSelect.load_session`."""
     check_place(keep_on)
     if file.is_dir():
-        raise ValueError(f"{file} is a folder, and no session")
+        raise ValueError(f"{file} is a folder, not a session file")
     try:
         encoded, saved, states = read_encoded(file, engine.lm.prompter.prefix_ids)
     except (SafetensorError, KeyError, TypeError) as error:

@@ -19,13 +19,13 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
+def check_known(names: Iterable[str], known: Sequence[str], caller: str) -> None:
     """Refuse an unknown option.
 
     Args:
         names: names of options.
         known: names of all options that exist.
-        what: the function or verb that takes the options, for the message.
+        caller: the function or verb that takes the options, for the message.
 
     Raises:
         ValueError: naming the first unknown name, the nearest known name, and all known names.
@@ -34,7 +34,7 @@ def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"{what} has no option {name}; {hint}There are {', '.join(known)}")
+            raise ValueError(f"{caller} has no option {name}; {hint}There are {', '.join(known)}")
 
 
 def check_place(keep_on: str | None) -> None:
@@ -48,17 +48,17 @@ def check_place(keep_on: str | None) -> None:
     if kind in (None, "meta"):
         raise ValueError(f'keep_on must be a device, such as "cpu" or "cuda:0", or "disk"; got {keep_on!r}')
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'keep_on={keep_on!r}: this machine has no such GPU; "cpu" and "disk" keep off the GPU')
+        raise ValueError(f'keep_on={keep_on!r}: this machine has no such GPU; choose "cpu" or "disk"')
 
 
-def check_cache(folder: str, most_gb: float) -> None:
+def check_cache(folder: str, max_gb: float) -> None:
     """Refuse a feature cache whose folder cannot be written, or whose size is not above 0.
 
     Raises:
         ValueError: naming the option and the reason.
     """
-    if most_gb <= 0:
-        raise ValueError(f"feature_cache_gb must be above 0, got {most_gb}")
+    if max_gb <= 0:
+        raise ValueError(f"feature_cache_gb must be above 0, got {max_gb}")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         test_file = Path(folder) / f".writable-{os.getpid()}"
@@ -79,7 +79,7 @@ def checked_frames(video: Tensor | np.ndarray) -> Tensor:
 
 
 def checked_question(question: Any) -> str:
-    """Return the question; refuse one that is empty or no text."""
+    """Return the question; refuse one that is empty or not a string."""
     if not isinstance(question, str) or not question.strip():
         raise ValueError("the question is empty")
     return question

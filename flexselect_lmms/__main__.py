@@ -1,4 +1,4 @@
-"""`python -m flexselect_lmms MODEL [SELECTOR]` prints a command for lmms-eval."""
+"""Print a command for lmms-eval: `python -m flexselect_lmms MODEL [SELECTOR]`."""
 
 import argparse
 import sys
@@ -8,8 +8,10 @@ from flexselect.families import family_of
 from flexselect_lmms.arguments import identity
 
 TASKS = Path(__file__).parent / "tasks"
-ASKED = ("videomme_flexselect", "mlvu_dev_flexselect", "lvbench_flexselect", "longvideobench_val_v_flexselect")
-BY_FAMILY = {"LLaVA-Video": ("videomme_llava_video_flexselect", ASKED[1], "lvbench_llava_video_flexselect", ASKED[3])}
+TASK_NAMES = ("videomme_flexselect", "mlvu_dev_flexselect", "lvbench_flexselect", "longvideobench_val_v_flexselect")
+BY_FAMILY = {
+    "LLaVA-Video": ("videomme_llava_video_flexselect", TASK_NAMES[1], "lvbench_llava_video_flexselect", TASK_NAMES[3])
+}
 
 
 def main() -> None:
@@ -22,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     selector = None if options.selector == "none" else options.selector
     model_args = f"pretrained={options.model},selector={options.selector},weights={identity(options.model, selector)}"
-    tasks = ",".join(BY_FAMILY.get(family_of(options.model).name, ASKED))
+    tasks = ",".join(BY_FAMILY.get(family_of(options.model).name, TASK_NAMES))
     sys.stdout.write(
         f"lmms-eval eval --model flexselect --model_args {model_args} \\\n"
         f"  --include_path {TASKS} --tasks {tasks} \\\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 from flexselect.families import family_class, numbers_of
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.options import Options, names
+from flexselect.options import Options, option_names
 from flexselect.scoring.factory import is_trained
 from flexselect.validation import check_known
 
@@ -23,7 +23,7 @@ ALIASES = {
     "num_segments": "max_frames",
 }
 READ_FROM_THE_CHECKPOINT = ("conv_template", "mm_spatial_pool_mode", "modality", "token_selector_type", "model_name")
-NOTHING = ("", "none", "null")
+NONE_WORDS = ("", "none", "null")
 
 
 def options(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def options(arguments: dict[str, Any]) -> dict[str, Any]:
         option = ALIASES.get(name, name)
         if option in values:
             raise ValueError(f"{option} is given twice in model_args, once as {name}")
-        values[option] = None if str(value).lower() in NOTHING else value
+        values[option] = None if str(value).lower() in NONE_WORDS else value
     if not values.pop("use_token_selector", True):
         values["selector"] = None  # dense, as in the released scripts
     return values
@@ -54,12 +54,12 @@ def check_names(path: str, chosen: dict[str, Any]) -> None:
     Raises:
         ValueError: naming the option, and all that exist.
     """
-    taken = {*names(Options), *numbers_of(family_class(path))} - {"device"}
+    taken = {*option_names(Options), *numbers_of(family_class(path))} - {"device"}
     check_known(chosen, sorted(taken), "model_args")
 
 
 def identity(path: str, selector: str | None) -> str:
-    """Hash all weights, for the response cache of lmms-eval, which knows a folder by its name only."""
+    """Hash all weights, because the response cache of lmms-eval compares folders by name only."""
     hashes = [weights_hash(path), *([weights_hash(selector)] if is_trained(selector) else ())]
     return "-".join(("sha", *hashes))  # the prefix keeps lmms-eval from reading it as a number
 
@@ -72,6 +72,9 @@ def check_identity(expected: str | None, path: str, selector: str | None) -> Non
     """
     actual = identity(path, selector)
     if expected is None:
-        log.warning("add weights=%s to --model_args: only so does --use_cache tell other weights in one folder", actual)
+        log.warning(
+            "add weights=%s to --model_args; without it, --use_cache does not notice other weights in the same folder",
+            actual,
+        )
     elif expected != actual:
-        raise ValueError(f"model_args say weights={expected}, but these are {actual}: they were changed meanwhile")
+        raise ValueError(f"model_args say weights={expected}, but the weights are {actual}: the files have changed")

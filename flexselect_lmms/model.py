@@ -29,8 +29,8 @@ class FlexSelectLMMS(lmms):
         device: device of the model; None: this process's GPU, else the CPU.
         weights: hash of model and selector, checked against the loaded weights, so that lmms-eval's response cache,
             which compares these arguments, is right. `python -m flexselect_lmms` prints it.
-        given: options of `FlexSelect.from_pretrained` and numbers of the family, such as selector, budget,
-            reference_layer, reduction, fps, max_frames; names of the released scripts work too.
+        arguments: options of `FlexSelect.from_pretrained` and numbers of the family, such as selector, budget,
+            reference_layer, reduction, fps, max_frames; the names of the released scripts work too.
     """
 
     is_simple = False
@@ -42,7 +42,7 @@ class FlexSelectLMMS(lmms):
         max_batch_size: int | None = None,
         device: str | None = None,
         weights: str | None = None,
-        **given: Any,
+        **arguments: Any,
     ) -> None:
         super().__init__()
         if str(batch_size) != "1":
@@ -52,19 +52,19 @@ class FlexSelectLMMS(lmms):
         if device is None or (device == "cuda" and self._world_size > 1):
             device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
-        chosen = options(given)
+        chosen = options(arguments)
         check_names(pretrained, chosen)
         check_identity(weights, pretrained, chosen.get("selector"))
         self.flexselect = FlexSelect.from_pretrained(pretrained, device=self.device, **chosen)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer requests in order; each video is opened once for all its questions."""
-        asked = [_asked(self.task_dict, request) for request in requests]
-        order = sorted(range(len(asked)), key=lambda i: asked[i][0])
+        parsed = [_parse_request(self.task_dict, request) for request in requests]
+        order = sorted(range(len(parsed)), key=lambda i: parsed[i][0])
         answers: dict[int, GenerationResult] = {}
         path, session = "", None
         for i in tqdm(order, desc="FlexSelect", disable=self.rank != 0):
-            video, question, max_new_tokens = asked[i]
+            video, question, max_new_tokens = parsed[i]
             if video != path:
                 path, session = video, self._open(video)
             answers[i] = self._answer(session, question, max_new_tokens)
@@ -96,7 +96,7 @@ class FlexSelectLMMS(lmms):
         raise NotImplementedError("FlexSelect answers one question at a time; it has no task of several rounds")
 
 
-def _asked(tasks: Any, request: Instance) -> tuple[str, str, int]:
+def _parse_request(tasks: Any, request: Instance) -> tuple[str, str, int]:
     """Return video, question and maximum length of a request.
 
     Raises:
@@ -107,7 +107,7 @@ def _asked(tasks: Any, request: Instance) -> tuple[str, str, int]:
     images, videos, audios = messages.extract_media()
     if len(videos) != 1 or images or audios:
         content = f"{len(videos)} videos, {len(images)} images, {len(audios)} sounds"
-        raise ValueError(f"{task} has {content} a question; FlexSelect answers questions about one video")
+        raise ValueError(f"{task} has {content} per question; FlexSelect answers questions about one video")
     if generation.get("do_sample") or (generation.get("temperature") or 0) > 0:
         raise ValueError(f"{task} wants sampled answers ({generation}); FlexSelect answers greedily")
     text = "".join(part.text for message in messages.messages for part in message.content if part.type == "text")

@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
-    """Writes each answer at once, and skips questions that an earlier run answered.
+    """Callback that writes each answer at once, and skips questions that an earlier run answered.
 
     `predictions.jsonl` gets one line per question; `validate` also writes `results.json`. A run with the same settings
-    skips questions that an earlier run answered, and asks failed ones again. With several processes, each writes its
-    own file; the files are merged at the end.
+    skips answered questions, and asks failed ones again. Each process writes a separate file; the first process merges
+    them at the end.
 
     Args:
         output_dir: output folder; None: a folder under outputs/ named after the settings, so that settings never mix.
@@ -47,11 +47,10 @@ class PredictionWriter(Callback):
 
     def __init__(self, output_dir: str | None = None) -> None:
         self.output_dir = output_dir
-        self.rows: dict[
-            tuple[str, str, str], dict[str, Any]
-        ] = {}  # this run's rows by question key, including answers of earlier runs
+        # rows of this run's questions by question key, including those that an earlier run answered
+        self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.lost = 0  # questions without a row at the end: an error if above 0
-        self._file: Path | None = None  # set in verbs that answer questions
+        self._file: Path | None = None  # None in verbs that ask no questions
 
     # -- begin
 
@@ -72,14 +71,14 @@ class PredictionWriter(Callback):
             extra.folder = folder
         questions = {question.key: question for question in pl_module.data.questions}
         answers = read_answers(folder)
-        kept = self._still_answers(answers, questions, pl_module.data.hash_of)
+        kept = self._current_rows(answers, questions, pl_module.data.hash_of)
         trainer.strategy.barrier("predictions are read")
         if trainer.is_global_zero:
             merge_predictions(folder, kept)
             if len(kept) < len(answers):
                 changed = len(answers) - len(kept)
-                log.info("%d answers are to another prompt, options, part or video file: they are asked anew", changed)
-            _say_reworded(kept, questions)
+                log.info("%d answers are to another prompt, options, part or video file: they are asked again", changed)
+            _log_reworded(kept, questions)
         done = [row for row in kept if all(extra.path(row).exists() for extra in extras)]
         pl_module.answered = {prediction_key(row): row for row in done if prediction_key(row) in questions}
         pl_module.data.skip(pl_module.answered)
@@ -89,7 +88,7 @@ class PredictionWriter(Callback):
         self._file = folder / ("predictions.jsonl" if trainer.world_size == 1 else f"part-{trainer.global_rank}.jsonl")
 
     @staticmethod
-    def _still_answers(
+    def _current_rows(
         rows: list[dict[str, Any]],
         questions: dict[tuple[str, str, str], VideoQuestion],
         hash_of: Callable[[str], str | None],
@@ -99,8 +98,8 @@ class PredictionWriter(Callback):
         for row in rows:
             question = questions.get(prediction_key(row))
             if question is not None:
-                known = row.get("prompt_hash"), row.get("video_hash")
-                if known != (question.prompt_hash, hash_of(question.video) or known[1]):
+                hashes = row.get("prompt_hash"), row.get("video_hash")
+                if hashes != (question.prompt_hash, hash_of(question.video) or hashes[1]):
                     continue
             kept.append(row)
         return kept
@@ -141,7 +140,7 @@ class PredictionWriter(Callback):
     # -- end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Log how many answers are there to continue from."""
+        """Log how many answers a new call can continue from."""
         if self._file is not None and trainer.is_global_zero:
             count = len(read_answers(self.folder(pl_module)))
             log.warning("%d answers are in %s; call again to go on", count, self.folder(pl_module))
@@ -169,7 +168,7 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier("predictions are merged")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the files as for predict, and write the results."""
+        """Merge the files of all processes, and write the results."""
         self.on_predict_end(trainer, pl_module)
         if self._file is not None and trainer.is_global_zero:
             data, folder = pl_module.data, self.folder(pl_module)
@@ -183,15 +182,15 @@ class PredictionWriter(Callback):
             write_atomically(folder / "results.md", table(results, folder.name))
 
 
-def _say_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, str], VideoQuestion]) -> None:
-    """Log answers whose question was reworded under the same id: they stay in the file beside the new ones."""
+def _log_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, str], VideoQuestion]) -> None:
+    """Log if a question was reworded under the same id: the file then has rows of both questions."""
     asked = {key[:2] for key in questions}
     old = [row for row in rows if prediction_key(row) not in questions and prediction_key(row)[:2] in asked]
     if old:
         message = (
-            "%d earlier answers have the id and video of a question that now reads otherwise, which is asked anew; "
+            "%d earlier answers have the id and video of a question whose text has changed, which is asked again; "
         )
-        message += "the old ones stay in predictions.jsonl beside it (the first: id %s, %r)"
+        message += "the earlier answers stay in predictions.jsonl (the first: id %s, %r)"
         log.info(message, len(old), old[0]["id"], old[0]["question"])
 
 

@@ -22,7 +22,7 @@ PATIENCE = 20  # seconds that the first process waits for the processes it start
 
 
 class Interrupted(BaseException):
-    """The run was told to stop. Not an `Exception`, so that handlers for failed questions let it pass.
+    """Raised if a signal stops the run. Not an `Exception`, so that handlers for failed questions let it pass.
 
     Args:
         signum: number of the signal.
@@ -39,11 +39,11 @@ class Interrupted(BaseException):
 
 
 class Interruption(Callback):
-    """Turns signals into `Interrupted`: at once, or after the current training step, so that the step can be saved.
+    """Callback that turns signals into `Interrupted`: at once, or after the current training step.
 
-    It is a context manager around everything that may be interrupted, and a callback of the trainer. Lightning's
-    handlers would let predict run on, end validate and fit with status 0, and talk to other processes from within the
-    handler.
+    It waits for the step so that the step can be saved. It is also a context manager around everything that may be
+    interrupted. Lightning's handlers would let predict run on, end validate and fit with status 0, and communicate with
+    other processes from within the handler.
 
     Attributes:
         received: the signal that was received; None: none so far.
@@ -92,7 +92,7 @@ class Interruption(Callback):
     # -- as a callback
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the handlers again: Lightning has just installed its own."""
+        """Install the handlers again: Lightning has just replaced them."""
         self._install()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,7 +102,7 @@ class Interruption(Callback):
         self.check()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on, wait for the end of a training step, so that it can be saved."""
+        """Begin to wait for the end of a training step after a signal, so that the step can be saved."""
         self._install()
         self.check()
         self._waits = True
@@ -110,8 +110,8 @@ class Interruption(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save and stop, in all processes at the same step; if a validation comes next, stop before it."""
         received = self.received is not None
-        told = trainer.strategy.reduce_boolean_decision(received, all=False) if trainer.world_size > 1 else received
-        if not told or not can_save(trainer):
+        stops = trainer.strategy.reduce_boolean_decision(received, all=False) if trainer.world_size > 1 else received
+        if not stops or not can_save(trainer):
             return
         for callback in trainer.callbacks:
             if isinstance(callback, ResumePoint):
@@ -155,7 +155,7 @@ def started_by_another() -> bool:
 
 
 def requeue() -> None:
-    """Put this SLURM job back into the queue; it will continue where it stopped."""
+    """Put this SLURM job back into the queue, to continue later."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -1,4 +1,4 @@
-"""Predict recall of needles at every layer, and recommend a reference layer."""
+"""The verb `locate`: measure recall of needles at every layer, and recommend a reference layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Locating(LightningModule):
-    """Finds the layer whose attention recalls needles best, in one forward pass per clip.
+    """Module that finds the layer whose attention recalls needles best, in one forward pass per clip.
 
     Writes to `--output_dir`: `locate.json`; `use.yaml`, a config for the other verbs; `locate.png`; and
     `states_by_layer.png`.
@@ -45,7 +45,7 @@ class Locating(LightningModule):
         self.save_hyperparameters(asdict(self.options))
         self.family = family
         self.recalls = CatMetric()  # gathers clips over all processes
-        self.chance = 0.0
+        self.chance = 0.0  # recall of random tokens
         self._lm: VideoLM | None = None
 
     @property
@@ -54,7 +54,7 @@ class Locating(LightningModule):
         return Path(self.trainer.default_root_dir)
 
     def setup(self, stage: str) -> None:
-        """Check before the run what is needed at its end."""
+        """Refuse to start without matplotlib, which is needed at the end."""
         check_matplotlib()
 
     def configure_model(self) -> None:
@@ -76,7 +76,7 @@ class Locating(LightningModule):
         return recalls
 
     @property
-    def known_by(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Provenance of the result: model, clips, packages."""
         clips: Recorded = self.trainer.datamodule
         weights = weights_hash(self.family.path)
@@ -93,10 +93,10 @@ class Locating(LightningModule):
         if not self.trainer.is_global_zero:
             return
         summary_by_layer, folder = summary(recalls, self.chance), self.folder
-        write_atomically(folder / "locate.json", json.dumps({**summary_by_layer, **self.known_by}, indent=2))
-        use = {name: summary_by_layer[name] for name in ("reference_layer", "reduction")}
+        write_atomically(folder / "locate.json", json.dumps({**summary_by_layer, **self.provenance}, indent=2))
+        recommended = {name: summary_by_layer[name] for name in ("reference_layer", "reduction")}
         write_atomically(
-            folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": use}})
+            folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": recommended}})
         )
         recall_by_layer(folder / "locate.png", summary_by_layer)
         log.info("%s, or --config %s\n%s", table(summary_by_layer), folder / "use.yaml", folder / "locate.png")

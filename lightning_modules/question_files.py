@@ -1,4 +1,4 @@
-"""Files for each answered question besides its answer: pictures, and data for the report."""
+"""Callbacks that write more files for each answered question: pictures, and data for the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class QuestionFiles(Callback, ABC):
-    """Writes a file for each answered question; a question without its file is asked again.
+    """Callback that writes a file for each answered question; a question without this file is asked again.
 
     `PredictionWriter` runs first and sets `folder`.
     """
@@ -37,7 +37,7 @@ class QuestionFiles(Callback, ABC):
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
         """Write the file; the module has just answered."""
 
-    # Final from here on.
+    # Final: subclasses do not override these methods.
 
     def on_predict_batch_end(
         self,
@@ -64,7 +64,7 @@ class QuestionFiles(Callback, ABC):
 
 
 class QuestionPictures(QuestionFiles):
-    """Draws all pictures of each question into its folder under `pictures/`: what `visualize` does.
+    """Callback of the verb `visualize`: draws all pictures of each question into a folder under `pictures/`.
 
     Args:
         units: number of units in a picture.
@@ -101,7 +101,7 @@ class QuestionPictures(QuestionFiles):
 
 
 class Report(QuestionFiles):
-    """Writes `report.html`, one self-contained page about the whole run: what `--report` does.
+    """Callback of the option `--report`: writes `report.html`, one self-contained page about the whole run.
 
     The data of each question is kept under `report/`, so that an interrupted run can complete its page.
     """
@@ -125,19 +125,19 @@ class Report(QuestionFiles):
 
         verb = trainer.state.fn.value
         options = {question.key: list(question.options) for question in trainer.datamodule.questions}
-        every = {prediction_key(row): row for row in read_predictions(self.folder)}
-        rows = [{**row, "options": options[key]} for key, row in every.items() if key in options]
+        row_by_key = {prediction_key(row): row for row in read_predictions(self.folder)}
+        rows = [{**row, "options": options[key]} for key, row in row_by_key.items() if key in options]
         results = read_json_object(self.folder / "results.json") if verb == "validate" else None
         settings = read_json_object(self.folder / "settings.json")
-        known = results["fingerprint"] if results else pl_module.fingerprint
-        about = {**settings, "fingerprint": known}
+        fingerprint = results["fingerprint"] if results else pl_module.fingerprint
+        provenance = {**settings, "fingerprint": fingerprint}
         page = self.folder / "report.html"
-        write_report(page, f"{verb}: {self.folder.name}", rows, self._seen, results, about)
+        write_report(page, f"{verb}: {self.folder.name}", rows, self._evidence, results, provenance)
         log.info("%s", page)
 
     on_validation_end = on_predict_end
 
-    def _seen(self, row: dict[str, Any]) -> dict[str, Any] | None:
+    def _evidence(self, row: dict[str, Any]) -> dict[str, Any] | None:
         path = self.path(row)
         return read_json_object(path) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""Metrics of a selector's ranking, beside those of random and uniform rankings."""
+"""Metrics of a selector's ranking, compared with random and uniform rankings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RankingMetrics(nn.Module):
 
     def add(self, student: Tensor, teacher: Tensor) -> None:
         """Add the scores of one clip, both [V]."""
-        for ranking, scores in {"selector": student, **_drawn_by_chance(student)}.items():
+        for ranking, scores in {"selector": student, **_control_scores(student)}.items():
             self.means[f"{ranking}_spearman"].update(spearman(scores, teacher))
             for share in BUDGETS:
                 k = max(1, round(share * len(teacher)))
@@ -42,23 +42,23 @@ class RankingMetrics(nn.Module):
                 self.means[metric_name(ranking, "recall", share)].update(recall)
                 self.means[metric_name(ranking, "overlap", share)].update(overlap_at_k(scores, teacher, k))
 
-    def computed(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Return all metrics, over all processes."""
         return {name: float(mean.compute()) for name, mean in self.means.items()}
 
 
-def in_words(metrics: dict[str, float]) -> str:
+def format_recall(metrics: dict[str, float]) -> str:
     """Format the recall of the selector and of the controls as one line."""
     shares = []
     for share in BUDGETS:
-        selector, *chance = (metrics[metric_name(ranking, "recall", share)] for ranking in RANKINGS)
-        controls = ", ".join(f"{name} {value:.2f}" for name, value in zip(CONTROLS, chance))
+        selector, *control_recalls = (metrics[metric_name(ranking, "recall", share)] for ranking in RANKINGS)
+        controls = ", ".join(f"{name} {value:.2f}" for name, value in zip(CONTROLS, control_recalls))
         shares.append(f"best {share:.0%} {selector:.3f} ({controls})")
     return f"of the teacher's tokens the selector finds: {'; '.join(shares)}"
 
 
-def _drawn_by_chance(scores: Tensor) -> dict[str, Tensor]:
-    """Return the scores of the controls for as many tokens."""
-    nothing = torch.empty(0, dtype=torch.long)
-    tokens = EncodedVideo(nothing, scores[:, None], (len(scores), 1, 1))
-    return {name: control().score(tokens, nothing).to(scores.device) for name, control in CONTROLS.items()}
+def _control_scores(scores: Tensor) -> dict[str, Tensor]:
+    """Score as many tokens with each control, by name: [V] each."""
+    no_text = torch.empty(0, dtype=torch.long)
+    video = EncodedVideo(no_text, scores[:, None], (len(scores), 1, 1))
+    return {name: control().score(video, no_text).to(scores.device) for name, control in CONTROLS.items()}

@@ -40,9 +40,9 @@ def total_steps(trainer: Trainer, batches: int) -> int:
     Raises:
         ValueError: if the training has no end.
     """
-    known = [trainer.max_steps] if trainer.max_steps > 0 else []
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        known.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
-    if not known or min(known) < 1:
+        limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+    if not limits or min(limits) < 1:
         raise ValueError("the training must have a known length: set trainer.max_epochs or trainer.max_steps")
-    return min(known)
+    return min(limits)

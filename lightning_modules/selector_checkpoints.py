@@ -41,7 +41,7 @@ def check_save_every(steps: int) -> None:
 
 
 class ResumePoint(Callback):
-    """Keeps one checkpoint to resume from, and logs where the training starts and stops.
+    """Callback that keeps one checkpoint to resume from, and logs where the training starts and stops.
 
     Args:
         path: the checkpoint file.
@@ -51,11 +51,11 @@ class ResumePoint(Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self.step: int | None = None  # step of the last saved checkpoint
-        self.began = False
+        self.started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the step that the training resumes from."""
-        self.began = True
+        self.started = True
         if trainer.global_step:
             self.step = trainer.global_step
             log.info("going on from step %d", trainer.global_step)
@@ -78,15 +78,15 @@ class ResumePoint(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log which checkpoint there is to resume from."""
-        if self.began:
-            checkpoint = "nothing was saved yet" if self.step is None else f"{self.path} is of step {self.step}"
+        if self.started:
+            checkpoint = "nothing was saved yet" if self.step is None else f"{self.path} has step {self.step}"
             log.warning("stopped at step %d; %s; call again to go on", trainer.global_step, checkpoint)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log if the training was already complete."""
         if self.step is None and trainer.ckpt_path:
             log.warning(
-                "nothing left to train: %s is of the last step; give another --output_dir, or more epochs", self.path
+                "nothing left to train: %s has the last step; give another --output_dir, or more epochs", self.path
             )
 
     def save(self, trainer: Trainer) -> None:
@@ -105,7 +105,7 @@ def can_save(trainer: Trainer) -> bool:
 
 
 def validates_soon(trainer: Trainer) -> bool:
-    """Return whether a validation follows this step or the next."""
+    """Return whether a validation is due before the end of the next optimizer step."""
     batch = trainer.fit_loop.epoch_loop.batch_idx
     return any(_validates_after(trainer, batch + more) for more in range(1, trainer.accumulate_grad_batches + 1))
 
@@ -117,7 +117,7 @@ def _validates_after(trainer: Trainer, batch: int) -> bool:
 
 
 class ExportSelector(Callback):
-    """Exports the best checkpoint after the training; without validation, the last one.
+    """Callback that exports the best checkpoint after the training; without validation, the last one.
 
     Args:
         best: the callback that tracks the best checkpoint.

@@ -15,7 +15,7 @@ from torchmetrics import SumMetric
 
 from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.options import ScoringOptions, names
+from flexselect.options import ScoringOptions, option_names
 from flexselect.scoring.lite import LiteScorer
 from flexselect.storage.run_settings import UsageError, describe_differences, write_atomically
 from flexselect.structures.prompt import EncodedVideo, VideoPrompt
@@ -24,19 +24,19 @@ from flexselect.training.adapters import freeze as freeze_parts
 from flexselect.training.initialization import TEACHER, load_initial_weights, new_selector
 from flexselect.training.losses import LOSSES
 from flexselect.training.teacher import Teacher
-from lightning_modules.ranking_metrics import RankingMetrics, in_words, metric_name
+from lightning_modules.ranking_metrics import RankingMetrics, format_recall, metric_name
 from lightning_modules.schedule import total_steps, warmup_cosine
 from lightning_modules.selector_checkpoints import check_save_every, selector_checkpoints
 
 log = logging.getLogger(__name__)
 BEST_BY = metric_name("selector", "recall", 0.05)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-NOTABLE = 0.3  # recall above chance; selectors with random weights reach 0.2
-FREE = ("gradient_checkpointing", "save_every")  # may differ when a training is resumed
+NOTABLE_RECALL = 0.3  # recall above chance; selectors with random weights reach 0.2
+NOT_COMPARED = ("gradient_checkpointing", "save_every")  # settings that may change when a training is resumed
 
 
 class SelectorTraining(LightningModule):
-    """Per clip: the tower runs once, the frozen teacher scores the tokens, and the selector learns the ranking.
+    """Module that trains a selector: the tower runs once per clip, the frozen teacher scores, the selector learns.
 
     The teacher is not a submodule: its frozen weights are not written to checkpoints, moved or wrapped. If the data
     module has stored scores, the teacher's decoder is not loaded.
@@ -46,18 +46,17 @@ class SelectorTraining(LightningModule):
         selector: folder or hub id of a selector to continue training; None: a new selector.
         start: initial weights of a new selector: "teacher" for the VideoLLM's first layers, or folder or hub id of a
             small model, see `flexselect.training.initialization`; None: random weights.
-        sizes: sizes of a new selector's language model that differ from `start`: `hidden_size`, `num_hidden_layers`,
-            ...
+        sizes: sizes of a new selector's language model that differ from `start`, for example `hidden_size`.
         loss: "silog", "listwise", or the released "spearman", "l1" and "l2"; see `flexselect.training.losses`.
         lr: AdamW's learning rate after warm-up.
         warmup: warm-up steps as a share of all steps.
         weight_decay: AdamW's weight decay.
         freeze: parts of the selector that are not trained, for example "projector" or "decoder.embed_tokens".
         lora: arguments of `peft.LoraConfig`: train adapters instead of the language model; export merges them.
-        gradient_checkpointing: use less memory and a third more time.
+        gradient_checkpointing: use less memory, but a third more time.
         save_every: steps between checkpoints to resume from.
         options: options of the teacher, see `flexselect.options.ScoringOptions`. The selector is trained with the same
-            reduction; its weights are float32.
+            reduction; its weights are float32, and the trainer sets the precision of its operations.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class SelectorTraining(LightningModule):
         missing = data.unscored()
         if missing:
             raise UsageError(
-                f"{data.store.folder} lacks the teacher scores of {len(missing)} clips, {missing[0]} for one: "
+                f"{data.store.folder} lacks the teacher scores of {len(missing)} clips, for example {missing[0]}: "
                 "complete it with `predict` and the same annotations"
             )
         return True
@@ -178,7 +177,7 @@ class SelectorTraining(LightningModule):
                     f"clip {clip.key} has {len(scores)} visual tokens, its stored teacher scores {len(expected)}: "
                     "the video has changed since; score it again"
                 )
-        return [scores.clone() for scores in teacher], student  # copies are no inference tensors
+        return [scores.clone() for scores in teacher], student  # clones, because autograd cannot use inference tensors
 
     def _encode(self, prompt: VideoPrompt, project: bool) -> EncodedVideo:
         """Encode a clip for the selector, with gradients, and for the VideoLLM if `project` is set."""
@@ -195,19 +194,19 @@ class SelectorTraining(LightningModule):
         )
 
     def _teacher_precision(self) -> torch.autocast:
-        """Disable autocast: the teacher scores in its own precision, as when scores are stored."""
+        """Disable autocast, so that the teacher scores in the precision of its weights, as when scores are stored."""
         return torch.autocast(self.device.type, enabled=False)
 
     def training_step(self, clips: list[TrainingClip]) -> Tensor:
-        """Return the mean loss over the clips; log `train_loss`.
+        """Return the mean loss over clips of any lengths; log it as `train_loss`.
 
         Raises:
             ValueError: if the loss is not finite.
         """
-        self._count(clips)
+        self._count_left_out(clips)
         pairs = zip(*self.scores(clips))
         loss = torch.stack([LOSSES[self.hparams.loss](student, teacher) for teacher, student in pairs]).mean()
-        self._refuse("loss", loss)
+        self._check_finite("loss", loss)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(clips))
         return loss
 
@@ -215,9 +214,9 @@ class SelectorTraining(LightningModule):
         """Stop if a gradient is not finite, before it reaches the weights; float16 has loss scaling instead."""
         if not str(self.trainer.precision).startswith("16"):
             grads = [weight.grad for weight in self.selector.parameters() if weight.grad is not None]
-            self._refuse("gradient", torch.nn.utils.get_total_norm(grads))
+            self._check_finite("gradient", torch.nn.utils.get_total_norm(grads))
 
-    def _refuse(self, name: str, value: Tensor) -> None:
+    def _check_finite(self, name: str, value: Tensor) -> None:
         if not bool(torch.isfinite(value)):
             advice = "lower model.lr, or check the clips; the last checkpoint is from before"
             raise ValueError(f"the {name} is {float(value)} at step {self.global_step}: {advice}")
@@ -225,12 +224,12 @@ class SelectorTraining(LightningModule):
     def validation_step(self, clips: list[TrainingClip]) -> None:
         """Measure the agreement with the teacher, for the selector and for the controls."""
         if not self.trainer.sanity_checking:
-            self._count(clips)
+            self._count_left_out(clips)
         if clips:
             for teacher, student in zip(*self.scores(clips)):
                 self.metrics.add(student, teacher)
 
-    def _count(self, clips: list[TrainingClip]) -> None:
+    def _count_left_out(self, clips: list[TrainingClip]) -> None:
         for clip in clips:
             self.clips_left_out.update(len(clip.left_out))
             for reason in clip.left_out:
@@ -248,13 +247,13 @@ class SelectorTraining(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log means over all processes; warn if the selector is hardly better than chance."""
         self.log_dict(dict(self.metrics.means))
-        metrics = self.metrics.computed()
+        metrics = self.metrics.compute()
         if self.trainer.sanity_checking:
             return
-        log.info(in_words(metrics))
-        if metrics[BEST_BY] < metrics[metric_name("random", "recall", 0.05)] + NOTABLE:
+        log.info(format_recall(metrics))
+        if metrics[BEST_BY] < metrics[metric_name("random", "recall", 0.05)] + NOTABLE_RECALL:
             log.warning(
-                "that is little: it is not trained yet, or for another model, layer or reduction than %s, layer %d, %s",
+                "low recall: the selector is untrained, or for another model, layer or reduction than %s, layer %d, %s",
                 *(self.family.path, self.teacher.layer, self.teacher.reduction),
             )
         if self.trainer.state.fn == TrainerFn.VALIDATING and self.trainer.is_global_zero:
@@ -289,7 +288,8 @@ class SelectorTraining(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that a resumed training must share with the earlier one."""
-        fixed = {name: value for name, value in self.hparams.items() if name not in (*FREE, *names(ScoringOptions))}
+        excluded = {*NOT_COMPARED, *option_names(ScoringOptions)}
+        fixed = {name: value for name, value in self.hparams.items() if name not in excluded}
         return {"family": self.family.settings, "data": self.data.settings, **fixed, **self.teacher.decides}
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Predict the teacher's scores of a data set; they are written once for any number of trainings."""
+"""Compute the teacher's scores of a data set, once for any number of trainings (verb `predict`)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class TeacherScoring(LightningModule):
-    """Writes the teacher's scores of all clips, for training and validation, to `--output_dir`.
+    """Module that writes the teacher's scores of all clips, for training and validation, to `--output_dir`.
 
-    An interrupted run continues where it stopped. Each process writes its own files. If a clip cannot be used, the
-    reason is written.
+    If an interrupted run is called again, it continues. Each process writes separate files. For a clip that cannot be
+    used, the reason is written.
 
     Args:
         family: the family of the teacher.
@@ -49,7 +49,7 @@ class TeacherScoring(LightningModule):
         settings = {**self.teacher.settings(data.query), **data.reading.settings}
         if self.trainer.is_global_zero:
             ScoreStore.create(folder, settings)
-        self.trainer.strategy.barrier("the store is begun")
+        self.trainer.strategy.barrier("the store is created")
         store = ScoreStore(folder)
         store.match(settings)
         data.skip(store.scored)

@@ -23,7 +23,9 @@ IGNORED = -100
 
 
 class VideoLLMTraining(LightningModule):
-    """Minimises cross-entropy on the answer tokens; writes a whole checkpoint into `output_dir` after each epoch.
+    """Module that minimises cross-entropy on the answer tokens.
+
+    It writes a whole checkpoint into `output_dir` after each epoch.
 
     Args:
         family: its folder has config.json and a tokenizer.
@@ -50,17 +52,16 @@ class VideoLLMTraining(LightningModule):
     def training_step(self, batch: dict[str, Any]) -> Tensor:
         """Train on a batch of clips of equal length; log `train_loss`, and `words_accuracy` or `choice_accuracy`."""
         embeddings, positions, labels = self._assemble(batch)
-        ones = torch.ones(
-            embeddings.shape[:2], dtype=torch.long, device=self.device
-        )  # padding on the right needs no mask
+        # padding is on the right, where causal attention ignores it: it needs no mask
+        ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
         hidden = self.lm.decoder(
             inputs_embeds=embeddings, position_ids=positions, attention_mask=ones, use_cache=False
         ).last_hidden_state
-        told = labels[:, 1:] != IGNORED
-        logits, target = self.model.lm_head(hidden[:, :-1][told]), labels[:, 1:][told]
+        trained = labels[:, 1:] != IGNORED  # bool [B, N - 1]
+        logits, target = self.model.lm_head(hidden[:, :-1][trained]), labels[:, 1:][trained]
         loss = functional.cross_entropy(logits, target)
         wrong = torch.zeros_like(labels[:, 1:])
-        wrong[told] = (logits.argmax(-1) != target).long()
+        wrong[trained] = (logits.argmax(-1) != target).long()
         accuracy = (wrong.sum(1) == 0).float().mean()
         size = len(labels)
         self.log("train_loss", loss, prog_bar=True, batch_size=size)
@@ -81,9 +82,7 @@ class VideoLLMTraining(LightningModule):
             layout = lay_out(prefix, text, range(grid[0]), grid[1] * grid[2], self.lm.visual_id)
             seconds = float(batch["seconds_per_unit"][i])
             position_ids = self.lm.position_ids(layout, grid, seconds)
-            if (
-                len(position_ids) == 1
-            ):  # M-RoPE is told the time; plain positions are spread as if one unit a second were shown
+            if len(position_ids) == 1:  # unlike M-RoPE, plain positions ignore time: spread them to one unit per second
                 position_ids = position_ids + _spread(layout, seconds)
             positions.append(position_ids.T)
             ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
@@ -121,13 +120,13 @@ class VideoLLMTraining(LightningModule):
             return
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path(self.family.path).resolve():
-            ignored = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard", FOLDER)  # by another training
+            ignored = shutil.ignore_patterns("*.safetensors", "csv", "tensorboard", FOLDER)  # files of another training
             shutil.copytree(self.family.path, folder, dirs_exist_ok=True, ignore=ignored)
         self.model.save_pretrained(folder)
 
 
 def _spread(layout: Layout, seconds_per_unit: float) -> Tensor:
-    """Return the offset of each token if unit u moves to second u * `seconds_per_unit`: int64 [N]."""
+    """Return how far each token moves if unit u takes the position of unit u * `seconds_per_unit`: int64 [N]."""
     units = torch.arange(int(layout.unit.max()) + 1)
     moved = (units * max(1.0, seconds_per_unit)).long() - units
     moved *= (layout.unit == 0).sum()

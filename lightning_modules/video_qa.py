@@ -17,7 +17,7 @@ from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weights_hash
-from flexselect.options import AskingOptions, Options, deciding, names
+from flexselect.options import AskingOptions, Options, option_names, options_that_change_answers
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
@@ -26,7 +26,7 @@ from flexselect.structures.prompt import Answer
 
 
 class VideoQA(LightningModule):
-    """The large VideoLLM on selected tokens, one question per step; see `FlexSelect.from_pretrained` for the options.
+    """Module that answers one question per step with the large VideoLLM and selected tokens.
 
     The model is loaded when a run begins, so a mistyped option costs no loading time. It is not a submodule: a model
     that is spread over GPUs must not be moved, and frozen weights do not belong in a checkpoint.
@@ -56,15 +56,15 @@ class VideoQA(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides an answer: runs with equal settings give answers that belong together."""
-        options, chosen = deciding(self.options), self.options
-        if chosen.selector == "self" and chosen.reference_layer is None:
-            options["reference_layer"] = self.family.default_reference_layer
-        if chosen.selector is not None and chosen.budget is None:
-            options["budget"] = self.family.default_budget
-        if chosen.selector == "self":
-            options["reduction"] = resolve_reduction(chosen.reduction or "max")
-        options["positions"] = chosen.positions or self.family.default_positions
-        return {"family": self.family.settings, **options}
+        settings, options = options_that_change_answers(self.options), self.options
+        if options.selector == "self" and options.reference_layer is None:
+            settings["reference_layer"] = self.family.default_reference_layer
+        if options.selector is not None and options.budget is None:
+            settings["budget"] = self.family.default_budget
+        if options.selector == "self":
+            settings["reduction"] = resolve_reduction(options.reduction or "max")
+        settings["positions"] = options.positions or self.family.default_positions
+        return {"family": self.family.settings, **settings}
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -86,16 +86,16 @@ class VideoQA(LightningModule):
     def setup(self, stage: str) -> None:
         """Give the data module the feature cache, so that it need not decode cached videos."""
         if self.options.feature_cache is not None:
-            decides = {name: self.fingerprint[name] for name in ("packages", "weights", "selector_weights")}
-            decides |= {name: vars(self.options)[name] for name in ("dtype", "quantization", "attn_implementation")}
-            decides |= {"family": self.family.identity}
-            self._cache = FeatureCache(self.options.feature_cache, self.options.feature_cache_gb, decides)
+            made_with = {name: self.fingerprint[name] for name in ("packages", "weights", "selector_weights")}
+            made_with |= {name: vars(self.options)[name] for name in ("dtype", "quantization", "attn_implementation")}
+            made_with |= {"family": self.family.identity}
+            self._cache = FeatureCache(self.options.feature_cache, self.options.feature_cache_gb, made_with)
             self.data.use_cache(self._cache)
 
     def configure_model(self) -> None:
         """Load the weights onto this process's device, once."""
         if self.flexselect is None:
-            options = {name: vars(self.options)[name] for name in names(Options)}
+            options = {name: vars(self.options)[name] for name in option_names(Options)}
             self.family.prompter()  # refuse a missing or wrong tokenizer before the weights are loaded
             device = self.trainer.strategy.root_device  # self.device is still the CPU here
             self.flexselect = FlexSelect.from_pretrained(self.family, **{**options, "device": str(device)})
@@ -116,11 +116,8 @@ class VideoQA(LightningModule):
             try:
                 assert self.session is not None
                 self.answer = self.session.ask(question.text, question.max_new_tokens or self.options.max_new_tokens)
-            except (
-                ValueError,
-                RuntimeError,
-                OSError,
-            ) as problem:  # an empty question, NaN scores, no memory, a full disk
+            # for example an empty question, NaN scores, no memory, a full disk
+            except (ValueError, RuntimeError, OSError) as problem:
                 error = describe(problem)
         answer, opened = self.answer, self._opened == question.part
         return {
@@ -130,7 +127,7 @@ class VideoQA(LightningModule):
             "answer": answer.text if answer else None,
             "num_visual_tokens": answer.num_visual_tokens if answer else 0,
             "num_kept_tokens": answer.num_kept_tokens if answer else 0,
-            "timings": {stage: round(spent, 6) for stage, spent in answer.timings.items()} if answer else {},
+            "timings": {stage: round(seconds, 6) for stage, seconds in answer.timings.items()} if answer else {},
             "error": error,
             "warnings": list(self._video_warnings) if opened else [],
             "sampling": self.session.sampling if self.session and opened else None,
@@ -157,7 +154,7 @@ class VideoQA(LightningModule):
         }
 
     def on_validation_epoch_start(self) -> None:
-        """Let a process without counted rows have an accuracy too, of weight 0."""
+        """Add a value of weight 0, so that a process without counted rows has an accuracy too."""
         self.accuracy.update(0.0, weight=0.0)
 
     def on_validation_epoch_end(self) -> None:
@@ -193,7 +190,7 @@ class VideoQA(LightningModule):
 
 
 def describe(problem: Exception) -> str:
-    """Describe an error in a sentence, with advice if there is any."""
+    """Describe an error in a sentence; for lack of GPU memory, with advice."""
     if isinstance(problem, torch.OutOfMemoryError):
         advice = "lower family.max_frames or model.units_per_set, or spread the model with --model.device_map auto"
         return f"out of GPU memory: {advice}"

@@ -126,6 +126,17 @@ def test_a_new_scorer_is_asked_for_no_type():
     assert scorers.search("if isinstance(self.scorer, LiteScorer):"), "canary"
 
 
+def test_the_example_family_of_the_first_version_imports_what_it_did():
+    """The lines of docs/add_a_family.md in version 0.1."""
+    for old in MOVED:
+        sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning):
+        from flexselect.families.loading import load_weights
+        from flexselect.families.replaced import SideBySide, replaced
+        from flexselect.prompt import VideoClip, VideoPrompt
+    assert all(callable(value) for value in (load_weights, SideBySide, replaced, VideoClip, VideoPrompt))
+
+
 def test_promised_import_paths_work_for_one_release():
     for old, new in MOVED.items():
         sys.modules.pop(old, None)

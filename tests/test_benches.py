@@ -40,6 +40,7 @@ def test_the_roofline_is_written_and_says_that_it_is_computed(results, capsys):
 
 def test_the_gpu_measurement_runs_on_small_shapes(results, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--device", "cpu", "--frames", "4"])
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
     gpu.main()
     shown = capsys.readouterr().out
     assert [shown.count(mode) for mode in ("dense", "self", "lite")] == [3, 3, 3] and not list(results.iterdir())

@@ -11,7 +11,7 @@ import torch
 
 import cli
 from datamodules.needles import write_needle_videos
-from flexselect.commands.command_texts import reason_of
+from flexselect.commands.command_texts import error_message
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/demo/self.yaml"
@@ -76,7 +76,7 @@ def test_what_was_corrected_is_asked_anew(run, made, tmp_path, caplog):
     choice["options"] = ["white", "blue", "green", "red"]
     caplog.clear()
     assert run("predict", [*words, choice]) == 0
-    assert "1 answers are to another prompt, options, part or video file: they are asked anew" in caplog.text
+    assert "1 answers are to another prompt, options, part or video file: they are asked again" in caplog.text
     assert "2 of 3 questions were answered by an earlier run" in caplog.text
     after = {one["id"]: one for one in lines(tmp_path / "out")}
     changed = [id_ for id_ in before if before[id_]["prompt_hash"] != after[id_]["prompt_hash"]]
@@ -105,11 +105,11 @@ def test_a_question_that_was_reworded_is_told(run, made, tmp_path, caplog):
     assert run("predict", [arguments]) == 0
     caplog.clear()
     assert run("predict", [{**arguments, "question": "Is there a circle?"}]) == 0
-    output = "1 earlier answers have the id and video of a question that now reads otherwise, which is asked anew"
+    output = "1 earlier answers have the id and video of a question whose text has changed, which is asked again"
     assert output in caplog.text and repr(arguments["question"]) in caplog.text
     assert [one["question"] for one in lines(tmp_path / "out")] == [arguments["question"], "Is there a circle?"]
     caplog.clear()
-    assert run("predict", [row(made, 1)]) == 0 and "reads otherwise" not in caplog.text, "canary: another id"
+    assert run("predict", [row(made, 1)]) == 0 and "text has changed" not in caplog.text, "canary: another id"
 
 
 def test_rows_without_an_expected_answer_are_asked_once(run, made, tmp_path, caplog, recwarn):
@@ -376,7 +376,7 @@ def test_an_error_of_another_process_is_told_without_its_traceback(workers):
     with pytest.raises(ValueError) as caught:
         list(torch.utils.data.DataLoader(Broken(), batch_size=None, num_workers=workers))
     assert ("Traceback" in str(caught.value)) is (workers == 1), "canary"
-    assert reason_of(caught.value) == "clips.json: none of the 2 clips can be used;\nthe first: a.mp4: no such file"
+    assert error_message(caught.value) == "clips.json: none of the 2 clips can be used;\nthe first: a.mp4: no such file"
 
 
 # -- reports and comparisons

@@ -12,7 +12,7 @@ import pytest
 import cli
 from flexselect import FlexSelect
 from flexselect.commands.modes import Modes
-from flexselect.commands.page import escaped, facts, video_facts
+from flexselect.commands.page import answer_facts, escape_markdown, video_facts
 from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def test_one_video_in_memory_answers_as_three_models_would(videos):
         if selector is not None:
             assert shown.answer.selection.kept.tolist() == alone.selection.kept.tolist()
             assert modes.ask(session, QUESTION, 4, 4).answer.num_kept_tokens == 4
-        assert f"of {alone.num_visual_tokens} visual tokens shown" in facts(shown.answer)
+        assert f"of {alone.num_visual_tokens} visual tokens shown" in answer_facts(shown.answer)
         assert re.match(r"0:0\d long, 6 units, 54 visual tokens; decode .* MB kept$", video_facts(session))
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_served(tmp_path, capsys):
         taken.listen()
         port = str(taken.getsockname()[1])
         assert cli.main([*words, "--videos", str(tmp_path), "--port", port]) == cli.BAD_USAGE
-    assert f"port {port} cannot be had" in capsys.readouterr().err
+    assert f"port {port} cannot be used" in capsys.readouterr().err
 
 
 def test_only_this_machine_reaches_it(served):
@@ -118,7 +118,7 @@ def test_only_this_machine_reaches_it(served):
 
 
 def test_names_that_markdown_would_read():
-    assert escaped("a_b*<i>.mp4") == r"a\_b\*\<i\>\.mp4"
+    assert escape_markdown("a_b*<i>.mp4") == r"a\_b\*\<i\>\.mp4"
 
 
 def test_choose_a_video_and_ask(page, videos):

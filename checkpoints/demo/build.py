@@ -37,7 +37,7 @@ TEXT = {
 TOWER = {"hidden_size": 96, "intermediate_size": 192}
 
 
-def of_qwen2_5_vl(folder: Path) -> None:
+def write_qwen2_5_vl(folder: Path) -> None:
     """Write a small Qwen2.5-VL."""
     ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"])
     rope = {**TEXT["rope_parameters"], "mrope_section": [4, 4, 4]}
@@ -57,7 +57,7 @@ def of_qwen2_5_vl(folder: Path) -> None:
     Qwen2VLVideoProcessor(min_pixels=SIDE**2, max_pixels=SIDE**2).save_pretrained(folder)
 
 
-def of_llava_video(folder: Path) -> None:
+def write_llava_video(folder: Path) -> None:
     """Write a small LLaVA-Video: 12 tokens per frame, newlines included."""
     ids = build_tokenizer(folder, llava_video, ["<image>"])
     tower = {"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 14}
@@ -74,7 +74,7 @@ def of_llava_video(folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def of_internvl(folder: Path) -> None:
+def write_internvl(folder: Path) -> None:
     """Write a small InternVL2.5 with InternLM2: 11 tokens per frame, delimiters included."""
     ids = build_tokenizer(folder, internvl, ["<img>", "</img>", "<IMG_CONTEXT>"])
     tower = {"num_hidden_layers": 1, "num_attention_heads": 4, "image_size": [SIDE, SIDE], "patch_size": [14, 14]}
@@ -124,15 +124,15 @@ def corpus(family: Any) -> list[str]:
     """Return all texts that the model will read or write."""
     questions = [f"What colour is the {shape}?" for shape in SHAPES] + [f"Which shape is {c}?" for c in COLOURS]
     words = [*COLOURS, *SHAPES, *LETTERS]
-    both = [*COLOURS, *SHAPES]
-    fours = [*itertools.permutations(both[::2], 4), *itertools.permutations(both[1::2], 4)]
-    choices = [VideoQuestion("", "", "", options).text for options in fours]
-    asked = [family.QUERY.format(question=question) for question in questions]
-    return [*[family.PREFIX] * 50, *asked * 20, *words * 20, *choices]
+    candidates = [*COLOURS, *SHAPES]
+    option_lists = [*itertools.permutations(candidates[::2], 4), *itertools.permutations(candidates[1::2], 4)]
+    choices = [VideoQuestion("", "", "", options).text for options in option_lists]
+    prompts = [family.QUERY.format(question=question) for question in questions]
+    return [*[family.PREFIX] * 50, *prompts * 20, *words * 20, *choices]
 
 
 if __name__ == "__main__":
-    build = {"qwen2_5_vl": of_qwen2_5_vl, "llava_video": of_llava_video, "internvl": of_internvl}
+    build = {"qwen2_5_vl": write_qwen2_5_vl, "llava_video": write_llava_video, "internvl": write_internvl}
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     build[sys.argv[1]](folder)

@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --requeue
 #SBATCH --signal=USR1@180
-# Videos are shared out over all tasks; a job that was stopped and started again goes on where it was. USR1 comes to all
-# tasks three minutes before the time limit: they save, end, and put the job back into the queue.
-# Give --output_dir on a disk that all nodes see.
+# The tasks share the videos; a job that is stopped and started again continues. Three minutes before the time limit,
+# SLURM sends USR1 to all tasks: they save, end, and put the job back into the queue.
+# --output_dir must be on a disk that all nodes see.
 srun .venv/bin/python cli.py "$@"

@@ -21,12 +21,12 @@ from flexselect.evaluation.questions import VideoQuestion
 from flexselect.storage.video_paths import files_below
 from flexselect.validation import check_choice
 
-ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How questions are asked and answers parsed, as data, so that runs with different protocols can be told apart.
+    """How questions are asked and answers parsed, as data, so that results record the protocol they were made with.
 
     `paper` is the released evaluation (arXiv 2506.00993), with the defects that change its numbers; `lmms` is lmms-eval
     0.7; `plain` is this project's protocol.
@@ -58,12 +58,11 @@ class BenchmarkFormat(ABC):
     """
 
     tables: tuple[str, ...]  # patterns of the table of questions; the first match is used
-    authors_tables: tuple[str, ...] = ()  # patterns of the tables in their authors' layout; all matches are used
+    authors_tables: tuple[str, ...] = ()  # patterns of the tables in the authors' layout; all matches are used
     video_folders: tuple[str, ...]  # folders that may hold the videos
     protocols: ClassVar[dict[str, Protocol]]
-    defects: ClassVar[
-        dict[str, dict[str, Any]]
-    ]  # defects of `paper` that change numbers, each with the protocol fields that repair it
+    # defects of `paper` that change numbers, each with the protocol fields that repair it
+    defects: ClassVar[dict[str, dict[str, Any]]]
     repository: str  # the data set on the hub
     macro: str | None = None  # accuracy is the mean over the values of this group; None: over all questions
 
@@ -83,8 +82,8 @@ class BenchmarkFormat(ABC):
             raise ValueError(f"repair is for the defects of the paper protocol, not for {protocol!r}")
         self.root, self.protocol_name, self.llava = Path(root), protocol, llava
         self.repair, self.unparsed = sorted(repair), unparsed
-        mended = {name: value for defect in repair for name, value in self.defects[defect].items()}
-        self.protocol = replace(self.protocols[protocol], **mended)
+        repaired = {name: value for defect in repair for name, value in self.defects[defect].items()}
+        self.protocol = replace(self.protocols[protocol], **repaired)
 
     # -- abstract
 
@@ -120,7 +119,7 @@ class BenchmarkFormat(ABC):
         """Read the questions of the table; `limit` is the number to read, from the first.
 
         Raises:
-            FileNotFoundError: naming where the table was searched for.
+            FileNotFoundError: naming the folder and the patterns, if there is no table.
             ValueError: if the table has an unknown format.
         """
         files = self.files()
@@ -137,14 +136,14 @@ class BenchmarkFormat(ABC):
         return hashlib.sha256(b"".join(file.read_bytes() for file in self.files())).hexdigest()[:16]
 
     def table(self) -> Path:
-        """The first file with questions."""
+        """Return the first file with questions."""
         return self.files()[0]
 
     def files(self) -> list[Path]:
-        """The files with the questions: one, or several in their authors' layout.
+        """Return the files with the questions: one, or several in the authors' layout.
 
         Raises:
-            FileNotFoundError: naming where they were searched for.
+            FileNotFoundError: naming the folder and the patterns.
         """
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is no folder; {self._advice}")
@@ -154,30 +153,30 @@ class BenchmarkFormat(ABC):
                 return [file]
         if originals:
             return originals
-        looked = ", ".join(str(self.root / pattern) for pattern in (*self.tables, *self.authors_tables))
-        raise FileNotFoundError(f"no table of questions in {self.root}; looked for {looked}; {self._advice}")
+        patterns = ", ".join(str(self.root / pattern) for pattern in (*self.tables, *self.authors_tables))
+        raise FileNotFoundError(f"no table of questions in {self.root}; looked for {patterns}; {self._advice}")
 
     @property
     def _advice(self) -> str:
         return f"download the data set {self.repository} into it, archives unpacked, or give --data.download true"
 
     def find_video(self, name: str) -> str:
-        """Find a video, with any file extension: its path relative to the root; if missing, where it should be."""
-        endings = ("", *ENDINGS) if Path(name).suffix in ENDINGS else ENDINGS
+        """Return a video's path relative to the root, with any extension; if it is missing, the expected path."""
+        extensions = ("", *EXTENSIONS) if Path(name).suffix in EXTENSIONS else EXTENSIONS
         for folder in self.video_folders:
-            for ending in endings:
-                path = Path(folder) / f"{name}{ending}"
+            for extension in extensions:
+                path = Path(folder) / f"{name}{extension}"
                 if (self.root / path).is_file():
                     return str(path)
-        for ending in endings:
-            if f"{name}{ending}" in self._anywhere:
-                return self._anywhere[f"{name}{ending}"]
-        return str(Path(self.video_folders[0]) / (name if Path(name).suffix in ENDINGS else f"{name}.mp4"))
+        for extension in extensions:
+            if f"{name}{extension}" in self._paths_by_name:
+                return self._paths_by_name[f"{name}{extension}"]
+        return str(Path(self.video_folders[0]) / (name if Path(name).suffix in EXTENSIONS else f"{name}.mp4"))
 
     @cached_property
-    def _anywhere(self) -> dict[str, str]:
-        """Index videos in any folder by name; names that occur twice are left out."""
-        paths = [path.relative_to(self.root) for path in files_below(self.root) if path.suffix in ENDINGS]
+    def _paths_by_name(self) -> dict[str, str]:
+        """Paths of the videos in all folders, by file name; names that occur twice are left out."""
+        paths = [path.relative_to(self.root) for path in files_below(self.root) if path.suffix in EXTENSIONS]
         twice = {name for name, count in Counter(path.name for path in paths).items() if count > 1}
         return {path.name: str(path) for path in paths if path.name not in twice}
 

@@ -23,8 +23,8 @@ def fetch(repository: str, folder: Path) -> None:
 
     Args:
         repository: "owner/name" on the hub.
-        folder: created if missing. Archives are kept, so that the hub's client knows them; delete them when all is
-            unpacked.
+        folder: where to put the files; created if missing. Archives are kept, so that they are not downloaded again;
+            delete them after everything is unpacked.
 
     Raises:
         ConnectionError: if it cannot be downloaded; with the reason.
@@ -33,9 +33,8 @@ def fetch(repository: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".download.lock"):
         try:
-            HfApi().dataset_info(
-                repository
-            )  # without a connection, the client below would take what is in the folder for everything
+            # fails without a connection; `snapshot_download` would then accept the folder as complete
+            HfApi().dataset_info(repository)
             snapshot_download(repository, repo_type="dataset", local_dir=folder)
         except Exception as error:  # the client raises many types; the message says what is wrong
             raise ConnectionError(f"{repository} cannot be downloaded into {folder}: {error}") from error
@@ -67,9 +66,9 @@ def _archives(folder: Path) -> dict[str, list[Path]]:
     """Find the archives under a folder by name, with their parts in order."""
     archives: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        whole = re.fullmatch(r"(.*\.(?:zip|tar|tar\.gz|tgz))(?:\.part.*)?", path.name)
-        if whole and path.is_file() and ".cache" not in path.relative_to(folder).parts:
-            archives.setdefault(str(path.relative_to(folder).with_name(whole.group(1))), []).append(path)
+        match = re.fullmatch(r"(.*\.(?:zip|tar|tar\.gz|tgz))(?:\.part.*)?", path.name)
+        if match and path.is_file() and ".cache" not in path.relative_to(folder).parts:
+            archives.setdefault(str(path.relative_to(folder).with_name(match.group(1))), []).append(path)
     return archives
 
 
@@ -87,7 +86,7 @@ class _Joined:
     """Reads several files as one."""
 
     def __init__(self, parts: list[Path]) -> None:
-        self._files = self._opened(parts)
+        self._files = self._open_in_order(parts)
         self._file = next(self._files)
 
     def read(self, size: int) -> bytes:
@@ -102,7 +101,7 @@ class _Joined:
         return data
 
     @staticmethod
-    def _opened(parts: list[Path]) -> Iterator[BinaryIO]:
+    def _open_in_order(parts: list[Path]) -> Iterator[BinaryIO]:
         for part in parts:
             with part.open("rb") as file:
                 yield file

@@ -32,7 +32,7 @@ class LongVideoBenchFormat(BenchmarkFormat):
         "plain": PLAIN,
     }
     defects: ClassVar = {
-        "dots": {},  # a dot for each moment without subtitles, before them: see `subtitle_block`
+        "dots": {},  # one dot per moment before a subtitle: see `subtitle_block`
         "one_token": {"max_new_tokens": 32},
     }
 
@@ -98,7 +98,7 @@ def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float, d
     parts: list[str] = []
     passed = 0
     for line in lines:
-        first, last, text = _shown(line, duration, start)
+        first, last, text = _interval_and_text(line, duration, start)
         middle = (first + last) / 2
         while dots and passed < len(moments) and moments[passed] <= middle:
             parts.append("")
@@ -110,7 +110,7 @@ def subtitle_block(lines: list[dict[str, Any]], duration: float, start: float, d
     return ".".join(parts)
 
 
-def _shown(line: dict[str, Any], duration: float, start: float) -> tuple[float, float, str]:
+def _interval_and_text(line: dict[str, Any], duration: float, start: float) -> tuple[float, float, str]:
     """Return start and end of a subtitle in seconds of the clip, and its text."""
     if "timestamp" in line:
         first, last = line["timestamp"]

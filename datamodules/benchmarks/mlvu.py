@@ -42,7 +42,7 @@ class MLVUFormat(BenchmarkFormat):
         if file.suffix != ".json":
             return rows
         folder = file.parents[1].relative_to(self.root) / "video" / file.stem
-        return [_as_on_the_hub(row, folder) for row in rows]
+        return [_to_hub_row(row, folder) for row in rows]
 
     def question(self, row: dict[str, Any]) -> VideoQuestion:
         """Convert a row: the question contains its options."""
@@ -61,7 +61,7 @@ class MLVU(Benchmark):
     form = MLVUFormat
 
 
-def _as_on_the_hub(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _to_hub_row(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Convert a row of the authors to the hub's format: candidates in the question, the answer as a letter."""
     options = [str(option) for option in row["candidates"]]
     listed = "".join(f"\n({letter}) {option}" for letter, option in zip(LETTERS, options))

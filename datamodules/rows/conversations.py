@@ -23,10 +23,10 @@ def pairs_of(conversation: Any, all_turns: bool = False) -> list[tuple[str, str]
     Args:
         conversation: a list of turns, or such a list as JSON text. System turns and text before the first question are
             left out; consecutive user turns are joined.
-        all_turns: return all pairs; else the first.
+        all_turns: return all pairs; else only the first.
 
     Raises:
-        ValueError: for an unknown format; naming what it has and what is known.
+        ValueError: for an unknown format; naming what the conversation has and which formats are known.
     """
     if isinstance(conversation, str):
         try:

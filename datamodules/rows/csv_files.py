@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datamodules.rows.row import Row
-from flexselect.structures.unicode_text import text_only
+from flexselect.structures.unicode_text import replace_surrogates
 
 SEPARATORS = ",;\t|"
 LONGEST = 2**31 - 1  # maximum length of a cell; a C long holds this everywhere
@@ -47,7 +47,7 @@ def read_csv(path: Path, text: str) -> list[Row]:
 
 
 def _row(names: list[str], cells: list[str]) -> Row:
-    row = Row({name: text_only(cell) if cell else None for name, cell in zip(names, cells) if name})
+    row = Row({name: replace_surrogates(cell) if cell else None for name, cell in zip(names, cells) if name})
     row |= {name: None for name in names[len(cells) :] if name}
     if any(cells[len(names) :]):
         problem = f"has {len(cells)} cells, the first line names {len(names)}"

@@ -27,7 +27,7 @@ def read_json(path: Path, text: str) -> list[Row]:
             raise ValueError(f"{path}: cannot be read as annotations: {error}") from error
         return [_row(_line(path, number, line), f"{path}, line {number}") for number, line in lines]
     if isinstance(whole, dict):
-        whole = _below(path, whole)
+        whole = _rows_in(path, whole)
     if not isinstance(whole, list):
         raise ValueError(f"{path}: holds {kind_of(whole)}, not a list of rows")
     return [_row(value, f"{path}, record {number}") for number, value in enumerate(whole, 1)]
@@ -57,15 +57,15 @@ def _line(path: Path, number: int, line: str) -> Any:
         raise ValueError(f"{path}, line {number}: cannot be read as annotations: {error}") from error
 
 
-def _below(path: Path, whole: dict[str, Any]) -> list[Any]:
+def _rows_in(path: Path, whole: dict[str, Any]) -> list[Any]:
     """Return the only list of rows in an object, or the object itself if it is a row."""
     lists = {
         name: value
         for name, value in whole.items()
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
     }
-    is_line = path.suffix.lower() in LINES and not lists  # a JSONL file with one line
-    if "video" in whole or "image" in whole or is_line:  # a row, whose turns are a list too
+    is_single_line = path.suffix.lower() in LINES and not lists  # a JSONL file with one line
+    if "video" in whole or "image" in whole or is_single_line:  # a row; its turns are a list too
         return [whole]
     if len(lists) == 1:
         return next(iter(lists.values()))
@@ -74,7 +74,7 @@ def _below(path: Path, whole: dict[str, Any]) -> list[Any]:
     raise ValueError(f"{path}: holds {content}; known is {known}")
 
 
-def _row(value: Any, where: str) -> Row:
+def _row(value: Any, location: str) -> Row:
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: is {kind_of(value)}, not an object with columns")
+        raise ValueError(f"{location}: is {kind_of(value)}, not an object with columns")
     return Row(tidy(value))

@@ -1,4 +1,4 @@
-"""Convert rows to questions: columns, options and answers in the formats that people write, groups."""
+"""Convert rows to questions; options, answers and times may have any of the formats that people write."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 REQUIRED = ("id", "video", "question")
 COLUMNS = (*REQUIRED, "options", "answer", "start", "end")
-ALSO = {"start": "video_start", "end": "video_end"}  # the names in the Qwen utilities
+ALTERNATIVES = {"start": "video_start", "end": "video_end"}  # column names in the Qwen utilities
 CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")  # hours, minutes, seconds
-MOST_GROUPS, MOST_WORDS, LONGEST = 20, 4, 40  # limits for a column that is used as a group by default
+MAX_VALUES, MAX_WORDS, MAX_LENGTH = 20, 4, 40  # limits for a column that is used as a group by default
 
 
 def read_annotations(
@@ -42,7 +42,7 @@ def read_annotations(
         groups: columns for accuracy by group; None: columns with few short words.
         limit: read only this many rows; None: all.
         encoding: see `read_rows`.
-        reading: how the videos are read; rows add `start` and `end`.
+        reading: how the videos are read; rows add `start` and `end`. None: the defaults.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -56,14 +56,14 @@ def read_annotations(
     lacking = [name for name in REQUIRED if names[name] not in available]
     if lacking:
         example = ", ".join(f"{name}: NAME" for name in lacking)
-        advice = f"where they are called otherwise, say so with --data.columns '{{{example}}}'"
+        advice = f"if they have other names, give --data.columns '{{{example}}}'"
         problem = f"has no column{'s' * (len(lacking) > 1)} {', '.join(names[name] for name in lacking)}"
         raise ValueError(f"{source}: {problem}; found {', '.join(available)}; {advice}")
     for group in groups or ():
         _require(group, available, source)
     group_columns = groups if groups is not None else _groups(rows, [n for n in available if n not in names.values()])
     questions = [question_of(row, number, names, group_columns, reading) for number, row in enumerate(rows)]
-    _say_equal_options(questions, source)
+    _warn_of_equal_options(questions, source)
     return _make_ids_unique(questions)
 
 
@@ -81,10 +81,10 @@ def question_of(
         number: number of the row, from 0.
         names: maps our names to column names; None: they are equal.
         groups: names of group columns.
-        reading: how the video is read, without the row's part.
+        reading: how the video is read; the row adds `start` and `end`. None: the defaults.
     """
     values = {name: row.get((names or {}).get(name, name)) for name in COLUMNS}
-    values |= {name: row.get(also) for name, also in ALSO.items() if values[name] is None}
+    values |= {name: row.get(column) for name, column in ALTERNATIVES.items() if values[name] is None}
     question = VideoQuestion(
         id=str(values["id"] if values["id"] is not None else f"row-{number + 1}"),
         video=str(values["video"] or ""),
@@ -92,10 +92,8 @@ def question_of(
         groups=tuple((name, str(row[name])) for name in groups if row.get(name) is not None),
         reading=reading or ReadOptions(),
     )
-    row_name, missing = (
-        f"row {number + 1} of the annotations",
-        [name for name in REQUIRED if values[name] in (None, "")],
-    )
+    row_name = f"row {number + 1} of the annotations"
+    missing = [name for name in REQUIRED if values[name] in (None, "")]
     error = f"{row_name} {row.error}" if isinstance(row, Row) and row.error else None
     for name in REQUIRED:
         if error is None and isinstance(values[name], dict | list):
@@ -115,7 +113,7 @@ def question_of(
 
 
 def _check_answer(question: VideoQuestion) -> None:
-    """With options, check that each expected answer is one of them."""
+    """Check that each expected answer is one of the options, if there are options."""
     for answer, letter in zip(question.expected, question.expected_letters):
         if question.options and letter is None:
             raise ValueError(f"the answer {answer!r} is none of its options")
@@ -145,9 +143,9 @@ def options_of(value: Any) -> tuple[str, ...]:
         raise ValueError(f"the options must be a list of two or more, got {value!r}")
     if len(value) > len(LETTERS):
         raise ValueError(f"{len(value)} options are too many: letters end at Z, so give at most {len(LETTERS)}")
-    if any(one is None or isinstance(one, dict | list) for one in value):
+    if any(option is None or isinstance(option, dict | list) for option in value):
         raise ValueError(f"the options must be texts, got {value!r}")
-    options = [str(one) for one in value]
+    options = [str(option) for option in value]
     marked = [re.fullmatch(rf"\s*[(\[]?{LETTERS[i]}[.):\]]\s*(.+)", text, re.DOTALL) for i, text in enumerate(options)]
     return tuple(match.group(1) for match in marked if match) if all(marked) else tuple(options)
 
@@ -166,12 +164,12 @@ def answer_of(value: Any) -> str | tuple[str, ...] | None:
         if parts and all(isinstance(part, str) for part in parts):
             return (*parts, value)  # a list in a CSV; the whole text is accepted too
     if isinstance(value, list | tuple):
-        kept = [one for one in value if one is not None]
-        if not kept or any(isinstance(one, dict | list) for one in kept):
-            raise ValueError(f"the answer must be a text, or a list of texts of which any will do, got {value!r}")
+        kept = [text for text in value if text is not None]
+        if not kept or any(isinstance(text, dict | list) for text in kept):
+            raise ValueError(f"the answer must be a text, or a list of texts that are all accepted, got {value!r}")
         return tuple(map(str, kept))
     if isinstance(value, dict):
-        raise ValueError(f"the answer must be a text, or a list of texts of which any will do, got {value!r}")
+        raise ValueError(f"the answer must be a text, or a list of texts that are all accepted, got {value!r}")
     return None if value is None else str(value)
 
 
@@ -188,7 +186,7 @@ def _written_list(text: str) -> list[Any]:
     return list(parsed) if isinstance(parsed, list | tuple) else [parsed]
 
 
-def _say_equal_options(questions: Sequence[VideoQuestion], source: str) -> None:
+def _warn_of_equal_options(questions: Sequence[VideoQuestion], source: str) -> None:
     """Warn of equal options; such a question can still be asked."""
     equal = [i for i, question in enumerate(questions) if len({*question.options}) < len(question.options)]
     if equal:
@@ -232,7 +230,9 @@ def _names(columns: dict[str, str], available: Sequence[str], source: str) -> di
     if unknown:
         near = get_close_matches(unknown[0], COLUMNS, 1)
         hint = f", {near[0]} perhaps" if near else ""
-        raise ValueError(f"--data.columns: {unknown[0]!r} is none of {', '.join(COLUMNS)}{hint}; give OURS: THEIRS")
+        raise ValueError(
+            f"--data.columns: {unknown[0]!r} is none of {', '.join(COLUMNS)}{hint}; give {{NAME: NAME_IN_FILE}}"
+        )
     for name in columns.values():
         _require(name, available, source)
     return {name: columns.get(name, name) for name in COLUMNS}
@@ -247,16 +247,20 @@ def _require(name: str, available: Sequence[str], source: str) -> None:
 
 def _groups(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """Find category columns: few different short values, some of them repeated."""
-    return [name for name in names if name not in ALSO.values() and _is_group([row.get(name) for row in rows])]
+    return [name for name in names if name not in ALTERNATIVES.values() and _is_group([row.get(name) for row in rows])]
 
 
 def _is_group(values: Sequence[Any]) -> bool:
-    told = [value for value in values if value is not None]
-    if not all(isinstance(value, str) for value in told) or not any(re.search(r"[^\W\d]", value) for value in told):
+    present = [value for value in values if value is not None]
+    if not all(isinstance(value, str) for value in present) or not any(
+        re.search(r"[^\W\d]", value) for value in present
+    ):
         return False
-    kinds = set(told)
-    few = 2 <= len(kinds) <= min(MOST_GROUPS, max(2, len(values) / 2)) and len(kinds) < len(told)
-    return few and all(len(kind) <= LONGEST and len(kind.split()) <= MOST_WORDS and "\n" not in kind for kind in kinds)
+    kinds = set(present)
+    few = 2 <= len(kinds) <= min(MAX_VALUES, max(2, len(values) / 2)) and len(kinds) < len(present)
+    return few and all(
+        len(kind) <= MAX_LENGTH and len(kind.split()) <= MAX_WORDS and "\n" not in kind for kind in kinds
+    )
 
 
 def _make_ids_unique(questions: list[VideoQuestion]) -> list[VideoQuestion]:
@@ -276,5 +280,9 @@ def _make_ids_unique(questions: list[VideoQuestion]) -> list[VideoQuestion]:
             renamed.append(f"{question.id}#row-{i + 1}")
         questions[i] = replace(question, id=f"{question.id}#row-{i + 1}", error=error)
     if renamed:
-        log.warning("%d rows repeat another one's id and ask otherwise: %s for example", len(renamed), renamed[0])
+        log.warning(
+            "%d rows repeat another row's id with other options or another part: they get new ids, for example %s",
+            len(renamed),
+            renamed[0],
+        )
     return questions

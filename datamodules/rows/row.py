@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flexselect.structures.unicode_text import text_only
+from flexselect.structures.unicode_text import replace_surrogates
 
 
 class Row(dict[str, Any]):
     """Values by column, as in the file; NaN is None, and half a surrogate pair is U+FFFD."""
 
-    error: str | None = None  # why the row cannot be used, if the file is to blame
+    error: str | None = None  # why the row cannot be used, if the file is malformed
 
 
 class Written(float):
     """A number that prints as it was written: 2.50, not 2.5."""
 
     def __new__(cls, text: str) -> Written:
-        """Make it from the text of a number."""
+        """Create a number from its text."""
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -37,7 +37,7 @@ def tidy(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return text_only(value)
+        return replace_surrogates(value)
     if isinstance(value, dict):
-        return {tidy(name): tidy(one) for name, one in value.items()}
-    return [tidy(one) for one in value] if isinstance(value, list | tuple) else value
+        return {tidy(name): tidy(item) for name, item in value.items()}
+    return [tidy(item) for item in value] if isinstance(value, list | tuple) else value

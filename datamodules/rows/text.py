@@ -36,20 +36,22 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     data = path.read_bytes()
     if encoding is None:
         marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
-        encoding = marked or _without_mark(data)
+        encoding = marked or _unmarked_encoding(data)
     if encoding is None:
-        return _guessed(path, data)
+        return _decode_by_guess(path, data)
     try:
         return data.decode(encoding)
     except LookupError as error:
-        raise ValueError(f"{path}: there is no encoding {encoding!r}; utf-8, cp1252 and gb18030 are some") from error
+        raise ValueError(
+            f"{path}: there is no encoding {encoding!r}; give for example utf-8, cp1252 or gb18030"
+        ) from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: is not {encoding}: {error.reason}; save it as UTF-8") from error
 
 
-def _without_mark(data: bytes) -> str | None:
-    """Decode UTF-8, or UTF-16 recognised by its zeros; None if it is neither."""
+def _unmarked_encoding(data: bytes) -> str | None:
+    """Return the encoding of text without a byte order mark: UTF-8, or UTF-16 by its zero bytes; None if neither."""
     half = len(data) // 2
     if data[1::2].count(0) > half / 2:
         return "utf-16-le"
@@ -62,18 +64,19 @@ def _without_mark(data: bytes) -> str | None:
     return "utf-8"
 
 
-def _guessed(path: Path, data: bytes) -> str:
+def _decode_by_guess(path: Path, data: bytes) -> str:
     """Decode text that is not UTF-8: damaged in places, or in an older encoding."""
     text = data.decode("utf-8", "replace")
     broken, foreign = text.count("\ufffd"), sum(character > "\x7f" for character in text)
     if broken < DAMAGED * foreign:
         line = text[: text.index("\ufffd")].count("\n") + 1
-        log.warning("%s: %d characters are no UTF-8, the first in line %d: they are read as \ufffd", path, broken, line)
+        log.warning(
+            "%s: %d characters are not UTF-8, the first in line %d: they are read as \ufffd", path, broken, line
+        )
         return text
     runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", data)]
-    guess = (
-        None if median(runs) < 2 else from_bytes(data, cp_isolation=OLDER).best()
-    )  # single accented letters say nothing about the encoding
+    # single accented letters say nothing about the encoding
+    guess = None if median(runs) < 2 else from_bytes(data, cp_isolation=OLDER).best()
     name = "cp1252" if guess is None else guess.encoding
     log.warning("%s: is not UTF-8 and is read as %s; save it as UTF-8, or give --data.encoding", path, name)
     return data.decode(name, "replace")

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from flexselect.attention import attending, visual_attention
+from flexselect.attention import use_attention, visual_attention
 
 EVERY = "flexselect_every_layer"  # the attention function's name in transformers
 
@@ -65,7 +65,7 @@ def layer_scores(
     """
     ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
     inputs = {"inputs_embeds": embeddings, "position_ids": position_ids, "attention_mask": ones}
-    with attending(decoder, EVERY):
+    with use_attention(decoder, EVERY):
         decoder(**inputs, use_cache=False, watch=watch, **more)
     return torch.stack([scores.to(embeddings.device) for scores in watch.scores])
 

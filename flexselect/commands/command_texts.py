@@ -19,31 +19,31 @@ TEXTS = (
 MARK = '"\ue000'  # precedes a text that YAML would parse as something else; no real text begins with it
 
 
-def as_text(words: Sequence[str]) -> list[str]:
-    """Protect texts among the words of a command line: "What is it: a cat?" is not a mapping.
+def mark_texts(words: Sequence[str]) -> list[str]:
+    """Mark the texts among the words of a command line, so that YAML does not parse "What is it: a cat?" as a mapping.
 
     `--data.question` and `--data.video` take all words up to the next option.
     """
-    protected, left = list[str](), list(words)
-    while left:
-        word = left.pop(0)
+    marked, remaining = list[str](), list(words)
+    while remaining:
+        word = remaining.pop(0)
         name, equals, value = word.partition("=")
-        if name not in TEXTS or not (equals or left):
-            protected.append(word)
+        if name not in TEXTS or not (equals or remaining):
+            marked.append(word)
             continue
-        values = [value if equals else left.pop(0)]
-        while name in SEVERAL and not equals and left and not left[0].startswith("-"):
-            values.append(left.pop(0))
+        values = [value if equals else remaining.pop(0)]
+        while name in SEVERAL and not equals and remaining and not remaining[0].startswith("-"):
+            values.append(remaining.pop(0))
         if name not in SEVERAL:
-            protected.append(f"{name}={_marked(values[0])}")
+            marked.append(f"{name}={_mark(values[0])}")
         elif len(values) == 1 and values[0].startswith("[") and values[0].endswith("]"):  # a YAML list
-            protected.append(f"{name}={values[0]}")
+            marked.append(f"{name}={values[0]}")
         else:
-            protected.append(f"{name}={json.dumps(values)}")
-    return protected
+            marked.append(f"{name}={json.dumps(values)}")
+    return marked
 
 
-def reason_of(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return an error's message; for an error in a DataLoader worker, without the worker's traceback."""
     message = str(error)
     if not message.startswith("Caught ") or "Original Traceback" not in message.partition("\n")[2][:40]:
@@ -52,21 +52,21 @@ def reason_of(error: Exception) -> str:
     return message.rpartition(f"\n{name}: ")[2].strip() or message
 
 
-def _marked(text: str) -> str:
+def _mark(text: str) -> str:
     """Mark a text so that YAML reads it as text; `null` stays None."""
     try:
-        read = yaml.safe_load(text)
+        parsed = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    plain = isinstance(read, str | int | float) or text in ("null", "~", "")
+    plain = isinstance(parsed, str | int | float) or text in ("null", "~", "")
     return text if plain else json.dumps(MARK[1:] + text, ensure_ascii=False)
 
 
-def unmarked(value: Any) -> Any:
+def unmark(value: Any) -> Any:
     """Remove the marks from parsed options, nested ones too."""
     if isinstance(value, str):
         return json.loads(value)[1:] if value.startswith(MARK) else value
     if isinstance(value, Namespace | dict):
-        for name, one in value.items(branches=True) if isinstance(value, Namespace) else list(value.items()):
-            value[name] = unmarked(one)
+        for name, item in value.items(branches=True) if isinstance(value, Namespace) else list(value.items()):
+            value[name] = unmark(item)
     return value

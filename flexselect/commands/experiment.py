@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Callable[[Sequence[str]], int]) -> int:
-    """Validate every run of an experiment, each into its own folder; an interrupted experiment can be continued.
+    """Validate every run of an experiment, each into a separate folder; an interrupted experiment can be continued.
 
     Args:
         file: YAML with `configs`, config files of all runs, and `runs`, which maps names of runs to their options.
@@ -51,7 +51,7 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
         if status > 128:  # stopped by a signal
             return status
         if status in (1, 2):
-            log.error("run %s of %s was not made (status %d)", name, file, status)
+            log.error("run %s of %s did not run to its end (status %d)", name, file, status)
             if not done:
                 return status
             continue
@@ -60,7 +60,7 @@ def run_experiment(file: str, words: Sequence[str], output_dir: str, main: Calla
     return worst
 
 
-def asks_for_experiment(words: Sequence[str]) -> bool:
+def names_experiment(words: Sequence[str]) -> bool:
     """Return whether the first `--config` of a command line is an experiment."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
@@ -103,10 +103,12 @@ def _plan(file: Path) -> dict[str, Any]:
     try:
         plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is no YAML: {error}") from error
-    known = isinstance(plan, dict) and isinstance(plan.get("configs"), list) and isinstance(plan.get("runs"), dict)
-    if not known or not all(isinstance(options, dict | None) for options in plan["runs"].values()):
-        raise UsageError(f"{file} is no experiment: it needs `configs`, a list of files, and `runs`, options by name")
+        raise UsageError(f"{file} is not valid YAML: {error}") from error
+    valid = isinstance(plan, dict) and isinstance(plan.get("configs"), list) and isinstance(plan.get("runs"), dict)
+    if not valid or not all(isinstance(options, dict | None) for options in plan["runs"].values()):
+        raise UsageError(
+            f"{file} is not an experiment: it needs `configs`, a list of files, and `runs`, options by name"
+        )
     return {"configs": plan["configs"], "runs": {name: options or {} for name, options in plan["runs"].items()}}
 
 

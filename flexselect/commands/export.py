@@ -57,7 +57,7 @@ def read_checkpoint(ckpt_path: str) -> dict[str, Any]:
     """
     if Path(ckpt_path).is_dir():
         raise ValueError(
-            f"{ckpt_path} is a folder; a checkpoint that `fit` wrote is a file, checkpoints/best.ckpt for one"
+            f"{ckpt_path} is a folder; a checkpoint that `fit` wrote is a file, for example checkpoints/best.ckpt"
         )
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"{ckpt_path}: no such checkpoint")

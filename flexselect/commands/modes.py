@@ -20,7 +20,7 @@ DENSE, SELF, LITE = "dense", "training-free", "lite"
 
 
 @dataclass(frozen=True)
-class Shown:
+class ModeAnswer:
     """An answer with its pictures, heat map and kept tokens; a dense answer has none."""
 
     answer: Answer
@@ -28,7 +28,7 @@ class Shown:
 
 
 class Modes:
-    """Holds the weights once for all modes. Not thread-safe.
+    """All modes of a model, with its weights in memory once. Not thread-safe.
 
     Args:
         fs: the loaded training-free model.
@@ -40,7 +40,7 @@ class Modes:
         if lite is not None:
             options = replace(fs.options, selector=lite, reduction=None, device=str(fs.lm.device))
             scorers[LITE] = make_scorer(fs.lm, options, load_selector(options))
-        self.ways = {mode: fs.with_scorer(scorer) for mode, scorer in scorers.items()}
+        self.models = {mode: fs.with_scorer(scorer) for mode, scorer in scorers.items()}
         self.budget = fs.budget
 
     def open(self, video: Path) -> dict[str, VideoSession]:
@@ -49,22 +49,22 @@ class Modes:
         Raises:
             ValueError: if the video cannot be read.
         """
-        *others, last = self.ways  # lite if there is a selector: its encoding serves the other modes too
-        session = self.ways[last].open(video, progress=True)
-        sessions = {mode: self.ways[mode].open_encoded(session.encode(), session.timings) for mode in others}
+        *others, last = self.models  # lite if there is a selector: its encoding serves the other modes too
+        session = self.models[last].open(video, progress=True)
+        sessions = {mode: self.models[mode].open_encoded(session.encode(), session.timings) for mode in others}
         for other in sessions.values():
             other.video = video
         return {**sessions, last: session}
 
-    def ask(self, session: VideoSession, question: str, budget: int, max_new_tokens: int) -> Shown:
+    def ask(self, session: VideoSession, question: str, budget: int, max_new_tokens: int) -> ModeAnswer:
         """Answer in one mode, and draw the kept tokens."""
         answer = session.ask(question, max_new_tokens, budget=budget)
         if answer.selection is None:
-            return Shown(answer, [])
+            return ModeAnswer(answer, [])
         token_map, pictures = map_tokens(session, answer.selection), []
         with TemporaryDirectory() as folder:
             for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
                 draw(Path(folder) / "picture.png", token_map, title, UNITS, COLUMNS)
                 with Image.open(Path(folder) / "picture.png") as picture:
                     pictures.append(picture.convert("RGB"))
-        return Shown(answer, pictures)
+        return ModeAnswer(answer, pictures)

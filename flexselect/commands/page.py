@@ -20,9 +20,9 @@ from flexselect.visualize.style import clock_time
 log = logging.getLogger(__name__)
 
 VIDEOS = list(VIDEO_ENDINGS)
-HERE = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SESSIONS = 8  # browsers whose video is kept; an hour's features take about a gigabyte
-ONE: dict[str, Any] = {  # there is one model, so requests run one after another, and only from this page
+ONE_AT_A_TIME: dict[str, Any] = {  # there is one model, so requests run one after another, and only from this page
     "concurrency_limit": 1,
     "concurrency_id": "model",
     "api_visibility": "private",
@@ -65,8 +65,8 @@ def serve(
         raise UsageError("the page needs gradio: pip install 'flexselect[serve]'") from error
     choices = list_videos(videos)
     check_port(host, port)
-    if host not in HERE:
-        log.warning("whoever reaches %s:%d can upload videos and use this model; there is no password", host, port)
+    if host not in LOCAL_HOSTS:
+        log.warning("anyone who reaches %s:%d can upload videos and use this model; there is no password", host, port)
     try:
         chosen = Options(selector="self", scoring_only=False, **options)
     except ValueError as error:
@@ -97,13 +97,13 @@ def check_port(host: str, port: int) -> None:
         UsageError: if the port is taken or not permitted.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind((host, port))
+            probe.bind((host, port))
         except OSError as error:
             reason = error.strerror or error
-            raise UsageError(f"port {port} cannot be had ({reason}): give another --port, or 0 for any") from error
+            raise UsageError(f"port {port} cannot be used ({reason}): give another --port, or 0 for any") from error
 
 
 def list_videos(folder: str | None) -> dict[str, Path]:
@@ -115,12 +115,12 @@ def list_videos(folder: str | None) -> dict[str, Path]:
     if folder is None:
         return {}
     if not is_folder(Path(folder)):
-        raise UsageError(f"{folder}: no such folder; --videos takes one with videos")
+        raise UsageError(f"{folder}: no such folder; --videos takes a folder with videos")
     return {file.name: file for file in sorted(Path(folder).iterdir()) if file.suffix.lower() in VIDEOS}
 
 
 class Page:
-    """The elements of the page and their actions.
+    """The page: its elements and their actions.
 
     Args:
         modes: the loaded model.
@@ -146,35 +146,34 @@ class Page:
                     status = gr.Markdown("No video yet.")
                 with gr.Column(scale=3):
                     question = gr.Textbox(label="Question", placeholder="What colour is the circle?")
-                    modes = gr.CheckboxGroup(list(self.modes.ways), value=list(self.modes.ways), label="Modes")
+                    modes = gr.CheckboxGroup(list(self.modes.models), value=list(self.modes.models), label="Modes")
                     budget = gr.Slider(
                         1, 2 * self.modes.budget, self.modes.budget, step=1, label="Budget: tokens shown"
                     )
                     button = gr.Button("Ask", variant="primary", interactive=False)
             shown = [part for mode in self.columns(gr) for part in mode]
             table = gr.Dataframe(headers=HISTORY, label="Asked so far", interactive=False, wrap=True)
-            busy = {**ONE, "show_progress_on": [status]}  # one progress bar, not one per element
+            busy = {**ONE_AT_A_TIME, "show_progress_on": [status]}  # one progress bar, not one per element
             inputs, outputs = [sessions, asked, question, modes, budget], [*shown, asked, table]
-            gr.on([button.click, question.submit], self.ask, inputs, outputs, **ONE, show_progress_on=[table])
+            gr.on([button.click, question.submit], self.ask, inputs, outputs, **ONE_AT_A_TIME, show_progress_on=[table])
 
             bar = gr.Progress(track_tqdm=True)
 
-            def take(
-                video: str | None, progress: Any = bar
-            ) -> Iterator[list[Any]]:  # gradio looks for such a default argument
-                yield from self.take(video, progress)
+            # gradio passes its progress bar only to a function with such a default argument
+            def open_video(video: str | None, progress: Any = bar) -> Iterator[list[Any]]:
+                yield from self.open_video(video, progress)
 
-            taken = [sessions, status, budget, button, *shown]
-            chosen.select(take, [chosen], taken, trigger_mode="always_last", **busy)  # `input` would fire twice
+            opened = [sessions, status, budget, button, *shown]
+            chosen.select(open_video, [chosen], opened, trigger_mode="always_last", **busy)  # `input` would fire twice
             chosen.select(None, None, file, js="() => null")  # clear the other way to choose
-            file.upload(take, [file], taken, **busy)
+            file.upload(open_video, [file], opened, **busy)
             file.upload(None, None, chosen, js="() => null")
         return blocks
 
     def columns(self, gr: Any) -> Iterator[list[Any]]:
         """Build one column per mode: answer, facts, and two pictures."""
         with gr.Row():
-            for mode in self.modes.ways:
+            for mode in self.modes.models:
                 with gr.Column(min_width=280):
                     yield [
                         gr.Textbox(label=mode, interactive=False),
@@ -185,27 +184,27 @@ class Page:
                         ),
                     ]
 
-    def take(self, video: str | None, progress: Any) -> Iterator[list[Any]]:
+    def open_video(self, video: str | None, progress: Any) -> Iterator[list[Any]]:
         """Decode and encode a chosen or uploaded video; `progress` shows the progress of the encoding."""
         import gradio as gr
 
         if video is None:
             return
-        nothing = [None] * (4 * len(self.modes.ways))
+        empty = [None] * (4 * len(self.modes.models))
         path = self.videos.get(video, Path(video))
-        yield [{}, f"Decoding and encoding {path.name} ...", gr.skip(), gr.Button(interactive=False), *nothing]
+        yield [{}, f"Decoding and encoding {path.name} ...", gr.skip(), gr.Button(interactive=False), *empty]
         progress(0, desc=f"indexing {path.name}")
         try:
             sessions = self.modes.open(path)
         except (ValueError, RuntimeError, OSError) as error:
             reason = str(error).replace(str(path), path.name)
-            yield [{}, f"**{escaped(reason)}**", gr.skip(), gr.skip(), *nothing]
+            yield [{}, f"**{escape_markdown(reason)}**", gr.skip(), gr.skip(), *empty]
             return
         session = next(iter(sessions.values()))
         total = session.encode().num_tokens
         slider = gr.Slider(maximum=total, value=min(self.modes.budget, total))
-        status = f"**{escaped(path.name)}**: {video_facts(session)}"
-        yield [sessions, status, slider, gr.Button(interactive=True), *nothing]
+        status = f"**{escape_markdown(path.name)}**: {video_facts(session)}"
+        yield [sessions, status, slider, gr.Button(interactive=True), *empty]
 
     def ask(
         self, sessions: dict[str, VideoSession], asked: list[list[Any]], question: str, modes: list[str], budget: int
@@ -217,7 +216,7 @@ class Page:
             raise gr.Error("choose or upload a video first", print_exception=False)
         if not question.strip() or not modes:
             raise gr.Error("write a question, and choose a mode", print_exception=False)
-        parts: list[Any] = [None] * (4 * len(self.modes.ways))
+        parts: list[Any] = [None] * (4 * len(self.modes.models))
         for place, (mode, session) in enumerate(sessions.items()):
             if mode not in modes:
                 continue
@@ -226,7 +225,7 @@ class Page:
             except (ValueError, RuntimeError, OSError) as error:
                 raise gr.Error(f"{mode}: {error}", print_exception=False) from error
             answer = shown.answer
-            parts[4 * place : 4 * place + 2] = [answer.text, facts(answer)]
+            parts[4 * place : 4 * place + 2] = [answer.text, answer_facts(answer)]
             parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
             name = Path(str(session.video)).name
             asked = [
@@ -241,7 +240,7 @@ def question_seconds(answer: Answer) -> float:
     return sum(answer.timings.get(stage, 0.0) for stage in ("score", "prefill", "generate"))
 
 
-def facts(answer: Answer) -> str:
+def answer_facts(answer: Answer) -> str:
     """Format tokens and seconds of an answer."""
     parts = ", ".join(f"{s} {answer.timings[s]:.3f}" for s in ("score", "prefill", "generate") if s in answer.timings)
     tokens = f"{answer.num_kept_tokens:,} of {answer.num_visual_tokens:,} visual tokens shown"
@@ -254,11 +253,11 @@ def video_facts(session: VideoSession) -> str:
     length = "" if encoded.length is None else f"{clock_time(round(encoded.length))} long, "
     seconds = ", ".join(f"{stage} {timings[stage]:.1f} s" for stage in ("decode", "encode") if stage in timings)
     size = sum(session.num_bytes.values()) / 1e6
-    doubts = "".join(f"  \ndoubtful: {escaped(warning)}" for warning in session.warnings)
+    doubts = "".join(f"  \ndoubtful: {escape_markdown(warning)}" for warning in session.warnings)
     kept = f"{encoded.num_units:,} units, {encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
     return f"{length}{kept}{doubts}"
 
 
-def escaped(text: str) -> str:
-    """Escape text for Markdown."""
+def escape_markdown(text: str) -> str:
+    """Escape all characters with a meaning in Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~" else c for c in text)

@@ -1,1 +1,1 @@
-"""One loaded model: encode a video, select its visual tokens, answer. Knows no session."""
+"""Encode a video, select its visual tokens and answer, with one loaded model; does not depend on sessions."""

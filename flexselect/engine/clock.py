@@ -10,7 +10,7 @@ import torch
 
 
 class Clock:
-    """Adds up seconds by stage. It waits for the GPU, so that no stage pays for the work of an earlier one."""
+    """A stopwatch that adds up seconds by stage. It waits for the GPU, so that each stage counts only its work."""
 
     def __init__(self, device: torch.device, timings: dict[str, float] | None = None) -> None:
         self.device = device

@@ -25,7 +25,7 @@ def encode(lm: VideoLM, prompt: VideoPrompt, selector: VisionProjector | None = 
     Args:
         lm: the VideoLLM.
         prompt: a clip with its text.
-        selector: a selector's projection, which makes `selector_features` from the same tower output; None: none.
+        selector: projection that makes `selector_features` from the same tower output; None: they are not made.
     """
     encoded = _project_all(lm, prompt.prefix_ids, prompt.clip, lm.views(prompt.clip), selector)
     return encoded if selector is None else replace(encoded, selector_text=prompt.selector_text)

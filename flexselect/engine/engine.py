@@ -113,13 +113,13 @@ class Engine:
         return None if self.scorer is None else self.scorer.projection
 
     def frame_sets(self, encoded: EncodedVideo) -> list[Tensor]:
-        """The visual tokens that are scored together (section 3.2): int64 [*] each."""
+        """Return the visual tokens of each frame set, which are scored together (section 3.2): S tensors int64 [*]."""
         return frame_sets(encoded.num_units, encoded.tokens_per_unit, self.options.units_per_set)
 
     def prepare(self, encoded: EncodedVideo) -> Iterator[PrefixCache]:
-        """Compute the part of scoring that no question changes, a few frame sets at a time.
+        """Compute the part of scoring that does not depend on the question, a few frame sets at a time.
 
-        Yields nothing if there is no scorer, or if it keeps nothing.
+        Yields nothing if there is no scorer, or if the scorer caches nothing.
         """
         return iter(()) if self.scorer is None else self.scorer.prepare(encoded, self.frame_sets(encoded))
 
@@ -146,7 +146,7 @@ class Engine:
             ValueError: without a scorer (dense), or for a budget below 1.
         """
         if self.scorer is None:
-            raise ValueError(f"nothing to select by: load with selector= one of {', '.join(MODES)}, or a trained one")
+            raise ValueError(f"no selector is loaded: load with selector= one of {', '.join(MODES)}, or a trained one")
         sets = self.frame_sets(encoded)
         multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
         budget = self.budget if budget is None else budget

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from flexselect.evaluation.answer_parsing import LETTERS, named_option, normalise_text
 from flexselect.evaluation.letter_extraction import EXTRACTORS
-from flexselect.structures.frames import WHOLE, ReadOptions
+from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class VideoQuestion:
     max_new_tokens: int | None = None  # None: the value of the run
     groups: tuple[tuple[str, str], ...] = ()  # groups for accuracies, for example ("duration", "long")
     guess: bool = False  # whether an answer without a letter counts as a randomly drawn letter
-    reading: ReadOptions = WHOLE  # which part of the video the question is about
+    reading: ReadOptions = WHOLE_VIDEO  # which part of the video the question is about
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from flexselect.loading.internlm2_tokenizer import InternLM2Tokenizer
-from flexselect.structures.unicode_text import text_only
+from flexselect.structures.unicode_text import replace_surrogates
 
 
 def template_ids(tokenizer: Any, text: str) -> list[int]:
@@ -21,7 +21,9 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
     Each such name is cut after its first character, and the parts are tokenized separately.
     """
-    return [id_ for part in _cut(text_only(text), reserved(tokenizer)) for id_ in template_ids(tokenizer, part)]
+    return [
+        id_ for part in _cut(replace_surrogates(text), reserved(tokenizer)) for id_ in template_ids(tokenizer, part)
+    ]
 
 
 def filled_ids(tokenizer: Any, template: str, text: str) -> list[int]:
@@ -29,7 +31,7 @@ def filled_ids(tokenizer: Any, template: str, text: str) -> list[int]:
 
     If the text has no such name, the result equals tokenizing the whole at once.
     """
-    text, names = text_only(text), reserved(tokenizer)
+    text, names = replace_surrogates(text), reserved(tokenizer)
     if next(_found(text, names), None) is None:
         return template_ids(tokenizer, template.replace("{text}", text))
     before, after = template.split("{text}")

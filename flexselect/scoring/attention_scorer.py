@@ -57,7 +57,7 @@ class AttentionScorer(Scorer):
         """Provenance of the prefix cache besides the video and the VideoLLM. Subclasses may extend only this."""
         return {"layer": self.layer, "tokens_per_batch": self.tokens_per_batch}
 
-    # Final from here on.
+    # Subclasses must not override the members below.
 
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Score the whole video as one frame set: float32 [V], attention probabilities in 0..1."""

@@ -56,7 +56,7 @@ def check_options(family: VideoFamily, options: Options) -> None:
     """
     selector = options.selector
     if selector is not None and "/" not in selector and not Path(selector).is_dir():
-        check_choice("selector", selector, (*MODES, "the folder or hub id of one"))
+        check_choice("selector", selector, (*MODES, "the folder or hub id of a trained selector"))
     if is_trained(selector):
         read_config(selector)
     reference_layer(family, options)

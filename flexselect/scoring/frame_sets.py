@@ -14,7 +14,7 @@ BUDGET_SPLITS = ("exact", "released")
 def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list[Tensor]:
     """Split a video into interleaved frame sets, each a thinned-out copy of the whole video (FlexSelect, section 3.2).
 
-    Set g of G = ceil(U / units_per_set) holds the units g, g+G, g+2G, ...; lengths differ by at most one unit.
+    Set s of S = ceil(U / units_per_set) holds the units s, s+S, s+2S, ...; lengths differ by at most one unit.
 
     Args:
         num_units: U, the number of units.
@@ -22,7 +22,7 @@ def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list
         units_per_set: the maximum number of units per set.
 
     Returns:
-        G index tensors, int64 [*], ascending; each of the V visual tokens is in exactly one.
+        S index tensors, int64 [*], ascending; each of the V visual tokens is in exactly one.
     """
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
@@ -34,7 +34,7 @@ def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list
 def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:
     """Split a budget among sets in proportion to their sizes; the parts sum to min(budget, total).
 
-    Tokens that rounding down leaves over go to the sets with the largest remainders, earlier sets first. No set gets
+    Rounding down leaves tokens over; they go to the sets with the largest remainders, earlier sets first. No set gets
     more than its size. (The released code gives each set int(budget / S), loses the rest, and fails if a set is
     smaller: see `split_budget_released`.)
     """
@@ -43,9 +43,9 @@ def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:
     total = sum(set_sizes)
     budget = min(budget, total)
     shares = [budget * size // total for size in set_sizes]
-    by_remainder = sorted(range(len(set_sizes)), key=lambda g: -(budget * set_sizes[g] % total))
-    for g in by_remainder[: budget - sum(shares)]:
-        shares[g] += 1
+    by_remainder = sorted(range(len(set_sizes)), key=lambda s: -(budget * set_sizes[s] % total))
+    for s in by_remainder[: budget - sum(shares)]:
+        shares[s] += 1
     return shares
 
 

@@ -53,7 +53,10 @@ class LiteScorer(AttentionScorer):
 
     def view(self, encoded: EncodedVideo, query_ids: Tensor) -> tuple[EncodedVideo, Tensor]:
         """Use `selector_features` as visual tokens; convert the text to the selector's ids if its tokenizer differs."""
-        prefix, query = encoded.selector_text or (self._read(encoded.prefix_ids), self._read(query_ids))
+        prefix, query = encoded.selector_text or (
+            self._to_selector_ids(encoded.prefix_ids),
+            self._to_selector_ids(query_ids),
+        )
         assert encoded.selector_features is not None, "encoded without the selector"
         return replace(encoded, prefix_ids=prefix, features=encoded.selector_features), query
 
@@ -77,11 +80,11 @@ class LiteScorer(AttentionScorer):
         """Return the distance from each scored token to the visual token it stands for, see `Selection.shift`.
 
         The released code finds the visual tokens in the selector's ids, but cuts them out of the VideoLLM's prompt.
-        That prompt has a longer prefix, by <s> at least. The released InternVL selector was trained with this slip.
+        That prompt has a longer prefix, by <s> at least. The released InternVL selector was trained with this offset.
         """
         if self.alignment == "exact":
             return 0
-        prefix, _ = encoded.selector_text or (self._read(encoded.prefix_ids), None)
+        prefix, _ = encoded.selector_text or (self._to_selector_ids(encoded.prefix_ids), None)
         return len(encoded.prefix_ids) - len(prefix)
 
     def split(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +95,7 @@ class LiteScorer(AttentionScorer):
             raise ValueError(f"selector_input_ids has no <img> and </img> (ids {first}, {last})")
         return ids.flatten()[: int(delimiters[0])], ids.flatten()[int(delimiters[-1]) + 1 :]
 
-    def _read(self, ids: Tensor) -> Tensor:
+    def _to_selector_ids(self, ids: Tensor) -> Tensor:
         """Convert the VideoLLM's text ids to the selector's; unchanged if the selector has no separate tokenizer."""
         if not self.selector.config.own_tokenizer:
             return ids

@@ -49,15 +49,17 @@ def named_states(parts: Iterable[PrefixCache]) -> dict[str, Tensor]:
     }
 
 
-def with_states(forms: Iterable[PrefixCache], states: Mapping[str, Tensor]) -> list[PrefixCache]:
+def fill_prefix_caches(layouts: Iterable[PrefixCache], states: Mapping[str, Tensor]) -> list[PrefixCache]:
     """Fill prefix caches with the keys and values of a session file; the inverse of `named_states`.
 
     Raises:
-        KeyError: if the file lacks some of them.
+        KeyError: if the file lacks keys or values of a layer.
     """
     depth = len({name.split(".")[2] for name in states})
 
     def keys_and_values(p: int, layer: int) -> tuple[Tensor, Tensor]:
         return states[f"states.{p}.{layer}.keys"], states[f"states.{p}.{layer}.values"]
 
-    return [replace(form, past=[keys_and_values(p, layer) for layer in range(depth)]) for p, form in enumerate(forms)]
+    return [
+        replace(layout, past=[keys_and_values(p, layer) for layer in range(depth)]) for p, layout in enumerate(layouts)
+    ]

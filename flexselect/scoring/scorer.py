@@ -1,4 +1,4 @@
-"""The interface of scorers: one float per visual token. Budgets are elsewhere.
+"""The interface of scorers: one float per visual token. Budgets are in `frame_sets`.
 
 Training-free, lite, uniform and random selection differ only in the scorer, so controls run through the same code.
 """
@@ -72,7 +72,7 @@ class Scorer(ABC):
         return [self.score(encoded, query) for query in queries]
 
     def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
-        """Compute the part of scoring that no question changes, a few frame sets at a time."""
+        """Compute the part of scoring that does not depend on the question, a few frame sets at a time."""
         yield from ()
 
     def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:

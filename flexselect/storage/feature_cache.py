@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flexselect.storage.encoded_file import read_encoded, write_encoded
 from flexselect.storage.file_hash import file_hash
-from flexselect.structures.frames import WHOLE, ReadOptions
+from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
 from flexselect.structures.prompt import EncodedVideo
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class FeatureCache:
         self.settings = json.dumps(settings, sort_keys=True, default=str)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, video: str | Path, prefix_ids: Tensor, reading: ReadOptions = WHOLE) -> EncodedVideo | None:
+    def get(self, video: str | Path, prefix_ids: Tensor, reading: ReadOptions = WHOLE_VIDEO) -> EncodedVideo | None:
         """Return a video's features on the CPU, or None if the cache does not have them.
 
         Args:
@@ -67,7 +67,7 @@ class FeatureCache:
             return None
         return encoded
 
-    def put(self, video: str | Path, encoded: EncodedVideo, reading: ReadOptions = WHOLE) -> None:
+    def put(self, video: str | Path, encoded: EncodedVideo, reading: ReadOptions = WHOLE_VIDEO) -> None:
         """Store a video's features, and make room for them; if writing fails, only log a warning."""
         try:
             file = self._file(Path(video), reading)
@@ -80,7 +80,7 @@ class FeatureCache:
         """Return the path of a video's features."""
         status = video.stat()
         key = f"{self.settings}\0{video.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-        key += "" if reading == WHOLE else f"\0{reading}"
+        key += "" if reading == WHOLE_VIDEO else f"\0{reading}"
         return self.folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + SUFFIX)
 
     def _make_room(self, newest: Path) -> None:

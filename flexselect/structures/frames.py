@@ -33,17 +33,17 @@ class ReadOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Options other than the default, without `start` and `end`: they apply to every video of a run."""
+        """Options that differ from the default and apply to every video of a run: all but `start` and `end`."""
         track = {} if self.track is None else {"track": self.track}
         return track if self.square_pixels else {**track, "square_pixels": False}
 
 
-WHOLE = ReadOptions()
+WHOLE_VIDEO = ReadOptions()
 
 
 @dataclass
 class VideoFacts:
-    """How a file was read; complete once all frames were decoded."""
+    """Facts and warnings about how a file was read; complete once all frames are decoded."""
 
     facts: dict[str, Any] = field(default_factory=dict)  # plain values: how frames were chosen, length, start, track
     warnings: list[str] = field(default_factory=list)  # sentences about what is doubtful in the file
@@ -102,7 +102,7 @@ def stream_of(frames: Tensor, seconds: Tensor | None, resize: Callable[[Tensor],
     return FrameStream(len(frames), seconds, lambda: (resize(part) for part in frames.split(16)))
 
 
-Sample = Callable[[int, float], Sequence[int]]  # (frames in the file, frames a second) -> indices, ascending
+Sample = Callable[[int, float], Sequence[int]]  # (frames in the file, frames per second) -> indices, ascending
 
 
 # An entry point of the group `flexselect.video_readers` opens a video file. Its arguments are the path,
@@ -111,7 +111,7 @@ VideoReader = Callable[..., FrameStream]
 
 
 def video_reader() -> VideoReader:
-    """Find the decoder by entry point, so that this package depends on no decoder.
+    """Load the video reader from its entry point, so that this package depends on no decoder.
 
     Raises:
         RuntimeError: if no reader is installed.
@@ -123,7 +123,7 @@ def video_reader() -> VideoReader:
 
 
 def stream_of_file(
-    path: str, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE
+    path: str, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE_VIDEO
 ) -> FrameStream:
     """Open a video file as a stream of sampled frames.
 
@@ -136,4 +136,4 @@ def stream_of_file(
     Raises:
         ValueError: if the reader cannot read the file.
     """
-    return video_reader()(path, sample, resize, *([] if options == WHOLE else [options]))
+    return video_reader()(path, sample, resize, *([] if options == WHOLE_VIDEO else [options]))

@@ -32,7 +32,7 @@ class Layout:
 
     @property
     def before_query(self) -> Layout:
-        """The layout up to the last visual token: the part that no question changes."""
+        """The layout up to the last visual token: the part that does not depend on the question."""
         stop = self.span.stop
         return Layout(self.ids[:stop], self.visual[:stop], self.unit[:stop])
 

@@ -116,7 +116,7 @@ class EncodedVideo(_TensorGroup):
         return self.num_tokens // self.num_units
 
     def select_units(self, units: Sequence[int]) -> EncodedVideo:
-        """Return a clip of some units only."""
+        """Return a copy with some units only, without `seconds` and `selector_features`."""
         tokens = torch.arange(self.num_tokens, device=self.features.device).view(self.num_units, -1)[units].flatten()
         delimiters = tuple(self.delimiters[unit] for unit in units) if self.delimiters else ()
         grid = (len(units), *self.grid[1:])
@@ -137,12 +137,12 @@ class EncodedVideo(_TensorGroup):
 
 @dataclass(frozen=True)
 class Selection(_TensorGroup):
-    """The kept visual tokens and the scores of all."""
+    """The kept visual tokens, and the scores of all visual tokens."""
 
     scores: Tensor  # float32 [V], larger is more relevant to the question
     kept: Tensor  # int64 [K], strictly ascending
     sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
-    shift: int = 0  # scores are for tokens this many places before the visual ones (released InternVL selectors)
+    shift: int = 0  # scores belong to tokens this many places before the visual tokens (released InternVL selectors)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Text that every encoder takes."""
+"""Make text encodable."""
 
 from __future__ import annotations
 
 
-def text_only(text: str) -> str:
-    """A text without halves of surrogate pairs, which have no encoding: each is U+FFFD, two that belong are one."""
+def replace_surrogates(text: str) -> str:
+    """Join surrogate pairs to one character, and replace lone surrogates, which cannot be encoded, with U+FFFD."""
     if not any("\ud800" <= character <= "\udfff" for character in text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

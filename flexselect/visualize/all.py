@@ -22,7 +22,10 @@ from flexselect.visualize.token_map import map_tokens
 def draw_all(
     folder: str | Path, session: VideoSession, question: str, selection: Selection, title: str = "", units: int = 12
 ) -> list[Path]:
-    """Draw kept tokens, timeline, overlay and hidden states; also a heat map and a selector's teacher, if there is one.
+    """Draw all pictures of a question.
+
+    These are kept tokens, timeline, overlay and hidden states; a heat map, except for controls; and a comparison with
+    the teacher, if the selector has one.
 
     Args:
         folder: output folder; created if missing.
@@ -43,7 +46,7 @@ def draw_all(
     kept_tokens(files[0], token_map, title, units)
     timeline(files[1], token_map, title)
     overlay(files[2], token_map)
-    states_by_layer(files[3], *states_of(session, question, selection), title)
+    states_by_layer(files[3], *hidden_states(session, question, selection), title)
     if token_map.scored:
         files.append(folder / "heat_map.png")
         heat_map(files[-1], token_map, title, units)
@@ -54,8 +57,8 @@ def draw_all(
     return files
 
 
-def states_of(session: VideoSession, question: str, selection: Selection) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return hidden states of the frame set with the best token, as a clip with the question.
+def hidden_states(session: VideoSession, question: str, selection: Selection) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute hidden states of the frame set with the best token, followed by the question.
 
     Returns:
         See `layer_states`: the groups are dropped tokens, text, and kept tokens.
@@ -73,9 +76,9 @@ def states_of(session: VideoSession, question: str, selection: Selection) -> tup
 
 
 def teacher_selection(session: VideoSession, question: str, selection: Selection) -> Selection:
-    """Select as many tokens by the teacher's layer as the selector kept in each frame set.
+    """Select tokens by the teacher's layer: from each frame set as many as the selector kept.
 
-    If the selector does not say which layer its teacher used, it is the family's default.
+    If the selector does not record the teacher's layer, this is the family's default layer.
     """
     engine = session.engine
     layer, reduction = (engine.scorer and engine.scorer.teacher) or (None, "max")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flexselect.visualize.style import BARS, HEAT, WARM, clock_time, drawing, time_axis
-from flexselect.visualize.token_map import TokenMap, stretched
+from flexselect.visualize.token_map import TokenMap, stretch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 DIMMED = 0.3  # brightness of dropped tokens
-COLUMNS, WIDE = 6, 1.5  # frames per line, and inches per frame
+COLUMNS, FRAME_WIDTH = 6, 1.5  # frames per line, and inches per frame
 
 Painter = Callable[[np.ndarray, int], np.ndarray]  # maps a frame uint8 [h, w, 3] and its unit to the drawn frame
 
@@ -35,14 +35,14 @@ def kept_tokens(
     """
     title = title or f"{token_map.kept_by_unit.sum()} tokens kept"
     _frames_and_timeline(
-        path, token_map, title, units, columns, lambda frame, unit: light(frame, token_map.kept[unit]), False
+        path, token_map, title, units, columns, lambda frame, unit: dim(frame, token_map.kept[unit]), False
     )
 
 
 def heat_map(path: str | Path, token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS) -> None:
     """Draw the units with the best scores, coloured by the scores of their tokens, above a timeline.
 
-    Colours follow the square root of the score, since a few tokens have most of it.
+    Colours follow the square root of the score, because a few tokens have most of the total score.
 
     Args:
         path: PNG to write.
@@ -75,7 +75,7 @@ def painter(token_map: TokenMap) -> Painter:
 
     def paint(frame: np.ndarray, unit: int) -> np.ndarray:
         share = np.sqrt((token_map.scores[unit] - low) / (high - low or 1.0))
-        share = stretched(share, *frame.shape[:2])[..., None]  # [h, w, 1]
+        share = stretch(share, *frame.shape[:2])[..., None]  # [h, w, 1]
         grey = 30 + frame.mean(-1, keepdims=True) * 0.4  # dull: a bright frame must not look like a high score
         colour, weight = 255 * colours(share[..., 0])[..., :3], 0.4 + 0.5 * share
         return (grey * (1 - weight) + colour * weight * (0.8 + grey / 660)).astype(np.uint8)  # keeps values below 256
@@ -83,15 +83,15 @@ def painter(token_map: TokenMap) -> Painter:
     return paint
 
 
-def light(frame: np.ndarray, lit: np.ndarray) -> np.ndarray:
+def dim(frame: np.ndarray, lit: np.ndarray) -> np.ndarray:
     """Dim the tokens of a frame uint8 [h, w, 3] that are not in `lit` [rows, columns]."""
-    bright = np.where(stretched(lit, *frame.shape[:2])[..., None], 1.0, DIMMED)
+    bright = np.where(stretch(lit, *frame.shape[:2])[..., None], 1.0, DIMMED)
     return (frame * bright).astype(np.uint8)
 
 
-def line_height(frame: np.ndarray, wide: float) -> float:
-    """Return the height in inches of a line of frames, each at most `wide` inches wide, with titles."""
-    return min(wide * frame.shape[0] / frame.shape[1], 1.4 * wide, 2.4) + 0.25
+def line_height(frame: np.ndarray, width: float) -> float:
+    """Return the height in inches of a line of frames, each at most `width` inches wide, with titles."""
+    return min(width * frame.shape[0] / frame.shape[1], 1.4 * width, 2.4) + 0.25
 
 
 def draw_frames(
@@ -130,8 +130,8 @@ def _frames_and_timeline(
 ) -> None:
     shown = token_map.best_units(units)
     frames = dict(zip(shown, token_map.frames(shown)))
-    lines, tall = -(-len(shown) // columns), line_height(frames[shown[0]], WIDE)
-    with drawing(path, WIDE * columns, lines * tall + 2.2, title) as figure:
+    lines, tall = -(-len(shown) // columns), line_height(frames[shown[0]], FRAME_WIDTH)
+    with drawing(path, FRAME_WIDTH * columns, lines * tall + 2.2, title) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
         axes = draw_frames(above, token_map, frames, paint, min(columns, max(3, len(shown))))
         if with_scale:

@@ -27,11 +27,11 @@ def recall_by_layer(path: str | Path, summary: dict[str, Any]) -> None:
     best = f"layer {summary['reference_layer']}, {summary['reduction']}: {summary['recall']:.2f}"
     with drawing(path, 7, 3.6, f"{best} on {summary['clips']} clips") as figure:
         axis = figure.add_subplot()
-        for (name, of), (colour, line) in zip(summary["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
-            layers = range(len(of["mean"]))
-            axis.fill_between(layers, of["low"], of["high"], color=colour, alpha=0.15, linewidth=0)
+        for (name, curve), (colour, line) in zip(summary["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
+            layers = range(len(curve["mean"]))
+            axis.fill_between(layers, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
             axis.plot(
-                layers, of["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads, rows"
+                layers, curve["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads, rows"
             )
         axis.axhline(summary["chance"], color=PALE, linewidth=0.8, linestyle=":", label="chance")
         axis.axvline(summary["reference_layer"], color=PALE, linewidth=0.8, label="recommended")
@@ -41,7 +41,7 @@ def recall_by_layer(path: str | Path, summary: dict[str, Any]) -> None:
 
 
 def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tensor], title: str = "") -> None:
-    """Draw hidden states by their two principal components, one panel per layer: text, needle and other visual tokens.
+    """Draw hidden states by their two principal components, one panel per layer and one colour per group of tokens.
 
     Args:
         path: PNG to write.
@@ -55,7 +55,7 @@ def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tenso
     with drawing(path, 9, 2.3 * lines + 0.5, title) as figure:
         for place, layer in enumerate(shown):
             axis = figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1)
-            flat, share = principal(states[layer])
+            flat, share = principal_components(states[layer])
             for (group, places), (colour, mark, size) in zip(groups.items(), MARKS):
                 axis.plot(*flat[places].T.numpy(), mark, color=colour, markersize=size, label=group, alpha=0.8)
             name = f"layer {layer - 1}" if layer else "embeddings"
@@ -65,7 +65,7 @@ def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tenso
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), markerscale=2)
 
 
-def principal(states: Tensor) -> tuple[Tensor, float]:
+def principal_components(states: Tensor) -> tuple[Tensor, float]:
     """Return the two principal components of states [n, D], float [n, 2], and their share of the variance."""
     centred = states - states.mean(0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)

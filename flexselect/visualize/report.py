@@ -22,7 +22,7 @@ from flexselect.evaluation.results import summarise_errors
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
-from flexselect.visualize.frames import light
+from flexselect.visualize.frames import dim
 from flexselect.visualize.style import clock_time
 from flexselect.visualize.token_map import TokenMap, map_tokens
 
@@ -41,9 +41,8 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
         selection: the selection; None (dense): frames are evenly spread and not dimmed.
 
     Returns:
-        `frames`, the units with the best scores: `when`, `score`, number of `kept` tokens and `jpeg` in base64. Along
-        the
-        video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty for a control.
+        `frames`, the units with the best scores: `when`, `score`, number of `kept` tokens and `jpeg` in base64.
+        Along the video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty for controls.
     """
     if selection is None:
         units, total = session.grid[0], math.prod(session.grid)
@@ -67,19 +66,19 @@ def write_report(
     rows: Sequence[dict[str, Any]],
     evidence_of: Callable[[dict[str, Any]], Evidence | None],
     results: dict[str, Any] | None,
-    about: dict[str, Any],
+    provenance: dict[str, Any],
     most: int = 300,
 ) -> None:
     """Write the page.
 
     Args:
         path: HTML to write.
-        title: above it.
+        title: title of the page.
         rows: predictions with their `options`; those of `validate` have the expected answer. Wrong answers and errors
             come first.
-        evidence_of: function that returns the evidence of a prediction; None if there is none.
+        evidence_of: function that returns the evidence of a prediction, or None if there is none.
         results: the results of `validate`, see `flexselect.evaluation.results.summarise`; None for `predict`.
-        about: provenance of the run, may be nested.
+        provenance: settings, versions and hashes of the run; may be nested.
         most: maximum number of questions with pictures, wrong answers first; a page with thousands would not open.
     """
     from jinja2 import Environment, StrictUndefined
@@ -92,10 +91,10 @@ def write_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         title=title,
-        rows=[{**row, "state": state(row), "seen": evidence_by_row.get(i)} for i, row in enumerate(rows)],
+        rows=[{**row, "state": state(row), "evidence": evidence_by_row.get(i)} for i, row in enumerate(rows)],
         results=results,
         wrong=summarise_errors(results) if results else None,
-        about=flatten_settings(about),
+        provenance=flatten_settings(provenance),
         stages=stage_medians(rows),
         along=_along(list(evidence_by_row.values())),
         tokens=_tokens(rows),
@@ -137,7 +136,7 @@ def _along(evidence: Sequence[Evidence]) -> list[float]:
 
 
 def _frame(token_map: TokenMap, unit: int, frame: np.ndarray) -> dict[str, Any]:
-    image = Image.fromarray(light(frame, token_map.kept[unit]))
+    image = Image.fromarray(dim(frame, token_map.kept[unit]))
     size = (max(1, round(image.width * HEIGHT / image.height)), HEIGHT)
     file = io.BytesIO()
     image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
@@ -146,10 +145,10 @@ def _frame(token_map: TokenMap, unit: int, frame: np.ndarray) -> dict[str, Any]:
     return {"when": time, "score": float(token_map.best[unit]), "kept": int(token_map.kept_by_unit[unit]), "jpeg": jpeg}
 
 
-def _binned(values: np.ndarray, how: np.ufunc) -> list[float]:
+def _binned(values: np.ndarray, reduction: np.ufunc) -> list[float]:
     """Reduce values along the video to at most 120 bins of equal length."""
     bins = min(BINS, len(values))
     place = np.arange(len(values)) * bins // len(values)
     binned = np.zeros(bins)
-    how.at(binned, place, values / np.bincount(place)[place] if how is np.add else values)
+    reduction.at(binned, place, values / np.bincount(place)[place] if reduction is np.add else values)
     return [round(float(value), 6) for value in binned]

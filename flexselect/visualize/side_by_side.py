@@ -21,7 +21,7 @@ def side_by_side(
         path: PNG to write.
         one: the ranking whose best units are drawn, for example the teacher's.
         other: the other ranking, for example the selector's.
-        names: names of both.
+        names: names of the two rankings.
         title: title of the picture.
         units: number of units to draw.
     """

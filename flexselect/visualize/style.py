@@ -57,7 +57,7 @@ def drawing(path: str | Path, width: float, height: float, title: str = "") -> I
     with rc_context({**STYLE, "font.family": fonts()}):
         figure = Figure(figsize=(width, height), layout="constrained")
         if title:
-            figure.suptitle(shortened(title, int(12 * width)), fontsize=10)
+            figure.suptitle(shorten(title, int(12 * width)), fontsize=10)
         yield figure
         figure.savefig(path, dpi=130)
 
@@ -79,8 +79,8 @@ def question_title(question: str, answer: str) -> str:
     return f"{line if len(line) <= room else line[: room - 1] + '…'}  →  {short or '(empty)'}"
 
 
-def shortened(text: str, length: int) -> str:
-    """Shorten a text to one line; dollar signs are escaped, since they would begin a formula."""
+def shorten(text: str, length: int) -> str:
+    """Shorten a text to one line of at most `length` characters; escape dollar signs, which would begin a formula."""
     line = " ".join(text.split())
     line = line if len(line) <= length else line[: length - 1] + "…"
     return line.replace("$", r"\$")
@@ -94,7 +94,7 @@ def clock_time(seconds: float) -> str:
 
 
 def time_axis(axis: Axes, seconds: np.ndarray | None) -> None:
-    """Label the time axis of a video, with unit numbers if times are unknown."""
+    """Label the time axis of a video: clock times, or unit numbers if times are unknown."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     if seconds is None:

@@ -33,7 +33,7 @@ class TokenMap:
 
     @property
     def num_units(self) -> int:
-        """U, the number of units."""
+        """The number of units U."""
         return len(self.scores)
 
     @property
@@ -60,8 +60,8 @@ def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
     Only frames that are drawn are read, when they are drawn.
 
     Args:
-        session: the session. `session.video` must name the frames; set it for a session that was loaded or came from a
-            cache.
+        session: the session. `session.video` must be the video's file; set it if the session was loaded from a file
+            or a cache.
         selection: the result of `session.select`, or of an answer.
 
     Raises:
@@ -96,13 +96,13 @@ def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndar
         assert isinstance(session.source, VideoClip)
         video = session.source.pixels
     if isinstance(video, Tensor):
-        yield from (shrunk(video[first : first + 1])[0].numpy() for first in firsts)
+        yield from (shrink(video[first : first + 1])[0].numpy() for first in firsts)
         return
-    for frames in stream_of_file(str(video), family.sample, shrunk, session.options).frames_at(firsts):
+    for frames in stream_of_file(str(video), family.sample, shrink, session.options).frames_at(firsts):
         yield from frames.numpy()
 
 
-def shrunk(frames: Tensor) -> Tensor:
+def shrink(frames: Tensor) -> Tensor:
     """Shrink frames uint8 [t, h, w, 3] that are larger than `HEIGHT` x `WIDTH`."""
     height, width = frames.shape[1:3]
     scale = min(1.0, HEIGHT / height, WIDTH / width)
@@ -113,7 +113,7 @@ def shrunk(frames: Tensor) -> Tensor:
     return smaller.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
 
-def stretched(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
+def stretch(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
     """Spread values of tokens [rows, columns] over the pixels of a frame: [height, width]."""
     rows = np.arange(height) * tokens.shape[0] // height
     columns = np.arange(width) * tokens.shape[1] // width

@@ -1,6 +1,6 @@
 """The four benchmarks as tasks of lmms-eval: prompts, lengths, rules and metrics of the released evaluation.
 
-The definitions are in `datamodules.benchmarks`; the YAML files beside name these functions.
+The definitions are in `datamodules.benchmarks`; the YAML files in this folder name these functions.
 """
 
 import os

@@ -13,7 +13,7 @@ from datamodules.rows import read_rows
 from datamodules.rows.conversations import pairs_of, without_marks
 from datamodules.rows.questions import answer_of, options_of, question_of, read_annotations
 from datamodules.rows.text import read_text
-from flexselect.structures.unicode_text import text_only
+from flexselect.structures.unicode_text import replace_surrogates
 
 QUESTION = "Où est le café ?"
 CSV = f"id,video,question\n1,a.mp4,{QUESTION}\n"
@@ -45,7 +45,7 @@ def test_a_damaged_byte_is_in_its_row_alone(tmp_path, caplog):
     (tmp_path / "rows.csv").write_bytes(b"id,video,question\n" + text + b"20,a.mp4,\xe8\xbf?\n")
     rows = read_rows(str(tmp_path / "rows.csv"))
     assert rows[7]["question"] == "这是什么颜色？" and rows[20]["question"] == "\ufffd?"
-    assert "1 characters are no UTF-8, the first in line 22" in caplog.text
+    assert "1 characters are not UTF-8, the first in line 22" in caplog.text
 
 
 def test_an_encoding_that_does_not_fit_is_named(tmp_path):
@@ -175,7 +175,10 @@ def test_broken_json_is_named(tmp_path, name, text, said):
 
 
 def test_halves_of_pairs():
-    assert text_only("a\ud83d\ude00b\ud83dc\ude00") == "a\U0001f600b\ufffdc\ufffd" and text_only("ab") == "ab"
+    assert (
+        replace_surrogates("a\ud83d\ude00b\ud83dc\ude00") == "a\U0001f600b\ufffdc\ufffd"
+        and replace_surrogates("ab") == "ab"
+    )
 
 
 # -- options and answers
@@ -374,7 +377,10 @@ def test_another_part_or_other_options_under_the_same_id_are_asked(tmp_path, cap
     assert [question.id for question in result] == ["1", "1#row-2", "1#row-3", "1#row-4"]
     repeats = "row 3 of the annotations repeats id, video and question of row 1"
     assert [question.error for question in result] == [None, None, repeats, None]
-    assert "2 rows repeat another one's id and ask otherwise: 1#row-2 for example" in caplog.text
+    assert (
+        "2 rows repeat another row's id with other options or another part: they get new ids, for example 1#row-2"
+        in caplog.text
+    )
 
 
 def test_values_of_another_kind_are_named():

@@ -43,7 +43,9 @@ def test_answers_are_needed_where_they_are_read(checkpoint, tmp_path):
     rows = [RECORD, {"video": "c.mp4", "conversations": [{"from": "human", "value": "Why?"}]}]
     arguments = {"family": Qwen25VL(str(checkpoint)), "annotations": write(tmp_path / "train.json", rows)}
     assert len(SelectorDataModule(**arguments).records) == 2
-    with pytest.raises(ValueError, match=r"train\.json, record 2: has no answer, which is read where query is"):
+    with pytest.raises(
+        ValueError, match=r"train\.json, record 2: has no answer, which query question_and_answer needs"
+    ):
         SelectorDataModule(**arguments, query="question_and_answer")
     assert len(SelectorDataModule(**arguments, query="question_and_answer", unusable="skip").records) == 1
 
@@ -140,8 +142,8 @@ def process(rank=0, world=1, had=0, limit=1.0):
     return SimpleNamespace(global_rank=rank, world_size=world, fit_loop=loop, limit_train_batches=limit)
 
 
-def order(size=8, batch=1, seed=0, forms=None, **process_options):
-    return list(EpochOrder(size, batch, seed, process(**process_options), forms))
+def order(size=8, batch=1, seed=0, shapes=None, **process_options):
+    return list(EpochOrder(size, batch, seed, process(**process_options), shapes))
 
 
 def test_each_epoch_has_an_order_of_its_own_that_processes_share():
@@ -151,24 +153,24 @@ def test_each_epoch_has_an_order_of_its_own_that_processes_share():
     assert sorted(halves[0] + halves[1]) == list(range(8)) and len(halves[0]) == len(halves[1])
 
 
-@pytest.mark.parametrize("forms", [None, [(i % 3,) for i in range(48)]])
-def test_a_step_of_two_processes_is_a_step_of_one(forms):
-    one = order(48, batch=4, forms=forms)
-    two = [order(48, batch=2, forms=forms, rank=rank, world=2) for rank in range(2)]
+@pytest.mark.parametrize("shapes", [None, [(i % 3,) for i in range(48)]])
+def test_a_step_of_two_processes_is_a_step_of_one(shapes):
+    one = order(48, batch=4, shapes=shapes)
+    two = [order(48, batch=2, shapes=shapes, rank=rank, world=2) for rank in range(2)]
     for step in range(12):
         both = [index for mine in two for index in mine[2 * step : 2 * step + 2]]
         assert sorted(both) == sorted(one[4 * step : 4 * step + 4])
 
 
 def test_clips_of_one_form_go_together():
-    forms = [(i % 3,) for i in range(50)]
-    shuffled, grouped = order(50, batch=4), order(50, batch=4, forms=forms)
-    assert sorted(grouped) == list(range(50)) and grouped != sorted(grouped, key=forms.__getitem__), (
+    shapes = [(i % 3,) for i in range(50)]
+    shuffled, grouped = order(50, batch=4), order(50, batch=4, shapes=shapes)
+    assert sorted(grouped) == list(range(50)) and grouped != sorted(grouped, key=shapes.__getitem__), (
         "steps are shuffled"
     )
 
     def mixed(indices):
-        return sum(len({forms[i] for i in indices[s : s + 4]}) > 1 for s in range(0, 48, 4))
+        return sum(len({shapes[i] for i in indices[s : s + 4]}) > 1 for s in range(0, 48, 4))
 
     assert mixed(grouped) <= 2 < 8 <= mixed(shuffled)
 

@@ -11,7 +11,15 @@ import pytest
 
 from flexselect import FlexSelect
 from flexselect.families import FAMILIES, family_of, numbers_of
-from flexselect.options import AskingOptions, LoadingOptions, OptionNames, Options, ScoringOptions, deciding, names
+from flexselect.options import (
+    AskingOptions,
+    LoadingOptions,
+    OptionNames,
+    Options,
+    ScoringOptions,
+    option_names,
+    options_that_change_answers,
+)
 from flexselect.training.teacher import Teacher
 from lightning_modules.locating import Locating
 from lightning_modules.teacher_scoring import TeacherScoring
@@ -55,7 +63,7 @@ def test_a_wrong_option_is_refused_before_weights_are_loaded(unloaded, name, val
     with pytest.raises(ValueError, match=said):
         VideoQA(family_of(unloaded), selector="self", **{name: value})
     for module, options in ((Locating, LoadingOptions), (TeacherScoring, ScoringOptions)):
-        if name in names(options):
+        if name in option_names(options):
             with pytest.raises(ValueError, match=said):
                 module(family_of(unloaded), **{name: value})
 
@@ -76,10 +84,15 @@ def test_a_number_that_a_family_does_not_have(checkpoint):
 
 def test_editors_know_every_option():
     """`OptionNames` is what an editor completes; `selector` is an argument of its own."""
-    known = {*names(Options), *(number for family in FAMILIES for number in numbers_of(family))} - {"selector"}
+    known = {*option_names(Options), *(number for family in FAMILIES for number in numbers_of(family))} - {"selector"}
     assert set(OptionNames.__annotations__) == known
     shown = inspect.signature(FlexSelect.from_pretrained).parameters  # what help() and notebooks show
-    assert list(shown) == ["path", "selector", *(name for name in names(Options) if name != "selector"), "options"]
+    assert list(shown) == [
+        "path",
+        "selector",
+        *(name for name in option_names(Options) if name != "selector"),
+        "options",
+    ]
     assert shown["units_per_set"].default == 64
 
 
@@ -87,7 +100,7 @@ def test_what_decides_an_answer_is_recorded():
     """The names of version 0.1's settings.json; placement and speed are not among them."""
     recorded = {"selector", "reference_layer", "budget", "units_per_set", "reduction", "budget_split", "positions"}
     recorded |= {"selector_alignment", "dtype", "attn_implementation", "quantization", "max_new_tokens"}
-    assert set(deciding(AskingOptions())) == recorded
+    assert set(options_that_change_answers(AskingOptions())) == recorded
 
 
 def test_a_loaded_model_knows_its_options(load):

@@ -189,7 +189,7 @@ def test_an_empty_question_is_refused(load):
 
 
 def test_dense_has_nothing_to_select(load):
-    with pytest.raises(ValueError, match="nothing to select by"):
+    with pytest.raises(ValueError, match="no selector is loaded"):
         load().select(tiny.prompt(load()))
 
 

@@ -14,11 +14,11 @@ from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.storage.video_writer import write_video
 from flexselect.visualize import draw_all, heat_map, map_tokens, overlay
 from flexselect.visualize.all import teacher_selection
-from flexselect.visualize.frames import light, painter
-from flexselect.visualize.layers import principal
+from flexselect.visualize.frames import dim, painter
+from flexselect.visualize.layers import principal_components
 from flexselect.visualize.report import _along, _binned, collect_evidence
-from flexselect.visualize.style import HEAT, clock_time, shortened
-from flexselect.visualize.token_map import HEIGHT, stretched
+from flexselect.visualize.style import HEAT, clock_time, shorten
+from flexselect.visualize.token_map import HEIGHT, stretch
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
 
@@ -48,7 +48,7 @@ def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_pat
     token_map = map_tokens(session, Selection(scores, scores.topk(4).indices.sort().values, []))
     unit = int(token_map.best.argmax())
     assert 6 <= unit * fs.family.frames_per_unit <= 7, "in time"
-    heat = stretched(token_map.scores[unit], *size)
+    heat = stretch(token_map.scores[unit], *size)
     y, x = np.nonzero(heat == heat.max())
     for way, places, low, high in (("height", y / size[0], box[0], box[2]), ("width", x / size[1], box[1], box[3])):
         assert places.min() < high and places.max() > low, f"meets the needle in {way}, whatever the frame's form"
@@ -57,7 +57,7 @@ def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_pat
     assert frame.shape == (*size, 3), "the frame of the file, not the tower's"
     vivid = (frame[..., 0] > 200) & (frame[..., 1] < 90)
     assert vivid[y, x].mean() > 0.2, "the needle's own pixels"
-    lit = light(frame, token_map.kept[unit])
+    lit = dim(frame, token_map.kept[unit])
     assert (lit[int(y.mean()), int(x.mean())] == frame[int(y.mean()), int(x.mean())]).all()
     painted = painter(token_map)(np.full((*size, 3), 128, np.uint8), unit).astype(float).sum(-1)
     assert (painted[y, x] == painted.max()).all() and painted.min() < painted.max(), "the best score is the brightest"
@@ -73,7 +73,7 @@ def test_a_trained_models_attention_lies_on_what_is_asked_for(tmp_path, size):
     token_map = map_tokens(session, session.select("Which shape is red?"))
     unit = int(token_map.best.argmax())
     assert unit in (6, 7)
-    y, x = np.nonzero(stretched(token_map.scores[unit], *size) == token_map.best.max())
+    y, x = np.nonzero(stretch(token_map.scores[unit], *size) == token_map.best.max())
     assert y.min() < box[2] * size[0] and y.max() > box[0] * size[0]
     assert x.min() < box[3] * size[1] and x.max() > box[1] * size[1]
 
@@ -221,12 +221,12 @@ def test_colours_read_the_same_in_greyscale():
 
 def test_words_and_times():
     assert [clock_time(second) for second in (7.9, 754, 3723)] == ["0:07", "12:34", "1:02:03"]
-    assert shortened("What costs $5?\nA.", 40) == r"What costs \$5? A." and shortened("abcdef", 4) == "abc…"
+    assert shorten("What costs $5?\nA.", 40) == r"What costs \$5? A." and shorten("abcdef", 4) == "abc…"
 
 
 def test_principal_components_are_those_of_the_covariance():
     states = torch.randn(200, 6) * torch.tensor([9.0, 5.0, 1.0, 1.0, 1.0, 1.0])
-    flat, share = principal(states)
+    flat, share = principal_components(states)
     values = torch.linalg.eigvalsh(torch.cov(states.T))
     assert share == pytest.approx(float(values[-2:].sum() / values.sum()), rel=1e-4)
     assert torch.allclose(flat.var(0), values[[-1, -2]], rtol=1e-3)

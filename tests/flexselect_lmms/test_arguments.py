@@ -55,7 +55,7 @@ def test_an_option_that_nothing_takes_is_named():
 def test_identity_tells_weights_apart(caplog):
     assert identity(DEMO, "self") == identity(DEMO, None) != identity(DEMO, SELECTOR)
     check_identity(identity(DEMO, SELECTOR), DEMO, SELECTOR)
-    with pytest.raises(ValueError, match="model_args say weights=abc, but these are"):
+    with pytest.raises(ValueError, match="model_args say weights=abc, but the weights are"):
         check_identity("abc", DEMO, "self")
     check_identity(None, DEMO, "self")
     assert f"add weights={identity(DEMO, 'self')} to --model_args" in caplog.text

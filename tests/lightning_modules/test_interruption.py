@@ -143,7 +143,7 @@ def test_fit_writes_a_checkpoint_first(qwen, clips, whole, tmp_path, caplog, sig
     mend = signalled(SelectorTraining, method, signal.SIGTERM, at)
     assert cli.main(fit_words(qwen, clips, tmp_path, *TRAINING)) == 143
     assert last(tmp_path)["global_step"] == saved
-    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'} is of step {saved}; call again to go on" in caplog.text
+    assert f"{tmp_path / 'checkpoints' / 'last.ckpt'} has step {saved}; call again to go on" in caplog.text
     mend()
     assert cli.main(fit_words(qwen, clips, tmp_path, *TRAINING)) == 0
     assert f"going on from step {saved}" in caplog.text

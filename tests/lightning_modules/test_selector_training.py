@@ -141,7 +141,7 @@ def test_validate_shows_a_wrong_selector(qwen, tmp_path, caplog, capsys):
         options += ["--family.max_frames", "96"]  # hundreds of tokens, for recall to mean something
         caplog.clear()
         assert cli.main(words("validate", "train_selector", qwen, videos, tmp_path / "val", *options)) == 0
-        return "it is not trained yet, or for another model" in caplog.text
+        return "the selector is untrained, or for another model" in caplog.text
 
     family = family_of(str(qwen[1]))
     for name, start, sizes in (("wrong", None, SIZES), ("right", "teacher", {"num_hidden_layers": 3})):
@@ -306,7 +306,7 @@ def test_a_half_written_store_is_completed_not_redone(qwen, videos, tmp_path, ca
     stored = ["--data.teacher_scores", str(store)]
     assert fit(qwen, videos, tmp_path / "out", *stored) == 2
     assert (
-        "lacks the teacher scores of 3 clips, needles_001.mp4 for one: complete it with `predict`"
+        "lacks the teacher scores of 3 clips, for example needles_001.mp4: complete it with `predict`"
         in capsys.readouterr().err
     )
     caplog.clear()
