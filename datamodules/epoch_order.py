@@ -15,13 +15,13 @@ GROUPED = 50  # number of batches whose clips are sorted by shape together
 
 
 def batches_per_epoch(trainer: Trainer | None, full_epoch: int) -> int:
-    """Return how many of the `full_epoch` batches the trainer uses per epoch."""
+    """Return the number of batches that the trainer uses of an epoch of `full_epoch` batches."""
     limit = trainer.limit_train_batches if trainer else 1.0
     return min(full_epoch, limit) if isinstance(limit, int) else int(full_epoch * limit)
 
 
 def epoch_and_position(trainer: Trainer | None, full_epoch: int) -> tuple[int, int]:
-    """Return the current epoch, and the number of its batches that are done, earlier runs included."""
+    """Return the current epoch, and the number of its batches that this run and earlier runs have done."""
     done = trainer.fit_loop.epoch_loop.batch_progress.total.ready if trainer else 0
     return divmod(done, batches_per_epoch(trainer, full_epoch))
 
@@ -69,7 +69,7 @@ class EpochOrder(Sampler):
         return iter(share[done * self.batch_size :])
 
     def _grouped(self, order: list[int], generator: torch.Generator) -> list[int]:
-        """Sort stretches of the order by shape, cut them into steps, shuffle the steps; a short last step stays last."""
+        """Sort stretches of the order by shape, cut them into steps and shuffle these; a short last step stays last."""
         step = self.batch_size * self.world
         stretch, shapes = step * GROUPED, self.shapes or ()
         parts = [sorted(order[i : i + stretch], key=shapes.__getitem__) for i in range(0, self.size, stretch)]

@@ -18,8 +18,8 @@ from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
 
 # Stages: temporal patches, maximum number of needles, share of multiple-choice batches. Multiple choice begins after
-# words are learned, with most batches at first: mixed in from the start, its accuracy stays at chance, and words are
-# learned more slowly.
+# words are learned, and takes most batches at first. If it is mixed in from the start, its accuracy stays at chance and
+# words are learned more slowly.
 WORD_STAGES = ((1, 1, 0.0), (1, 2, 0.0), (1, 3, 0.0), (2, 3, 0.0), (4, 4, 0.0))
 LETTER_STAGES = ((1, 1, 0.7), (1, 3, 0.5), (4, 4, 0.5), (8, 4, 0.4))
 LONGER_WORD_STAGES = ((8, 4, 0.0), (16, 4, 0.0))

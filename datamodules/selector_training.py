@@ -108,8 +108,8 @@ class SelectorDataModule(LightningDataModule):
     def settings(self) -> dict[str, Any]:
         """Settings that decide which clips a step uses."""
         clips_per_step = self.batch_size * rank_and_world_size(self.trainer)[1]
-        training = {"clips": len(self.records), "clips_a_step": clips_per_step, "seed": self.seed, "query": self.query}
-        return {**training, **self.reading.settings}
+        settings = {"clips": len(self.records), "clips_a_step": clips_per_step, "seed": self.seed, "query": self.query}
+        return {**settings, **self.reading.settings}
 
     def train_dataloader(self) -> DataLoader:
         """Return a loader that yields lists of `TrainingClip`.

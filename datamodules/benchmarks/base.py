@@ -30,8 +30,8 @@ class Benchmark(QuestionData):
         unparsed: answers without a letter count as "wrong"; or "random" gives them a random letter, as the released
             LongVideoBench does. Either way they are counted.
         download: download what `root` lacks from the hub and unpack it: up to hundreds of GB.
-        square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does, with
-            which the published numbers were made.
+        square_pixels: stretch pixels that are not square, as players do; false: keep them as stored, as decord
+            does. The published numbers were made with decord.
 
     Raises:
         FileNotFoundError: naming the missing table or videos.

@@ -17,7 +17,7 @@ KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 def read_rows(source: str, encoding: str | None = None) -> list[Row]:
     """Read all rows of a JSON, JSONL, CSV or Parquet file, or of a hub data set, "owner/name" or "owner/name:split".
 
-    Values keep the form in the file: no types are guessed. Nothing is cached between runs.
+    Values stay as written in the file: no types are guessed. Nothing is cached between runs.
 
     Args:
         source: the file or data set.

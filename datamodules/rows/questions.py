@@ -166,10 +166,10 @@ def answer_of(value: Any) -> str | tuple[str, ...] | None:
     if isinstance(value, list | tuple):
         kept = [text for text in value if text is not None]
         if not kept or any(isinstance(text, dict | list) for text in kept):
-            raise ValueError(f"the answer must be a text, or a list of texts that are all accepted, got {value!r}")
+            raise ValueError(f"the answer must be a text, or a list of accepted texts, got {value!r}")
         return tuple(map(str, kept))
     if isinstance(value, dict):
-        raise ValueError(f"the answer must be a text, or a list of texts that are all accepted, got {value!r}")
+        raise ValueError(f"the answer must be a text, or a list of accepted texts, got {value!r}")
     return None if value is None else str(value)
 
 
@@ -246,15 +246,15 @@ def _require(name: str, available: Sequence[str], source: str) -> None:
 
 
 def _groups(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Find category columns: few different short values, some of them repeated."""
+    """Find category columns: few different short values, and at least one is repeated."""
     return [name for name in names if name not in ALTERNATIVES.values() and _is_group([row.get(name) for row in rows])]
 
 
 def _is_group(values: Sequence[Any]) -> bool:
     present = [value for value in values if value is not None]
-    if not all(isinstance(value, str) for value in present) or not any(
-        re.search(r"[^\W\d]", value) for value in present
-    ):
+    if not all(isinstance(value, str) for value in present):
+        return False
+    if not any(re.search(r"[^\W\d]", value) for value in present):  # no letters
         return False
     kinds = set(present)
     few = 2 <= len(kinds) <= min(MAX_VALUES, max(2, len(values) / 2)) and len(kinds) < len(present)

@@ -241,7 +241,7 @@ def test_answers_in_every_form(value, expected):
 
 @pytest.mark.parametrize("value", [{}, [], [None], [["a"]]])
 def test_answers_that_are_none(value):
-    with pytest.raises(ValueError, match="the answer must be a text, or a list of texts"):
+    with pytest.raises(ValueError, match="the answer must be a text, or a list of accepted texts"):
         answer_of(value)
 
 
