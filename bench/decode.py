@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from bench.measure import alone, write_result
 from datamodules.video import read_video
 from flexselect import FlexSelect
-from flexselect.families.inputs import to_area
+from flexselect.families.inputs import resize_to_area
 
 HEIGHT, WIDTH, FPS, PIECE = 1080, 1920, 24, 30  # pixels, pixels, frames per second, seconds rendered
 AREA = 128 * 28**2, 308 * 560  # least and most pixels of Qwen2.5-VL, as published
@@ -76,7 +76,7 @@ def long_video(minutes: int) -> Path:
 
 def resize(frames: Tensor) -> Tensor:
     """Resize frames to the size that Qwen2.5-VL takes."""
-    return to_area(frames, 28, *AREA)
+    return resize_to_area(frames, 28, *AREA)
 
 
 def with_decord(path: str, count: int) -> Tensor:

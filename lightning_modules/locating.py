@@ -13,7 +13,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import CatMetric
 
-from flexselect.analysis.needle_recall import NeedleClip, clip_recalls, clip_states, summary, table
+from flexselect.analysis.needle_recall import NeedleClip, clip_recalls, clip_states, format_recalls, summarise_recalls
 from flexselect.contracts import Recorded
 from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
@@ -92,11 +92,11 @@ class Locating(LightningModule):
         recalls = self.recalls.compute().cpu()  # [clips, layers, 2]
         if not self.trainer.is_global_zero:
             return
-        summary_by_layer, folder = summary(recalls, self.chance), self.folder
+        summary_by_layer, folder = summarise_recalls(recalls, self.chance), self.folder
         write_atomically(folder / "locate.json", json.dumps({**summary_by_layer, **self.provenance}, indent=2))
         recommended = {name: summary_by_layer[name] for name in ("reference_layer", "reduction")}
         write_atomically(
             folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": recommended}})
         )
         recall_by_layer(folder / "locate.png", summary_by_layer)
-        log.info("%s, or --config %s\n%s", table(summary_by_layer), folder / "use.yaml", folder / "locate.png")
+        log.info("%s, or --config %s\n%s", format_recalls(summary_by_layer), folder / "use.yaml", folder / "locate.png")

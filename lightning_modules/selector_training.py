@@ -183,12 +183,12 @@ class SelectorTraining(LightningModule):
         """Encode a clip for the selector, with gradients, and for the VideoLLM if `project` is set."""
         clip = prompt.clip
         with self._teacher_precision():
-            views = list(self.lm.views(clip))
-        selector_features = torch.cat([self.selector.project(view.clone(), grid) for view, grid in views])
+            chunks = list(self.lm.vision_chunks(clip))
+        selector_features = torch.cat([self.selector.project(vision.clone(), grid) for vision, grid in chunks])
         features = selector_features
         if project:
             with self._teacher_precision(), torch.inference_mode():
-                features = torch.cat([self.lm.project(view, grid) for view, grid in views])
+                features = torch.cat([self.lm.project(vision, grid) for vision, grid in chunks])
         return EncodedVideo(
             prompt.prefix_ids, features, clip.grid, clip.seconds_per_unit, clip.delimiters, selector_features
         )
@@ -290,7 +290,7 @@ class SelectorTraining(LightningModule):
         """Settings that a resumed training must share with the earlier one."""
         excluded = {*NOT_COMPARED, *option_names(ScoringOptions)}
         fixed = {name: value for name, value in self.hparams.items() if name not in excluded}
-        return {"family": self.family.settings, "data": self.data.settings, **fixed, **self.teacher.decides}
+        return {"family": self.family.settings, "data": self.data.settings, **fixed, **self.teacher.score_settings}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build AdamW with linear warm-up and a cosine to 0."""

@@ -1,1 +1,1 @@
-"""Find the layer of a VideoLLM whose attention finds what a question asks for."""
+"""Find the layer of a VideoLLM that attends to what a question asks for."""

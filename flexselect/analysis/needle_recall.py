@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.analysis.every_layer import Watch, layer_scores, layer_states, recall_at
+from flexselect.analysis.every_layer import EveryLayerProbe, layer_scores, layer_states, recall_at
 from flexselect.engine.encoding import encode
 from flexselect.evaluation.statistics import wilson
 from flexselect.families.base import VideoLM
@@ -27,16 +27,16 @@ class NeedleClip:
 
 
 def clip_recalls(lm: VideoLM, clip: NeedleClip) -> Tensor:
-    """Return the recall of the needle's tokens at every layer: float32 [layers, 2], by max and by mean.
+    """Return the recall of the needle's tokens at every layer: float32 [layers, 2], for max and mean.
 
     The clip is scored as one frame set; K is the number of tokens per unit.
     """
     encoded = encode(lm, clip.prompt)
     layout = encoded.layout(clip.prompt.query_ids, lm.visual_id)
     assembled = lm.assemble(encoded, clip.prompt.query_ids, None, "original")
-    watch = Watch(layout.query_rows, layout.span, REDUCTIONS)
+    probe = EveryLayerProbe(layout.query_rows, layout.span, REDUCTIONS)
     scores = layer_scores(
-        lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], watch, **assembled["deepstack"]
+        lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], probe, **assembled["deepstack"]
     )
     needle = torch.arange(encoded.tokens_per_unit) + clip.unit * encoded.tokens_per_unit
     return recall_at(scores[:, :, 0, layout.visual[layout.span].to(scores.device)], needle)
@@ -51,7 +51,7 @@ def clip_states(lm: VideoLM, clip: NeedleClip) -> tuple[Tensor, dict[str, Tensor
     return layer_states(lm.decoder, lm.assemble(encoded, clip.prompt.query_ids, None, "original"), groups)
 
 
-def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]:
+def summarise_recalls(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]:
     """Summarise recall by layer, and recommend a layer.
 
     Args:
@@ -60,16 +60,16 @@ def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]
         draws: bootstrap draws for the 95 % intervals.
 
     Returns:
-        `by_reduction`: per reduction the `mean` and the ends `low` and `high` of its interval, one number per layer.
-        The recommended `reference_layer` and `reduction` have the best mean; among equals the earlier layer. `recall`
-        is that mean. `alike` lists layers that are not worse in the 95 % interval of the paired difference.
+        `by_reduction`: for each reduction, the `mean` and the ends `low` and `high` of its interval, listed by layer.
+        The recommended `reference_layer` and `reduction` have the best mean; the earlier of equal layers wins. `recall`
+        is that mean. `alike`: the layers that are not worse by the 95 % interval of the paired difference.
     """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(recalls), (draws, len(recalls)), generator=generator)
-    means = torch.stack([recalls[some].mean(0) for some in drawn])  # [draws, layers, 2]
+    samples = torch.randint(len(recalls), (draws, len(recalls)), generator=generator)
+    means = torch.stack([recalls[sample].mean(0) for sample in samples])  # [draws, layers, 2]
     low, high = means.quantile(torch.tensor([0.025, 0.975]), dim=0)
     mean = recalls.mean(0)
-    for edge in (0.0, 1.0):  # the intervals of 0 and 1 have no width otherwise
+    for edge in (0.0, 1.0):  # the bootstrap intervals of 0 and 1 have no width
         ends, flat = wilson(edge, len(recalls)), (low == high) & (mean == edge)
         low, high = low.masked_fill(flat, ends[0]), high.masked_fill(flat, ends[1])
     layer, reduction = divmod(int((mean - 1e-6 * torch.arange(len(mean))[:, None]).argmax()), len(REDUCTIONS))
@@ -77,27 +77,27 @@ def summary(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]
         name: {"mean": mean[:, r].tolist(), "low": low[:, r].tolist(), "high": high[:, r].tolist()}
         for r, name in enumerate(REDUCTIONS)
     }
-    ahead = (means[:, layer, reduction, None] - means[..., reduction]).quantile(
-        0.025, dim=0
-    )  # paired: on the same clips
-    alike = [other for other in range(len(mean)) if other != layer and float(ahead[other]) <= 0]
+    lead = means[:, layer, reduction, None] - means[..., reduction]  # [draws, layers], paired: on the same clips
+    not_worse = [
+        other for other, least in enumerate(lead.quantile(0.025, dim=0)) if other != layer and float(least) <= 0
+    ]
     best = {"reference_layer": layer, "reduction": REDUCTIONS[reduction], "recall": float(mean[layer, reduction])}
-    return {**best, "alike": alike, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
+    return {**best, "alike": not_worse, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
 
 
-def table(result: dict[str, Any]) -> str:
+def format_recalls(result: dict[str, Any]) -> str:
     """Format recall by layer as text; an arrow marks the recommended layer."""
     lines = [f"{'layer':>5} " + " ".join(f"{name:>22}" for name in REDUCTIONS)]
     for layer in range(len(result["by_reduction"]["max"]["mean"])):
         cells: Sequence[str] = [
-            f"{of['mean'][layer]:.3f} ({of['low'][layer]:.3f}-{of['high'][layer]:.3f})"
-            for of in result["by_reduction"].values()
+            f"{curve['mean'][layer]:.3f} ({curve['low'][layer]:.3f}-{curve['high'][layer]:.3f})"
+            for curve in result["by_reduction"].values()
         ]
         mark = "  <-" if layer == result["reference_layer"] else ""
         lines.append(f"{layer:5} " + " ".join(f"{cell:>22}" for cell in cells) + mark)
     use = f"--model.reference_layer {result['reference_layer']} --model.reduction {result['reduction']}"
     if result["alike"]:
         layers = ", ".join(str(layer) for layer in result["alike"])
-        lines.append(f"not told apart from it by {result['clips']} clips: layers {layers}")
+        lines.append(f"not significantly worse on {result['clips']} clips: layers {layers}")
     lines.append(f"recall {result['recall']:.3f}, by chance {result['chance']:.3f}; use {use}")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ def encode(lm: VideoLM, prompt: VideoPrompt, selector: VisionProjector | None = 
         prompt: a clip with its text.
         selector: projection that makes `selector_features` from the same tower output; None: they are not made.
     """
-    encoded = _project_all(lm, prompt.prefix_ids, prompt.clip, lm.views(prompt.clip), selector)
+    encoded = _project_all(lm, prompt.prefix_ids, prompt.clip, lm.vision_chunks(prompt.clip), selector)
     return encoded if selector is None else replace(encoded, selector_text=prompt.selector_text)
 
 
@@ -62,16 +62,16 @@ def encode_stream(
         shape = torch.empty(stream.num_frames, *first.shape[1:], dtype=torch.uint8, device="meta")  # takes no memory
         clip = replace(prompter.clip(shape, stream.seconds), about=stream.about)
 
-        def views() -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
+        def vision_chunks() -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
             frames: Tensor | None = first
             while frames is not None:
                 clock.start("encode")
-                yield from lm.views(prompter.clip(frames))
+                yield from lm.vision_chunks(prompter.clip(frames))
                 bar.update(len(frames))
                 clock.start("decode")
                 frames = next(steps, None)
 
-        encoded = _project_all(lm, prompter.prefix_ids, clip, views(), selector)
+        encoded = _project_all(lm, prompter.prefix_ids, clip, vision_chunks(), selector)
     clock.stop()
     return encoded
 
@@ -80,12 +80,12 @@ def _project_all(
     lm: VideoLM,
     prefix_ids: Tensor,
     clip: VideoClip,
-    views: Iterable[tuple[Tensor, tuple[int, int, int]]],
+    vision_chunks: Iterable[tuple[Tensor, tuple[int, int, int]]],
     selector: VisionProjector | None,
 ) -> EncodedVideo:
     """Project a clip's tower outputs into one tensor of visual tokens, without a second copy."""
     features, selector_features, done = torch.empty(0), torch.empty(0), 0
-    for vision, grid in views:
+    for vision, grid in vision_chunks:
         tokens = lm.project(vision, grid)
         if done == 0:
             features = tokens.new_empty(clip.num_units * (len(tokens) // grid[0]), tokens.shape[1])

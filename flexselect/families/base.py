@@ -37,7 +37,7 @@ class VideoFamily(ABC):
     default_positions: str  # "original" or "compact", as in the released code
     released_budget_in_units: bool  # whether the released code rounds a budget up to whole units
 
-    # Final: opening a checkpoint, and properties that follow from the above.
+    # Final: open a checkpoint, and read its numbers.
 
     def open(self, path: str) -> dict[str, Any]:
         """Read config.json into `config`; return the checkpoint's defaults.
@@ -57,12 +57,12 @@ class VideoFamily(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The numbers that change what the model sees, for the settings of a run."""
+        """The class, the path and the numbers that change what the model sees, as recorded with results."""
         return {"class": type(self).__name__, "path": self.path} | {name: self.__dict__[name] for name in self.numbers}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings without paths: the same wherever the checkpoint lies."""
+        """The settings without the path: a moved checkpoint keeps its identity."""
         return {name: value for name, value in self.settings.items() if name != "path"}
 
     @property
@@ -72,12 +72,12 @@ class VideoFamily(ABC):
 
     @property
     def default_budget(self) -> int:
-        """The published budget K."""
+        """The budget K: from the checkpoint's config.json, else the published one."""
         return self.config.get("flexselect", {}).get("budget", self.published_budget)
 
     @property
     def default_reference_layer(self) -> int:
-        """The published layer for this size, 0-based; if none was published, the same relative depth."""
+        """The reference layer, 0-based: the checkpoint's, else the published one, else the same relative depth."""
         depth, layer = next(iter(self.published_layers.items()))
         guess = self.published_layers.get(self.num_layers, round(self.num_layers * layer / depth))
         return self.config.get("flexselect", {}).get("reference_layer", guess)
@@ -104,22 +104,22 @@ class VideoFamily(ABC):
 
     @abstractmethod
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Arrange values of visual tokens, [V], as they lie on the frames: [U, rows, columns].
+        """Arrange one value per visual token, [V], on the frames: [U, rows, columns].
 
         Tokens outside the picture (newlines and delimiters) are left out.
         """
 
     @abstractmethod
     def prompter(self) -> Prompter:
-        """Build the CPU half."""
+        """Build the CPU half of the family."""
 
     @abstractmethod
     def load(self, options: LoadOptions) -> VideoLM:
-        """Build the device half with its weights."""
+        """Load the weights and build the device half of the family."""
 
     @abstractmethod
     def wrap(self, model: PreTrainedModel) -> VideoLM:
-        """Wrap a loaded model as the device half."""
+        """Build the device half of the family from a loaded model."""
 
 
 class VideoLM(ABC):
@@ -130,8 +130,8 @@ class VideoLM(ABC):
         family: the family of the model.
     """
 
-    units_per_step: int  # units per run of the tower: bounds memory, does not change results
-    cache_implementation: str | None = None  # cache of `generate`; None: the model's default
+    units_per_step: int  # units per call of the tower: bounds memory, does not change results
+    cache_implementation: str | None = None  # the cache that `generate` uses; None: the model's default
 
     def __init__(self, model: Any, family: VideoFamily) -> None:
         self.model = model
@@ -157,11 +157,11 @@ class VideoLM(ABC):
 
     @abstractmethod
     def projector_weights(self) -> dict[str, Tensor]:
-        """The weights of `project`, with the names of a selector's projector (`flexselect.selectors.projectors`)."""
+        """Return the weights of `project`, named as in a selector's projector (`flexselect.selectors.projectors`)."""
 
     @abstractmethod
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
-        """Compute positions of a prompt's tokens; visual tokens form a `grid` of units, rows, columns: int64 [P, N]."""
+        """Compute positions of N tokens; the visual tokens form a `grid` of units, rows, columns: int64 [P, N]."""
 
     @abstractmethod
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
@@ -180,11 +180,11 @@ class VideoLM(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device of the inputs."""
-        table = self.decoder.get_input_embeddings()
-        if table.weight.is_meta:  # accelerate keeps the weights elsewhere and loads them per call
-            return torch.device(table._hf_hook.execution_device)
-        return table.weight.device
+        """The device that inputs are moved to."""
+        embedding = self.decoder.get_input_embeddings()
+        if embedding.weight.is_meta:  # accelerate keeps the weights elsewhere and loads them per call
+            return torch.device(embedding._hf_hook.execution_device)
+        return embedding.weight.device
 
     def speed_up(self, compile: bool, cache_implementation: str | None) -> None:
         """Compile the decoder's layers one by one (the first call per shape is slow); choose the generation cache."""
@@ -198,8 +198,8 @@ class VideoLM(ABC):
         return self.project(self.vision(pixel_values, grid), grid)
 
     @torch.inference_mode()
-    def views(self, clip: VideoClip) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
-        """Run the tower over a clip, a few units at a time; yield the output of `vision` and its grid.
+    def vision_chunks(self, clip: VideoClip) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
+        """Run the tower on a clip, a few units at a time; yield each output of `vision` and its grid.
 
         The tower treats units independently, so chunks give the same result as the whole clip.
         """
@@ -210,9 +210,7 @@ class VideoLM(ABC):
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         per_unit = len(clip.pixels) // clip.num_units
-        pixels = clip.pixels[first * per_unit : last * per_unit].to(
-            self.device
-        )  # bytes take a quarter of the room of floats
+        pixels = clip.pixels[first * per_unit : last * per_unit].to(self.device)  # uint8: a quarter of float32's bytes
         if pixels.dtype != torch.uint8:
             return pixels
         return self.prompter.pixel_values(replace(clip, pixels=pixels), 0, last - first)
@@ -227,12 +225,12 @@ class VideoLM(ABC):
             encoded: the video, with V visual tokens.
             query_ids: the text after the video, int64 [Q].
             selection: the kept tokens; None: all V (dense).
-            positions: "original" leaves the kept tokens' positions as they were, with gaps; "compact" counts 0, 1, 2,
-                ...
+            positions: "original": the positions in the whole prompt, with gaps; "compact": 0, 1, 2, ...
 
         Returns:
             `input_ids` [1, n] (logits processors may read the prompt), `inputs_embeds` [1, n, D],
-            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and keyword arguments for `deepstack`.
+            `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and `deepstack`: the decoder's keyword
+            arguments for deepstack, empty for models without it.
         """
         layout = encoded.layout(query_ids, self.visual_id)
         position_ids = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
@@ -274,13 +272,13 @@ class VideoLM(ABC):
         on_token: Callable[[], None],
         end_of_turn: int | None = None,
     ) -> list[Tensor]:
-        """Decode greedily; positions continue from the last one.
+        """Decode greedily; positions continue after the prompt's last position.
 
         Args:
             inputs: the output of `assemble`; `flexselect.engine.batching` makes a batch of several.
             max_new_tokens: the maximum number of new tokens.
-            on_token: called when the logits of a token are computed; the first call ends the prefill.
-            end_of_turn: an id to stop at, besides those in the checkpoint's generation settings.
+            on_token: called whenever the logits of a token are computed; the first call marks the end of the prefill.
+            end_of_turn: an id to stop at, besides those in the checkpoint's generation settings; None: no other id.
 
         Returns:
             The new tokens of each prompt, int64 [n].
@@ -295,6 +293,6 @@ class VideoLM(ABC):
             return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, **cache)
 
     def _require_all_layers(self) -> None:
-        have, needed = len(self.decoder.layers), self.family.num_layers
-        if have < needed:
-            raise ValueError(f"loaded for scoring only: {have} of {needed} decoder layers cannot answer")
+        loaded, needed = len(self.decoder.layers), self.family.num_layers
+        if loaded < needed:
+            raise ValueError(f"loaded for scoring only: {loaded} of {needed} decoder layers cannot answer")

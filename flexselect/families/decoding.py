@@ -16,32 +16,35 @@ def greedy(
     max_new_tokens: int,
     on_token: Callable[[], None],
     end_of_turn: int | None,
-    **more: Any,
+    **cache: Any,
 ) -> list[Tensor]:
-    """Return the new tokens of each prompt, int64 [n], up to the one that ends it; see `VideoLM.generate`."""
+    """Generate; return the new tokens of each prompt, int64 [n], up to and with the first id that ends an answer.
+
+    See `VideoLM.generate`.
+    """
     stop = model.generation_config.eos_token_id
     stops = {*(stop if isinstance(stop, list) else [stop]), end_of_turn} - {None}
-    greedily = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    sampling = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     out = model.generate(
         **inputs,
-        **greedily,
-        **more,
+        **sampling,
+        **cache,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(stops) or None,
         pad_token_id=min(stops, default=0),  # pads finished answers while others continue
-        logits_processor=LogitsProcessorList([_Watch(on_token)]),
+        logits_processor=LogitsProcessorList([_LogitsCheck(on_token)]),
     )
     return [_until_end(row, stops) for row in out[:, inputs["input_ids"].shape[1] :]]
 
 
 def _until_end(row: Tensor, stops: set[int]) -> Tensor:
-    """Cut the tokens after the end."""
+    """Cut the tokens after the first id that ends an answer."""
     ends = [i for i, token in enumerate(row.tolist()) if token in stops]
     return row[: ends[0] + 1] if ends else row
 
 
-class _Watch(LogitsProcessor):
-    """Leaves logits unchanged; reports when they are computed, and refuses NaN."""
+class _LogitsCheck(LogitsProcessor):
+    """A processor that leaves logits unchanged, reports when they are computed, and refuses NaN."""
 
     def __init__(self, on_token: Callable[[], None]) -> None:
         self.on_token = on_token

@@ -1,4 +1,4 @@
-"""Helpers of families: check numbers, sample and resize frames, positions."""
+"""Helper functions of the families: check numbers, sample and resize frames, lay out tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from flexselect.structures.layout import Layout
 
-WIDEST = 200  # the largest aspect ratio that transformers allows
+MAX_ASPECT_RATIO = 200  # of transformers' resize rule
 
 
 def at_least(name: str, least: float, value: Any, default: Any) -> Any:
-    """Return a number, or its default if it is None.
+    """Return a number, or `default` if the number is None.
 
     Raises:
         ValueError: naming the number, if it is below `least`.
@@ -29,27 +29,28 @@ def at_least(name: str, least: float, value: Any, default: Any) -> Any:
     return value
 
 
-def even_frames(num_frames: int, file_fps: float, fps: float, most: int) -> list[int]:
-    """Choose about `fps` frames per second, an even number from 4 to `most`, spread over the whole clip.
+def even_frames(num_frames: int, file_fps: float, fps: float, max_frames: int) -> list[int]:
+    """Choose about `fps` frames per second, an even number from 4 to `max_frames`, spread over the whole clip.
 
-    A shorter clip gives all its frames (the released code fails on it).
+    All frames of a clip that is shorter are taken (the released code fails on it).
     """
     wanted = num_frames / file_fps * fps if math.isfinite(fps) else math.inf
-    count = round(min(max(wanted, 4), most // 2 * 2) / 2) * 2
+    count = round(min(max(wanted, 4), max_frames // 2 * 2) / 2) * 2
     return torch.linspace(0, num_frames - 1, min(count, num_frames)).round().long().tolist()
 
 
-def pairs(frames: Tensor) -> Tensor:
-    """Make the number of frames even: an odd last frame is repeated."""
+def pad_to_even(frames: Tensor) -> Tensor:
+    """Repeat the last frame if the number of frames is odd."""
     return torch.cat([frames, frames[-1:]]) if len(frames) % 2 else frames
 
 
-def to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int) -> Tensor:
+def resize_to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3]: sides multiples of `factor`, area within bounds; bicubic, antialiased."""
     height, width = frames.shape[1:3]
-    if max(height, width) >= WIDEST * min(height, width):
+    if max(height, width) >= MAX_ASPECT_RATIO * min(height, width):
         raise ValueError(
-            f"pictures of {width} x {height} are too narrow: one side may have {WIDEST} times the other's pixels"
+            f"frames of {width} x {height} pixels are too narrow: "
+            f"the long side must be less than {MAX_ASPECT_RATIO} times the short side"
         )
     size = smart_resize(height, width, factor, min_pixels, max_pixels)
     if (height, width) == size:
@@ -59,8 +60,8 @@ def to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int) -> Te
     return resized.permute(0, 2, 3, 1)
 
 
-def square(frames: Tensor, side: int) -> Tensor:
-    """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3], not keeping the aspect ratio; PIL's bicubic filter."""
+def resize_to_square(frames: Tensor, side: int) -> Tensor:
+    """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3] without keeping the aspect ratio; PIL's bicubic filter."""
     resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
 
@@ -71,13 +72,13 @@ def plain_positions(layout: Layout) -> Tensor:
 
 
 def with_newlines(frames: Tensor, newline: Tensor) -> Tensor:
-    """Append a newline [D] to each row of square frames of tokens, [t, r * r, D]: [t * r * (r + 1), D]."""
+    """Append a newline [D] to each row of square frames of tokens: [t, r * r, D] to [t * r * (r + 1), D]."""
     rows = math.isqrt(frames.shape[1])
     newlines = newline.to(frames).expand(len(frames), rows, 1, -1)
     return torch.cat([frames.unflatten(1, (rows, rows)), newlines], dim=2).flatten(0, 2)
 
 
 def between_delimiters(frames: Tensor, delimiters: Tensor) -> Tensor:
-    """Put each frame of tokens, [t, n, D], between the two `delimiters` [2, D]: [t * (n + 2), D]."""
+    """Put each frame of tokens between the two `delimiters` [2, D]: [t, n, D] to [t * (n + 2), D]."""
     first, last = delimiters.to(frames)[:, None, None].expand(-1, len(frames), 1, -1)
     return torch.cat([first, frames, last], dim=1).flatten(0, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, between_delimiters, plain_positions, square
+from flexselect.families.inputs import at_least, between_delimiters, plain_positions, resize_to_square
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import replace_module
 from flexselect.loading.internlm2_tokenizer import load_tokenizer, special_tokens
@@ -89,9 +89,9 @@ class InternVL(VideoFamily):
     @property
     def special_ids(self) -> dict[str, int]:
         """Ids of <img> and </img>, from the tokenizer; without a tokenizer, the released ids."""
-        named = special_tokens(self.path)
+        from_tokenizer = special_tokens(self.path)
         released = RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"]
-        return {name: named.get(name, number) for name, number in released.items()}
+        return {name: from_tokenizer.get(name, number) for name, number in released.items()}
 
     @property
     def selector_inputs(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class InternVL(VideoFamily):
         return {"projector": "internvl", "vision_size": size, "brackets": delimiters}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """Choose the middles of about `fps` segments per second, at most `max_frames`; at least one frame."""
+        """Choose the middle frame of about `fps` segments per second: 1 to `max_frames` frames."""
         last = num_frames - 1
         count = self.max_frames if self.fps == float("inf") else min(self.max_frames, int(last / fps * self.fps))
         count = max(1, min(count, num_frames))
@@ -109,23 +109,23 @@ class InternVL(VideoFamily):
         return [min(last, int(length / 2 + round(length * i))) for i in range(count)]
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Arrange values on square frames; delimiters are left out."""
+        """Arrange one value per token on square frames; delimiters are left out."""
         inner = tokens.reshape(grid[0], -1)[:, 1:-1]
         side = math.isqrt(inner.shape[1])
         return inner.reshape(grid[0], side, side)
 
     def prompter(self) -> InternVLPrompter:
-        """Build the CPU half."""
+        """Build the prompter of InternVL2.5."""
         return InternVLPrompter(self)
 
     def load(self, options: LoadOptions) -> InternVLLM:
-        """Build the device half with its weights."""
-        authors = is_internvl_chat(self.config)
-        layout = InternVLChatForConditionalGeneration if authors else InternVLForConditionalGeneration
-        return self.wrap(load_weights(layout, self.path, self.model_config, options))
+        """Load the weights, in the authors' layout or Hugging Face's."""
+        authors_layout = is_internvl_chat(self.config)
+        model_class = InternVLChatForConditionalGeneration if authors_layout else InternVLForConditionalGeneration
+        return self.wrap(load_weights(model_class, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> InternVLLM:
-        """Make the device half of a model that is already there."""
+        """Build the device half from a loaded model."""
         return InternVLLM(model, self)
 
 
@@ -138,12 +138,12 @@ class InternVLPrompter(Prompter):
         self.family = family
         special = {"<|im_start|>": None, "<|im_end|>": None, **family.special_ids}
         self.tokenizer = checked_tokenizer(family.path, load_tokenizer, special, family.model_config.get_text_config())
-        begin = [self.tokenizer.bos_token_id] if family.is_internlm2 else []
-        self.prefix_ids = torch.cat([torch.tensor(begin, dtype=torch.long), self.ids(PREFIX)])
+        bos = [self.tokenizer.bos_token_id] if family.is_internlm2 else []
+        self.prefix_ids = torch.cat([torch.tensor(bos, dtype=torch.long), self.ids(PREFIX)])
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Resize to one tile of 448 x 448, not keeping the aspect ratio; PIL's bicubic filter, as released."""
-        return square(frames, self.family.side)
+        """Resize to one tile of 448 x 448 without keeping the aspect ratio; PIL's bicubic filter, as released."""
+        return resize_to_square(frames, self.family.side)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """Make a clip with one unit per frame: a row of 258 tokens, delimiters included."""
@@ -190,7 +190,7 @@ class InternVLLM(VideoLM):
         return between_delimiters(tiles, self.embed(torch.tensor(self.delimiters))).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """The weights of the projector."""
+        """Return the weights of the projector."""
         names = self.model.model.multi_modal_projector.state_dict().items()
         return {name.replace("layer_norm.", "norm."): weight for name, weight in names}
 
@@ -205,12 +205,12 @@ class InternVLLM(VideoLM):
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values` float [T, 3, 448, 448].
         """
         ids, pixels = tensors["input_ids"].flatten(), tensors["pixel_values"]
-        first, last = ((ids == bracket).nonzero().flatten().tolist() for bracket in self.delimiters)
-        unit = self.family.tokens_per_unit
-        if len(first) != len(pixels) or len(last) != len(pixels) or last[-1] + 1 - first[0] != unit * len(pixels):
+        starts, ends = ((ids == delimiter).nonzero().flatten().tolist() for delimiter in self.delimiters)
+        size, frames = self.family.tokens_per_unit, len(pixels)
+        if len(starts) != frames or len(ends) != frames or ends[-1] + 1 - starts[0] != size * frames:
             raise ValueError(
-                f"the prompt has {len(first)} <img> and {len(last)} </img> (ids {self.delimiters}) for {len(pixels)} "
-                f"frames; each frame needs <img>, {unit - 2} placeholders, </img>, with nothing between frames"
+                f"the prompt has {len(starts)} <img> and {len(ends)} </img> (ids {self.delimiters}) for {frames} "
+                f"frames; each frame needs <img>, {size - 2} placeholders, </img>, with nothing between frames"
             )
-        clip = VideoClip(pixels, (len(pixels), 1, unit))
-        return VideoPrompt(clip, ids[: first[0]], ids[last[-1] + 1 :])
+        clip = VideoClip(pixels, (frames, 1, size))
+        return VideoPrompt(clip, ids[: starts[0]], ids[ends[-1] + 1 :])

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, plain_positions, square, with_newlines
+from flexselect.families.inputs import at_least, plain_positions, resize_to_square, with_newlines
 from flexselect.families.prompter import Prompter
 from flexselect.loading.llava_qwen import (
     NEWLINES,
@@ -34,8 +34,8 @@ QUERY = "\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 PLACEHOLDERS = (151646, -200)  # placeholder of the whole clip in the released evaluation and in the original project
 UNMARKED = (
-    "{} does not say whether it is a LLaVA-Video or a LLaVA-OneVision, and is read as the first; "
-    'newlines="grid" says that this is right, newlines="one_token" that it is the second'
+    "{} does not say whether it is a LLaVA-Video or a LLaVA-OneVision checkpoint, and is read as LLaVA-Video; "
+    'set newlines="grid" if that is right, or newlines="one_token" if it is LLaVA-OneVision'
 )
 
 REFERENCE_LAYERS = {28: 19, 80: 60}  # published: 7B and 72B
@@ -49,7 +49,7 @@ class LlavaVideo(VideoFamily):
         fps: frames sampled per second; `inf` takes `max_frames` uniformly.
         max_frames: the maximum number of frames per video.
         newlines: "grid": after each row of tokens, as LLaVA-Video was trained; "one_token": after the last frame, as
-            LLaVA-OneVision; None: as `mm_newline_position` in config.json says.
+            LLaVA-OneVision was trained; None: as `mm_newline_position` in config.json says.
     """
 
     name = "LLaVA-Video"
@@ -78,7 +78,7 @@ class LlavaVideo(VideoFamily):
 
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
-        """Return whether a config.json is in the authors' layout, or of LLaVA-OneVision, the target of conversion."""
+        """Return whether a config.json is in the authors' layout, or in Hugging Face's layout of LLaVA-OneVision."""
         return is_llava_qwen(config) or config.get("model_type") == "llava_onevision"
 
     def read_model_config(self) -> LlavaOnevisionConfig:
@@ -93,7 +93,7 @@ class LlavaVideo(VideoFamily):
         return self.model_config.vision_config.image_size
 
     @property
-    def unit(self) -> tuple[int, int]:
+    def unit_shape(self) -> tuple[int, int]:
         """Rows and columns of a frame's tokens: 27 x 27 patches pooled to 14 x 14, plus a newline per row."""
         rows = math.ceil(self.side // self.model_config.vision_config.patch_size / 2)
         return rows, rows + (self.newlines == "grid")
@@ -106,7 +106,7 @@ class LlavaVideo(VideoFamily):
         return {"projector": "llava", "vision_size": self.model_config.vision_config.hidden_size}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
-        """Choose every round(fps of the file / `fps`)-th frame; if there are more than `max_frames`, spread evenly."""
+        """Choose every n-th frame, n = round(file's fps / `fps`); at most `max_frames`, then spread evenly."""
         stride = max(1, round(fps / self.fps))
         indices = list(range(0, num_frames, stride))
         if len(indices) > self.max_frames or self.fps == float("inf"):
@@ -115,29 +115,32 @@ class LlavaVideo(VideoFamily):
         return indices
 
     def delimiters(self, units: int) -> tuple[Delimiters, ...]:
-        """Return a newline after the last frame, as the id of a visual token; empty if each row has a newline."""
+        """Return the text around each unit: a newline after the last frame; empty if each row has a newline.
+
+        The newline is written as the id of a visual token, see `LlavaVideoLM.embed`.
+        """
         if self.newlines == "grid":
             return ()
-        none, newline = torch.empty(0, dtype=torch.long), torch.tensor([self.model_config.image_token_id])
-        return (*[(none, none)] * (units - 1), (none, newline))
+        empty, newline = torch.empty(0, dtype=torch.long), torch.tensor([self.model_config.image_token_id])
+        return (*[(empty, empty)] * (units - 1), (empty, newline))
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Arrange values on square frames; the newlines of rows are left out."""
+        """Arrange one value per token on square frames; the newlines of rows are left out."""
         rows = tokens.reshape(*grid)
         return rows[..., :-1] if self.newlines == "grid" else rows
 
     def prompter(self) -> LlavaVideoPrompter:
-        """Build the CPU half."""
+        """Build the prompter of LLaVA-Video."""
         return LlavaVideoPrompter(self)
 
     def load(self, options: LoadOptions) -> LlavaVideoLM:
-        """Build the device half with its weights."""
-        authors = is_llava_qwen(self.config)
-        layout = LlavaVideoForConditionalGeneration if authors else LlavaOnevisionForConditionalGeneration
-        return self.wrap(load_weights(layout, self.path, self.model_config, options))
+        """Load the weights, in the authors' layout or Hugging Face's."""
+        authors_layout = is_llava_qwen(self.config)
+        model_class = LlavaVideoForConditionalGeneration if authors_layout else LlavaOnevisionForConditionalGeneration
+        return self.wrap(load_weights(model_class, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> LlavaVideoLM:
-        """Make the device half of a model that is already there."""
+        """Build the device half from a loaded model."""
         return LlavaVideoLM(model, self)
 
 
@@ -156,11 +159,11 @@ class LlavaVideoPrompter(Prompter):
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize to 384 x 384, without keeping the aspect ratio; PIL's bicubic filter, as the released processor."""
-        return square(frames, self.family.side)
+        return resize_to_square(frames, self.family.side)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """Make a clip with one unit per frame."""
-        grid = (len(frames), *self.family.unit)
+        grid = (len(frames), *self.family.unit_shape)
         return VideoClip(frames, grid, seconds=seconds, delimiters=self.family.delimiters(len(frames)))
 
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
@@ -191,11 +194,11 @@ class LlavaVideoLM(VideoLM):
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Project, pool to 14 x 14, add a newline after each row: [t, 729, 1152] to [210 t, D], or [196 t, D]."""
-        inner = self.model.model
-        pooled = inner.apply_pooling(inner.multi_modal_projector(vision))  # [t, 196, D]
+        model = self.model.model
+        pooled = model.apply_pooling(model.multi_modal_projector(vision))  # [t, 196, D]
         if self.family.newlines == "one_token":
             return pooled.flatten(0, 1).to(self.device)
-        return with_newlines(pooled, inner.image_newline).to(self.device)
+        return with_newlines(pooled, model.image_newline).to(self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed text ids [...]: [..., D]; the id of a visual token stands for a newline."""
@@ -206,7 +209,7 @@ class LlavaVideoLM(VideoLM):
         )
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """The weights of the projector, and the newline."""
+        """Return the weights of the projector, and the newline."""
         return {**self.model.model.multi_modal_projector.state_dict(), "newline": self.model.model.image_newline.data}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
@@ -224,5 +227,5 @@ class LlavaVideoLM(VideoLM):
         places = torch.isin(ids, torch.tensor([*PLACEHOLDERS, self.visual_id])).nonzero().flatten().tolist()
         if len(places) != 1:
             raise ValueError(f"the prompt must have one placeholder for the clip, it has {len(places)}")
-        clip = VideoClip(pixels, (len(pixels), *self.family.unit), delimiters=self.family.delimiters(len(pixels)))
+        clip = VideoClip(pixels, (len(pixels), *self.family.unit_shape), delimiters=self.family.delimiters(len(pixels)))
         return VideoPrompt(clip, ids[: places[0]], ids[places[0] + 1 :])

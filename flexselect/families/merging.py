@@ -29,18 +29,18 @@ def merge_embeddings(
     visual, ids = visual.to(features.device), ids.to(features.device)
     text = embed(ids[:, ~visual])
     width = text.shape[-1]
-    both = text.new_empty(*ids.shape, width)
-    both[:, ~visual] = text
-    both[:, visual] = features[..., :width].to(both)
+    merged = text.new_empty(*ids.shape, width)
+    merged[:, ~visual] = text
+    merged[:, visual] = features[..., :width].to(merged)
     if features.shape[-1] == width:
-        return both, {}
+        return merged, {}
     layers = features[..., width:].reshape(-1, features.shape[-1] // width - 1, width)  # [B * v, E, D]
-    return both, {"visual_pos_masks": visual.expand(len(ids), -1), "deepstack_visual_embeds": list(layers.unbind(1))}
+    return merged, {"visual_pos_masks": visual.expand(len(ids), -1), "deepstack_visual_embeds": list(layers.unbind(1))}
 
 
 @contextmanager
 def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
-    """Add deepstack features in a decoder inside a whole model, which takes them from pixels only; at prefill only."""
+    """Pass deepstack features to a model's decoder at prefill; the whole model accepts pixels only."""
     if not inputs:
         yield
         return

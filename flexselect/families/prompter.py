@@ -17,7 +17,7 @@ class Prompter(ABC):
 
     tokenizer: Any
     prefix_ids: Tensor  # int64 [A], the text before the video
-    query: str  # the text after the video, with {question}; ends where the answer begins
+    query: str  # the text between the video and the answer, with {question}
 
     @abstractmethod
     def resize(self, frames: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class Prompter(ABC):
 
     @abstractmethod
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
-        """Make a clip of resized uint8 frames [T, h, w, 3], T >= 1, shown at `seconds` [T]."""
+        """Make a clip of resized uint8 frames [T, h, w, 3], T >= 1, shown at `seconds` [T]; None: times are unknown."""
 
     @abstractmethod
     def pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
@@ -43,7 +43,7 @@ class Prompter(ABC):
 
     @property
     def end_of_turn(self) -> int:
-        """The id that ends an answer. InternVL2.5's configuration names another id, which the model never gives."""
+        """The id that ends an answer. InternVL2.5's configuration names another id, which the model never generates."""
         return int(self.ids("<|im_end|>")[0])
 
     def ids(self, text: str) -> Tensor:

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, even_frames, pairs, to_area
+from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
@@ -33,7 +33,7 @@ QUERY = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
 PATCH = 14  # pixels
 MERGE = 2  # patches merged into one token, in each direction
 UNIT_FRAMES = 2  # frames in a temporal patch
-FACTOR = PATCH * MERGE
+FACTOR = PATCH * MERGE  # pixels per token, in each direction
 
 REFERENCE_LAYERS = {28: 20, 80: 60}  # published: 7B and 72B
 
@@ -47,8 +47,8 @@ class Qwen25VL(VideoFamily):
         max_frames: the maximum number of frames per video.
         min_pixels: frames are enlarged to at least this area.
         max_pixels: frames are shrunk to at most this area; 308 * 560 gives up to 220 tokens per unit.
-        time_step: time between units for M-RoPE. "released": always 1.0 s, as the released evaluation; "true": the real
-            time, as in the model's training.
+        time_step: time between units for M-RoPE. "released": always 1.0 s, as in the released evaluation; "true": the
+            real time, as in the model's training.
     """
 
     name = "Qwen2.5-VL"
@@ -96,19 +96,19 @@ class Qwen25VL(VideoFamily):
         return even_frames(num_frames, fps, self.fps, self.max_frames)
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Arrange values on frames; every token lies on the picture."""
+        """Arrange one value per token on the frames; every token lies on a frame."""
         return tokens.reshape(*grid)
 
     def prompter(self) -> Qwen25VLPrompter:
-        """Build the CPU half."""
+        """Build the prompter of Qwen2.5-VL."""
         return Qwen25VLPrompter(self)
 
     def load(self, options: LoadOptions) -> Qwen25VLM:
-        """Build the device half with its weights."""
+        """Load the weights and build the device half."""
         return self.wrap(load_weights(Qwen2_5_VLForConditionalGeneration, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> Qwen25VLM:
-        """Make the device half of a model that is already there."""
+        """Build the device half from a loaded model."""
         batch_windows(model.model.visual)
         return Qwen25VLM(model, self)
 
@@ -128,11 +128,11 @@ class Qwen25VLPrompter(Prompter):
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize sides to multiples of 28, with the area between the family's bounds; bicubic, antialiased, uint8."""
-        return to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
+        return resize_to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """Pair frames into units; an odd last frame is repeated."""
-        frames = pairs(frames)
+        frames = pad_to_even(frames)
         height, width = frames.shape[1:3]
         grid = (len(frames) // UNIT_FRAMES, height // FACTOR, width // FACTOR)
         step = 1.0
@@ -177,7 +177,7 @@ class Qwen25VLM(VideoLM):
         return self.model.model.visual.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1)).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """The weights of the merger."""
+        """Return the weights of the merger."""
         return {f"merger.{name}": weight for name, weight in self.model.model.visual.merger.state_dict().items()}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:

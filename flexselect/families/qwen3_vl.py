@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, even_frames, pairs, to_area
+from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
@@ -34,13 +34,13 @@ QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
 PATCH = 16  # pixels
 MERGE = 2  # patches merged into one token, in each direction
 UNIT_FRAMES = 2  # frames in a temporal patch
-FACTOR = PATCH * MERGE
+FACTOR = PATCH * MERGE  # pixels per token, in each direction
 
-REFERENCE_LAYERS = {28: 20, 80: 60}  # Qwen2.5-VL's; nothing was published for Qwen3-VL, so the same relative depth
+REFERENCE_LAYERS = {28: 20, 80: 60}  # published for Qwen2.5-VL: 7B and 72B
 
 
 class Qwen3VL(VideoFamily):
-    """Qwen3-VL checkpoints. No numbers were published for them: budget and layer are Qwen2.5-VL's, in tokens and depth.
+    """Qwen3-VL checkpoints, with the budget and the relative layer depth of Qwen2.5-VL, because none were published.
 
     Args:
         path: local folder or hub id.
@@ -93,19 +93,19 @@ class Qwen3VL(VideoFamily):
         return even_frames(num_frames, fps, self.fps, self.max_frames)
 
     def on_picture(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
-        """Arrange values on frames; every token lies on the picture."""
+        """Arrange one value per token on the frames; every token lies on a frame."""
         return tokens.reshape(*grid)
 
     def prompter(self) -> Qwen3VLPrompter:
-        """Build the CPU half."""
+        """Build the prompter of Qwen3-VL."""
         return Qwen3VLPrompter(self)
 
     def load(self, options: LoadOptions) -> Qwen3VLM:
-        """Build the device half with its weights."""
+        """Load the weights and build the device half."""
         return self.wrap(load_weights(Qwen3VLForConditionalGeneration, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> Qwen3VLM:
-        """Make the device half of a model that is already there."""
+        """Build the device half from a loaded model."""
         batch_windows(model.model.visual)
         return Qwen3VLM(model, self)
 
@@ -125,13 +125,13 @@ class Qwen3VLPrompter(Prompter):
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize sides to multiples of 32, with the area between the family's bounds; bicubic, antialiased, uint8."""
-        return to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
+        return resize_to_area(frames, FACTOR, self.family.min_pixels, self.family.max_pixels)
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
-        """Pair frames into units, each after the mean time of its frames; an odd last frame is repeated."""
-        step = 1 / self.family.fps  # if times are unknown: as if sampled at `fps`
+        """Pair frames into units, each after a timestamp: the mean time of its frames. Repeat an odd last frame."""
+        step = 1 / self.family.fps  # unknown times are taken as sampled at `fps`
         times = torch.arange(len(frames)) * step if seconds is None else seconds
-        frames, times = pairs(frames), pairs(times).view(-1, UNIT_FRAMES).mean(1)
+        frames, times = pad_to_even(frames), pad_to_even(times).view(-1, UNIT_FRAMES).mean(1)
         after = self.ids(AFTER)
         delimiters = tuple((self.ids(BEFORE.format(seconds=time)), after) for time in times.tolist())
         height, width = frames.shape[1:3]
@@ -170,19 +170,18 @@ class Qwen3VLM(VideoLM):
         patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
         with replace_module(self.model.model.visual, "merger", SideBySide(MERGE**2)):
             out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
-        layers = [
-            one if isinstance(one, Tensor) else one[0] for one in out.deepstack_features
-        ]  # transformers 5.17 and 5.23 differ here
+        # transformers 5.17 and 5.23 return different types here
+        layers = [layer if isinstance(layer, Tensor) else layer[0] for layer in out.deepstack_features]
         return torch.cat([out.pooler_output[0], *layers], dim=-1)
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Run the merger; deepstack features stay as they are: [V, 4608 + E * D] to [V, (1 + E) * D]."""
+        """Run the merger; deepstack features do not change: [V, 4608 + E * D] to [V, (1 + E) * D]."""
         size = MERGE**2 * self.model.config.vision_config.hidden_size
         patches = vision[:, :size].unflatten(1, (MERGE**2, -1)).flatten(0, 1)
         return torch.cat([self.model.model.visual.merger(patches), vision[:, size:]], dim=-1).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """None: no selector uses this tower's features yet."""
+        """Return an empty dict: no selector uses this tower's features yet."""
         return {}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
@@ -221,14 +220,14 @@ class Qwen3VLM(VideoLM):
         return VideoPrompt(clip, prefix, query)
 
 
-def _split_at_units(texts: list[Tensor], closing: int) -> tuple[Tensor, tuple[Delimiters, ...], Tensor]:
-    """Split texts before, between and after units, int64 [*] each, into prefix, delimiters and query.
+def _split_at_units(texts: list[Tensor], end_id: int) -> tuple[Tensor, tuple[Delimiters, ...], Tensor]:
+    """Split the texts before, between and after units, int64 [*] each, into prefix, delimiters and query.
 
-    The `closing` token ends a unit; the first timestamp begins with the token that all other timestamps begin with.
+    `end_id` ends a unit. All timestamps begin with the same token, which shows where the first timestamp begins.
     """
     afters, befores = [], [texts[0][:0]]
     for text in texts[1:]:
-        end = int((text == closing).nonzero()[0]) + 1 if bool((text == closing).any()) else 0
+        end = int((text == end_id).nonzero()[0]) + 1 if bool((text == end_id).any()) else 0
         afters.append(text[:end])
         befores.append(text[end:])
     *befores, query = befores

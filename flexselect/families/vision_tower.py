@@ -1,4 +1,4 @@
-"""Replace a part of a model within a block: to get vision features before their projection."""
+"""Replace a module of a model temporarily, to get vision features before their projection."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def replace_module(module: nn.Module, name: str, stand_in: nn.Module) -> Iterator[None]:
-    """Replace `module.name` by another module within a block; it is put back after errors too."""
-    part = module.get_submodule(name)
-    module.set_submodule(name, stand_in)
+def replace_module(module: nn.Module, name: str, replacement: nn.Module) -> Iterator[None]:
+    """Replace `module.name` within a `with` block; put the original back, after an error too."""
+    original = module.get_submodule(name)
+    module.set_submodule(name, replacement)
     try:
         yield
     finally:
-        module.set_submodule(name, part)
+        module.set_submodule(name, original)
 
 
 class SideBySide(nn.Module):
-    """Replaces a merger: concatenates the patches that it would merge, [n, C] to [n / count, count * C]."""
+    """Replacement of a merger that concatenates the patches to merge: [n, C] to [n / count, count * C]."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Concatenate; nothing is computed."""
+        """Concatenate every `count` patches."""
         return patches.reshape(len(patches) // self.count, -1)

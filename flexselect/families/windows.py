@@ -1,4 +1,4 @@
-"""Run the windows of a vision tower in a few attention calls; transformers makes one call per window and layer.
+"""Run the windows of a vision tower in a few attention calls. transformers makes one call per window and layer.
 
 Qwen's towers attend within windows, or within one time step, of a long row of patches. For flash-attention,
 transformers passes the window boundaries; for SDPA, it cuts the row and runs one small call per window: thousands per
@@ -32,10 +32,10 @@ def batched_windows(
         kwargs: `scaling`, and `cu_seq_lens_q` int [windows + 1]: the start of each window and the end of the last.
 
     Returns:
-        [1, N, H, d], and None for the weights.
+        [1, N, H, d], and None instead of attention weights.
     """
     cuts = kwargs.get("cu_seq_lens_q")
-    if cuts is None:  # already cut by transformers
+    if cuts is None:  # transformers has cut the row already
         out, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return out, None
     lengths, begins = cuts.diff(), cuts[:-1]
@@ -52,6 +52,6 @@ AttentionInterface.register(BATCHED, batched_windows)
 
 
 def batch_windows(tower: PreTrainedModel) -> None:
-    """Let a tower that would use SDPA batch its windows."""
+    """Set the attention function of a tower that would use SDPA to `batched_windows`."""
     if tower.config._attn_implementation == "sdpa":
         tower.config._attn_implementation_internal = BATCHED

@@ -17,10 +17,10 @@ SAMPLES = 64  # samples per file
 
 
 def weights_hash(path: str) -> str:
-    """Hash a checkpoint's configuration and weights, 16 hex digits; the path does not matter.
+    """Hash a checkpoint's configuration and weights to 16 hex digits; the path does not matter.
 
-    Of each weight file, the size, the header and 64 samples of 4 KB are hashed: a training step changes nearly every
-    weight, and hashing a 72B model takes a second.
+    Only the size, the header and 64 samples of 4 KB of each weight file are hashed. This is enough, because a training
+    step changes nearly every weight, and it takes a second for a 72B model.
 
     Args:
         path: local folder or hub id.
@@ -42,7 +42,7 @@ def package_versions() -> dict[str, str]:
 
 
 def text_hash(texts: list[str]) -> str:
-    """Hash prompts, 16 hex digits."""
+    """Hash prompts to 16 hex digits."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 
 class InternLM2Tokenizer:
-    """Converts text to ids and back: special tokens by name, other text by SentencePiece.
+    """Conversion of text to ids and back: special tokens by name, other text by SentencePiece.
 
     Args:
         model: path of `tokenizer.model`.
@@ -45,7 +45,7 @@ class InternLM2Tokenizer:
 
     @property
     def added_tokens_decoder(self) -> dict[int, str]:
-        """Contents of special tokens by id, those of SentencePiece included."""
+        """Names of special tokens by id, including SentencePiece's control tokens."""
         control = {i: self.pieces.id_to_piece(i) for i in range(3)}  # <unk>, <s>, </s>
         return control | {number: token for token, number in self.special.items()}
 
@@ -71,14 +71,14 @@ class InternLM2Tokenizer:
 
 
 def special_tokens(path: str) -> dict[str, int]:
-    """Read the special tokens of a checkpoint's tokenizer, ids by content; empty if it names none."""
-    known: dict[str, int] = {}
+    """Read the ids of a checkpoint's special tokens, by content; empty if its tokenizer files list none."""
+    ids: dict[str, int] = {}
     for name, field in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
         file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
         tokens = json.loads(Path(file).read_text(encoding="utf-8")).get(field, []) if file is not None else []
         listed = tokens if isinstance(tokens, list) else [{"id": number, **token} for number, token in tokens.items()]
-        known |= {token["content"]: int(token["id"]) for token in listed}
-    return known
+        ids |= {token["content"]: int(token["id"]) for token in listed}
+    return ids
 
 
 def load_tokenizer(path: str) -> Any:
@@ -88,6 +88,6 @@ def load_tokenizer(path: str) -> Any:
         for name in ("tokenizer.json", "tokenizer.model")
     }
     if files["tokenizer.json"] is not None or files["tokenizer.model"] is None:
-        kind = PreTrainedConfig()  # AutoTokenizer does not know "internvl_chat"
-        return AutoTokenizer.from_pretrained(path, config=kind, trust_remote_code=False)
+        config = PreTrainedConfig()  # an empty one, because AutoTokenizer does not know "internvl_chat"
+        return AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
     return InternLM2Tokenizer(Path(str(files["tokenizer.model"])), special_tokens(path))

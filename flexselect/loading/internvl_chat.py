@@ -16,7 +16,7 @@ class InternVLChatForConditionalGeneration(InternVLForConditionalGeneration):
 
 
 class SplitPackedHeads(ConversionOps):
-    """Splits InternLM2's `wqkv`: for each key head it holds g query heads, the key and the value, d rows each."""
+    """Conversion of InternLM2's `wqkv`, which holds g query heads, a key and a value, d rows each, per key head."""
 
     @torch.no_grad()
     def convert(
@@ -61,18 +61,19 @@ RENAMINGS = (
 )
 
 
-def _thirds(packed: str, attention: str, how: ConversionOps) -> list[WeightConverter]:
+def _qkv_converters(packed: str, attention: str, operation: ConversionOps) -> list[WeightConverter]:
+    """Make the converters of a packed weight and bias to those of queries, keys and values."""
     targets = [[f"{attention}.{part}_proj.{kind}" for part in "qkv"] for kind in ("weight", "bias")]
     sources = [f"{packed}.{kind}" for kind in ("weight", "bias")]
-    return [WeightConverter(s, t, operations=[how]) for s, t in zip(sources, targets)]
+    return [WeightConverter(s, t, operations=[operation]) for s, t in zip(sources, targets)]
 
 
 register_checkpoint_conversion_mapping(
     "InternVLChatForConditionalGeneration",
     [
         *(WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS),
-        *_thirds("attn.qkv", "attention", Chunk(dim=0)),
-        *_thirds("attention.wqkv", "self_attn", SplitPackedHeads()),
+        *_qkv_converters("attn.qkv", "attention", Chunk(dim=0)),
+        *_qkv_converters("attention.wqkv", "self_attn", SplitPackedHeads()),
     ],
     overwrite=True,  # needed if this module is imported twice
 )
@@ -110,7 +111,7 @@ def internvl_config(path: str, config: dict[str, Any]) -> InternVLConfig:
     tokens = int((vision["image_size"] // vision["patch_size"] * config["downsample_ratio"]) ** 2)
     return InternVLConfig(
         vision_config=vision_config,
-        text_config=_internlm2(text) if kind == "internlm2" else Qwen2Config(**_plain(text)),
+        text_config=_internlm2(text) if kind == "internlm2" else Qwen2Config(**_text_fields(text)),
         image_token_id=92546 if kind == "internlm2" else 151667,
         image_seq_length=tokens,
         downsample_ratio=config["downsample_ratio"],
@@ -131,14 +132,15 @@ VISION_NUMBERS = (
 )
 
 
-def _plain(text: dict[str, Any]) -> dict[str, Any]:
+def _text_fields(text: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a language model's configuration that transformers' class takes."""
     foreign = ("architectures", "model_type", "torch_dtype", "auto_map", "attn_implementation", "_name_or_path")
     return {name: value for name, value in text.items() if name not in foreign}
 
 
 def _internlm2(text: dict[str, Any]) -> LlamaConfig:
     """Convert InternLM2's configuration to Llama's; "dynamic" RoPE grows beyond `max_position_embeddings`."""
-    numbers = _plain(text)
+    numbers = _text_fields(text)
     scaling = numbers.pop("rope_scaling", None) or {}
     rope = {"rope_type": scaling.get("type", "default"), "rope_theta": numbers.pop("rope_theta")}
     if "factor" in scaling:

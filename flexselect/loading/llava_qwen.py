@@ -62,24 +62,25 @@ def llava_config(path: str, config: dict[str, Any]) -> LlavaOnevisionConfig:
     for foreign in ("architectures", "model_type", "torch_dtype", "transformers_version"):
         tower.pop(foreign, None)
     text = {key: value for key, value in config.items() if key not in ("architectures", "model_type", "torch_dtype")}
-    whole = LlavaOnevisionConfig(
+    converted = LlavaOnevisionConfig(
         text_config=Qwen2Config(**text),
         vision_config=SiglipVisionConfig(**tower, vision_use_head=False),
         image_token_index=config.get("image_token_index", 151646),
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         **{name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config},
     )
-    whole.mm_newline_position = config.get("mm_newline_position", "one_token")  # kept in converted checkpoints
-    return whole
+    converted.mm_newline_position = config.get("mm_newline_position", "one_token")  # so that saved copies have it
+    return converted
 
 
 def _tower_config(path: str, config: dict[str, Any]) -> dict[str, Any]:
-    beside = cached_file(path, "vision_tower_config.json", _raise_exceptions_for_missing_entries=False)
-    if beside is not None:
-        return json.loads(Path(beside).read_text(encoding="utf-8"))
+    """Return the tower's configuration: from the checkpoint's folder, else the released one."""
+    file = cached_file(path, "vision_tower_config.json", _raise_exceptions_for_missing_entries=False)
+    if file is not None:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
     if config.get("mm_vision_tower") != TOWER:
         raise ValueError(
             f"{path}: the vision tower is {config.get('mm_vision_tower')!r}, whose sizes are not known here; "
-            "put its configuration beside the weights as vision_tower_config.json"
+            "put its configuration into the folder of the weights as vision_tower_config.json"
         )
     return dict(TOWER_CONFIG)

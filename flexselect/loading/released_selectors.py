@@ -40,13 +40,13 @@ register_checkpoint_conversion_mapping(
     [WeightRenaming(source_patterns=old, target_patterns=new) for old, new in RENAMINGS],
     overwrite=True,  # needed if this module is imported twice
 )
-BRACKETS = {"<img>": 151665, "</img>": 151666}  # ids of the released InternVL selector, if there is no tokenizer
+RELEASED_DELIMITERS = {"<img>": 151665, "</img>": 151666}  # ids in the released InternVL selector without a tokenizer
 
 
 def projector_of(config: dict[str, Any]) -> str | None:
-    """Return the projector of a released selector, from its config.json; None: not a released selector.
+    """Return the projector of a released selector, from its config.json; None if it is not a released selector.
 
-    The released config.json files were not at hand, so fields are checked as well as names.
+    The released config.json files could not be seen, so this function checks fields as well as names.
     """
     for architecture in config.get("architectures") or []:
         if architecture in KINDS:
@@ -68,7 +68,7 @@ def released_fields(path: str, config: dict[str, Any]) -> dict[str, Any]:
     """
     kind = projector_of(config)
     if kind is None:
-        raise ValueError(f"{path} is no released selector: its config.json says {config.get('architectures')}")
+        raise ValueError(f"{path} is not a released selector: its config.json says {config.get('architectures')}")
     fields = {**config, **config.get("llm_config", {})}
     foreign = ("architectures", "model_type", "torch_dtype", "auto_map", "vision_config", "llm_config")
     text = {name: value for name, value in fields.items() if name not in foreign}
@@ -79,7 +79,9 @@ def released_fields(path: str, config: dict[str, Any]) -> dict[str, Any]:
         vision_size=_last_dimension(path, INPUTS[kind]),
         reduction=resolve_reduction(config.get("drop_func_name", "token_selection")),
         alignment="released" if kind == "internvl" else "exact",
-        brackets=[special.get(name, number) for name, number in BRACKETS.items()] if kind == "internvl" else None,
+        brackets=[special.get(name, number) for name, number in RELEASED_DELIMITERS.items()]
+        if kind == "internvl"
+        else None,
         own_tokenizer=kind == "internvl",
     )
 

@@ -1,4 +1,4 @@
-"""Convert user text to ids: the name of a special token in a question is plain text."""
+"""Convert user text to ids: the name of a special token in a question is treated as plain text."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ def template_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Convert user text to ids: names of special tokens are spelt out as plain text.
+    """Convert user text to ids; the name of a special token becomes plain text.
 
     Each such name is cut after its first character, and the parts are tokenized separately.
     """
     return [
-        id_ for part in _cut(replace_surrogates(text), reserved(tokenizer)) for id_ in template_ids(tokenizer, part)
+        id_ for part in _parts(replace_surrogates(text), reserved(tokenizer)) for id_ in template_ids(tokenizer, part)
     ]
 
 
 def filled_ids(tokenizer: Any, template: str, text: str) -> list[int]:
-    """Fill in a template with "{text}" and convert it to ids; special tokens are recognised in the template only.
+    """Fill in the "{text}" of a template and convert it to ids; special tokens are recognised in the template only.
 
-    If the text has no such name, the result equals tokenizing the whole at once.
+    If the text holds no name of a special token, the result equals tokenizing the whole at once.
     """
     text, names = replace_surrogates(text), reserved(tokenizer)
-    if next(_found(text, names), None) is None:
+    if next(_matches(text, names), None) is None:
         return template_ids(tokenizer, template.replace("{text}", text))
     before, after = template.split("{text}")
-    starts = [match.end() for match in _found(before, names)] or [0]
-    stop = next((match.start() for match in _found(after, names)), len(after))
+    starts = [match.end() for match in _matches(before, names)] or [0]
+    stop = next((match.start() for match in _matches(after, names)), len(after))
     inner = text_ids(tokenizer, before[starts[-1] :] + text + after[:stop])
     return template_ids(tokenizer, before[: starts[-1]]) + inner + template_ids(tokenizer, after[stop:])
 
 
-def retokenize(one: Any, other: Any, ids: list[int]) -> list[int]:
-    """Convert ids of one tokenizer to another's: special tokens by name, other text as text.
+def retokenize(source: Any, target: Any, ids: list[int]) -> list[int]:
+    """Convert ids of one tokenizer to another's: special tokens by name, the rest as text.
 
-    A begin-of-text token is left out, since the other tokenizer may have none.
+    A begin-of-text token is left out, since the target tokenizer may have none.
     """
-    special = {number: str(token) for number, token in one.added_tokens_decoder.items()}
+    special = {number: str(token) for number, token in source.added_tokens_decoder.items()}
     converted: list[int] = []
-    for is_special, run in groupby((i for i in ids if i != one.bos_token_id), special.__contains__):
+    for is_special, run in groupby((i for i in ids if i != source.bos_token_id), special.__contains__):
         if is_special:
-            converted += template_ids(other, "".join(special[i] for i in run))
+            converted += template_ids(target, "".join(special[i] for i in run))
         else:
-            converted += text_ids(other, one.decode(list(run), skip_special_tokens=False))
+            converted += text_ids(target, source.decode(list(run), skip_special_tokens=False))
     return converted
 
 
@@ -63,13 +63,15 @@ def reserved(tokenizer: Any) -> set[str]:
     return {str(token) for token in tokenizer.added_tokens_decoder.values()}
 
 
-def _found(text: str, names: set[str]) -> Iterator[re.Match[str]]:
+def _matches(text: str, names: set[str]) -> Iterator[re.Match[str]]:
+    """Find names of special tokens in a text; of names that overlap, the longest."""
     present = sorted((name for name in names if name and name in text), key=len, reverse=True)
     return re.finditer("|".join(map(re.escape, present)), text) if present else iter(())
 
 
-def _cut(text: str, names: set[str]) -> Iterator[str]:
-    while (match := next(_found(text, names), None)) is not None:
+def _parts(text: str, names: set[str]) -> Iterator[str]:
+    """Cut a text after the first character of each name of a special token."""
+    while (match := next(_matches(text, names), None)) is not None:
         yield text[: match.start() + 1]
         text = text[match.start() + 1 :]
     if text:

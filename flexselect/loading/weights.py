@@ -29,8 +29,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: naming the path, if there is no such file or it cannot be fetched.
     """
     folder = Path(path)
-    below = str(path).count("/") == 1 and folder.parent.is_dir()  # a local folder, not an owner on the hub
-    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or below):
+    parent_is_local = str(path).count("/") == 1 and folder.parent.is_dir()  # so "parent/name" is no hub id
+    is_path = folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or parent_is_local
+    if is_path and not folder.is_dir():
         raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
     try:
         file = cached_file(str(path), "config.json")
@@ -56,7 +57,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def describing(path: str | Path) -> Iterator[None]:
-    """Name the checkpoint's config.json in errors that libraries raise about its fields."""
+    """Name the checkpoint's config.json in errors that libraries raise about its fields within a `with` block."""
     try:
         yield
     except (FileNotFoundError, torch.OutOfMemoryError):
@@ -65,7 +66,7 @@ def describing(path: str | Path) -> Iterator[None]:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: its config.json describes no model that can be made: {reason}") from error
+        raise ValueError(f"{path}: its config.json does not describe a valid model: {reason}") from error
 
 
 TOKENIZER_FILES = (
@@ -92,7 +93,7 @@ def copy_files(path: str, folder: Path, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How weights are loaded and placed; the same for every family."""
+    """Options of loading weights and placing them on devices; the same for every family."""
 
     dtype: torch.dtype | str = torch.bfloat16
     device: torch.device | str = "cpu"
@@ -100,14 +101,14 @@ class LoadOptions:
     offload_folder: str | None = None  # folder for offloaded layers that must be converted first
     attn_implementation: str = "sdpa"
     quantization: str | None = None  # "4bit" or "8bit", through bitsandbytes
-    num_layers: int | None = None  # load only the first layers: enough to score, not to answer
+    num_layers: int | None = None  # load only the first layers: enough to score, not to answer; None: all
 
     @classmethod
     def of(cls, options: LoadingOptions, num_layers: int | None = None) -> LoadOptions:
-        """Take the loading options of a run."""
+        """Convert the loading options of a run; the default device is a GPU if there is one."""
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        placed = device, options.device_map, options.offload_folder, options.attn_implementation
-        return cls(DTYPES[options.dtype], *placed, options.quantization, num_layers)
+        placement = device, options.device_map, options.offload_folder, options.attn_implementation
+        return cls(DTYPES[options.dtype], *placement, options.quantization, num_layers)
 
 
 def load_weights(
@@ -132,7 +133,7 @@ def load_weights(
             device_map=options.device_map,
             offload_folder=options.offload_folder,
             quantization_config=_quantization(options),
-            ignore_mismatched_sizes=True,  # mismatches are in the report, which is refused below with their names
+            ignore_mismatched_sizes=True,  # the report names mismatches, and is refused below
             output_loading_info=True,
         )
     except torch.OutOfMemoryError:
@@ -145,9 +146,9 @@ def load_weights(
     model, report = loaded
     if options.num_layers is not None:
         report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not _above(key, options.num_layers)]
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
-    if wrong:
-        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in wrong.items())
+    problems = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if problems:
+        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in problems.items())
         raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
     if options.device_map is None and options.quantization is None:
         model = model.to(options.device)
@@ -161,7 +162,7 @@ def _check_size(path: str, config: PreTrainedConfig) -> None:
         text = config.get_text_config()
         layer = text.hidden_size * (3 * text.intermediate_size + 2 * text.hidden_size)
         needed = text.vocab_size * text.hidden_size + text.num_hidden_layers * layer
-    if available and needed > 4 * available and not _unreadable(Path(path)):  # 4 bits per weight, with a margin of half
+    if available and needed > 4 * available and not _unreadable(Path(path)):  # 2 weights per byte at 4 bits, times 2
         described = f"a language model of about {needed / 1e9:.1f} billion weights"
         raise ValueError(f"the weights at {path} do not fit its config.json: {described} in {available:,} bytes")
 
@@ -175,11 +176,12 @@ def _unreadable(folder: Path) -> str | None:
         except (OSError, SafetensorError) as error:
             return f"{file.name}: {error}; download it again"
     if len(files) > 1 and not (folder / "model.safetensors.index.json").exists():
-        return "model.safetensors.index.json is missing beside the shards"
+        return "model.safetensors.index.json, the index of the shards, is missing"
     return None
 
 
 def _first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """Return a copy of a configuration with `count` decoder layers."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.num_hidden_layers = count
@@ -189,7 +191,7 @@ def _first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
 
 
 def _above(key: str, count: int) -> bool:
-    """Return whether a key, of any layout, belongs to decoder layer `count` or a later one."""
+    """Return whether a weight's key, in any layout, belongs to decoder layer `count` or a later one."""
     match = re.search(r"(?:^|\.)(?:language_model|model)\.layers\.(\d+)\.", key)
     return match is not None and int(match[1]) >= count
 
@@ -207,24 +209,24 @@ def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
 def checked_tokenizer(
     path: str, load: Callable[[str], Any], special: Mapping[str, int | None], text: PreTrainedConfig | None = None
 ) -> Any:
-    """Load a tokenizer and check that it fits the model: a folder without one silently gives an empty tokenizer.
+    """Load a tokenizer and check that it fits the model; a folder without a tokenizer silently gives an empty one.
 
     Args:
         path: the checkpoint.
         load: function from path to tokenizer.
         special: special tokens that must be single ids, and their expected ids; None: any id.
-        text: configuration of the language model, whose vocabulary the tokenizer must fit.
+        text: configuration of the language model, whose vocabulary the tokenizer must fit; None: any vocabulary.
 
     Raises:
         ValueError: naming the token that is read otherwise, or the size that does not fit.
     """
     try:
         tokenizer = load(path)
-        read = {token: tokenizer(token, add_special_tokens=False).input_ids for token in special}
+        ids_by_token = {token: tokenizer(token, add_special_tokens=False).input_ids for token in special}
     except Exception as error:  # the type depends on which file is damaged
         raise ValueError(f"the tokenizer at {path} is missing or does not belong to the model: {error}") from error
     for token, expected in special.items():
-        ids = read[token]
+        ids = ids_by_token[token]
         if len(ids) != 1 or expected not in (None, ids[0]):
             raise ValueError(
                 f"the tokenizer at {path} is missing or does not belong to the model: "
@@ -233,7 +235,7 @@ def checked_tokenizer(
     if text is not None and len(tokenizer) > text.vocab_size:
         size = f"it has {len(tokenizer)} tokens, the model's vocabulary {text.vocab_size}"
         raise ValueError(f"the tokenizer at {path} does not belong to the model: {size}")
-    end = text.eos_token_id if text is not None else None
-    if isinstance(end, int) and end not in tokenizer.added_tokens_decoder:
-        raise ValueError(f"the tokenizer at {path} does not belong to the model: id {end} ends no text in it")
+    eos = text.eos_token_id if text is not None else None
+    if isinstance(eos, int) and eos not in tokenizer.added_tokens_decoder:
+        raise ValueError(f"the tokenizer at {path} does not belong to the model: it has no end-of-text token {eos}")
     return tokenizer

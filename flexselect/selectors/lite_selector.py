@@ -35,7 +35,7 @@ from flexselect.validation import check_choice
 
 
 class LiteSelectorConfig(PreTrainedConfig):
-    """Configuration of a selector, and how it was trained.
+    """Configuration of a selector, with facts about its training.
 
     Args:
         text_config: configuration of the small language model.
@@ -46,7 +46,8 @@ class LiteSelectorConfig(PreTrainedConfig):
             tokens a few positions earlier (see `Selection.shift`).
         brackets: ids of <img> and </img> in the selector's vocabulary, InternVL only.
         own_tokenizer: whether the selector has a separate tokenizer, saved with it, rather than the VideoLLM's.
-        training: facts for the model card: `teacher`, `layer`, `reduction`, `start`, `steps`, `loss`, `recall`.
+        training: facts for the model card: `teacher`, `layer`, `reduction`, `start`, `steps`, `loss`, `recall`. None:
+            no model card is written.
     """
 
     model_type = "flexselect_lite"
@@ -83,7 +84,7 @@ class LiteSelectorConfig(PreTrainedConfig):
 
 
 class LiteSelector(PreTrainedModel):
-    """A selector; `from_pretrained` reads selectors of this project and the released ones."""
+    """A model that ranks visual tokens; `from_pretrained` reads selectors of this project and the released ones."""
 
     config_class = LiteSelectorConfig
     base_model_prefix = "selector"
@@ -93,13 +94,13 @@ class LiteSelector(PreTrainedModel):
     def __init__(self, config: LiteSelectorConfig) -> None:
         super().__init__(config)
         self.decoder = AutoModel.from_config(config.text_config)
-        self.decoder.set_attn_implementation(PROBED)  # permanently: checkpointed layers run again outside of `forward`
+        self.decoder.set_attn_implementation(PROBED)  # for good: checkpointed layers run again outside of `forward`
         self.projector = PROJECTORS[config.projector](config.vision_size, config.text_config.hidden_size)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, path: str, *args: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Load a selector strictly.
+        """Load a selector; missing or unexpected weights are errors.
 
         Args:
             path: local folder or hub id, in this project's layout or one of the three released ones.
@@ -112,18 +113,20 @@ class LiteSelector(PreTrainedModel):
         """
         if "config" in options:  # called by `load_weights` below
             return super().from_pretrained(path, *args, **options)
-        config, placed = read_config(path), LoadOptions(**{"dtype": "auto", **options})
-        released = projector_of(config) is not None
-        if not released and config.get("model_type") != LiteSelectorConfig.model_type:
-            architecture = config.get("architectures") or config.get("model_type")
-            raise ValueError(f"{path} is no selector: its config.json says {architecture}")
+        fields, load_options = read_config(path), LoadOptions(**{"dtype": "auto", **options})
+        released = projector_of(fields) is not None
+        if not released and fields.get("model_type") != LiteSelectorConfig.model_type:
+            architecture = fields.get("architectures") or fields.get("model_type")
+            raise ValueError(f"{path} is not a selector: its config.json says {architecture}")
         with describing(path):
-            fields = released_fields(path, config) if released else config
-            made = LiteSelectorConfig(**fields) if released else LiteSelectorConfig.from_dict(fields)
-        return load_weights(ReleasedSelector if released else LiteSelector, path, made, placed)
+            if released:
+                config = LiteSelectorConfig(**released_fields(path, fields))
+            else:
+                config = LiteSelectorConfig.from_dict(fields)
+        return load_weights(ReleasedSelector if released else LiteSelector, path, config, load_options)
 
     def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
-        """Write config.json, model.safetensors, a model card and the separate tokenizer if any, in our layout."""
+        """Write config.json, model.safetensors, the model card and the separate tokenizer, if any, in our layout."""
         if self.config.own_tokenizer:
             copy_files(str(self.name_or_path), Path(folder), TOKENIZER_FILES)
         super().save_pretrained(folder, *args, **{"save_original_format": False, **options})
@@ -137,7 +140,7 @@ class LiteSelector(PreTrainedModel):
 
         Args:
             repo_id: "owner/name"; created if missing.
-            private: visibility of a new repository.
+            private: whether a new repository is private; None: the owner's default.
             token: hub token; None: the one of `hf auth login`.
 
         Returns:
@@ -160,7 +163,7 @@ class LiteSelector(PreTrainedModel):
         return checked_tokenizer(str(self.name_or_path), load_tokenizer, dict(zip(("<img>", "</img>"), delimiters)))
 
     def gradient_checkpointing_enable(self, *args: Any, **options: Any) -> None:
-        """Enable gradient checkpointing for all layers but the last, which is not run to its end."""
+        """Enable gradient checkpointing for all layers but the last, because `forward` stops within the last layer."""
         super().gradient_checkpointing_enable(*args, **options)
         self.decoder.layers[-1].gradient_checkpointing = False
 
@@ -175,16 +178,16 @@ class LiteSelector(PreTrainedModel):
         Raises:
             ValueError: if an id is outside the vocabulary.
         """
-        table = self.decoder.get_input_embeddings()
-        if ids.numel() and int(ids.max()) >= table.num_embeddings:
+        embedding = self.decoder.get_input_embeddings()
+        if ids.numel() and int(ids.max()) >= embedding.num_embeddings:
             raise ValueError(
                 f"the prompt has token {int(ids.max())}, the selector at {self.name_or_path} knows "
-                f"{table.num_embeddings}: it was made for another VideoLLM"
+                f"{embedding.num_embeddings}: it was made for another VideoLLM"
             )
-        return table(ids.to(self.device))
+        return embedding(ids.to(self.device))
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Project tower outputs, see `VideoLM.vision`, to the selector's visual tokens: [v, d].
+        """Project outputs of the tower (`VideoLM.vision`) to the selector's visual tokens: [v, d].
 
         Raises:
             ValueError: if the features are from another tower.
@@ -192,15 +195,15 @@ class LiteSelector(PreTrainedModel):
         expected = self.config.vision_size * (MERGE**2 if self.config.projector == "qwen2_5_vl" else 1)
         if vision.shape[-1] != expected:
             raise ValueError(f"this selector takes vision features of width {expected}, not {vision.shape[-1]}")
-        delimiters = self.config.brackets
-        ends = None if delimiters is None else self.embed(torch.tensor(delimiters))
-        return self.projector(vision.to(self.device, self.dtype), ends)
+        ids = self.config.brackets
+        delimiters = None if ids is None else self.embed(torch.tensor(ids))  # [2, d]
+        return self.projector(vision.to(self.device, self.dtype), delimiters)
 
     def forward(self, embeddings: Tensor, position_ids: Tensor, query_rows: int, visual: slice) -> Tensor:
         """Compute scores with gradients: float32 [B, V].
 
         Args:
-            embeddings: prefix, visual tokens, query: [B, N, d], no padding.
+            embeddings: prefix, visual tokens, query: [B, N, d], without padding.
             position_ids: [B, N], or [3, B, N] for M-RoPE.
             query_rows: Q, number of text tokens after the last visual token.
             visual: range of the visual tokens.
@@ -214,7 +217,12 @@ class ReleasedSelector(LiteSelector):
 
 
 def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str = "max") -> LiteSelectorConfig:
-    """Make the configuration of a new selector: its language model is the VideoLLM's with other `sizes`.
+    """Make the configuration of a new selector.
+
+    Args:
+        family: the family of the VideoLLM, whose language model the selector's is like.
+        sizes: fields of the language model's configuration that differ from the VideoLLM's.
+        reduction: see `LiteSelectorConfig`.
 
     Raises:
         ValueError: if the family can have no selector.

@@ -30,7 +30,7 @@ fs = FlexSelect.from_pretrained("{teacher}", selector="this folder, or its id on
 
 
 def model_card(training: dict[str, Any]) -> str:
-    """Write the README.md of a selector.
+    """Return the text of a selector's README.md.
 
     Args:
         training: `LiteSelectorConfig.training`.

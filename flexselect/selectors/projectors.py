@@ -1,6 +1,6 @@
 """Project the tower's output to a selector's visual tokens, one projector per family.
 
-Each takes the output of `VideoLM.vision`, and returns as many tokens as `VideoLM.project`, in the same order.
+A projector takes the output of `VideoLM.vision`, and returns as many tokens as `VideoLM.project`, in the same order.
 """
 
 from __future__ import annotations

@@ -12,10 +12,12 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def freeze(selector: LiteSelector, parts: Sequence[str]) -> None:
-    """Freeze some parts, and the weights that do not affect scores: in the last layer all but norm, queries and keys.
+    """Freeze parts of a selector, and the weights that do not affect scores.
+
+    In the last layer, only norm, queries and keys affect scores.
 
     Args:
-        selector: the selector.
+        selector: the selector, changed in place.
         parts: names such as "projector" or "decoder.embed_tokens".
 
     Raises:
@@ -37,18 +39,18 @@ def add_lora(selector: LiteSelector, options: dict[str, Any]) -> None:
 
     Args:
         selector: the selector.
-        options: arguments of `peft.LoraConfig`, such as `r` and `lora_alpha`; by default `target_modules` are all
-            linear layers.
+        options: arguments of `peft.LoraConfig`, such as `r` and `lora_alpha`; `target_modules` are all linear layers by
+            default.
 
     Raises:
         ValueError: naming an option that does not exist.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # its import takes a second, which most runs do not need
+    from peft import LoraConfig, inject_adapter_in_model  # here, because the import takes a second
 
     known = [field.name for field in fields(LoraConfig)]
-    foreign = [name for name in options if name not in known]
-    if foreign:
-        raise ValueError(f"lora: peft's LoraConfig has no {', '.join(foreign)}; it has {', '.join(known)}")
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"lora: peft's LoraConfig has no {', '.join(unknown)}; it has {', '.join(known)}")
     selector.decoder.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(**{"target_modules": list(LINEARS), **options}), selector.decoder)
 

@@ -1,7 +1,7 @@
 """Initialise a new selector from a small model of the family, or from the VideoLLM's first layers.
 
 The released selectors started from llava-onevision-qwen2-0.5b-ov, from Qwen2-0.5B-Instruct with the VideoLLM's merger
-cut to its width and frozen, and from InternVL2_5-1B.
+(frozen, and cut to the width of Qwen2-0.5B), and from InternVL2_5-1B.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZES = (
 def new_selector(
     family: VideoFamily, selector: str | None, start: str | None, sizes: dict[str, Any] | None, reduction: str
 ) -> LiteSelector:
-    """Make a selector to train, in float32: a trained one, or a new one; `load_initial_weights` fills a new one.
+    """Make a selector to train, in float32: load a trained one, or make one for `load_initial_weights` to fill.
 
     Args:
         family: the family of the VideoLLM.
@@ -43,16 +43,18 @@ def new_selector(
         reduction: the reduction in training.
 
     Raises:
-        ValueError: if none of `selector`, `start` and `sizes` is set.
+        ValueError: if all of `selector`, `start` and `sizes` are None.
     """
     if selector is None and start is None and sizes is None:
-        raise ValueError("give --model.selector to go on from, or --model.start or --model.sizes of a new selector")
+        raise ValueError(
+            "set --model.selector to continue its training, or --model.start or --model.sizes for a new one"
+        )
     if selector is None:
-        made = LiteSelector(initial_config(family, start, sizes or {}, reduction))
-        made.name_or_path = start or ""  # where a separate tokenizer is, if it has one
-        return made
+        new = LiteSelector(initial_config(family, start, sizes or {}, reduction))
+        new.name_or_path = start or ""  # the folder of the separate tokenizer, if there is one
+        return new
     trained: LiteSelector = LiteSelector.from_pretrained(selector, dtype="float32")
-    trained.config.update({"alignment": "exact", "reduction": reduction})  # as it is trained from now on
+    trained.config.update({"alignment": "exact", "reduction": reduction})  # the settings of the coming training
     return trained
 
 
@@ -61,8 +63,8 @@ def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any]
 
     Args:
         family: the family of the VideoLLM.
-        start: None or "teacher": the VideoLLM's sizes; or folder or hub id of a small model of the same family, or of a
-            Qwen2 without a tower.
+        start: folder or hub id of a small model: of the same family, or a Qwen2 without a tower. None or "teacher": the
+            VideoLLM's sizes.
         sizes: sizes of the language model that differ from `start`.
         reduction: see `LiteSelectorConfig`.
 
@@ -85,12 +87,12 @@ def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any]
 
 
 def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -> None:
-    """Copy the initial weights into a new selector; larger tensors are cut.
+    """Copy initial weights into a new selector; cut tensors that are larger than the selector's.
 
     Args:
         selector: made from `initial_config`.
         start: see `initial_config`.
-        teacher: the VideoLLM; if `start` is "teacher", with at least as many layers as the selector.
+        teacher: the VideoLLM; it needs as many layers as the selector if `start` is "teacher".
 
     Raises:
         ValueError: naming a weight that is missing or too small in the initial model.
@@ -111,8 +113,8 @@ def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -
 def _language_model(start: str) -> dict[str, Any] | None:
     """Return the config.json of a Qwen2 without a tower; None for any other model."""
     config = read_config(start)
-    alone = config.get("model_type") == "qwen2" and not any(known.claims(config) for known in FAMILIES)
-    return config if alone else None
+    is_qwen2 = config.get("model_type") == "qwen2" and not any(family.claims(config) for family in FAMILIES)
+    return config if is_qwen2 else None
 
 
 def _copy(module: nn.Module, source: dict[str, Tensor], start: str) -> None:
@@ -121,7 +123,7 @@ def _copy(module: nn.Module, source: dict[str, Tensor], start: str) -> None:
         for name, weight in module.named_parameters():
             if ".lora_" in name:
                 continue
-            value = source.get(name.replace(".base_layer.", "."))  # LoRA adapters stand beside the base layer
+            value = source.get(name.replace(".base_layer.", "."))  # the name that LoRA gives to the original layer
             if value is None or value.ndim != weight.ndim or any(a < b for a, b in zip(value.shape, weight.shape)):
                 shape = "missing" if value is None else list(value.shape)
                 raise ValueError(f"cannot start from {start}: {name} is {shape} there, {list(weight.shape)} needed")

@@ -13,20 +13,20 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum of absolute differences of raw scores, as the released LLaVA-Video-7B selector was trained.
+    """Compute the sum of absolute differences of raw scores; the released LLaVA-Video-7B selector was trained with it.
 
-    It grows with V and with the scale of the scores. Almost all of it comes from tokens that are never kept.
+    It grows with V and with the scale of the scores. Tokens that are never kept make up almost the whole sum.
     """
     return (_float32(student) - _float32(teacher)).abs().sum(-1).mean()
 
 
 def l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum of squared differences plus the Spearman loss, as in the released code for 72B."""
+    """Compute the sum of squared differences plus the Spearman loss, as in the released code for 72B."""
     return (_float32(student) - _float32(teacher)).square().sum(-1).mean() + spearman_loss(student, teacher)
 
 
 def listwise_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Kullback-Leibler divergence between the tokens' shares of attention (ListNet's loss, on scores).
+    """Compute the Kullback-Leibler divergence between the tokens' shares of attention (ListNet's loss, on scores).
 
     It is scale-free, smooth and linear in V. A token weighs as much as the teacher attends to it, so the few kept
     tokens dominate. It is 0 if student and teacher agree up to a factor. Scores must be positive, as attention is.
@@ -41,7 +41,7 @@ def listwise_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def silog_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Variance of log(student / teacher) over the tokens: the scale-invariant log error (arXiv 1406.2283).
+    """Compute the variance of log(student / teacher) over the tokens: the scale-invariant log error (arXiv 1406.2283).
 
     It is scale-free and linear in V. All tokens weigh the same, by the ratio of their scores, so it also learns the
     order of the many tokens with similar scores. It is 0 if student and teacher agree up to a factor. Scores must be
@@ -56,7 +56,7 @@ def silog_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _float32(scores: Tensor) -> Tensor:
-    """Convert half precision to float32."""
+    """Convert half precision to float32; keep float64."""
     return scores if scores.dtype == torch.float64 else scores.float()
 
 

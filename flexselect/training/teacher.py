@@ -1,4 +1,4 @@
-"""The teacher: the VideoLLM whose reference layer a selector learns to rank like."""
+"""The teacher: a selector learns to rank visual tokens as the teacher's reference layer does."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from flexselect.storage.score_store import round_to_stored
 from flexselect.structures.prompt import EncodedVideo
 
 SINCE_0_1 = ("reference_layer", "reduction", "units_per_set", "dtype")
-SINCE_0_2 = {"quantization": None}  # options that files of version 0.1 lack, with the values they had
+SINCE_0_2 = {"quantization": None}  # options that files of version 0.1 do not name, with their values in 0.1
 
 
 class Teacher:
-    """Computes the scores that a selector learns.
+    """The VideoLLM that computes the scores that a selector learns.
 
     Args:
         family: the family of the VideoLLM.
@@ -42,23 +42,23 @@ class Teacher:
         self.reduction = resolve_reduction(self.options.reduction or "max")
 
     @property
-    def decides(self) -> dict[str, Any]:
-        """The options that change scores, with the values that were set."""
+    def score_settings(self) -> dict[str, Any]:
+        """The options that change scores; those added since 0.1 only if they differ from what 0.1 did."""
         options = {**vars(self.options), "reduction": self.reduction}
-        later = {name: options[name] for name, before in SINCE_0_2.items() if options[name] != before}
-        return {name: options[name] for name in SINCE_0_1} | later
+        changed = {name: options[name] for name, value in SINCE_0_2.items() if options[name] != value}
+        return {name: options[name] for name in SINCE_0_1} | changed
 
     def settings(self, query: str) -> dict[str, Any]:
-        """Everything that decides the scores of a clip, to be stored with them.
+        """Return everything that decides the scores of a clip, to be stored with the scores.
 
         Args:
             query: the text after a clip, see `SelectorDataModule`.
         """
-        known = {"path": self.family.path, "weights": weights_hash(self.family.path), "family": self.family.identity}
-        return {**known, **self.decides, "reference_layer": self.layer, "query": query}
+        model = {"path": self.family.path, "weights": weights_hash(self.family.path), "family": self.family.identity}
+        return {**model, **self.score_settings, "reference_layer": self.layer, "query": query}
 
     def load(self, device: torch.device, layers: int | None = None) -> VideoLM:
-        """Load the tower and the decoder up to the reference layer, frozen; or only the first `layers` layers."""
+        """Load the tower and the first `layers` decoder layers, frozen; by default, up to the reference layer."""
         depth = self.layer + 1 if layers is None else layers
         lm = load_lm(self.family, replace(self.options, device=str(device)), depth)
         lm.model.requires_grad_(False)
@@ -70,7 +70,7 @@ class Teacher:
 
     @torch.inference_mode()
     def scores(self, lm: VideoLM, videos: list[EncodedVideo], queries: list[Tensor]) -> list[Tensor]:
-        """Score clips with one query each, rounded as a store does: float32 [V] each."""
+        """Score clips with one query per clip, rounded as in a score store: float32 [V] each."""
         scorer = ReferenceLayerScorer(lm, self.layer, self.reduction)
         scores_by_clip = scorer.scores(videos, queries, [self.frame_sets(video) for video in videos])
         return [round_to_stored(scores) for scores in scores_by_clip]

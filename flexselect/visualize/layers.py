@@ -20,7 +20,7 @@ def recall_by_layer(path: str | Path, summary: dict[str, Any]) -> None:
 
     Args:
         path: PNG to write.
-        summary: the result of `needle_recall.summary`.
+        summary: the result of `needle_recall.summarise_recalls`.
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flexselect.analysis.every_layer import Watch, layer_scores, recall_at
+from flexselect.analysis.every_layer import EveryLayerProbe, layer_scores, recall_at
 from flexselect.attention import Probe, probed_scores
 from tests import tiny
 
@@ -17,7 +17,7 @@ def test_one_pass_gives_what_the_probe_gives_at_each_layer(load):
     before, passes = fs.lm.decoder.config._attn_implementation, []
     hook = fs.lm.decoder.layers[-1].register_forward_hook(lambda *_: passes.append(1))
     embedded = arguments["inputs_embeds"], arguments["position_ids"]
-    scores = layer_scores(fs.lm.decoder, *embedded, Watch(rows, visual, ("max", "mean")))
+    scores = layer_scores(fs.lm.decoder, *embedded, EveryLayerProbe(rows, visual, ("max", "mean")))
     hook.remove()
     assert scores.shape == (len(fs.lm.decoder.layers), 2, 1, encoded.num_tokens) and passes == [1]
     assert fs.lm.decoder.config._attn_implementation == before

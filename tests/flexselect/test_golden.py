@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLVideoProcessor
 
 from flexselect import FlexSelect, LiteSelector
-from flexselect.families.inputs import square
+from flexselect.families.inputs import resize_to_square
 from flexselect.families.merging import merge_embeddings
 from flexselect.ranking import spearman_loss
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
@@ -44,7 +44,7 @@ def vision_inputs(golden, family, case):
         seconds = torch.tensor(case["second_per_grid_ts"])
         patches = inputs["pixel_values_videos"] if "pixel_values_videos" in inputs else qwen_patches(inputs)
         return {"pixel_values_videos": patches[: grid.prod()], "video_grid_thw": grid, "second_per_grid_ts": seconds}
-    resized = square(inputs["frames_u8"], SIDES[family]).permute(0, 3, 1, 2)
+    resized = resize_to_square(inputs["frames_u8"], SIDES[family]).permute(0, 3, 1, 2)
     pixels = inputs.get("pixels_u8", resized)[: case["num_frames"]].float()
     if family == "llava":
         return {"pixel_values": (pixels * (1 / 255) - 0.5) / 0.5}
@@ -161,7 +161,7 @@ def test_what_a_selector_sees(large_golden, family):
 def test_a_selector_reads_the_prompt_with_its_own_tokenizer(golden):
     fs, prompt, expected = open_lite_case(golden, "internvl2_5", "max_1set")
     arguments = fs.scorer.split(expected["selector_input_ids"])
-    read = fs.scorer._read(prompt.prefix_ids), fs.scorer._read(prompt.query_ids)
+    read = fs.scorer._to_selector_ids(prompt.prefix_ids), fs.scorer._to_selector_ids(prompt.query_ids)
     assert all(torch.equal(one, two) for one, two in zip(arguments, read))
 
 
@@ -190,7 +190,7 @@ def test_canary_another_layer_gives_other_tokens(golden, family):
 @pytest.mark.parametrize(("family", "side"), SIDES.items())
 def test_resize_is_the_released_one(golden, family, side):
     inputs, recorded = load_file(golden / family / "inputs.safetensors"), golden / family / "pixels.json"
-    resized = square(inputs["frames_u8"], side).permute(0, 3, 1, 2)
+    resized = resize_to_square(inputs["frames_u8"], side).permute(0, 3, 1, 2)
     if recorded.exists():
         assert shrink.digest(resized) == json.loads(recorded.read_text())["pixels_u8"]
     else:

@@ -52,9 +52,9 @@ def test_the_newline_goes_with_the_last_frame(fs):
 
 
 def test_which_of_the_two_it_is_comes_from_the_config(folder, tmp_path):
-    assert family_of(str(folder)).unit == (14, 14)
-    assert family_of(str(folder), newlines="grid").unit == (14, 15)
+    assert family_of(str(folder)).unit_shape == (14, 14)
+    assert family_of(str(folder), newlines="grid").unit_shape == (14, 15)
     with pytest.raises(ValueError, match="newlines must be one of grid, one_token, got 'nonsense'"):
         LlavaVideo(str(folder), newlines="nonsense")
-    assert family_of(str(tiny.llava_video(tmp_path))).unit == (14, 15)
+    assert family_of(str(tiny.llava_video(tmp_path))).unit_shape == (14, 15)
     assert LlavaVideo(str(folder)).settings["newlines"] == "one_token", "two runs that differ in it must not be mixed"

@@ -71,7 +71,7 @@ def test_a_missing_shard_is_named(model_folder, tmp_path):
         read(folder)
     save_file(parts[1], folder / names[1], metadata={"format": "pt"})
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is missing beside the shards"):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json, the index of the shards, is missing"):
         read(folder)
 
 

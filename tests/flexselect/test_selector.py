@@ -103,7 +103,7 @@ def test_gradient_checkpointing_changes_nothing(made):
 
 def test_what_is_no_selector_is_refused(made, tmp_path):
     model, folder, _ = made
-    with pytest.raises(ValueError, match=r"is no selector: its config\.json says"):
+    with pytest.raises(ValueError, match=r"is not a selector: its config\.json says"):
         load(model, model)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(model, tmp_path / "nowhere")

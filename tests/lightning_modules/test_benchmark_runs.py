@@ -93,7 +93,7 @@ def test_kept_features_are_neither_decoded_nor_encoded_again(root, whole, tmp_pa
         raise ValueError("a video is opened")
 
     monkeypatch.setattr("datamodules.question_data.open_video", refused)
-    monkeypatch.setattr("flexselect.families.base.VideoLM.views", refused)
+    monkeypatch.setattr("flexselect.families.base.VideoLM.vision_chunks", refused)
     assert cli.main(words(root, tmp_path / "second", *cache)) == 0
     assert outcome(tmp_path / "first") == outcome(tmp_path / "second") == whole
     assert cli.main(words(root, tmp_path / "third", *cache, "--model.budget", "7")) == 0

@@ -11,8 +11,7 @@ from PIL import Image
 import cli
 from datamodules.needle_clips import NeedleClips
 from datamodules.needles import write_needle_videos
-from flexselect.analysis.needle_recall import clip_recalls, summary
-from flexselect.analysis.needle_recall import table as needle_table
+from flexselect.analysis.needle_recall import clip_recalls, format_recalls, summarise_recalls
 from flexselect.families import family_of
 from tests.processes import Run, ended
 
@@ -88,7 +87,7 @@ def table(folder, row):
 def test_the_layer_to_use():
     recalls = torch.zeros(50, 4, 2)
     recalls[:, 2, 1], recalls[:, 3, 0], recalls[::2, 1, 0] = 0.8, 0.8, 1.0
-    result = summary(recalls, chance=0.1)
+    result = summarise_recalls(recalls, chance=0.1)
     assert (result["reference_layer"], result["reduction"]) == (2, "mean") and result["recall"] == pytest.approx(0.8)
     of = result["by_reduction"]["max"]
     assert of["low"][1] < 0.5 < of["high"][1] and of["low"][3] == pytest.approx(0.8)
@@ -99,10 +98,10 @@ def test_layers_are_told_apart_on_the_same_clips():
     recalls = torch.rand(24, 3, 2, generator=torch.Generator().manual_seed(0))
     recalls[:, 1] = recalls[:, 0] - 0.05
     recalls[:, 2, 0], recalls[:, :, 1] = recalls[:, 0, 0] + torch.linspace(-0.1, 0.09, 24), 0.0
-    result = summary(recalls, chance=0.1)
+    result = summarise_recalls(recalls, chance=0.1)
     of = result["by_reduction"]["max"]
     assert result["reference_layer"] == 0 and of["high"][1] > of["low"][0] and result["alike"] == [2]
-    assert "told apart from it by 24 clips: layers 2\n" in needle_table(result)
+    assert "not significantly worse on 24 clips: layers 2\n" in format_recalls(result)
 
 
 def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):

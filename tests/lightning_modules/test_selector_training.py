@@ -371,7 +371,7 @@ def test_what_is_not_finite_stops_the_training(model):
 
 def test_what_cannot_begin_is_refused(qwen, capsys):
     family = family_of(str(qwen[1]))
-    with pytest.raises(ValueError, match=r"give --model\.selector to go on from, or --model\.start"):
+    with pytest.raises(ValueError, match=r"set --model\.selector to continue its training, or --model\.start"):
         SelectorTraining(family)
     with pytest.raises(ValueError, match=r"LoraConfig has no alpha; it has .*lora_alpha"):
         SelectorTraining(family, sizes=SIZES, lora={"alpha": 1})
