@@ -13,7 +13,7 @@ QUESTIONS = ("Which shape is red?", "Why?")
 
 
 def answered(fs, keep="features"):
-    session = fs.open(tiny.frames(10, 56, 84), range(10), keep=keep)
+    session = fs.open(tiny.frames(4, 56, 84), range(4), keep=keep)
     return [session.ask(question, max_new_tokens=5) for question in QUESTIONS]
 
 
@@ -31,7 +31,7 @@ def test_a_static_cache(load):
     plain = answered(load(selector="self", budget=6, units_per_set=4))
     same(answered(fs), plain)
     assert seen == ["static"] * 2
-    together = fs.open(tiny.frames(10, 56, 84), range(10)).ask_all(QUESTIONS, 5)
+    together = fs.open(tiny.frames(4, 56, 84), range(4)).ask_all(QUESTIONS, 5)
     assert [answer.text for answer in together] == [answer.text for answer in plain]
 
 
@@ -45,7 +45,7 @@ def test_compiled_layers(checkpoint, monkeypatch):
         compiled(module, backend="eager", **options)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
-    options = {"selector": "self", "budget": 6, "units_per_set": 4, "dtype": "float32", "device": "cpu"}
+    options = {"selector": "self", "budget": 6, "units_per_set": 2, "dtype": "float32", "device": "cpu"}
     fs = FlexSelect.from_pretrained(str(checkpoint), **options, compile=True)
     assert len(calls) == len(fs.lm.decoder.layers)
     plain = FlexSelect.from_pretrained(str(checkpoint), **options)

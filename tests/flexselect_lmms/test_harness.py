@@ -149,7 +149,7 @@ def test_released_names_two_processes_and_the_response_cache(home, asked, tmp_pa
 
 
 def test_weights_that_are_not_those_that_were_named(home, tmp_path):
-    with pytest.raises(AssertionError, match=r"model_args say weights=abc, but these are sha-[0-9a-f]{16}"):
+    with pytest.raises(AssertionError, match=r"model_args say weights=abc, but the weights are sha-[0-9a-f]{16}"):
         harness(home, tmp_path, ["lvbench_local"], f"pretrained={DEMO},selector=self,weights=abc")
 
 
