@@ -7,7 +7,7 @@ A Literal lists the choices of an option; `__post_init__` has the other checks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from inspect import Parameter, signature
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
@@ -52,11 +52,10 @@ class LoadingOptions:
     cache_implementation: Literal["static"] | None = placement(None)
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            choices = choices_of(type(self), option)
-            value = self.__dict__[option.name]
+        for name, hint in get_type_hints(type(self)).items():
+            choices, value = choices_of(hint), self.__dict__[name]
             if choices and value not in choices:
-                check_choice(option.name, value, [choice for choice in choices if choice is not None])
+                check_choice(name, value, [choice for choice in choices if choice is not None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +190,8 @@ def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:
     return decorate
 
 
-def choices_of(options: type[LoadingOptions], option: Field) -> list[Any]:
-    """List the choices of an option, None included if it is allowed; empty if its type lists no choices."""
-    hint = get_type_hints(options)[option.name]
+def choices_of(hint: Any) -> list[Any]:
+    """List the choices of an option by its type, None included if it is allowed; empty if the type lists no choices."""
     parts = [hint] if get_origin(hint) is Literal else list(get_args(hint))
     listed = [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
     return [*listed, *([None] if listed and type(None) in parts else [])]

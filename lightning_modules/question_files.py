@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -13,7 +12,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from flexselect.contracts import QuestionItem
-from flexselect.evaluation.results import prediction_key, read_predictions
+from flexselect.evaluation.results import prediction_key, read_predictions, short_key
 from flexselect.storage.run_settings import UsageError, read_json_object, write_atomically
 from flexselect.visualize.style import check_matplotlib, question_title
 from lightning_modules.video_qa import VideoQA
@@ -145,5 +144,4 @@ class Report(QuestionFiles):
 def file_name(row: dict[str, Any]) -> str:
     """Return a file name for a question: its id, as far as file systems allow, and a hash of its key."""
     readable = re.sub(r"[^\w.-]+", "_", row["id"])[:60]
-    key = "\0".join(prediction_key(row))
-    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return f"{readable}-{short_key(prediction_key(row))[:8]}"

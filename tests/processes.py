@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")  # options of a run in two processes
 
 
 @cache
@@ -50,9 +51,10 @@ class Run:
         assert self._process.exitcode is not None, f"it did not end in {timeout} s:\n{self.said()[1][-3000:]}"
         return self._process.exitcode
 
-    def communicate(self, timeout=300):
-        self.wait(timeout)
-        return self.said()
+    def ended(self, status=0, timeout=300):
+        """Wait for the end, which must have this status; return what went to standard error."""
+        assert self.wait(timeout) == status, self.said()[1][-3000:]
+        return self.said()[1]
 
     def said(self):
         """Standard output and error so far."""
@@ -63,13 +65,6 @@ class Run:
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
-
-
-def ended(processes):
-    """Wait for processes; all must end with status 0."""
-    for process in processes:
-        _, output = process.communicate()
-        assert process.returncode == 0, output[-3000:]
 
 
 class Spare:
@@ -118,12 +113,6 @@ class Spare:
     def send_signal(self, signum):
         if self.poll() is None:
             os.kill(self.pid, signum)
-
-    def terminate(self):
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self):
-        self.send_signal(signal.SIGKILL)
 
 
 def _launchers(spares):

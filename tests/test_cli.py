@@ -18,7 +18,7 @@ from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
 from tests import miniature
 from tests.datamodules.test_video import BAD, bad_file, write
-from tests.processes import Run, ended
+from tests.processes import TWO, Run
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "configs" / "experiment").glob("*.yaml"))
@@ -253,7 +253,7 @@ def test_two_processes_equal_one(run, videos, tmp_path, verb):
     words = [verb, "--config", "configs/demo/self.yaml", "--data.num_workers", "0"]
     words += ["--family.path", json.loads((tmp_path / "one/settings.json").read_text())["family"]["path"]]
     words += ["--data.annotations", videos / "annotations.jsonl", "--output_dir", tmp_path / "two"]
-    ended([Run([*words, "--trainer.devices", "2", "--trainer.strategy", "ddp"])])
+    Run([*words, *TWO]).ended()
     drop = {"timings"}
     one, two = (
         sorted(({k: v for k, v in r.items() if k not in drop} for r in rows(tmp_path / n)), key=lambda r: r["id"])

@@ -95,9 +95,9 @@ def question_of(
     row_name = f"row {number + 1} of the annotations"
     missing = [name for name in REQUIRED if values[name] in (None, "")]
     error = f"{row_name} {row.error}" if isinstance(row, Row) and row.error else None
-    for name in REQUIRED:
-        if error is None and isinstance(values[name], dict | list):
-            error = f"{row_name}: {name} must be a text, got {values[name]!r}"
+    no_text = [name for name in REQUIRED if isinstance(values[name], dict | list)]
+    if error is None and no_text:
+        error = f"{row_name}: {no_text[0]} must be a text, got {values[no_text[0]]!r}"
     if error is None and missing:
         error = f"{row_name} has no {' and no '.join(missing)}"
     if error is None and not question.question.strip():
@@ -133,14 +133,13 @@ def options_of(value: Any) -> tuple[str, ...]:
         return ()
     if isinstance(value, dict) and len(value) > 1 and [str(name).upper() for name in value] == [*LETTERS[: len(value)]]:
         value = list(value.values())
+    original = value
     if isinstance(value, list | tuple):
-        original, value = value, list(value)
+        value = list(value)
         while value and value[-1] is None:  # tables pad with empty cells
             value.pop()
-        if len(value) == 1:
-            raise ValueError(f"the options must be a list of two or more, got {original!r}")
-    if not isinstance(value, list):
-        raise ValueError(f"the options must be a list of two or more, got {value!r}")
+    if not isinstance(value, list) or len(value) == 1:
+        raise ValueError(f"the options must be a list of two or more, got {original!r}")
     if len(value) > len(LETTERS):
         raise ValueError(f"{len(value)} options are too many: letters end at Z, so give at most {len(LETTERS)}")
     if any(option is None or isinstance(option, dict | list) for option in value):
@@ -274,11 +273,13 @@ def _make_ids_unique(questions: list[VideoQuestion]) -> list[VideoQuestion]:
         earlier = first.setdefault(question.key, i)
         if earlier == i:
             continue
-        error: str | None = f"row {i + 1} of the annotations repeats id, video and question of row {earlier + 1}"
+        new_id = f"{question.id}#row-{i + 1}"
         if question.error is None and question.prompt_hash != questions[earlier].prompt_hash:
-            error = None
-            renamed.append(f"{question.id}#row-{i + 1}")
-        questions[i] = replace(question, id=f"{question.id}#row-{i + 1}", error=error)
+            questions[i] = replace(question, id=new_id)
+            renamed.append(new_id)
+            continue
+        error = f"row {i + 1} of the annotations repeats id, video and question of row {earlier + 1}"
+        questions[i] = replace(question, id=new_id, error=error)
     if renamed:
         log.warning(
             "%d rows repeat another row's id with other options or another part: they get new ids, for example %s",

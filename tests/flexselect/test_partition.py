@@ -18,8 +18,8 @@ def test_small_example_of_interleaving():
 
 @pytest.mark.parametrize(("units", "tokens", "most"), [(1, 1, 1), (7, 3, 2), (130, 5, 64)])
 def test_sets_hold_each_token_once(units, tokens, most):
-    merge_embeddings = torch.cat(frame_sets(units, tokens, most))
-    assert torch.equal(merge_embeddings.sort().values, torch.arange(units * tokens))
+    merged = torch.cat(frame_sets(units, tokens, most))
+    assert torch.equal(merged.sort().values, torch.arange(units * tokens))
 
 
 @pytest.mark.parametrize("sizes", [[80, 60, 60], [1], [7, 7, 6, 6, 6], [5, 1000]])

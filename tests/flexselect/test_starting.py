@@ -107,6 +107,6 @@ def test_lora_merged_is_lora_unmerged(model, tmp_path):
     merge_lora(selector)
     assert not [name for name, _ in selector.named_modules() if "lora" in name]
     selector.save_pretrained(tmp_path / "merged")
-    merge_embeddings = scores(model, tmp_path / "merged")
-    torch.testing.assert_close(merge_embeddings, unmerged, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(before, merge_embeddings, rtol=1e-2), "canary"
+    merged = scores(model, tmp_path / "merged")
+    torch.testing.assert_close(merged, unmerged, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(before, merged, rtol=1e-2), "canary"

@@ -9,7 +9,7 @@ import pytest
 
 import cli
 from tests import miniature
-from tests.processes import Run, ended
+from tests.processes import TWO, Run
 from tests.test_architecture import ROOT
 
 
@@ -49,9 +49,7 @@ def outcome(out):
 
 def test_torchrun_with_two_processes_equals_one(root, whole, tmp_path):
     """The launcher of several nodes; `--config configs/trainer/torchrun.yaml`."""
-    shared = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    options = ["--nproc_per_node", "2", "--master_port", "29611"]
-    ended([Run(words(root, tmp_path, *shared), torchrun=options)])
+    Run(words(root, tmp_path, *TWO), torchrun=["--nproc_per_node", "2", "--master_port", "29611"]).ended()
     assert outcome(tmp_path) == whole
 
 
@@ -59,18 +57,18 @@ def test_slurm_with_two_tasks_equals_one(root, whole, tmp_path):
     """As srun starts them: Lightning reads rank and world from SLURM's variables."""
     slurm = {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_JOB_ID": 4711, "SLURM_JOB_NAME": "validate"}
     slurm |= {"SLURM_NNODES": 1, "SLURM_NODEID": 0, "SLURM_NODELIST": "localhost", "MASTER_PORT": 29613}
-    shared = ["--trainer.devices", "2", "--trainer.num_nodes", "1", "--trainer.strategy", "ddp"]
     tasks = [
         {name: str(value) for name, value in (slurm | {"SLURM_PROCID": i, "SLURM_LOCALID": i}).items()}
         for i in range(2)
     ]
-    ended([Run(words(root, tmp_path, *shared), **task) for task in tasks])
+    for run in [Run(words(root, tmp_path, *TWO, "--trainer.num_nodes", "1"), **task) for task in tasks]:
+        run.ended()
     assert outcome(tmp_path) == whole
 
 
 def test_killed_in_the_middle_and_run_again(root, whole, tmp_path):
     """SIGKILL after the second answer of two processes; then one goes on. Each question once, the same results."""
-    process = Run(words(root, tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp"))
+    process = Run(words(root, tmp_path, *TWO))
     parts = lambda: [line for part in tmp_path.glob("part-*") for line in part.read_text().splitlines()]  # noqa: E731
     deadline = time.monotonic() + 200
     while len(parts()) < 2 and process.poll() is None and time.monotonic() < deadline:
@@ -104,8 +102,8 @@ def test_two_processes_share_a_cache(root, whole, tmp_path):
     """Too small for all: what one deletes, the other encodes again."""
     cache = ["--model.feature_cache", str(tmp_path / "features"), "--model.feature_cache_gb", "0.00006"]
     for _ in range(2):
-        runs = [Run(words(root, tmp_path / f"{i}", *cache)) for i in range(2)]
-        ended(runs)
+        for run in [Run(words(root, tmp_path / f"{i}", *cache)) for i in range(2)]:
+            run.ended()
         for i in range(2):
             assert outcome(tmp_path / f"{i}") == whole
             for file in (tmp_path / f"{i}").iterdir():

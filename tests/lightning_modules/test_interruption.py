@@ -15,7 +15,7 @@ from flexselect.session import VideoSession
 from flexselect.training.teacher import Teacher
 from lightning_modules.selector_training import SelectorTraining
 from tests.lightning_modules.test_selector_training import fit_words, words
-from tests.processes import Run
+from tests.processes import TWO, Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,18 +157,17 @@ def stopped(process, signum, when):
     """What it said, having been told to stop once something holds."""
     end = time.monotonic() + 120
     while not when():
-        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert process.poll() is None, process.said()[1][-3000:]
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.02)
     process.send_signal(signum)
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum and "Traceback" not in output, output[-3000:]
+    output = process.ended(128 + signum, timeout=60)
+    assert "Traceback" not in output, output[-3000:]
     return output
 
 
 def test_two_processes_end_together(qwen, clips, tmp_path):
-    both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    process = Run(ask("predict", qwen, clips, tmp_path, *both))
+    process = Run(ask("predict", qwen, clips, tmp_path, *TWO))
     stopped(process, signal.SIGTERM, lambda: len(lines(tmp_path, "part-*.jsonl")) >= 3)
     present = lines(tmp_path, "part-*.jsonl")
     assert len({row["id"] for row in present}) == len(present) < 24

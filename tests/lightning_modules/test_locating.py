@@ -13,7 +13,7 @@ from datamodules.needle_clips import NeedleClips
 from datamodules.needles import write_needle_videos
 from flexselect.analysis.needle_recall import clip_recalls, format_recalls, summarise_recalls
 from flexselect.families import family_of
-from tests.processes import Run, ended
+from tests.processes import TWO, Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,8 +106,7 @@ def test_layers_are_told_apart_on_the_same_clips():
 
 def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):
     words = ["locate", "--config", "configs/demo/locate.yaml", "--data.clips", "3", "--data.units", "8"]
-    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--output_dir", str(tmp_path)]
-    ended([Run(words)])
+    Run([*words, *TWO, "--output_dir", str(tmp_path)]).ended()
     assert json.loads((tmp_path / "locate.json").read_text())["clips"] == 3
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.lightning_modules.test_selector_training import fit_words, words
-from tests.processes import Run
+from tests.processes import TWO, Run
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,7 @@ def clips(tmp_path_factory):
 
 
 def run(arguments, status=0):
-    process = Run(arguments)
-    _, output = process.communicate()
-    assert process.returncode == status, output[-3000:]
-    return output
-
-
-BOTH = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    return Run(arguments).ended(status)
 
 
 def keep(folder, *more):
@@ -50,7 +44,7 @@ def test_two_processes_are_one(qwen, clips, tmp_path):
     val.write_text("".join(lines[:5]))
     ask = ["--data.val_annotations", str(val), "--data.video_root", str(clips)]
     run(fit_words(qwen, clips, one, *ask, "--data.batch_size", "4", *keep(one)))
-    run(fit_words(qwen, clips, two, *ask, *BOTH, "--data.batch_size", "2", *keep(two)))
+    run(fit_words(qwen, clips, two, *ask, *TWO, "--data.batch_size", "2", *keep(two)))
     grads = [torch.load(out / "gradients.pt", weights_only=True) for out in (one, two)]
     assert set(grads[0]) == set(grads[1]) and len(grads[0]) > 10
     for name, grad in grads[0].items():
@@ -130,7 +124,7 @@ def test_another_training_is_not_gone_on_with(qwen, clips, tmp_path):
 
 
 def test_teacher_scores_by_two_processes(qwen, clips, tmp_path):
-    run(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *BOTH))
+    run(words("predict", "teacher_scores", qwen, clips, tmp_path / "two", *TWO))
     run(words("predict", "teacher_scores", qwen, clips, tmp_path / "one"))
     from flexselect.storage.score_store import ScoreStore
 
