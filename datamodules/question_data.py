@@ -12,7 +12,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datamodules.processes import keep_frames_on_cpu, rank_and_world_size
+from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
 from datamodules.video import VideoError, open_video
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.questions import VideoQuestion
@@ -79,7 +79,7 @@ class QuestionData(LightningDataModule):
         rank, world = rank_and_world_size(self.trainer)
         share = shard(self.questions, rank, world, self.work())
         items = _Items(self.family, share, self.answered, Path(self.video_root), self.cache)
-        return DataLoader(items, batch_size=None, num_workers=self.num_workers)
+        return DataLoader(items, batch_size=None, num_workers=self.num_workers, worker_init_fn=start_worker)
 
     val_dataloader = predict_dataloader
     transfer_batch_to_device = keep_frames_on_cpu

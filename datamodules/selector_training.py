@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import Record, RecordRules, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
-from datamodules.processes import keep_frames_on_cpu, rank_and_world_size
+from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
 from datamodules.video import VideoError, probe, read_video
 from flexselect.contracts import TrainingClip
 from flexselect.families.base import VideoFamily
@@ -127,6 +127,7 @@ class SelectorDataModule(LightningDataModule):
             sampler=order,
             collate_fn=_without_gaps,
             num_workers=self.num_workers,
+            worker_init_fn=start_worker,
         )
 
     def val_dataloader(self) -> DataLoader | list:
@@ -138,7 +139,12 @@ class SelectorDataModule(LightningDataModule):
         gaps = [_Clips.GAP] * (-(-len(self.val_records) // world) - len(indices))
         clips, size = _Clips(self, self.val_records), self.batch_size
         return DataLoader(
-            clips, batch_size=size, sampler=indices + gaps, collate_fn=_without_gaps, num_workers=self.num_workers
+            clips,
+            batch_size=size,
+            sampler=indices + gaps,
+            collate_fn=_without_gaps,
+            num_workers=self.num_workers,
+            worker_init_fn=start_worker,
         )
 
     def predict_dataloader(self) -> DataLoader:
@@ -149,7 +155,8 @@ class SelectorDataModule(LightningDataModule):
             if self.key(record) not in self.scored:
                 videos.setdefault(record.path, {}).setdefault(self.key(record), record)
         share = [list(records.values()) for records in videos.values()][rank::world]
-        return DataLoader(_Videos(self, share), batch_size=None, num_workers=self.num_workers)
+        videos_left = _Videos(self, share)
+        return DataLoader(videos_left, batch_size=None, num_workers=self.num_workers, worker_init_fn=start_worker)
 
 
 class _Reader:
