@@ -1,7 +1,6 @@
-"""Offline, small and seeded."""
+"""Offline, small and seeded. The fixtures are in fixtures.py."""
 
 import os
-import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -9,85 +8,10 @@ os.environ["SVT_LOG"] = "1"  # the encoder of AV1 speaks of errors alone
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker per core; processes that it starts inherit this
 
-from pathlib import Path
 
-import pytest
-import torch
-
-from flexselect import FlexSelect
-from tests import tiny
-
-BESIDE = Path(__file__).parents[2]  # the folder that the checkout lies in
-SMALL = Path(__file__).parent / "golden"  # what the released code computes on tiny models
-LARGE = next(BESIDE.glob("*/golden/A"), None)  # the same with all that was recorded
-CLIPS = next(BESIDE.glob("*/videos/corrupted.mp4"), None)
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    """A random Qwen2.5-VL with a tokenizer, in Hugging Face layout."""
-    return tiny.qwen2_5_vl(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="session")
-def videos(tmp_path_factory) -> Path:
-    """Two short needle clips with four questions each."""
-    from datamodules.needles import write_needle_videos
-
-    folder = tmp_path_factory.mktemp("videos")
-    write_needle_videos(folder, videos=2, patches=6, needles=3, questions=4, seed=1)
-    return folder
-
-
-@pytest.fixture(scope="session", params=tiny.BUILDERS)
-def model_folder(request, tmp_path_factory) -> Path:
-    """A random model of each family, in the layout its authors released: being on that list is being tested."""
-    return tiny.BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
-
-
-@pytest.fixture
-def load(model_folder):
-    """`load(selector="self", ...)` in float32 on the CPU, for each family."""
-
-    def load(**options) -> FlexSelect:
-        return FlexSelect.from_pretrained(str(model_folder), dtype="float32", device="cpu", **options)
-
-    return load
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """The large set where it lies beside the checkout, else the small one."""
-    return LARGE or SMALL
-
-
-@pytest.fixture(scope="session")
-def large_golden() -> Path:
-    if LARGE is None:
-        pytest.skip("NOT CHECKED against all that the released code computes: the large set is not here")
-    return LARGE
-
-
-@pytest.fixture(scope="session")
-def clips() -> Path:
-    if CLIPS is None:
-        pytest.skip("NOT CHECKED on real clips: none here")
-    return CLIPS.parent
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, without a window and without a network beyond this machine."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("NOT CHECKED in a browser: no chromium here")
-    sync = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED in a browser: no playwright here")
-    with sync.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
+def pytest_configure(config):
+    """Load the fixtures, and torch with them, where tests run: the process that only hands them out needs ten seconds
+    of a processor less."""
+    hands_out = config.getoption("dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ
+    if not hands_out:
+        config.pluginmanager.import_plugin("tests.fixtures")

@@ -127,13 +127,38 @@ def _launchers(spares):
     subprocess_handler.Popen = start
 
 
+def run_copy(code, folder):
+    """Run code with the packages of a copy of this project, in a folder; return its exit status and what it said."""
+    file = Path(folder) / "said.txt"
+    process = server().Process(target=_run_copy, args=(code, str(folder), str(file)))
+    process.start()
+    process.join(300)
+    return process.exitcode, file.read_text()
+
+
+def _run_copy(code, folder, file):
+    os.chdir(folder)
+    _say_to([file, file])
+    for name in list(sys.modules):
+        path = getattr(sys.modules[name], "__file__", None) or ""
+        if path.startswith(f"{ROOT}/") and not path.startswith(f"{ROOT}/.venv"):
+            del sys.modules[name]
+    sys.path[:] = [folder, *(path for path in sys.path if Path(path or folder).resolve() != ROOT)]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+    exec(compile(code, "code", "exec"), {"__name__": "code"})
+
+
+def _say_to(files):
+    for descriptor, file in zip((1, 2), files):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+
+
 def _run(words, environment, files, torchrun):
     os.setsid()
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
-    for descriptor, file in zip((1, 2), files):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    _say_to(files)
     multiprocessing.set_start_method("fork", force=True)  # workers as in a process that was started by its command
     import cli
 

@@ -14,7 +14,7 @@ from flexselect.families.merging import merge_embeddings
 from flexselect.ranking import spearman_loss
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.training.losses import l1_loss
-from tests.conftest import SMALL
+from tests.fixtures import SMALL
 from tests.golden import shrink
 
 CASES = (

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from flexselect.training.teacher import Teacher
 from lightning_modules.locating import Locating
 from lightning_modules.teacher_scoring import TeacherScoring
 from lightning_modules.video_qa import VideoQA
+from tests.processes import run_copy
 
 ROOT = Path(__file__).parents[2]
 WRONG = [
@@ -121,7 +121,8 @@ def test_a_teacher_takes_the_options_of_loading(checkpoint):
 
 
 MADE_UP = """
-import flexselect, cli
+import flexselect, cli, os
+assert flexselect.__file__ == os.path.join(os.getcwd(), "flexselect", "__init__.py")
 from docs import config_keys
 from flexselect.options import Options
 from flexselect_lmms.arguments import check_names
@@ -146,6 +147,6 @@ def test_to_add_an_option_is_to_touch_one_file(tmp_path):
     source = file.read_text().replace("    scoring_only: bool =", "    made_up: int = 2\n    scoring_only: bool =", 1)
     output = "        made_up: nothing.\n        scoring_only: load"
     file.write_text(source.replace("        scoring_only: load", output, 1))
-    done = subprocess.run([sys.executable, "-c", MADE_UP], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "made_up: 4" in done.stdout
+    status, said = run_copy(MADE_UP, tmp_path)
+    assert status == 0, said[-3000:]
+    assert "made_up: 4" in said

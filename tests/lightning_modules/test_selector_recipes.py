@@ -33,10 +33,13 @@ def test_recipe_of_a_selector(kind, videos, tmp_path):
         (tmp_path / name).mkdir()
     model, recipe = tiny.BUILDERS[kind](tmp_path / "model"), f"{RECIPES[kind]}.yaml"
     start = tiny.small_model(kind, tmp_path / "small")
-    annotations = str(videos / "annotations.jsonl")
+    rows = (videos / "annotations.jsonl").read_text().splitlines()
+    few = tmp_path / "annotations.jsonl"
+    few.write_text("\n".join(rows[::4]) + "\n")  # a question of each video
+    annotations = str(few)
     always = ["--config", "configs/trainer/cpu.yaml", "--family.path", str(model), "--model.reference_layer", "2"]
     always += ["--data.annotations", annotations, "--data.val_annotations", annotations, "--data.num_workers", "0"]
-    always += ["--family.max_frames", "2", "--trainer.enable_progress_bar", "false"]
+    always += ["--data.video_root", str(videos), "--family.max_frames", "2", "--trainer.enable_progress_bar", "false"]
     always += ["--trainer.strategy", "auto"]  # a process group would stay, and its port taken, in this process
     store, out = str(tmp_path / "store"), str(tmp_path / "out")
     assert cli.main(["predict", "--config", f"configs/teacher_scores/{recipe}", *always, "--output_dir", store]) == 0
