@@ -35,8 +35,9 @@ class LoadingOptions:
         offload_folder: folder for weights that are offloaded to disk.
         attn_implementation: attention for answering: "sdpa", "flash_attention_2", ...; scoring always uses SDPA.
         quantization: load weights in 4 or 8 bits; needs bitsandbytes.
-        compile: compile decoder layers with torch.compile: the first questions take minutes, later ones are faster.
-        cache_implementation: cache for generation: "static" (see transformers); None: the model's default.
+        compile: compile the decoder's MLPs and norms with torch.compile, once for all layers and lengths.
+        cache_implementation: cache for generation: "static" (see transformers; its size is rounded up to 1,024 tokens,
+            so that questions of different lengths share it); None: the model's default.
 
     Raises:
         ValueError: for a wrong value; the message names the option, the value and the choices.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from flexselect.families.prompter import Prompter
 from flexselect.loading.weights import LoadOptions, describing, read_config
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+
+CACHE_STEP = 1024  # tokens; a static cache of another size compiles decoding again
 
 VisionProjector = Callable[[Tensor, tuple[int, int, int]], Tensor]  # `VideoLM.vision`'s [*, C], grid -> [v, d]
 
@@ -187,11 +190,17 @@ class VideoLM(ABC):
         return embedding.weight.device
 
     def speed_up(self, compile: bool, cache_implementation: str | None) -> None:
-        """Compile the decoder's layers one by one (the first call per shape is slow); choose the generation cache."""
+        """Compile the decoder's MLPs and norms; choose the generation cache.
+
+        All layers share a few compiled graphs. Attention stays as it is: it knows its layer's number and its cache, so
+        each layer would be compiled again for each new length, up to a limit, and run uncompiled after that.
+        """
         self.cache_implementation = cache_implementation
         if compile:
             for layer in self.decoder.layers:
-                layer.compile(dynamic=True)
+                for name, part in layer.named_children():
+                    if name != "self_attn":
+                        part.compile(dynamic=True)
 
     def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Encode pixel values of a `grid` of units as visual tokens: [v, W]."""
@@ -289,7 +298,11 @@ class VideoLM(ABC):
         self._require_all_layers()
         embedded = {name: value for name, value in inputs.items() if name != "deepstack"}
         with deepstack_hooks(self.decoder, inputs["deepstack"]):
-            cache = {"cache_implementation": self.cache_implementation} if self.cache_implementation else {}
+            cache: dict[str, Any] = {}
+            if self.cache_implementation is not None:
+                needed = inputs["input_ids"].shape[1] + max_new_tokens
+                size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
+                cache = {"cache_implementation": self.cache_implementation, "max_cache_len": size}
             return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, **cache)
 
     def _require_all_layers(self) -> None:

@@ -40,14 +40,17 @@ def merge_embeddings(
 
 @contextmanager
 def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
-    """Pass deepstack features to a model's decoder at prefill; the whole model accepts pixels only."""
+    """Pass deepstack features to a model's decoder at prefill; the whole model accepts pixels only.
+
+    The hook removes itself at the prefill: with it, decoding would be compiled again for each question.
+    """
     if not inputs:
         yield
         return
-    prefill = inputs["visual_pos_masks"].shape
 
     def add(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, kwargs | inputs if kwargs["inputs_embeds"].shape[:2] == prefill else kwargs
+        hook.remove()
+        return args, kwargs | inputs
 
     hook = decoder.register_forward_pre_hook(add, with_kwargs=True)
     try:
