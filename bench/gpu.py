@@ -105,7 +105,7 @@ def build(config: Any, folder: Path, device: str, tiny: bool) -> tuple[Any, Any,
 
 def first_token(fs: FlexSelect, prompt: VideoPrompt) -> dict[str, float]:
     """Compute the first token's logits; return the seconds of each stage."""
-    clock, selection = Clock(fs.lm.device), None
+    clock, selection = Clock(fs.gpus), None
     with clock("encode"):
         encoded = fs.encode(prompt)
     with clock("score"):
@@ -119,7 +119,8 @@ def first_token(fs: FlexSelect, prompt: VideoPrompt) -> dict[str, float]:
 def matmul_rate(device: str, size: int) -> float:
     """Measure operations per second in a large matrix product, the best of ten."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    a, clock, best = torch.randn(size, size, device=device, dtype=dtype), Clock(torch.device(device)), float("inf")
+    a, best = torch.randn(size, size, device=device, dtype=dtype), float("inf")
+    clock = Clock([a.device] if a.is_cuda else [])
     for _ in range(10):
         clock.stop()
         began = time.perf_counter()

@@ -24,6 +24,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from flexselect.attention_kernels import attention_kernels
+
 Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer up to the reference layer
 
 PROBED = "flexselect_probe"  # the attention function's name in transformers
@@ -168,7 +170,7 @@ def probed_scores(
 ) -> Tensor:
     """Run a decoder up to the probe's layer and return the scores; gradients flow if they are enabled.
 
-    Scoring always uses PyTorch's SDPA (with a flash kernel if there is one), not the model's `attn_implementation`.
+    Scoring always uses PyTorch's SDPA, flash-attention first, not the model's `attn_implementation`.
 
     Args:
         decoder: the text model, without its head.
@@ -232,7 +234,7 @@ def _run_to_layer(
     shape = len(embeddings), cached_length + embeddings.shape[1]
     # Without a mask of ones, transformers silently takes positions with gaps for packed sequences.
     ones = torch.ones(shape, dtype=torch.long, device=embeddings.device)
-    with use_attention(decoder, PROBED), suppress(_LayerReachedError):
+    with attention_kernels(), use_attention(decoder, PROBED), suppress(_LayerReachedError):
         decoder(
             inputs_embeds=embeddings,
             position_ids=position_ids,

@@ -38,6 +38,8 @@ class LoadingOptions:
         compile: compile the decoder's MLPs and norms with torch.compile, once for all layers and lengths.
         cache_implementation: cache for generation: "static" (see transformers; its size is rounded up to 1,024 tokens,
             so that questions of different lengths share it); None: the model's default.
+        attention_kernels: which of PyTorch's attention kernels the tower and answering try first, "flash" or "cudnn";
+            scoring always tries flash-attention first.
 
     Raises:
         ValueError: for a wrong value; the message names the option, the value and the choices.
@@ -51,6 +53,7 @@ class LoadingOptions:
     quantization: Literal["4bit", "8bit"] | None = None
     compile: bool = placement(False)
     cache_implementation: Literal["static"] | None = placement(None)
+    attention_kernels: Literal["flash", "cudnn"] = placement("flash")
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -147,6 +150,7 @@ class OptionNames(TypedDict, total=False):
     quantization: str | None
     compile: bool
     cache_implementation: str | None
+    attention_kernels: str
     reference_layer: int | None
     reduction: str | None
     units_per_set: int

@@ -92,7 +92,7 @@ class FlexSelect(Engine):
         Raises:
             ValueError: if the file cannot be read, or the frames have another shape or dtype.
         """
-        clock, reading = Clock(self.lm.device), ReadOptions(start, end, track, square_pixels)
+        clock, reading = Clock(self.gpus), ReadOptions(start, end, track, square_pixels)
         with clock("decode"):
             stream, origin = open_frame_stream(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)

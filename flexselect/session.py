@@ -119,7 +119,7 @@ class VideoSession:
         if self._encoded is not None:
             return self._encoded
         assert self.source is not None
-        clock = Clock(self.engine.lm.device, self._spent_before)
+        clock = Clock(self.engine.gpus, self._spent_before)
         encoded = self.engine.encode_source(self.source, clock, self.progress)
         self.sampling, self.timings = encoded.sampling, clock.timings
         if self.keep != "nothing":

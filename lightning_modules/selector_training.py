@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from flexselect.attention_kernels import attention_kernels
 from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.options import ScoringOptions, option_names
@@ -27,6 +28,7 @@ from flexselect.training.teacher import Teacher
 from lightning_modules.ranking_metrics import RankingMetrics, format_recall, metric_name
 from lightning_modules.schedule import total_steps, warmup_cosine
 from lightning_modules.selector_checkpoints import check_save_every, selector_checkpoints
+from lightning_modules.teacher_scoring import check_store
 
 log = logging.getLogger(__name__)
 BEST_BY = metric_name("selector", "recall", 0.05)
@@ -121,7 +123,9 @@ class SelectorTraining(LightningModule):
         """Load the needed parts of the teacher onto this process's device, once."""
         if self._student is not None:
             return
-        stored = self._check_store()
+        stored = self.data.store is not None
+        if stored:
+            check_store(self.data, self.teacher)
         start = None if self.hparams.selector is not None else self.hparams.start  # a selector brings its weights
         copied = len(self.selector.decoder.layers) if start == TEACHER else 0
         layers = copied if stored else max(copied, self.teacher.layer + 1)
@@ -129,24 +133,6 @@ class SelectorTraining(LightningModule):
         if start is not None:
             load_initial_weights(self.selector, start, lm)
         self._student = LiteScorer(lm, self.selector, self.teacher.reduction, alignment="exact")
-
-    def _check_store(self) -> bool:
-        """Return whether there are stored scores.
-
-        Raises:
-            UsageError: if they are from another teacher, or do not cover all clips.
-        """
-        data = self.data
-        if data.store is None:
-            return False
-        data.store.match({**self.teacher.settings(data.query), **data.reading.settings})
-        missing = data.unscored()
-        if missing:
-            raise UsageError(
-                f"{data.store.folder} lacks the teacher scores of {len(missing)} clips, for example {missing[0]}: "
-                "complete it with `predict` and the same annotations"
-            )
-        return True
 
     @property
     def data(self) -> TrainingSource:
@@ -209,6 +195,11 @@ class SelectorTraining(LightningModule):
         self._check_finite("loss", loss)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(clips))
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run the backward pass, which computes checkpointed layers again, with the kernels of the forward pass."""
+        with attention_kernels():
+            super().backward(loss, *args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop if a gradient is not finite, before it reaches the weights; float16 has loss scaling instead."""

@@ -93,3 +93,19 @@ class TeacherScoring(LightningModule):
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             log.info("%d clips have scores, %d have none: %s", *ScoreStore(folder).counts, folder)
+
+
+def check_store(data: TrainingSource, teacher: Teacher) -> None:
+    """Check the stored scores that a training would use.
+
+    Raises:
+        UsageError: if they are from another teacher, or do not cover all clips.
+    """
+    assert data.store is not None
+    data.store.match({**teacher.settings(data.query), **data.reading.settings})
+    missing = data.unscored()
+    if missing:
+        raise UsageError(
+            f"{data.store.folder} lacks the teacher scores of {len(missing)} clips, for example {missing[0]}: "
+            "complete it with `predict` and the same annotations"
+        )

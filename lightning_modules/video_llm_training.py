@@ -74,7 +74,8 @@ class VideoLLMTraining(LightningModule):
         """Return embeddings [B, N, D], positions [P, B, N] or [B, N], and labels [B, N], padded on the right."""
         grid, prefix = batch["grid"], batch["prefix"]
         clips = len(batch["queries"])
-        tokens = self.lm.tower(batch["pixel_values"], (clips * grid[0], *grid[1:])).view(clips, math.prod(grid), -1)
+        units = clips * grid[0], *grid[1:]
+        tokens = self.lm.project(self.lm.vision(batch["pixel_values"], units), units).view(clips, math.prod(grid), -1)
         embeddings, positions, labels = [], [], []
         for i, (query, answer) in enumerate(zip(batch["queries"], batch["answers"])):
             text = torch.cat([query, answer])

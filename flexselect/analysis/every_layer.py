@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from flexselect.attention import use_attention, visual_attention
+from flexselect.attention_kernels import attention_kernels
 
 SCORED = "flexselect_every_layer"  # the attention function's name in transformers
 
@@ -72,7 +73,7 @@ def layer_scores(
     """
     ones = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
     inputs = {"inputs_embeds": embeddings, "position_ids": position_ids, "attention_mask": ones}
-    with use_attention(decoder, SCORED):
+    with attention_kernels(), use_attention(decoder, SCORED):
         decoder(**inputs, use_cache=False, probe=probe, **deepstack)
     return torch.stack([scores.to(embeddings.device) for scores in probe.scores])
 

@@ -39,7 +39,7 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
     """Group prompts into batches, in order; only one batch of prompts is in memory at a time."""
     group: list[_Prompt] = []
     for request in requests:
-        clock = Clock(lm.device, request.timings)
+        clock = Clock(lm.gpus, request.timings)
         with clock("prefill"):
             inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
         prompt = replace(request, timings=clock.timings), inputs
@@ -54,7 +54,7 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
 
 def _generate(lm: VideoLM, group: list[_Prompt], max_new_tokens: int) -> Iterator[Answer]:
     """Generate the answers of one batch."""
-    clock, end = Clock(lm.device), lm.prompter.end_of_turn
+    clock, end = Clock(lm.gpus), lm.prompter.end_of_turn
     clock.start("prefill")
     inputs = left_padded([inputs for _, inputs in group])
     new_ids = lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)

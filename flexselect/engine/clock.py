@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 
 class Clock:
-    """A stopwatch that adds up seconds by stage. It waits for the GPU, so that each stage counts only its work."""
+    """A stopwatch that adds up seconds by stage. It waits for the GPUs, so that each stage counts only its work.
 
-    def __init__(self, device: torch.device, timings: dict[str, float] | None = None) -> None:
-        self.device = device
+    Args:
+        gpus: the GPUs to wait for: all that a model is spread over.
+        timings: seconds spent so far, by stage.
+    """
+
+    def __init__(self, gpus: Iterable[torch.device], timings: dict[str, float] | None = None) -> None:
+        self.gpus = list(gpus)
         self.timings = dict(timings or {})
         self._stage: str | None = None
         self._since = 0.0
@@ -35,8 +40,8 @@ class Clock:
 
     def stop(self) -> None:
         """End the running stage."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        for gpu in self.gpus:
+            torch.cuda.synchronize(gpu)
         if self._stage is not None:
             spent = time.perf_counter() - self._since
             self.timings[self._stage] = self.timings.get(self._stage, 0.0) + spent

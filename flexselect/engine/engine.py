@@ -58,6 +58,11 @@ class Engine:
         return self.options.positions or self.family.default_positions
 
     @property
+    def gpus(self) -> set[torch.device]:
+        """All GPUs that hold weights of the VideoLLM or the selector."""
+        return self.lm.gpus | (set() if self.scorer is None else self.scorer.gpus)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """The provenance of an encoded video: weights, family numbers and, for its prefix cache, the scorer."""
         scored = None if self.scorer is None else self.scorer.provenance
@@ -174,7 +179,7 @@ class Engine:
         """
         if not questions:
             return []
-        clock, queries = Clock(self.lm.device), [self.lm.prompter.query_ids(question) for question in questions]
+        clock, queries = Clock(self.gpus), [self.lm.prompter.query_ids(question) for question in questions]
         with clock("score"):
             selections: Sequence[Selection | None] = [None] * len(queries)
             if self.scorer is not None:

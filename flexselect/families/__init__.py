@@ -7,6 +7,7 @@ from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
 from flexselect.families.qwen2_5_vl import Qwen25VL
 from flexselect.families.qwen3_vl import Qwen3VL
+from flexselect.loading.compilation import compile_layers
 from flexselect.loading.weights import LoadOptions, read_config
 from flexselect.options import LoadingOptions
 from flexselect.validation import check_known
@@ -49,7 +50,9 @@ def family_class(path: str) -> type[VideoFamily]:
 def load_lm(family: VideoFamily, options: LoadingOptions, num_layers: int | None = None) -> VideoLM:
     """Load a VideoLLM, or its first decoder layers, and set its speed options."""
     lm = family.load(LoadOptions.of(options, num_layers))
-    lm.speed_up(options.compile, options.cache_implementation)
+    lm.cache_implementation, lm.kernels = options.cache_implementation, options.attention_kernels
+    if options.compile:
+        compile_layers(lm.decoder)
     return lm
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from flexselect.attention import use_attention
+from flexselect.attention_kernels import PADDED, attention_kernels
 from flexselect.families.decoding import greedy
 from flexselect.families.merging import deepstack_hooks, merge_embeddings
 from flexselect.families.prompter import Prompter
+from flexselect.loading.placement import device_of, gpus_of
 from flexselect.loading.weights import LoadOptions, describing, read_config
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
-
-CACHE_STEP = 1024  # tokens; a static cache of another size compiles decoding again
 
 VisionProjector = Callable[[Tensor, tuple[int, int, int]], Tensor]  # `VideoLM.vision`'s [*, C], grid -> [v, d]
 
@@ -38,6 +39,7 @@ class VideoFamily(ABC):
     published_budget: int
     published_layers: dict[int, int]  # reference layer by number of decoder layers
     default_positions: str  # "original" or "compact", as in the released code
+    penalises_prompt: bool = True  # whether a repetition penalty counts the prompt's ids, as in the released evaluation
     released_budget_in_units: bool  # whether the released code rounds a budget up to whole units
 
     # Final: open a checkpoint, and read its numbers.
@@ -135,6 +137,7 @@ class VideoLM(ABC):
 
     units_per_step: int  # units per call of the tower: bounds memory, does not change results
     cache_implementation: str | None = None  # the cache that `generate` uses; None: the model's default
+    kernels: str = "flash"  # which attention kernel the tower and answering prefer, see `attention_kernels`
 
     def __init__(self, model: Any, family: VideoFamily) -> None:
         self.model = model
@@ -184,27 +187,12 @@ class VideoLM(ABC):
     @property
     def device(self) -> torch.device:
         """The device that inputs are moved to."""
-        embedding = self.decoder.get_input_embeddings()
-        if embedding.weight.is_meta:  # accelerate keeps the weights elsewhere and loads them per call
-            return torch.device(embedding._hf_hook.execution_device)
-        return embedding.weight.device
+        return device_of(self.decoder.get_input_embeddings())
 
-    def speed_up(self, compile: bool, cache_implementation: str | None) -> None:
-        """Compile the decoder's MLPs and norms; choose the generation cache.
-
-        All layers share a few compiled graphs. Attention stays as it is: it knows its layer's number and its cache, so
-        each layer would be compiled again for each new length, up to a limit, and run uncompiled after that.
-        """
-        self.cache_implementation = cache_implementation
-        if compile:
-            for layer in self.decoder.layers:
-                for name, part in layer.named_children():
-                    if name != "self_attn":
-                        part.compile(dynamic=True)
-
-    def tower(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Encode pixel values of a `grid` of units as visual tokens: [v, W]."""
-        return self.project(self.vision(pixel_values, grid), grid)
+    @cached_property
+    def gpus(self) -> set[torch.device]:
+        """All GPUs that hold weights of the model."""
+        return gpus_of(self.model)
 
     @torch.inference_mode()
     def vision_chunks(self, clip: VideoClip) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
@@ -215,7 +203,9 @@ class VideoLM(ABC):
         for first in range(0, clip.num_units, self.units_per_step):
             last = min(first + self.units_per_step, clip.num_units)
             grid = (last - first, *clip.grid[1:])
-            yield self.vision(self._pixel_values(clip, first, last), grid), grid
+            with attention_kernels(self.kernels):
+                vision = self.vision(self._pixel_values(clip, first, last), grid)
+            yield vision, grid
 
     def _pixel_values(self, clip: VideoClip, first: int, last: int) -> Tensor:
         per_unit = len(clip.pixels) // clip.num_units
@@ -268,9 +258,7 @@ class VideoLM(ABC):
         Raises:
             ValueError: if the model was loaded for scoring only.
         """
-        self._require_all_layers()
-        embedded = {name: value for name, value in inputs.items() if name not in ("input_ids", "deepstack")}
-        with deepstack_hooks(self.decoder, inputs["deepstack"]):
+        with self._answering(inputs, {"input_ids", "deepstack"}) as embedded:
             return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
 
     @torch.inference_mode()
@@ -295,17 +283,16 @@ class VideoLM(ABC):
         Raises:
             ValueError: if logits are NaN, or if the model was loaded for scoring only.
         """
-        self._require_all_layers()
-        embedded = {name: value for name, value in inputs.items() if name != "deepstack"}
-        with deepstack_hooks(self.decoder, inputs["deepstack"]):
-            cache: dict[str, Any] = {}
-            if self.cache_implementation is not None:
-                needed = inputs["input_ids"].shape[1] + max_new_tokens
-                size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
-                cache = {"cache_implementation": self.cache_implementation, "max_cache_len": size}
-            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, **cache)
+        left_out = {"deepstack"} if self.family.penalises_prompt else {"deepstack", "input_ids"}
+        with self._answering(inputs, left_out) as embedded:
+            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, self.cache_implementation)
 
-    def _require_all_layers(self) -> None:
+    @contextmanager
+    def _answering(self, inputs: dict[str, Any], left_out: set[str]) -> Iterator[dict[str, Any]]:
         loaded, needed = len(self.decoder.layers), self.family.num_layers
         if loaded < needed:
             raise ValueError(f"loaded for scoring only: {loaded} of {needed} decoder layers cannot answer")
+        padded = len(inputs["input_ids"]) > 1 and self.decoder.config._attn_implementation == "sdpa"
+        attention = use_attention(self.decoder, PADDED) if padded else nullcontext()
+        with attention_kernels(self.kernels), attention, deepstack_hooks(self.decoder, inputs["deepstack"]):
+            yield {name: value for name, value in inputs.items() if name not in left_out}

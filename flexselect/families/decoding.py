@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
+
+CACHE_STEP = 1024  # tokens; decoding is compiled again for a static cache of another size
 
 
 def greedy(
@@ -16,7 +19,7 @@ def greedy(
     max_new_tokens: int,
     on_token: Callable[[], None],
     end_of_turn: int | None,
-    **cache: Any,
+    cache_implementation: str | None = None,
 ) -> list[Tensor]:
     """Generate; return the new tokens of each prompt, int64 [n], up to and with the first id that ends an answer.
 
@@ -24,17 +27,21 @@ def greedy(
     """
     stop = model.generation_config.eos_token_id
     stops = {*(stop if isinstance(stop, list) else [stop]), end_of_turn} - {None}
-    sampling = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    sampling: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    if cache_implementation is not None:
+        needed = inputs["inputs_embeds"].shape[1] + max_new_tokens
+        size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
+        sampling |= {"cache_implementation": cache_implementation, "max_cache_len": size}
     out = model.generate(
         **inputs,
         **sampling,
-        **cache,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(stops) or None,
         pad_token_id=min(stops, default=0),  # pads finished answers while others continue
         logits_processor=LogitsProcessorList([_LogitsCheck(on_token)]),
     )
-    return [_until_end(row, stops) for row in out[:, inputs["input_ids"].shape[1] :]]
+    prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    return [_until_end(row, stops) for row in out[:, prompt:]]
 
 
 def _until_end(row: Tensor, stops: set[int]) -> Tensor:

@@ -52,6 +52,7 @@ class InternVL(VideoFamily):
     numbers = ("fps", "max_frames")
     published_layers = REFERENCE_LAYERS
     default_positions = "compact"
+    penalises_prompt = False  # the released code generates from embeddings alone
     released_budget_in_units = False
     published_budget = 8256
 

@@ -57,6 +57,7 @@ class LlavaVideo(VideoFamily):
     numbers = ("fps", "max_frames", "newlines")
     published_layers = REFERENCE_LAYERS
     default_positions = "compact"
+    penalises_prompt = False  # the released code generates from embeddings alone
     released_budget_in_units = False
     published_budget = 6720
 

@@ -7,6 +7,7 @@ clip. An attention function with "flash" in its name gets the boundaries too; th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -38,14 +39,21 @@ def batched_windows(
     if cuts is None:  # transformers has cut the row already
         out, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return out, None
-    lengths, begins = cuts.diff(), cuts[:-1]
     result = torch.empty_like(query.transpose(1, 2))  # [1, N, H, d]
-    for length in lengths.unique().tolist():
-        rows = begins[lengths == length, None] + torch.arange(length, device=cuts.device)  # [windows, length]
+    for rows in _rows_by_length(cuts):
         q, k, v = (states[0][:, rows].transpose(0, 1) for states in (query, key, value))  # [windows, H, length, d]
         attended = scaled_dot_product_attention(q, k, v, scale=kwargs.get("scaling"))
         result[0, rows] = attended.transpose(1, 2)
     return result, None
+
+
+@lru_cache(maxsize=4)  # all layers of a forward pass get the same tensors
+def _rows_by_length(cuts: Tensor) -> list[Tensor]:
+    """Group windows of equal length; return their rows, int64 [windows, length] per group."""
+    cuts_on_cpu = cuts.cpu()
+    lengths, begins = cuts_on_cpu.diff(), cuts_on_cpu[:-1]
+    rows = [begins[lengths == length, None] + torch.arange(length) for length in lengths.unique().tolist()]
+    return [group.to(cuts.device) for group in rows]
 
 
 AttentionInterface.register(BATCHED, batched_windows)

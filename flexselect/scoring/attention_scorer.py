@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from flexselect.attention import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merge_embeddings
+from flexselect.loading.placement import device_of
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.layout import Layout
@@ -59,6 +60,11 @@ class AttentionScorer(Scorer):
 
     # Subclasses must not override the members below.
 
+    @property
+    def device(self) -> torch.device:
+        """The device that the decoder's inputs are moved to, and that scores are on."""
+        return device_of(self.decoder.get_input_embeddings())
+
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Score the whole video as one frame set: float32 [V], attention probabilities in 0..1."""
         return self.score_many(encoded, [query_ids], [torch.arange(encoded.num_tokens)])[0]
@@ -75,11 +81,12 @@ class AttentionScorer(Scorer):
         if prefix_cache is None and len(queries) == 1:
             return self.scores([encoded], queries, [sets])
         views = [self.view(encoded, query) for query in queries]
-        scores_by_query = [torch.empty(encoded.num_tokens, device=self.lm.device) for _ in queries]
+        scores_by_query = [torch.empty(encoded.num_tokens, device=self.device) for _ in queries]
+        layers = [device_of(layer) for layer in self.decoder.layers[: self.layer + 1]]
         for part in self.prepare(encoded, sets) if prefix_cache is None else prefix_cache:
-            on_device = part.to(self.lm.device)
+            on_devices = part.to_layers(layers)
             for (_, query), scores in zip(views, scores_by_query):
-                self._score_rows(query, on_device, scores)
+                self._score_rows(query, on_devices, scores)
         return scores_by_query
 
     @torch.inference_mode()
@@ -127,7 +134,7 @@ class AttentionScorer(Scorer):
         Frame sets of equal shape run in one batch, also those of different videos.
         """
         views = [self.view(video, query) for video, query in zip(videos, queries)]
-        scores_by_video = [torch.empty(video.num_tokens, device=self.lm.device) for video, _ in views]
+        scores_by_video = [torch.empty(video.num_tokens, device=self.device) for video, _ in views]
         for batch in self._batches(views, sets):
             features, grid = self._stack([video for video, _ in views], batch)
             for s, set_scores in zip(batch, self._run(features, [s.layout for s in batch], grid)):
@@ -146,7 +153,7 @@ class AttentionScorer(Scorer):
 
     def _stack(self, videos: list[EncodedVideo], sets: list[FrameSet]) -> tuple[Tensor, tuple[int, int, int]]:
         """Stack the features of frame sets of equal shape on the model's device, [B, v, D]; also return their grid."""
-        features = torch.stack([videos[s.video].features[s.tokens] for s in sets]).to(self.lm.device)
+        features = torch.stack([videos[s.video].features[s.tokens] for s in sets]).to(self.device)
         first = videos[sets[0].video]
         return features, (features.shape[1] // first.tokens_per_unit, *first.grid[1:])
 
@@ -160,7 +167,7 @@ class AttentionScorer(Scorer):
         return embeddings, self._positions(longest, grid, len(ids)), deepstack
 
     def _positions(self, layout: Layout, grid: tuple[int, int, int], count: int) -> Tensor:
-        position_ids = self.lm.position_ids(layout, grid, seconds_per_unit=1.0).to(self.lm.device)  # [P, N]
+        position_ids = self.lm.position_ids(layout, grid, seconds_per_unit=1.0).to(self.device)  # [P, N]
         return position_ids[:, None].expand(-1, count, -1) if len(position_ids) > 1 else position_ids.expand(count, -1)
 
     def _batches(

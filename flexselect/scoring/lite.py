@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from flexselect.families.base import VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
+from flexselect.loading.placement import gpus_of
 from flexselect.loading.text_ids import retokenize
 from flexselect.scoring.attention_scorer import AttentionScorer
 from flexselect.selectors.lite_selector import LiteSelector
@@ -46,6 +48,11 @@ class LiteScorer(AttentionScorer):
     def decoder(self) -> Any:
         """The selector's decoder."""
         return self.selector.decoder
+
+    @cached_property
+    def gpus(self) -> set[torch.device]:
+        """The GPUs of the selector."""
+        return gpus_of(self.selector)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed text ids with the selector's embedding."""

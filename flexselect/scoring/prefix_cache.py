@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,7 +36,12 @@ class PrefixCache:
 
     def to(self, device: torch.device | str) -> PrefixCache:
         """Return a copy with keys and values on `device`."""
-        return replace(self, past=[(keys.to(device), values.to(device)) for keys, values in self.past])
+        return self.to_layers([torch.device(device)] * len(self.past))
+
+    def to_layers(self, devices: Sequence[torch.device]) -> PrefixCache:
+        """Return a copy with the keys and values of each layer on the device of that layer."""
+        moved = [(keys.to(device), values.to(device)) for (keys, values), device in zip(self.past, devices)]
+        return replace(self, past=moved)
 
 
 def named_states(parts: Iterable[PrefixCache]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flexselect.families.base import VisionProjector
@@ -35,6 +36,11 @@ class Scorer(ABC):
         Returns:
             float32 [V]; larger is more relevant.
         """
+
+    @property
+    def gpus(self) -> set[torch.device]:
+        """All GPUs that hold weights of the scorer, besides those of the VideoLLM."""
+        return set()
 
     @property
     def projection(self) -> VisionProjector | None:
