@@ -236,7 +236,7 @@ class VideoLM(ABC):
         keep, features = torch.ones_like(layout.visual), encoded.features
         if selection is not None:
             keep = layout.kept_mask(selection.kept, selection.shift)
-            features = features[keep[layout.visual].to(features.device)]
+            features = features[keep[layout.visual].nonzero().flatten().to(features.device)]
         features = features.to(self.device)
         position_ids = position_ids[:, keep].to(self.device)  # [P, n]
         if positions == "compact":

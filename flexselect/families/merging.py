@@ -20,22 +20,25 @@ def merge_embeddings(
     Args:
         embed: maps ids [...] to embeddings [..., D].
         ids: [B, n]; ids at visual tokens are ignored.
-        visual: true for visual tokens, bool [n], the same for the whole batch.
+        visual: true for visual tokens, bool [n], the same for the whole batch; on the CPU.
         features: visual tokens [B, v, D]; or [B, v, (1 + E) * D], with the features for E decoder layers.
 
     Returns:
         Embeddings [B, n, D], and the decoder's keyword arguments for deepstack, empty if E = 0.
     """
-    visual, ids = visual.to(features.device), ids.to(features.device)
-    text = embed(ids[:, ~visual])
+    ids, device = ids.to(features.device), features.device
+    # Indices from the CPU's mask: a GPU would have to be waited for, to count its own.
+    text_places, visual_places = ((~visual).nonzero().flatten().to(device), visual.nonzero().flatten().to(device))
+    text = embed(ids[:, text_places])
     width = text.shape[-1]
     merged = text.new_empty(*ids.shape, width)
-    merged[:, ~visual] = text
-    merged[:, visual] = features[..., :width].to(merged)
+    merged[:, text_places] = text
+    merged[:, visual_places] = features[..., :width].to(merged)
     if features.shape[-1] == width:
         return merged, {}
     layers = features[..., width:].reshape(-1, features.shape[-1] // width - 1, width)  # [B * v, E, D]
-    return merged, {"visual_pos_masks": visual.expand(len(ids), -1), "deepstack_visual_embeds": list(layers.unbind(1))}
+    mask = visual.to(device).expand(len(ids), -1)
+    return merged, {"visual_pos_masks": mask, "deepstack_visual_embeds": list(layers.unbind(1))}
 
 
 @contextmanager

@@ -120,6 +120,9 @@ def load_weights(
         ValueError: if the weights cannot be read, or do not fit the architecture; naming the keys.
     """
     _check_size(path, config)
+    device_map, gpu = options.device_map, torch.device(options.device).type == "cuda"
+    if device_map is None and gpu:  # each weight goes to the GPU at once: the model never fills the CPU's memory
+        device_map = {"": options.device}
     verbosity = logging.get_verbosity()
     if options.num_layers is not None:
         config = _first_layers(config, options.num_layers)
@@ -130,7 +133,7 @@ def load_weights(
             config=config,
             dtype=options.dtype,
             attn_implementation=options.attn_implementation,
-            device_map=options.device_map,
+            device_map=device_map,
             offload_folder=options.offload_folder,
             quantization_config=_quantization(options),
             ignore_mismatched_sizes=True,  # the report names mismatches, and is refused below
@@ -150,7 +153,7 @@ def load_weights(
     if problems:
         listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in problems.items())
         raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
-    if options.device_map is None and options.quantization is None:
+    if device_map is None and options.quantization is None:
         model = model.to(options.device)
     return model.eval()
 

@@ -123,7 +123,7 @@ class AttentionScorer(Scorer):
         embeddings = self.embed(ids.to(position_ids.device))
         probe = Probe(self.layer, ids.shape[1], span, self.reduction)
         scores_in_span = probed_scores(self.decoder, embeddings, position_ids, probe, part.past)
-        for s, set_scores in zip(part.sets, scores_in_span[:, layout.visual[span].to(scores_in_span.device)]):
+        for s, set_scores in zip(part.sets, scores_in_span[:, _places(layout, scores_in_span.device)]):
             scores[s.tokens] = set_scores.to(scores)
 
     def scores(
@@ -149,7 +149,7 @@ class AttentionScorer(Scorer):
         counts = None if bool((rows == longest.query_rows).all()) else rows
         probe = Probe(self.layer, longest.query_rows, longest.span, self.reduction, counts)
         scores_in_span = probed_scores(self.decoder, embeddings, position_ids, probe, **deepstack)
-        return scores_in_span[:, longest.visual[longest.span].to(scores_in_span.device)]
+        return scores_in_span[:, _places(longest, scores_in_span.device)]
 
     def _stack(self, videos: list[EncodedVideo], sets: list[FrameSet]) -> tuple[Tensor, tuple[int, int, int]]:
         """Stack the features of frame sets of equal shape on the model's device, [B, v, D]; also return their grid."""
@@ -184,3 +184,8 @@ class AttentionScorer(Scorer):
         for group in groups.values():
             size = max(1, self.tokens_per_batch // max(len(s.layout.ids) for s in group))
             yield from (group[first : first + size] for first in range(0, len(group), size))
+
+
+def _places(layout: Layout, device: torch.device) -> Tensor:
+    """Return where the visual tokens are in the span of a layout: int64 [v]."""
+    return layout.visual[layout.span].nonzero().flatten().to(device)

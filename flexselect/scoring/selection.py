@@ -30,8 +30,9 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
             f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
             "load it in bfloat16 or float32, and check that its weights are finite."
         )
-    kept = [tokens[_top(scores[tokens.to(scores.device)], k).to(tokens.device)] for tokens, k in zip(sets, budgets)]
-    return Selection(scores=scores.float(), kept=torch.cat(kept).sort().values.to(scores.device), sets=sets)
+    on_device = [tokens.to(scores.device) for tokens in sets]
+    kept = [tokens[_top(scores[tokens], k)] for tokens, k in zip(on_device, budgets)]
+    return Selection(scores=scores.float(), kept=torch.cat(kept).sort().values, sets=sets)
 
 
 def _top(scores: Tensor, k: int) -> Tensor:

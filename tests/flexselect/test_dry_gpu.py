@@ -1,0 +1,230 @@
+"""Everything that is done on a GPU, on one that is not there: see tests/dry_gpu.py."""
+
+import pytest
+import torch
+
+from datamodules.needle_clips import NeedleClips
+from flexselect import FlexSelect, LiteSelector
+from flexselect.analysis.needle_recall import clip_recalls, clip_states
+from flexselect.contracts import TrainingClip
+from flexselect.engine.clock import Clock
+from flexselect.families import family_of
+from flexselect.families.windows import batched_windows
+from flexselect.loading.weights import LoadOptions
+from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.prefix_cache import PrefixCache
+from flexselect.selectors.lite_selector import selector_config
+from flexselect.structures.prompt import VideoPrompt
+from flexselect.training.losses import LOSSES
+from lightning_modules.selector_training import SelectorTraining
+from tests import tiny
+from tests.dry_gpu import DryGPU, DryTensor
+from tests.near import assert_near
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is here: see docs/first_gpu_run.md")
+
+QUESTIONS = ("Which shape is red?", "Why?")
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+ANGLES = {f"{family}RotaryEmbedding.forward" for family in ("Qwen2_5_VL", "Qwen2", "Llama", "Qwen3VLText")}
+
+# The most that one question may wait for a GPU, and copy to or from it, besides two waits per new token.
+SYNCS = {"encode": 10, "score": 6, "answer": 12}
+COPIES = {"encode": 11, "score": 10, "answer": 18}
+
+
+def read(folder, dtype="float32", **options):
+    options = {"selector": "self", "budget": 6, "units_per_set": 2, "dtype": dtype, **options}
+    return FlexSelect.from_pretrained(str(folder), **options)
+
+
+def opened(fs, **options):
+    return fs.open(tiny.frames(8, 56, 84), range(8), **options)
+
+
+@pytest.fixture(scope="module")
+def selector(model_folder, tmp_path_factory):
+    """A random selector of the family; None if it has none."""
+    family = family_of(str(model_folder))
+    if family.selector_inputs is None:
+        return None
+    model = LiteSelector(selector_config(family, SIZES | {"intermediate_size": 96}))
+    tiny.randomise(model)
+    folder = tmp_path_factory.mktemp("selector")
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def values(tensor):
+    return tensor.held if isinstance(tensor, DryTensor) else tensor
+
+
+def assert_same(on_gpu, on_cpu):
+    """The same operations on the same processor, but attention in another layout of memory."""
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        assert one.text == other.text
+        if other.selection is not None:
+            assert torch.equal(values(one.selection.kept), other.selection.kept)
+            assert_near(values(one.selection.scores), other.selection.scores)
+
+
+def asked(session):
+    return [session.ask(QUESTIONS[0], 3), *session.ask_all(QUESTIONS, 2)]
+
+
+def test_one_gpu(model_folder):
+    cpu = read(model_folder, device="cpu")
+    expected = asked(opened(cpu))
+    with DryGPU() as gpu:
+        fs = read(model_folder, device="cuda")
+        assert set(gpu.live) == {"cuda:0"} and isinstance(next(fs.lm.model.parameters()), DryTensor)
+        assert_same(asked(opened(fs)), expected)
+        assert_same(asked(opened(fs, keep="scores_kv", keep_on="cpu")), expected)
+        dense = opened(fs.with_scorer(None)).ask(QUESTIONS[0], 1)
+    assert dense.text == opened(cpu.with_scorer(None)).ask(QUESTIONS[0], 1).text
+
+
+def two_gpus(fs):
+    """Embeddings and the first two layers on one GPU, all else on the other."""
+    inside = fs.lm.model.model
+    places = {f"model.{name}": 1 for name, _ in inside.named_children() if name != "language_model"}
+    places |= {f"model.{name}": 1 for name, _ in inside.named_parameters(recurse=False)}
+    places |= {f"model.language_model.{name}": 1 for name, _ in fs.lm.decoder.named_children() if name != "layers"}
+    places |= {f"model.language_model.layers.{i}": i // 2 for i in range(4)}
+    return places | {"model.language_model.embed_tokens": 0, "lm_head": 1}
+
+
+def test_two_gpus(model_folder, monkeypatch):
+    """With accelerate's own hooks."""
+    cpu = read(model_folder, device="cpu")
+    expected = asked(opened(cpu))
+    with DryGPU(2) as gpu:
+        fs = read(model_folder, device_map=two_gpus(cpu))
+        assert set(gpu.live) == {"cuda:0", "cuda:1"} == set(map(str, fs.gpus))
+        for keep in ("features", "scores_kv"):
+            with gpu.stage(keep):
+                session = opened(fs, keep=keep)
+            assert_same(asked(session), expected)
+        with gpu.stage("question"):
+            session.select(QUESTIONS[0])
+        copied = [line for *_, line in gpu.stages["question"].copies]
+        assert copied and not any("prefix_cache" in line for line in copied), "they stay on the GPU of their layer"
+        assert_same(asked(opened(fs, keep="scores_kv", keep_on="cpu")), expected)
+        move = PrefixCache.to_layers
+        monkeypatch.setattr(PrefixCache, "to_layers", lambda part, devices: move(part, [devices[0]] * len(devices)))
+        with pytest.raises(RuntimeError, match=r"tensors on \['cuda:0', 'cuda:1'\]"):
+            session.select(QUESTIONS[0])
+
+
+def test_a_selector_on_another_gpu(model_folder, selector):
+    if selector is None:
+        pytest.skip("no selectors of this family")
+    cpu = read(model_folder, device="cpu", selector=selector)
+    expected = asked(opened(cpu))
+    with DryGPU(2) as gpu:
+        fs = read(model_folder, device="cuda:1", device_map={"": 0}, selector=selector)
+        assert (str(fs.lm.device), str(fs.scorer.device)) == ("cuda:0", "cuda:1")
+        assert set(map(str, fs.gpus)) == {"cuda:0", "cuda:1"} and gpu.live["cuda:1"] > 0
+        for keep in ("features", "scores_kv"):
+            assert_same(asked(opened(fs, keep=keep)), expected)
+
+
+def test_the_clock_waits_for_all_gpus(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    with Clock([torch.device("cuda", 0), torch.device("cuda", 1)])("score"):
+        pass
+    assert set(waited) == {torch.device("cuda", 0), torch.device("cuda", 1)}
+
+
+def test_what_a_question_waits_for_and_computes(model_folder):
+    """In bfloat16, as on a GPU: few waits and copies, no mask where causal attention would do, no needless float32."""
+    with DryGPU() as gpu:
+        fs = read(model_folder, "bfloat16", device="cuda")
+        with gpu.stage("encode"):
+            session = opened(fs)
+        with gpu.stage("score"):
+            requests = session.requests([QUESTIONS[0]])
+        with gpu.stage("answer"):
+            fs.answer(requests, 1)
+    for name, stage in gpu.stages.items():
+        assert len(stage.syncs) <= SYNCS[name], (name, stage.syncs)
+        assert len(stage.copies) <= COPIES[name], (name, stage.copies)
+        assert stage.attention and all(call.mask is None for call in stage.attention), name
+        assert {call.dtype for call in stage.attention} == {torch.bfloat16}
+    in_float32 = {name: set(stage.float32) for name, stage in gpu.stages.items()}
+    assert in_float32["score"] <= {"logits"} | ANGLES and in_float32["answer"] <= ANGLES
+    assert in_float32["encode"] <= ANGLES
+
+
+def test_locate(checkpoint, monkeypatch):
+    """Every layer scored at once, and hidden states of every layer, over two GPUs."""
+    family = family_of(str(checkpoint))
+    (clip,) = NeedleClips(family, clips=1, units=4).predict_dataloader()
+    cpu = read(checkpoint, device="cpu")
+    expected = clip_recalls(cpu.lm, clip)
+    with DryGPU(2):
+        fs = read(checkpoint, device_map=two_gpus(cpu))
+        recalls = clip_recalls(fs.lm, clip)
+        states, _ = clip_states(fs.lm, clip)
+    assert_near(values(recalls), expected)
+    assert states.isfinite().all()
+
+
+def test_a_training_step(model_folder, selector):
+    """Tower, teacher, student and loss under bf16-mixed; scores stay float32."""
+    if selector is None:
+        pytest.skip("no selectors of this family")
+    family = family_of(str(model_folder))
+    module = SelectorTraining(family, start=None, sizes=SIZES | {"intermediate_size": 96}, dtype="bfloat16")
+    with DryGPU() as gpu:
+        lm = family.load(LoadOptions(device="cuda"))
+        module.to("cuda:0")
+        module._student = LiteScorer(lm, module.selector, "max", alignment="exact")
+        clip = lm.prompter.clip(lm.prompter.resize(tiny.frames(4, 56, 84)))
+        prompts = [VideoPrompt(clip, lm.prompter.prefix_ids, lm.prompter.query_ids(text)) for text in QUESTIONS]
+        clips = [TrainingClip(str(i), prompt=prompt) for i, prompt in enumerate(prompts)]
+        with gpu.stage("step"), torch.autocast("cuda", torch.bfloat16):
+            teacher, student = module.scores(clips)
+            losses = [LOSSES["silog"](one, other) for one, other in zip(student, teacher)]
+    assert all(loss.requires_grad and str(loss.device) == "cuda:0" for loss in losses)
+    assert {scores.dtype for scores in (*teacher, *student)} == {torch.float32}
+    assert {call.dtype for call in gpu.stages["step"].attention} == {torch.bfloat16}
+    assert set(gpu.stages["step"].float32) <= {"logits"} | ANGLES
+
+
+def test_canary_two_devices():
+    with DryGPU(2) as gpu:
+        one, other = torch.ones(2, device="cuda:0"), torch.ones(2, device="cuda:1")
+        with pytest.raises(RuntimeError, match=r"tensors on \['cuda:0', 'cuda:1'\] at "):
+            one + other
+        with pytest.raises(RuntimeError, match="tensors on cpu and cuda:0"):
+            one * torch.ones(2)
+        with pytest.raises(TypeError, match="can't convert"):
+            one.numpy()
+        assert (one * torch.tensor(3.0)).device == one.device, "a number from the CPU is allowed"
+        del one, other
+    assert gpu.live == {"cuda:0": 0, "cuda:1": 0} and gpu._now.peak == {"cuda:0": 16, "cuda:1": 8}
+
+
+def test_canary_a_wait_a_copy_a_mask_and_float32():
+    with DryGPU() as gpu, gpu.stage("all"):
+        numbers = torch.arange(4).to("cuda")
+        assert numbers[numbers > 1].tolist() == [2, 3] and bool((numbers == numbers).all())
+        q = torch.ones(1, 1, 4, 8, device="cuda", dtype=torch.bfloat16)
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, torch.ones(4, 4, device="cuda", dtype=torch.bool))
+        q[0, 0].float() @ q[0, 0].float().T
+    stage = gpu.stages["all"]
+    assert len(stage.syncs) == 3 and len(stage.copies) == 1
+    assert [call.mask for call in stage.attention] == [(4, 4)] and sum(stage.float32.values()) == 1
+
+
+def test_windows_are_computed_once_a_forward_pass():
+    """All layers of a pass get the same boundaries."""
+    with DryGPU() as gpu:
+        q = torch.randn(1, 2, 12, 8, device="cuda")
+        cuts = torch.tensor([0, 4, 8, 10, 12], device="cuda", dtype=torch.int32)
+        with gpu.stage("first"):
+            batched_windows(torch.nn.Module(), q, q, q, cu_seq_lens_q=cuts)
+        with gpu.stage("later"):
+            batched_windows(torch.nn.Module(), q, q, q, cu_seq_lens_q=cuts)
+    assert (len(gpu.stages["first"].syncs), len(gpu.stages["later"].syncs)) == (1, 0)
