@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
+from datamodules.processor_cores import workers
 from datamodules.video import VideoError, open_video
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.questions import VideoQuestion
@@ -35,7 +36,7 @@ class QuestionData(LightningDataModule):
         questions: all questions; their videos are relative to `video_root`.
         video_root: folder of the videos.
         num_workers: number of processes that decode ahead, each with one clip in memory; 0: the main process decodes, a
-            few frames at a time.
+            few frames at a time; None: from the number of cores, at most 4.
 
     Attributes:
         answered: keys (`VideoQuestion.key`) of questions that an earlier run answered.
@@ -43,7 +44,9 @@ class QuestionData(LightningDataModule):
 
     macro: str | None = None  # accuracy is the mean over the values of this group; None: over all questions
 
-    def __init__(self, family: VideoFamily, questions: list[VideoQuestion], video_root: str, num_workers: int) -> None:
+    def __init__(
+        self, family: VideoFamily, questions: list[VideoQuestion], video_root: str, num_workers: int | None
+    ) -> None:
         super().__init__()
         self.family, self.video_root, self.num_workers = family, video_root, num_workers
         self.questions = group_by_video(questions)
@@ -79,7 +82,7 @@ class QuestionData(LightningDataModule):
         rank, world = rank_and_world_size(self.trainer)
         share = shard(self.questions, rank, world, self.work())
         items = _Items(self.family, share, self.answered, Path(self.video_root), self.cache)
-        return DataLoader(items, batch_size=None, num_workers=self.num_workers, worker_init_fn=start_worker)
+        return DataLoader(items, batch_size=None, num_workers=workers(self.num_workers), worker_init_fn=start_worker)
 
     val_dataloader = predict_dataloader
     transfer_batch_to_device = keep_frames_on_cpu

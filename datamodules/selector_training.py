@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.annotations import Record, RecordRules, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
 from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
+from datamodules.processor_cores import workers
 from datamodules.video import VideoError, probe, read_video
 from flexselect.contracts import TrainingClip
 from flexselect.families.base import VideoFamily
@@ -37,7 +38,7 @@ class SelectorDataModule(LightningDataModule):
         query: the text after the clip, for teacher and selector: "question", as when answering, or
             "question_and_answer", as the released training.
         teacher_scores: folder of stored scores; None: the teacher scores clips during training.
-        num_workers: number of processes that decode.
+        num_workers: number of processes that decode; None: from the number of cores, at most 4.
         seed: seed of sampling and order.
         turns: questions of a conversation to use, "first" or "all".
         unusable: "refuse" a file with rows that are not questions about a video, or "skip" and count these rows.
@@ -56,7 +57,7 @@ class SelectorDataModule(LightningDataModule):
         batch_size: int = 1,
         query: Literal["question", "question_and_answer"] = "question",
         teacher_scores: str | None = None,
-        num_workers: int = 1,
+        num_workers: int | None = None,
         seed: int = 0,
         turns: Literal["first", "all"] = "first",
         unusable: Literal["refuse", "skip"] = "refuse",
@@ -126,7 +127,7 @@ class SelectorDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=order,
             collate_fn=_without_gaps,
-            num_workers=self.num_workers,
+            num_workers=workers(self.num_workers),
             worker_init_fn=start_worker,
         )
 
@@ -143,7 +144,7 @@ class SelectorDataModule(LightningDataModule):
             batch_size=size,
             sampler=indices + gaps,
             collate_fn=_without_gaps,
-            num_workers=self.num_workers,
+            num_workers=workers(self.num_workers),
             worker_init_fn=start_worker,
         )
 
@@ -155,8 +156,8 @@ class SelectorDataModule(LightningDataModule):
             if self.key(record) not in self.scored:
                 videos.setdefault(record.path, {}).setdefault(self.key(record), record)
         share = [list(records.values()) for records in videos.values()][rank::world]
-        videos_left = _Videos(self, share)
-        return DataLoader(videos_left, batch_size=None, num_workers=self.num_workers, worker_init_fn=start_worker)
+        number = workers(self.num_workers)
+        return DataLoader(_Videos(self, share), batch_size=None, num_workers=number, worker_init_fn=start_worker)
 
 
 class _Reader:

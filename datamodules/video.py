@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from datamodules.processor_cores import cores
 from datamodules.video_files.animated_webp import AnimationFrames, is_animated_webp, read_animation
 from datamodules.video_files.decoding import Decoder, DecodingError, decode_frames, open_container
 from datamodules.video_files.frame_index import FrameIndex, read_index
@@ -244,7 +244,7 @@ def _decode(
 def _threads() -> int:
     """Return the number of decoding threads: DataLoader workers share the cores."""
     worker = get_worker_info()
-    return max(1, min(8, (os.cpu_count() or 1) // (worker.num_workers if worker else 1)))
+    return max(1, min(8, cores() // (worker.num_workers if worker else 1)))
 
 
 @contextmanager

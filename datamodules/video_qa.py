@@ -47,7 +47,7 @@ class VideoQADataModule(QuestionData):
         video_root: str | None = None,
         video: str | list[str] | None = None,
         question: str | list[str] | None = None,
-        num_workers: int = 1,
+        num_workers: int | None = None,
         columns: dict[str, str] | None = None,
         groups: str | list[str] | None = None,
         limit: int | None = None,

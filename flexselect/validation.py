@@ -91,3 +91,12 @@ def checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:
     if times.shape != (count,) or not bool(times.isfinite().all() and (times.diff() >= 0).all()):
         raise ValueError(f"seconds must be {count} finite numbers in ascending order, one per frame")
     return times
+
+
+def raise_lost_gpu(error: Exception) -> None:
+    """Raise an error again if the GPU is lost: after any CUDA error but lack of memory, every later call fails too.
+
+    Call it where errors are recorded and work goes on: the rest must not be recorded as wrong answers.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        raise error

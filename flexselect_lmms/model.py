@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from flexselect import FlexSelect
 from flexselect.pipeline import VideoSession
+from flexselect.validation import raise_lost_gpu
 from flexselect_lmms.arguments import check_identity, check_names, options
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class FlexSelectLMMS(lmms):
         try:
             return self.flexselect.open(video)
         except (ValueError, OSError, RuntimeError) as error:  # one bad video must not stop the run
+            raise_lost_gpu(error)
             log.error("%s; its questions are answered with nothing", error)
             return None
 
@@ -83,6 +85,7 @@ class FlexSelectLMMS(lmms):
         try:
             answer = session.ask(question, max_new_tokens)
         except (ValueError, RuntimeError) as error:
+            raise_lost_gpu(error)
             log.error("%s; answered with nothing", error)
             return GenerationResult("")
         return GenerationResult(answer.text, TokenCounts(input_tokens=answer.num_kept_tokens))

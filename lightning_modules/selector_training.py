@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
@@ -96,14 +97,20 @@ class SelectorTraining(LightningModule):
     # -- begin
 
     def setup(self, stage: str) -> None:
-        """Check the precision.
+        """Check the precision and the strategy.
 
         Raises:
-            UsageError: for weights in half precision.
+            UsageError: for weights in half precision, or a strategy that rounds more than the weights.
         """
         if str(self.trainer.precision) not in PRECISIONS:
             reason = "updates of small steps are lost in half-precision weights"
             raise UsageError(f"trainer.precision is {self.trainer.precision}: {reason}; use {' or '.join(PRECISIONS)}")
+
+        strategy = self.trainer.strategy
+        mixed = strategy.mixed_precision_config if isinstance(strategy, FSDPStrategy) else None
+        if mixed is not None and mixed.buffer_dtype not in (None, torch.float32):
+            reason = f"FSDP rounds the frequencies of the positions to {mixed.buffer_dtype}, which trains another model"
+            raise UsageError(f"trainer.strategy: {reason}; use ddp, a selector needs no FSDP")
 
     def on_validation_start(self) -> None:
         """Check that there is a trained selector to validate.

@@ -23,6 +23,7 @@ from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.frames import ReadOptions
 from flexselect.structures.prompt import Answer
+from flexselect.validation import raise_lost_gpu
 
 
 class VideoQA(LightningModule):
@@ -118,6 +119,7 @@ class VideoQA(LightningModule):
                 self.answer = self.session.ask(question.text, question.max_new_tokens or self.options.max_new_tokens)
             # for example an empty question, NaN scores, no memory, a full disk
             except (ValueError, RuntimeError, OSError) as problem:
+                raise_lost_gpu(problem)
                 error = describe(problem)
         answer, opened = self.answer, self._opened == question.part
         return {
@@ -184,6 +186,7 @@ class VideoQA(LightningModule):
                 session.encode()  # now, so that errors are recorded for the video, not for a question
             self.session = session
         except (ValueError, RuntimeError, OSError) as problem:
+            raise_lost_gpu(problem)
             reason = describe(problem)
             named = item.path is not None and reason.startswith(item.path)
             self._video_error = reason if named else f"{item.question.video}: {reason}"

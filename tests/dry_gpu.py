@@ -92,6 +92,8 @@ class Attention:
     mask: tuple | None
     causal: bool
     dtype: torch.dtype
+    cudnn: bool  # whether cuDNN's kernel may be chosen
+    blind: bool  # whether a row of the mask allows nothing
     line: str
 
 
@@ -250,7 +252,9 @@ class _Functions(TorchFunctionMode):
         places = {str(tensor.device) for tensor in tensors}
         assert len(places) == 1, f"attention on {sorted(places)} at {line()}"
         shape = None if attn_mask is None else tuple(attn_mask.shape)
-        call = Attention(tuple(query.shape), tuple(key.shape), shape, is_causal, query.dtype, line())
+        blind = attn_mask is not None and not attn_mask.held.is_meta and not bool(attn_mask.held.any(-1).all())
+        shapes, cudnn = (tuple(query.shape), tuple(key.shape), shape), torch.backends.cuda.cudnn_sdp_enabled()
+        call = Attention(*shapes, is_causal, query.dtype, cudnn, blind, line())
         self.gpu._now.attention.append(call)
         self.gpu._now.launches += 1
         if self.gpu.values:

@@ -25,7 +25,7 @@ class Benchmark(QuestionData):
         protocol: "paper", "lmms" or "plain", see `Protocol`.
         limit: use only this many questions, from the first; None: all.
         missing_videos: if videos are missing, "refuse" to run, or "record" the reason with a wrong answer.
-        num_workers: number of processes that decode ahead.
+        num_workers: number of processes that decode ahead, see `QuestionData`.
         repair: names of defects of the `paper` protocol to repair, see `defects`.
         unparsed: answers without a letter count as "wrong"; or "random" gives them a random letter, as the released
             LongVideoBench does. Either way they are counted.
@@ -47,7 +47,7 @@ class Benchmark(QuestionData):
         protocol: Literal["paper", "lmms", "plain"] = "paper",
         limit: int | None = None,
         missing_videos: Literal["refuse", "record"] = "refuse",
-        num_workers: int = 1,
+        num_workers: int | None = None,
         repair: str | list[str] | None = None,
         unparsed: Literal["wrong", "random"] = "wrong",
         download: bool = False,

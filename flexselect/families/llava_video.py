@@ -8,12 +8,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, resize_to_square, with_newlines
@@ -153,9 +160,9 @@ class LlavaVideoPrompter(Prompter):
     def __init__(self, family: LlavaVideo) -> None:
         self.family = family
         special = {"<|im_start|>": None, "<|im_end|>": None}
-        self.tokenizer = checked_tokenizer(
-            family.path, AutoTokenizer.from_pretrained, special, family.model_config.get_text_config()
-        )
+        # With an empty configuration: AutoTokenizer takes "llava" for a model with a tokenizer of another kind.
+        load = partial(AutoTokenizer.from_pretrained, config=PreTrainedConfig())
+        self.tokenizer = checked_tokenizer(family.path, load, special, family.model_config.get_text_config())
         self.prefix_ids = self.ids(PREFIX)
 
     def resize(self, frames: Tensor) -> Tensor:

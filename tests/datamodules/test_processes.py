@@ -1,4 +1,4 @@
-"""What a worker says when the run that it works for is stopped."""
+"""Workers: how many, with how many cores, and what they say when the run that they work for is stopped."""
 
 import ast
 import os
@@ -11,6 +11,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from datamodules.processes import start_worker
+from datamodules.processor_cores import cores, workers
+from datamodules.video import _threads
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,3 +46,24 @@ def test_every_loader_with_workers_starts_them_so():
                 loaders += 1
                 assert given.get("worker_init_fn") == "start_worker", f"{file}: {ast.unparse(call)}"
     assert loaders == 4
+
+
+@pytest.mark.parametrize(
+    ("allowed", "environment", "expected"),
+    [
+        (96, {}, 96),
+        (8, {"SLURM_CPUS_PER_TASK": "8", "WORLD_SIZE": "16"}, 8),  # SLURM binds each process to its own
+        (96, {"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "16"}, 12),  # torchrun on two machines
+        (96, {"WORLD_SIZE": "8"}, 12),  # Lightning's launcher
+        (2, {"WORLD_SIZE": "8"}, 1),
+    ],
+)
+def test_cores_are_shared(monkeypatch, allowed, environment, expected):
+    for name in ("SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(allowed)))
+    assert cores() == expected
+    assert workers(None) == max(1, min(4, expected // 4)) and workers(0) == 0 and workers(7) == 7
+    assert _threads() == max(1, min(8, expected))

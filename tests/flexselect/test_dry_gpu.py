@@ -1,5 +1,7 @@
 """Everything that is done on a GPU, on one that is not there: see tests/dry_gpu.py."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.needle_recall import clip_recalls, clip_states
 from flexselect.contracts import TrainingClip
 from flexselect.engine.clock import Clock
-from flexselect.families import family_of
+from flexselect.families import base, family_of
 from flexselect.families.windows import batched_windows
 from flexselect.loading.weights import LoadOptions
 from flexselect.scoring.lite import LiteScorer
@@ -151,9 +153,38 @@ def test_what_a_question_waits_for_and_computes(model_folder):
         assert len(stage.copies) <= COPIES[name], (name, stage.copies)
         assert stage.attention and all(call.mask is None for call in stage.attention), name
         assert {call.dtype for call in stage.attention} == {torch.bfloat16}
+        assert not any(call.cudnn for call in stage.attention), "it would plan anew for every length"
     in_float32 = {name: set(stage.float32) for name, stage in gpu.stages.items()}
     assert in_float32["score"] <= {"logits"} | ANGLES and in_float32["answer"] <= ANGLES
     assert in_float32["encode"] <= ANGLES
+
+
+def test_cudnn_where_it_is_wanted(checkpoint):
+    """For the tower and answering; scoring has another length for each question."""
+    with DryGPU() as gpu:
+        fs = read(checkpoint, "bfloat16", device="cuda", attention_kernels="cudnn")
+        with gpu.stage("encode"):
+            session = opened(fs)
+        with gpu.stage("score"):
+            requests = session.requests([QUESTIONS[0]])
+        with gpu.stage("answer"):
+            fs.answer(requests, 2)
+    assert {name: {call.cudnn for call in stage.attention} for name, stage in gpu.stages.items()} == {
+        "encode": {True},
+        "score": {False},
+        "answer": {True},
+    }
+
+
+def test_padding_attends_to_something(model_folder):
+    """Some kernels return NaN for a row that attends to nothing."""
+    with DryGPU() as gpu, gpu.stage("batch"):
+        opened(read(model_folder, device="cuda")).ask_all(QUESTIONS, 2)
+    batched = [call for call in gpu.stages["batch"].attention if call.query[0] == 2 and call.mask is not None]
+    assert batched and not any(call.blind for call in batched)
+    with DryGPU() as gpu, gpu.stage("canary"), patch.object(base, "PADDED", "sdpa"):
+        opened(read(model_folder, device="cuda")).ask_all(QUESTIONS, 2)
+    assert any(call.blind for call in gpu.stages["canary"].attention)
 
 
 def test_locate(checkpoint, monkeypatch):

@@ -1,5 +1,8 @@
 """Numbers of the published evaluation of LLaVA-Video and InternVL2.5: sampling, prompt, tokens a frame."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -95,3 +98,24 @@ def test_prompts_that_do_not_fit_their_frames_are_refused(llava, internvl):
     with pytest.raises(ValueError, match=r"1 <img> and 0 </img> .* for 2 frames"):
         ids = torch.tensor([1, fs.lm.delimiters[0], 5])
         fs.prompt_from_tensors(input_ids=ids, pixel_values=torch.zeros(2, 3, 448, 448))
+
+
+def test_a_llava_tokenizer_without_tokenizer_json(llava, tmp_path):
+    """As a fine-tune saves it with the slow tokenizer: vocabulary and merges in files of their own."""
+    shutil.copytree(llava, tmp_path, dirs_exist_ok=True)
+    whole = LlavaVideo(str(llava)).prompter()
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    added = {
+        str(i): vars(token) | {"content": token.content} for i, token in whole.tokenizer.added_tokens_decoder.items()
+    }
+    special = {number: {"content": token["content"], "special": True} for number, token in added.items()}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": special})
+    )
+    split = LlavaVideo(str(tmp_path)).prompter()
+    for text in ("What colour is the cup?", "Why?"):
+        assert split.query_ids(text).tolist() == whole.query_ids(text).tolist()

@@ -257,3 +257,20 @@ def test_frames_are_normalised_where_they_are(load):
     here = prompter.pixel_values(clip, 0, clip.num_units)
     present = prompter.pixel_values(clip.to("meta"), 0, clip.num_units)
     assert present.device.type == "meta" and present.shape == here.shape and present.dtype == here.dtype
+
+
+def test_a_repetition_penalty_counts_what_the_released_code_counted(load):
+    """LLaVA-Video and InternVL generate from embeddings alone: only new tokens count. Qwen's prompt counts, too."""
+    fs = load()
+    prompt = tiny.prompt(fs, count=4)
+    inputs = fs.lm.assemble(fs.encode(prompt), prompt.query_ids, None, fs.positions)
+    logits, penalty = fs.lm.next_token_logits(inputs), 50.0
+    seen = torch.zeros(len(logits), dtype=torch.bool)
+    if fs.family.penalises_prompt:
+        seen[inputs["input_ids"].unique()] = True
+    penalised = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    fs.lm.model.generation_config.repetition_penalty = penalty
+    ids = fs.generate(prompt, max_new_tokens=6)
+    assert int(ids[0]) == int(penalised.argmax())
+    assert len(ids.unique()) == len(ids), "new tokens count in every family"
+    assert fs.family.penalises_prompt == ("Qwen" in fs.family.name)

@@ -81,6 +81,26 @@ def test_answers_stay_and_the_rest_is_asked_later(qwen, clips, tmp_path, caplog,
     assert len(rows) == len({row["id"] for row in rows}) == 24
 
 
+def test_a_lost_gpu_ends_the_run(qwen, clips, tmp_path, monkeypatch, capfd):
+    """After a CUDA error every later call fails too: those questions are not answered wrongly, but not yet asked."""
+    real, calls = VideoSession.ask, []
+
+    def lost(session, *args, **kwargs):
+        calls.append(1)
+        if len(calls) >= 4:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return real(session, *args, **kwargs)
+
+    monkeypatch.setattr(VideoSession, "ask", lost)
+    assert cli.main(ask("validate", qwen, clips, tmp_path)) == 1 and len(calls) == 4
+    assert "CUDA error: an illegal memory access" in capfd.readouterr().err
+    rows = lines(tmp_path)
+    assert len(rows) == 3 and all(row["error"] is None for row in rows) and not (tmp_path / "results.json").exists()
+    monkeypatch.setattr(VideoSession, "ask", real)
+    assert cli.main(ask("validate", qwen, clips, tmp_path)) == 0
+    assert len(lines(tmp_path, "predictions.jsonl")) == 24
+
+
 def test_an_experiment_ends_with_its_run(qwen, clips, tmp_path, signalled):
     plan = tmp_path / "plan.yaml"
     plan.write_text("configs: [configs/demo/self.yaml]\nruns: {one: {}, two: {}}\n")

@@ -3,16 +3,24 @@
 import csv
 import json
 import logging
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from jsonargparse.typing import timedelta_deserializer
+from lightning.pytorch.plugins import FSDPPrecision
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 import cli
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect, LiteSelector, VideoPrompt
 from flexselect.contracts import TrainingClip
 from flexselect.families import family_of
+from flexselect.storage.run_settings import UsageError
 from flexselect.storage.score_store import round_to_stored
 from flexselect.structures.frames import ReadOptions
 from flexselect.training.losses import LOSSES
@@ -388,3 +396,24 @@ def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
     assert "cannot be read as a checkpoint" in capsys.readouterr().err
     assert cli.main(["export", "--ckpt_path", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     assert "is a folder; a checkpoint that `fit` wrote is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "trainer").glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_strategy_rounds_the_frequencies_of_positions(file):
+    """RoPE's frequencies are buffers; in bfloat16, late positions would be another model's."""
+    trainer = {"accelerator": "cpu", **yaml.safe_load(file.read_text())["trainer"]}
+    strategy = trainer.get("strategy", "auto")
+    assert strategy == "auto" or strategy["class_path"].endswith("DDPStrategy"), "it casts no buffers"
+    if strategy != "auto":
+        hours = DDPStrategy(timeout=timedelta_deserializer(strategy["init_args"]["timeout"]))._timeout
+        assert hours >= timedelta(hours=12), "processes with unequal videos end far apart"
+
+
+@pytest.mark.parametrize(("precision", "refused"), [("bf16-mixed", True), ("32-true", False)])
+def test_fsdp_is_refused_where_it_would_round_them(checkpoint, precision, refused):
+    module, strategy = SelectorTraining(family_of(str(checkpoint)), sizes=SIZES), FSDPStrategy()
+    strategy.precision_plugin = FSDPPrecision(precision)
+    module._trainer = SimpleNamespace(precision=precision, strategy=strategy)
+    message = "rounds the frequencies of the positions to torch.bfloat16"
+    with pytest.raises(UsageError, match=message) if refused else nullcontext():
+        module.setup("fit")
