@@ -351,7 +351,7 @@ class _Operations(TorchDispatchMode):
             return 1.0
         to_cpu = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
         if func in INDEXED:  # a mask decides the shape
-            args = (args[0], [self._places(index) for index in args[1]], *args[2:])
+            args = (args[0], [place for index in args[1] for place in self._places(index)], *args[2:])
         flat, form = tree_flatten((args, kwargs))
         moved = [leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf for leaf in flat]
         args_on_meta, kwargs_on_meta = tree_unflatten(moved, form)
@@ -375,7 +375,4 @@ class _Operations(TorchDispatchMode):
 
     @staticmethod
     def _places(index):
-        if index is None or index.dtype != torch.bool:
-            return index
-        assert index.dim() == 1, "only masks of one axis are expanded"
-        return index.nonzero().flatten()
+        return [index] if index is None or index.dtype != torch.bool else index.nonzero(as_tuple=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     LlavaOnevisionConfig,
@@ -25,6 +25,7 @@ from transformers import (
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, resize_to_square, with_newlines
 from flexselect.families.prompter import Prompter
+from flexselect.families.vision_tower import replace_module
 from flexselect.loading.llava_qwen import (
     NEWLINES,
     LlavaVideoForConditionalGeneration,
@@ -197,8 +198,9 @@ class LlavaVideoLM(VideoLM):
 
     def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Run SigLIP without its last layer: [t, 3, 384, 384] to [t, 729, 1152]."""
-        pixel_values = pixel_values.to(self.device, self.model.dtype)
-        return self.model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-1]
+        pixel_values, tower = pixel_values.to(self.device, self.model.dtype), self.model.model.vision_tower
+        with replace_module(tower, "post_layernorm", nn.Identity()):  # asking for hidden states would keep all of them
+            return tower(pixel_values).last_hidden_state
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Project, pool to 14 x 14, add a newline after each row: [t, 729, 1152] to [210 t, D], or [196 t, D]."""
