@@ -19,6 +19,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
+from datamodules.needle_clips import NeedleClips
+from flexselect.analysis.needle_recall import NeedleClip
+from flexselect.commands.check import read_plan, run_check
 from flexselect.commands.command_texts import error_message, mark_texts, unmark
 from flexselect.commands.convert import convert
 from flexselect.commands.experiment import names_experiment, run_experiment
@@ -39,9 +42,9 @@ from lightning_modules.video_qa import VideoQA
 PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve": serve}  # verbs without a Trainer
 MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that run `predict` with a model of this class
 VERBS = """Further verbs: visualize (predict, with pictures of each question), locate (recall of needles by layer;
-both have predict's options), serve (a page to try a model on), experiment (several validations, one table), compare
-(two runs side by side), export (a checkpoint as a selector), convert (a checkpoint to Hugging Face layout).
-docs/config_keys.md has every key."""
+both have predict's options), check (machine, checkpoint and model: the first thing to run), serve (a page to try a
+model on), experiment (several validations, one table), compare (two runs side by side), export (a checkpoint as a
+selector), convert (a checkpoint to Hugging Face layout). docs/config_keys.md has every key."""
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
 log = logging.getLogger(__name__)
@@ -161,6 +164,24 @@ def experiment(words: Sequence[str]) -> int:
     return status
 
 
+def check(words: Sequence[str]) -> int:
+    """Run the verb `check`: a model's configs, and options that change them."""
+    parser = argparse.ArgumentParser(prog="cli.py check", allow_abbrev=False, description=run_check.__doc__)
+    parser.add_argument("--config", action="append", required=True, help="a model's config, as for predict")
+    parser.add_argument("--quick", action="store_true", help="stop before the weights are loaded")
+    parser.add_argument("--bench", action="store_true", help="also measure 64, 256 and 1,024 frames")
+    parser.add_argument("--output", help="file for the findings as JSON")
+    options, more = parser.parse_known_args(words)
+
+    def clips(family: VideoFamily, count: int, units: int) -> list[NeedleClip]:
+        data = NeedleClips(family, clips=count, units=units, distractors=min(3, units - 1))
+        return list(data.predict_dataloader())
+
+    family, model = read_plan(options.config, more)
+    findings = run_check(family, model, clips, options.quick, options.bench, options.output)
+    return COULD_NOT_GO_ON if findings.failed else ALL_ANSWERED
+
+
 class ProgressBarHandler(logging.Handler):
     """Log handler that writes messages above a running progress bar."""
 
@@ -237,6 +258,8 @@ def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
             return ALL_ANSWERED
         if words[:1] == ["experiment"] or (words[:1] == ["validate"] and names_experiment(words)):
             return experiment(words[1:])
+        if words[:1] == ["check"]:
+            return check(words[1:])
         verb = words[0] if words else ""
         if verb in MODULES:
             words[0] = "predict"

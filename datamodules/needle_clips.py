@@ -89,15 +89,16 @@ class _Clips(Dataset):
         frames = self.prompter.resize(self._haystack(rng))
         margin = min(5, (data.units - 1) // 4)
         units = rng.permutation(np.arange(margin, data.units - margin))[: data.distractors + 1]
-        question = ""
-        for unit, (picture, asked) in zip(units, self._needles(rng, len(units))):
+        question, answer = "", ""
+        for unit, (picture, asked, word) in zip(units, self._needles(rng, len(units))):
             size = (frames.shape[2], frames.shape[1])
             image = torch.from_numpy(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).copy())
             first = int(unit) * data.family.frames_per_unit
             frames[first : first + data.family.frames_per_unit] = image
-            question = question or asked  # the question is about the first needle
+            if not question:  # the question is about the first needle
+                question, answer = asked, word
         prompt = VideoPrompt(self.prompter.clip(frames), self.prompter.prefix_ids, self.prompter.query_ids(question))
-        return NeedleClip(prompt, int(units[0]))
+        return NeedleClip(prompt, int(units[0]), question, answer)
 
     def _haystack(self, rng: np.random.Generator) -> Tensor:
         count = self.data.units * self.data.family.frames_per_unit
@@ -111,10 +112,10 @@ class _Clips(Dataset):
                 log.warning("a haystack cannot be read, and another one is used: %s", error)
         raise ValueError("none of the haystacks can be read; the reasons are above")
 
-    def _needles(self, rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str]]:
+    def _needles(self, rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str, str]]:
         if self.data.needles is not None:
             path, question = self.data.needles[int(rng.integers(len(self.data.needles)))]
-            yield Image.open(path).convert("RGB"), question
+            yield Image.open(path).convert("RGB"), question, ""
             return
         shapes, colours = rng.permutation(SHAPES)[:count], rng.permutation(list(COLOURS))[:count]
         for shape, colour in zip(shapes, colours):
@@ -124,7 +125,7 @@ class _Clips(Dataset):
                 paint(background[y * CELL :, x * CELL :][:CELL, :CELL], str(shape), str(colour), rng)
             by_shape = rng.random() < 0.5
             question = f"What colour is the {shape}?" if by_shape else f"Which shape is {colour}?"
-            yield Image.fromarray(background), question
+            yield Image.fromarray(background), question, str(colour if by_shape else shape)
 
 
 def read_pictures(table: Path) -> list[tuple[Path, str]]:

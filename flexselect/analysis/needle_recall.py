@@ -24,6 +24,8 @@ class NeedleClip:
 
     prompt: VideoPrompt
     unit: int
+    question: str = ""
+    answer: str = ""  # the word that answers the question; empty: not known
 
 
 def clip_recalls(lm: VideoLM, clip: NeedleClip) -> Tensor:

@@ -173,6 +173,10 @@ class VideoLM(ABC):
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
         """Make a prompt from tensors in the model's input format."""
 
+    def logits_from_pixels(self, prompt: VideoPrompt) -> Tensor | None:
+        """Run transformers' whole model, to compare with: float32 [vocab]; None: it takes no such prompt."""
+        return None
+
     def embed(self, ids: Tensor) -> Tensor:
         """Embed text ids [...]: [..., D]. A family may extend this method only."""
         return self.decoder.get_input_embeddings()(ids.to(self.device))
@@ -253,11 +257,7 @@ class VideoLM(ABC):
 
     @torch.inference_mode()
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the logits of the first new token: float32 [vocab].
-
-        Raises:
-            ValueError: if the model was loaded for scoring only.
-        """
+        """Return the logits of the first new token, float32 [vocab]; a ValueError if loaded for scoring only."""
         with self._answering(inputs, {"input_ids", "deepstack"}) as embedded:
             return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
 

@@ -215,3 +215,15 @@ class InternVLLM(VideoLM):
             )
         clip = VideoClip(pixels, (frames, 1, size))
         return VideoPrompt(clip, ids[: starts[0]], ids[ends[-1] + 1 :])
+
+    @torch.inference_mode()
+    def logits_from_pixels(self, prompt: VideoPrompt) -> Tensor | None:
+        """Run transformers' whole model, which fills the placeholders itself; None: its vocabulary lacks them."""
+        if self.visual_id >= self.decoder.get_input_embeddings().num_embeddings:
+            return None
+        clip, size = prompt.clip, self.family.tokens_per_unit
+        unit = torch.full((size,), self.visual_id)
+        unit[0], unit[-1] = self.delimiters
+        ids = torch.cat([prompt.prefix_ids, unit.repeat(clip.num_units), prompt.query_ids])[None].to(self.device)
+        pixels = self._pixel_values(clip, 0, clip.num_units).to(self.device, self.model.dtype)
+        return self.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0, -1].float()

@@ -1,0 +1,133 @@
+"""Check a machine, a checkpoint and a model: what to run first with real weights on a real GPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import yaml
+
+from flexselect.analysis.after_loading import check_needles, check_numbers, check_speed
+from flexselect.analysis.before_loading import (
+    check_files,
+    check_machine,
+    check_memory,
+    check_tokenizer,
+)
+from flexselect.analysis.findings import Findings
+from flexselect.analysis.needle_recall import NeedleClip
+from flexselect.families.base import VideoFamily
+from flexselect.options import Options, option_names
+from flexselect.pipeline import FlexSelect
+from flexselect.storage.run_settings import UsageError, write_atomically
+from flexselect.validation import check_known
+
+BENCH_FRAMES = (64, 256, 1024)
+FRAMES = 32  # of the question that is measured otherwise
+NEEDLES = (8, 16)  # number of clips, units per clip
+Clips = Callable[[VideoFamily, int, int], Sequence[NeedleClip]]  # family, number of clips, units per clip
+
+
+def read_plan(configs: Sequence[str], words: Sequence[str]) -> tuple[VideoFamily, Options]:
+    """Build the family and the options that a run with these configs would have.
+
+    Args:
+        configs: YAML files of a model, as for `predict`; later ones count. Only `family` and `model` are read.
+        words: further options, `--family.NAME VALUE` and `--model.NAME VALUE`.
+
+    Raises:
+        UsageError: if a file or an option is wrong.
+    """
+    family: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    for config in configs:
+        if not Path(config).is_file():
+            raise UsageError(f"{config}: no such config")
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        for part, values in (("family", family), ("model", model)):
+            given = (content or {}).get(part) or {}
+            values.update({"class_path": given.get("class_path", values.get("class_path"))})
+            values.update(given.get("init_args") or {})
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    names = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--"))
+    for name in names:
+        parser.add_argument(name, dest=name)
+    given_options, rest = parser.parse_known_args(list(words))
+    for name, value in vars(given_options).items():
+        part, _, key = name.removeprefix("--").partition(".")
+        if part not in ("family", "model") or not key or rest:
+            raise UsageError(f"{' '.join(rest) or name}: check takes --family.NAME VALUE and --model.NAME VALUE")
+        (family if part == "family" else model)[key] = yaml.safe_load(value)
+    maker: Any = locate(str(family.pop("class_path", None)))
+    if maker is None:
+        raise UsageError("no family: give --config, for example configs/qwen2_5_vl_7b.yaml")
+    known = option_names(Options)
+    asking = {"class_path", "max_new_tokens", "keep", "keep_on", "feature_cache", "feature_cache_gb"}
+    model = {name: value for name, value in model.items() if name not in asking}
+    try:
+        check_known(model, known, "check")
+        return maker(**family), Options(**model)
+    except (ValueError, OSError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def run_check(
+    family: VideoFamily,
+    options: Options,
+    clips: Clips,
+    quick: bool = False,
+    bench: bool = False,
+    output: str | None = None,
+) -> Findings:
+    """Check a model from the machine to its answers; show each finding at once.
+
+    Args:
+        family: the family of the checkpoint.
+        options: the options of the run to come.
+        clips: renders needle clips.
+        quick: stop before the weights are loaded.
+        bench: also measure questions about 64, 256 and 1,024 frames.
+        output: file for the findings as JSON; None: they are only shown.
+    """
+    findings = Findings(lambda finding: sys.stdout.write(f"{finding}\n"))
+    _before(findings, family, options)
+    if not quick and not findings.failed:
+        _after(findings, family, options, clips, bench)
+    if output is not None:
+        write_atomically(Path(output), json.dumps([asdict(finding) for finding in findings], indent=2))
+    return findings
+
+
+def _before(findings: Findings, family: VideoFamily, options: Options) -> None:
+    check_machine(findings, options)
+    with findings.step("files", "download the checkpoint again"):
+        check_files(findings, family.path)
+    check_tokenizer(findings, family)
+    if not findings.failed:
+        with findings.step("memory", "check config.json"):
+            check_memory(findings, family, options)
+
+
+def _after(findings: Findings, family: VideoFamily, options: Options, clips: Clips, bench: bool) -> None:
+    fs: FlexSelect | None = None
+    with findings.step("loading", "the message names the file, or the option"):
+        fs = FlexSelect.from_pretrained(family, **vars(options))
+    if fs is None:
+        return
+    findings.add("loading", "ok", f"every tensor found its place; on {fs.lm.device}")
+    (short,) = clips(family, 1, 4)
+    with findings.step("numbers", "please report this output"):
+        check_numbers(findings, fs, short.prompt)
+    with findings.step("needles", "please report this output"):
+        trained = options.selector if fs.scorer is not None and fs.scorer.teacher is not None else None
+        check_needles(findings, fs, clips(family, *NEEDLES), fs if trained else None)
+    units = [count // family.frames_per_unit for count in (BENCH_FRAMES if bench else (FRAMES,))]
+    for count in units:
+        with findings.step(f"speed at {count} units", "lower --family.max_frames, if the memory was not enough"):
+            check_speed(findings, fs, clips(family, 1, count)[0].prompt)
