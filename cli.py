@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from datamodules.needle_clips import NeedleClips
 from flexselect.analysis.needle_recall import NeedleClip
-from flexselect.commands.check import read_plan, run_check
+from flexselect.commands.check import check_words
 from flexselect.commands.command_texts import error_message, mark_texts, unmark
 from flexselect.commands.convert import convert
 from flexselect.commands.experiment import names_experiment, run_experiment
@@ -166,20 +166,20 @@ def experiment(words: Sequence[str]) -> int:
 
 def check(words: Sequence[str]) -> int:
     """Run the verb `check`: a model's configs, and options that change them."""
-    parser = argparse.ArgumentParser(prog="cli.py check", allow_abbrev=False, description=run_check.__doc__)
-    parser.add_argument("--config", action="append", required=True, help="a model's config, as for predict")
-    parser.add_argument("--quick", action="store_true", help="stop before the weights are loaded")
-    parser.add_argument("--bench", action="store_true", help="also measure 64, 256 and 1,024 frames")
-    parser.add_argument("--output", help="file for the findings as JSON")
-    options, more = parser.parse_known_args(words)
 
     def clips(family: VideoFamily, count: int, units: int) -> list[NeedleClip]:
-        data = NeedleClips(family, clips=count, units=units, distractors=min(3, units - 1))
-        return list(data.predict_dataloader())
+        return list(NeedleClips(family, count, units, distractors=min(3, units - 1)).predict_dataloader())
 
-    family, model = read_plan(options.config, more)
-    findings = run_check(family, model, clips, options.quick, options.bench, options.output)
-    return COULD_NOT_GO_ON if findings.failed else ALL_ANSWERED
+    return COULD_NOT_GO_ON if check_words(words, clips).failed else ALL_ANSWERED
+
+
+def run_plain(verb: str, *words: str) -> int:
+    """Run a verb without a Trainer: a function that returns text, or nothing."""
+    sys.stdout.write(auto_cli(PLAIN_VERBS[verb], args=list(words), as_positional=verb == "compare") or "")
+    return ALL_ANSWERED
+
+
+OWN_WORDS = {"experiment": experiment, "check": check}  # verbs that pass configs and options on
 
 
 class ProgressBarHandler(logging.Handler):
@@ -253,13 +253,11 @@ def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
             return ALL_ANSWERED
         words = mark_texts(arguments)
         if words and words[0] in PLAIN_VERBS:
-            output = auto_cli(PLAIN_VERBS[words[0]], args=words[1:], as_positional=words[0] == "compare")
-            sys.stdout.write(output or "")
-            return ALL_ANSWERED
-        if words[:1] == ["experiment"] or (words[:1] == ["validate"] and names_experiment(words)):
-            return experiment(words[1:])
-        if words[:1] == ["check"]:
-            return check(words[1:])
+            return run_plain(*words)
+        if words[:1] == ["validate"] and names_experiment(words):
+            words[0] = "experiment"
+        if words and words[0] in OWN_WORDS:
+            return OWN_WORDS[words[0]](words[1:])
         verb = words[0] if words else ""
         if verb in MODULES:
             words[0] = "predict"

@@ -6,15 +6,18 @@ A Literal lists the choices of an option; `__post_init__` has the other checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import Parameter, signature
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flexselect.attention import resolve_reduction
-from flexselect.validation import check_cache, check_choice, check_place
+from flexselect.validation import check_cache, check_choice, check_device, check_known, check_place
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,9 +60,18 @@ class LoadingOptions:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            choices, value = choices_of(hint), self.__dict__[name]
+            choices, value = choices_of(hint), vars(self)[name]
             if choices and value not in choices:
                 check_choice(name, value, [choice for choice in choices if choice is not None])
+            if hint is bool and not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+        check_device("device", self.device)
+        if isinstance(self.device_map, str) and self.device_map not in DEVICE_MAPS:
+            check_device("device_map", self.device_map, DEVICE_MAPS)
+        if "/" not in self.attn_implementation:  # else a kernel on the hub
+            check_choice(
+                "attn_implementation", self.attn_implementation, sorted(ALL_ATTENTION_FUNCTIONS.keys() | {"eager"})
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +92,8 @@ class ScoringOptions(LoadingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least("units_per_set", self.units_per_set, 1)
+        if self.reference_layer is not None:
+            check_at_least("reference_layer", self.reference_layer, 0)
         resolve_reduction(self.reduction or "max")
 
 
@@ -94,7 +108,8 @@ class Options(ScoringOptions):
         budget_split: "exact": the budgets of the frame sets sum to min(K, V); "released": int(K / S) per set, as in
             the released code.
         positions: positions of kept tokens, "original" or "compact"; None: the family's default.
-        selector_alignment: "exact" or "released", see `LiteScorer.shift`; None: the selector's setting.
+        selector_alignment: "exact"; or "released", which shifts scores as the released InternVL selectors need; None:
+            the selector's setting.
         scoring_only: load the decoder up to the reference layer only: `select` works, `ask` does not.
     """
 
@@ -172,6 +187,18 @@ def option_names(options: type[LoadingOptions]) -> list[str]:
     return [option.name for option in fields(options)]
 
 
+def check_names(options: type[LoadingOptions], names: Iterable[str], caller: str, set_by: Sequence[str] = ()) -> None:
+    """Refuse an unknown option, with the nearest right name.
+
+    Args:
+        options: the class of the options.
+        names: names that were given.
+        caller: who takes them, for the message.
+        set_by: options that the caller sets itself.
+    """
+    check_known(names, [name for name in option_names(options) if name not in set_by], caller)
+
+
 def options_that_change_answers(options: LoadingOptions) -> dict[str, Any]:
     """Return the options that change answers, by name, for the settings of a run."""
     changing = (option for option in fields(options) if option.metadata.get("changes_answer", True))
@@ -208,5 +235,7 @@ def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
     Raises:
         ValueError: naming the option and the value.
     """
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if value < least:
         raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")

@@ -39,16 +39,29 @@ def check_known(names: Iterable[str], known: Sequence[str], caller: str) -> None
 
 def check_place(keep_on: str | None) -> None:
     """Refuse a `keep_on` that is neither "disk" nor a device of this machine."""
-    if keep_on in (None, "disk"):
+    if keep_on != "disk":
+        check_device("keep_on", keep_on, ("disk",))
+
+
+def check_device(name: str, device: Any, others: Sequence[str] = ()) -> None:
+    """Refuse a value that is not a device of this machine.
+
+    Args:
+        name: the option.
+        device: its value; None: the default.
+        others: other values that it may have, for the message.
+    """
+    if device is None:
         return
     try:
-        kind = torch.device(keep_on).type
+        kind = torch.device(device).type
     except (RuntimeError, TypeError):
         kind = None
     if kind in (None, "meta"):
-        raise ValueError(f'keep_on must be a device, such as "cpu" or "cuda:0", or "disk"; got {keep_on!r}')
+        choices = ", ".join(["cpu", "cuda:0", *others])
+        raise ValueError(f"{name} must be a device, one of {choices} and the like; got {device!r}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'keep_on={keep_on!r}: this machine has no such GPU; choose "cpu" or "disk"')
+        raise ValueError(f"{name}={device!r}: this machine has no such GPU; choose {' or '.join(['cpu', *others])}")
 
 
 def check_cache(folder: str, max_gb: float) -> None:

@@ -18,7 +18,7 @@ from flexselect.contracts import Recorded
 from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.fingerprint import package_versions, weights_hash
-from flexselect.options import LoadingOptions
+from flexselect.options import LoadingOptions, check_names
 from flexselect.storage.run_settings import write_atomically
 from flexselect.visualize import recall_by_layer, states_by_layer
 from flexselect.visualize.style import check_matplotlib
@@ -41,6 +41,7 @@ class Locating(LightningModule):
 
     def __init__(self, family: VideoFamily, **options: Any) -> None:
         super().__init__()
+        check_names(LoadingOptions, options, "Locating", set_by=("device",))
         self.options = LoadingOptions(device=None, **options)
         self.save_hyperparameters(asdict(self.options))
         self.family = family

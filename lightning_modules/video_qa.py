@@ -17,7 +17,7 @@ from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weights_hash
-from flexselect.options import AskingOptions, Options, option_names, options_that_change_answers
+from flexselect.options import AskingOptions, Options, check_names, option_names, options_that_change_answers
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
@@ -39,6 +39,7 @@ class VideoQA(LightningModule):
 
     def __init__(self, family: VideoFamily, **options: Any) -> None:
         super().__init__()
+        check_names(AskingOptions, options, "VideoQA", set_by=("device", "scoring_only"))
         self.options = AskingOptions(device=None, scoring_only=False, **options)
         self.save_hyperparameters(asdict(self.options))
         check_options(family, self.options)

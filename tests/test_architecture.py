@@ -87,6 +87,15 @@ def up(module: str, source: str) -> set[str]:
     return {name for name in others if floor(name) >= floor(module)}
 
 
+def test_no_import_is_relative():
+    """They would not be seen here."""
+    files = [file for folder in ("flexselect", *sorted(OURS)) for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    for file in files:
+        levels = [node.level for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        assert not any(levels), file
+
+
 @pytest.mark.parametrize("module", modules())
 def test_an_import_only_goes_down(module):
     assert not up(module, modules()[module].read_text())

@@ -1,4 +1,4 @@
-"""What a check found: a line each, and as JSON."""
+"""Findings of a check, shown as lines and saved as JSON."""
 
 from __future__ import annotations
 

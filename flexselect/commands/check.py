@@ -34,6 +34,17 @@ NEEDLES = (8, 16)  # number of clips, units per clip
 Clips = Callable[[VideoFamily, int, int], Sequence[NeedleClip]]  # family, number of clips, units per clip
 
 
+def check_words(words: Sequence[str], clips: Clips) -> Findings:
+    """Run the verb `check` with the words of a command line; see `run_check`."""
+    parser = argparse.ArgumentParser(prog="cli.py check", allow_abbrev=False, description=__doc__)
+    parser.add_argument("--config", action="append", required=True, help="a model's config, as for predict")
+    parser.add_argument("--quick", action="store_true", help="stop before the weights are loaded")
+    parser.add_argument("--bench", action="store_true", help="also measure 64, 256 and 1,024 frames")
+    parser.add_argument("--output", help="file for the findings as JSON")
+    options, more = parser.parse_known_args(words)
+    return run_check(*read_plan(options.config, more), clips, options.quick, options.bench, options.output)
+
+
 def read_plan(configs: Sequence[str], words: Sequence[str]) -> tuple[VideoFamily, Options]:
     """Build the family and the options that a run with these configs would have.
 
@@ -51,15 +62,15 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> tuple[VideoFamily
             raise UsageError(f"{config}: no such config")
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
         for part, values in (("family", family), ("model", model)):
-            given = (content or {}).get(part) or {}
-            values.update({"class_path": given.get("class_path", values.get("class_path"))})
-            values.update(given.get("init_args") or {})
+            section = (content or {}).get(part) or {}
+            values.update({"class_path": section.get("class_path", values.get("class_path"))})
+            values.update(section.get("init_args") or {})
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     names = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--"))
     for name in names:
         parser.add_argument(name, dest=name)
-    given_options, rest = parser.parse_known_args(list(words))
-    for name, value in vars(given_options).items():
+    parsed, rest = parser.parse_known_args(list(words))
+    for name, value in vars(parsed).items():
         part, _, key = name.removeprefix("--").partition(".")
         if part not in ("family", "model") or not key or rest:
             raise UsageError(f"{' '.join(rest) or name}: check takes --family.NAME VALUE and --model.NAME VALUE")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flexselect.commands.modes import DENSE, Modes
-from flexselect.options import Options
+from flexselect.families import family_of
+from flexselect.options import Options, check_names
 from flexselect.pipeline import FlexSelect
+from flexselect.scoring.factory import check_trained
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import UsageError
 from flexselect.storage.video_paths import VIDEO_ENDINGS, is_folder
@@ -67,13 +69,17 @@ def serve(
     check_port(host, port)
     if host not in LOCAL_HOSTS:
         log.warning("anyone who reaches %s:%d can upload videos and use this model; there is no password", host, port)
-    try:
-        chosen = Options(selector="self", scoring_only=False, **options)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames}
     numbers = {name: value for name, value in sampling.items() if value is not None}
-    fs = FlexSelect.from_pretrained(path, **vars(chosen), **numbers)
+    try:
+        check_names(Options, options, "serve", set_by=("selector", "scoring_only"))
+        chosen = Options(selector="self", scoring_only=False, **options)
+        family = family_of(path, **numbers)
+        if selector is not None:
+            check_trained(selector)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    fs = FlexSelect.from_pretrained(family, **vars(chosen))
     blocks = Page(Modes(fs, selector), choices, max_new_tokens, Path(path).name).build()
     _, address, _ = blocks.launch(
         server_name=host,

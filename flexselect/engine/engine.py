@@ -17,7 +17,7 @@ from flexselect.engine.clock import Clock
 from flexselect.engine.encoding import encode, encode_stream
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.options import Options
+from flexselect.options import Options, check_at_least, check_names
 from flexselect.scoring.factory import MODES
 from flexselect.scoring.frame_sets import frame_sets, share_budget
 from flexselect.scoring.prefix_cache import PrefixCache
@@ -41,6 +41,7 @@ class Engine:
 
     def __init__(self, lm: VideoLM, family: VideoFamily, scorer: Scorer | None = None, **options: Any) -> None:
         self.lm, self.family, self.scorer = lm, family, scorer
+        check_names(Options, options, type(self).__name__)
         self.options = Options(**options)
 
     def with_scorer(self: Self, scorer: Scorer | None) -> Self:
@@ -155,6 +156,7 @@ class Engine:
         sets = self.frame_sets(encoded)
         multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
         budget = self.budget if budget is None else budget
+        check_at_least("budget", budget, 1, " visual token")
         shares = share_budget(self.options.budget_split, budget, [len(tokens) for tokens in sets], multiple)
         shift = self.scorer.shift(encoded)
         scores_by_query = self.scorer.score_many(encoded, queries, sets, prefix_cache)

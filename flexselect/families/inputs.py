@@ -24,6 +24,8 @@ def at_least(name: str, least: float, value: Any, default: Any) -> Any:
         ValueError: naming the number, if it is below `least`.
     """
     value = default if value is None else value
+    if not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, got {value!r}")
     if not value >= least:
         raise ValueError(f"{name} must be at least {least:g}, got {value}")
     return value

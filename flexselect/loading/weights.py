@@ -123,6 +123,7 @@ def load_weights(
     device_map, gpu = options.device_map, torch.device(options.device).type == "cuda"
     if device_map is None and gpu:  # each weight goes to the GPU at once: the model never fills the CPU's memory
         device_map = {"": options.device}
+    quantization = _quantization(options)
     verbosity = logging.get_verbosity()
     if options.num_layers is not None:
         config = _first_layers(config, options.num_layers)
@@ -135,12 +136,14 @@ def load_weights(
             attn_implementation=options.attn_implementation,
             device_map=device_map,
             offload_folder=options.offload_folder,
-            quantization_config=_quantization(options),
+            quantization_config=quantization,
             ignore_mismatched_sizes=True,  # the report names mismatches, and is refused below
             output_loading_info=True,
         )
     except torch.OutOfMemoryError:
         raise
+    except ImportError as error:  # of an attention kernel
+        raise ValueError(f"attn_implementation={options.attn_implementation!r} cannot be used here: {error}") from error
     except Exception as error:  # the type depends on what is damaged
         reason = _unreadable(Path(path)) or error
         raise ValueError(f"the weights at {path} are missing, cut short or not weights: {reason}") from error

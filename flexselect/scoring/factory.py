@@ -62,6 +62,18 @@ def check_options(family: VideoFamily, options: Options) -> None:
     reference_layer(family, options)
 
 
+def check_trained(selector: str) -> None:
+    """Refuse a value that is not the folder or hub id of a trained selector.
+
+    Raises:
+        ValueError: for a mode.
+        FileNotFoundError: no selector at the path.
+    """
+    if not is_trained(selector):
+        raise ValueError(f"selector must be the folder or hub id of a trained selector, not the mode {selector!r}")
+    read_config(selector)
+
+
 def load_selector(options: Options) -> LiteSelector | None:
     """Load the trained selector onto the VideoLLM's device; None if the option names a mode."""
     if not is_trained(options.selector):

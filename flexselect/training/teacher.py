@@ -12,7 +12,7 @@ from flexselect.attention import resolve_reduction
 from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.options import ScoringOptions
+from flexselect.options import ScoringOptions, check_names
 from flexselect.scoring.factory import reference_layer
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
@@ -37,6 +37,7 @@ class Teacher:
 
     def __init__(self, family: VideoFamily, **options: Any) -> None:
         self.family = family
+        check_names(ScoringOptions, options, "the teacher", set_by=("device",))
         self.options = ScoringOptions(device=None, **options)
         self.layer = reference_layer(family, self.options)  # 0-based
         self.reduction = resolve_reduction(self.options.reduction or "max")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexselect import FlexSelect
+from flexselect.commands.page import serve
 from flexselect.families import FAMILIES, family_of, numbers_of
 from flexselect.options import (
     AskingOptions,
@@ -19,10 +20,12 @@ from flexselect.options import (
     option_names,
     options_that_change_answers,
 )
+from flexselect.storage.run_settings import UsageError
 from flexselect.training.teacher import Teacher
 from lightning_modules.locating import Locating
 from lightning_modules.teacher_scoring import TeacherScoring
 from lightning_modules.video_qa import VideoQA
+from tests import tiny
 from tests.processes import run_copy
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +34,14 @@ WRONG = [
     ("quantization", "2bit", "quantization must be one of 4bit, 8bit, got '2bit'"),
     ("cache_implementation", "dynamic", "cache_implementation must be one of static, got 'dynamic'"),
     ("budget", 0, "budget must be at least 1 visual token, got 0"),
-    ("budget", 2.5, "budget must be at least 1 visual token, got 2.5"),
+    ("budget", 2.5, "budget must be an integer, got 2.5"),
+    ("budget", True, "budget must be an integer, got True"),
+    ("compile", "no", "compile must be true or false, got 'no'"),
+    ("device", "gpu", "device must be a device, one of cpu, cuda:0 and the like; got 'gpu'"),
+    ("device_map", "x", "device_map must be a device, one of cpu, cuda:0, auto, balanced"),
+    ("attn_implementation", "x", "attn_implementation must be one of eager, "),
+    ("reference_layer", "1", "reference_layer must be an integer, got '1'"),
+    ("fps", "x", "fps must be a number, got 'x'"),
     ("budget_split", "fair", "budget_split must be one of exact, released, got 'fair'"),
     ("positions", "new", "positions must be one of original, compact, got 'new'"),
     ("selector_alignment", "left", "selector_alignment must be one of released, exact, got 'left'"),
@@ -58,7 +68,7 @@ def unloaded(checkpoint, monkeypatch):
 def test_a_wrong_option_is_refused_before_weights_are_loaded(unloaded, name, value, said):
     with pytest.raises(ValueError, match=said):
         FlexSelect.from_pretrained(unloaded, selector="self", **{name: value})
-    if name in ("fsp", "budgett"):
+    if name in ("fsp", "budgett", "fps", "device"):
         return
     with pytest.raises(ValueError, match=said):
         VideoQA(family_of(unloaded), selector="self", **{name: value})
@@ -118,6 +128,35 @@ def test_a_teacher_takes_the_options_of_loading(checkpoint):
     assert spread.options.device_map == "auto"
     assert "device_map" not in spread.settings("question") and "quantization" not in plain.settings("question")
     assert spread.settings("question")["quantization"] == "4bit", "other scores: another store"
+
+
+@pytest.mark.parametrize(
+    "take",
+    [Teacher, VideoQA, Locating, TeacherScoring, lambda family, **options: serve(family.path, **options)],
+    ids=["Teacher", "VideoQA", "Locating", "TeacherScoring", "serve"],
+)
+def test_an_unknown_option_gets_the_nearest_name_everywhere(unloaded, take):
+    with pytest.raises((ValueError, UsageError), match=r"has no option dtyp; did you mean dtype\?"):
+        take(family_of(unloaded), dtyp="float32")
+
+
+def test_an_unknown_option_of_a_loaded_model(load):
+    fs = load()
+    with pytest.raises(ValueError, match=r"FlexSelect has no option budgt; did you mean budget\?"):
+        FlexSelect(fs.lm, fs.family, None, budgt=3)
+
+
+def test_serve_takes_a_trained_selector_alone(unloaded):
+    """A mode would be shown as the lite mode."""
+    with pytest.raises(UsageError, match="a trained selector, not the mode 'self'"):
+        serve(unloaded, selector="self", dtype="float32")
+    with pytest.raises(UsageError, match="no/where"):
+        serve(unloaded, selector="no/where/to/be/found", dtype="float32")
+
+
+def test_a_budget_of_one_question_is_checked(load):
+    with pytest.raises(ValueError, match=r"budget must be an integer, got 5\.5"):
+        load(selector="self").open(tiny.frames(4)).ask("Why?", budget=5.5)
 
 
 MADE_UP = """
