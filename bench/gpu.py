@@ -24,8 +24,10 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from bench.measure import write_result
 from bench.roofline import MODELS, SMALL, computed
 from flexselect import FlexSelect, LiteSelector
+from flexselect.attention_kernels import KERNELS
 from flexselect.engine.clock import Clock
 from flexselect.families import family_of
+from flexselect.loading.compilation import compile_layers
 from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.selectors.lite_selector import selector_config
@@ -130,14 +132,19 @@ def matmul_rate(device: str, size: int) -> float:
     return 2 * size**3 / best
 
 
-def measured(fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, frames: int) -> dict[str, Any]:
-    """Measure one mode at one number of frames; the row has `error` if the GPU memory was not enough."""
+def measured(
+    fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, warm_up: VideoPrompt, frames: int
+) -> dict[str, Any]:
+    """Measure one mode at one number of frames; the row has `error` if the GPU memory was not enough.
+
+    The warm-up has another length, as an earlier question would: what is planned or compiled for a length is measured.
+    """
     on_gpu, row = fs.lm.device.type == "cuda", {"model": model.name, "mode": mode, "frames": frames}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
-        first_token(fs, prompt)  # warm-up
-        rounds = [first_token(fs, prompt) for _ in range(ROUNDS)]
+        first_token(fs, warm_up)
+        first, *rounds = [first_token(fs, prompt) for _ in range(ROUNDS + 1)]
     except torch.OutOfMemoryError:
         return {**row, "error": "out of memory"}
     seconds = {stage: statistics.median(times[stage] for times in rounds) for stage in rounds[0]}
@@ -147,7 +154,14 @@ def measured(fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, frames:
     rates = {stage: operations[stage] / seconds[stage] / 1e12 for stage in operations if operations[stage]}
     gigabytes = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
     total = sum(seconds.values())
-    return {**row, "seconds": seconds, "first_token_s": total, "tflops_by_stage": rates, "peak_gb": gigabytes}
+    return {
+        **row,
+        "seconds": seconds,
+        "first_token_s": total,
+        "first_call_s": sum(first.values()),
+        "tflops_by_stage": rates,
+        "peak_gb": gigabytes,
+    }
 
 
 def random_prompt(grid: tuple[int, int], shape: tuple[int, ...], units: int, weight: Tensor) -> VideoPrompt:
@@ -171,7 +185,10 @@ def show(row: dict[str, Any]) -> None:
         return
     seconds = "".join(f"{row['seconds'][stage]:10.3f}" for stage in ("encode", "score", "prefill"))
     rates = "".join(f"{row['tflops_by_stage'].get(stage, 0.0):9.1f}" for stage in ("encode", "score", "prefill"))
-    print(f"{head}{seconds}{row['first_token_s']:10.3f}{rates}{row['peak_gb'] or 0:9.1f}", flush=True)
+    print(
+        f"{head}{seconds}{row['first_token_s']:10.3f}{row['first_call_s']:10.3f}{rates}{row['peak_gb'] or 0:9.1f}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -180,12 +197,14 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=list(FRAMES))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small shapes to try the program; no results are written")
+    parser.add_argument("--kernels", choices=list(KERNELS), default="flash")
+    parser.add_argument("--compile", action="store_true", help="compile MLPs and norms")
     options = parser.parse_args()
     disable_progress_bar()
     set_verbosity_error()
     rate = matmul_rate(options.device, 512 if options.tiny else 8192)
     print(f"{options.device}: {rate / 1e12:.1f} TFLOP/s in a matrix product; seconds, TFLOP/s by stage, gigabytes")
-    heads = ("encode", "score", "prefill", "sum")
+    heads = ("encode", "score", "prefill", "later", "first")
     print(f"{'model':16}{'mode':7}{'frames':>7}" + "".join(f"{head:>10}" for head in heads), end="")
     print("".join(f"{head:>9}" for head in (*heads[:3], "peak GB")))
     rows = []
@@ -193,18 +212,31 @@ def main() -> None:
         config, grid, shape = configuration(model.name, options.tiny)
         with tempfile.TemporaryDirectory() as folder:
             family, lm, selector = build(config, Path(folder), options.device, options.tiny)
-            layer = model.layer
+            layer, lm.kernels = model.layer, options.kernels
+            if options.compile:
+                compile_layers(lm.decoder)
             scorers = {"dense": None, "self": ReferenceLayerScorer(lm, layer), "lite": LiteScorer(lm, selector)}
             for frames in options.frames:
-                prompt = random_prompt(grid, shape, frames // model.unit_frames, next(lm.model.parameters()))
+                units, weight = frames // model.unit_frames, next(lm.model.parameters())
+                prompt, warm_up = (random_prompt(grid, shape, count, weight) for count in (units, units + 1))
                 for mode, scorer in scorers.items():
                     fs = FlexSelect(lm, family, scorer, budget=model.budget)
-                    rows.append(measured(fs, mode, model, prompt, frames))
+                    rows.append(measured(fs, mode, model, prompt, warm_up, frames))
                     show(rows[-1])
-        del lm, selector, scorers, fs, prompt
+        del lm, selector, scorers, scorer, fs, prompt, warm_up, weight  # before the next model is built
     if not options.tiny:
         card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
-        write_result("gpu", {"card": card, "matmul_tflops": rate / 1e12, "rounds": ROUNDS}, rows)
+        write_result(
+            "gpu",
+            {
+                "card": card,
+                "matmul_tflops": rate / 1e12,
+                "rounds": ROUNDS,
+                "kernels": options.kernels,
+                "compile": options.compile,
+            },
+            rows,
+        )
 
 
 if __name__ == "__main__":

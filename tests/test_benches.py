@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
 import bench.measure
-from bench import gpu, roofline
+from bench import gpu, kernels, roofline
 
 
 @pytest.fixture
@@ -36,6 +36,14 @@ def test_the_roofline_is_written_and_says_that_it_is_computed(results, capsys):
     assert written["computed"] == "from shapes, not measured" and "computed" in capsys.readouterr().out
     qwen = next(row for row in written["rows"] if row["model"] == "Qwen2.5-VL-7B" and row["frames"] == 1024)
     assert qwen["tokens"] == 112_640 and qwen["dense_to"]["lite"] > qwen["dense_to"]["self"] > 2
+
+
+def test_the_kernels_are_timed_on_small_shapes(results, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kernels", "--tiny", "--device", "cpu"])
+    kernels.main()
+    shown = capsys.readouterr().out
+    assert all(shown.count(f"{shape[0]} ") >= 2 for shape in kernels.SHAPES) and not list(results.iterdir())
+    assert "flash first: 0 NaN" in shown, "on a CPU"
 
 
 def test_the_gpu_measurement_runs_on_small_shapes(results, monkeypatch, capsys):
