@@ -73,11 +73,7 @@ def main() -> None:
             with attention_kernels(first):
                 shape = (name, batch, heads, kv_heads, count, keys, width, masked)
                 longer = (name, batch, heads, kv_heads, count + 8 if count > 1 else 1, keys + 8, width, masked)
-                times = [
-                    seconds(shape, options.device),
-                    seconds(shape, options.device),
-                    seconds(longer, options.device),
-                ]
+                times = [seconds(size, options.device) for size in (shape, shape, longer)]
             rows.append({"shape": name, "first": first, "seconds": times})
             print(f"{name:22}{first:>8}" + "".join(f"{value:12.5f}" for value in times))
     for first in KERNELS:

@@ -140,8 +140,8 @@ class FlexSelect(Engine):
             max_new_tokens: the maximum length of an answer, in tokens.
 
         Returns:
-            One answer per question, in order; the same answers as from `VideoSession.ask`, but for rounding: a batch may
-            run other kernels in bfloat16.
+            One answer per question, in order; the same answers as from `VideoSession.ask`, but for rounding: in
+            bfloat16 a batch may run other kernels.
 
         Raises:
             ValueError: for an empty question, or a session of another model.
