@@ -209,8 +209,8 @@ class VideoSession:
     ) -> list[Answer]:
         """Answer several questions in one batch.
 
-        The answers are the same as from `ask`, but for rounding: in bfloat16 a batch may run other kernels. For questions
-        about several videos, see `FlexSelect.ask_all`.
+        The answers are the same as from `ask`, but for rounding: in bfloat16 a batch may run other kernels. For
+        questions about several videos, see `FlexSelect.ask_all`.
 
         Args:
             questions: a list of texts.
