@@ -18,6 +18,7 @@ from datamodules.processes import keep_frames_on_cpu, rank_and_world_size
 from datamodules.rows import read_rows
 from datamodules.video import VideoError, read_video
 from flexselect.analysis.needle_recall import NeedleClip
+from flexselect.contracts import Recorded
 from flexselect.families.base import VideoFamily
 from flexselect.families.inputs import at_least
 from flexselect.storage.video_paths import is_folder, list_videos
@@ -161,3 +162,6 @@ def list_haystacks(folder: str) -> list[Path]:
     if not is_folder(Path(folder)):
         raise ValueError(f"{folder} is no folder; --data.haystacks takes one with videos")
     return [Path(file) for file in list_videos(folder)]
+
+
+_: type[Recorded] = NeedleClips  # mypy holds it to its contract

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
 from datamodules.processor_cores import workers
 from datamodules.video import VideoError, open_video
-from flexselect.contracts import QuestionItem
+from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
@@ -170,3 +170,6 @@ def shard(questions: list[VideoQuestion], rank: int, world: int, work: dict[str,
         if least == rank:
             videos.add(video)
     return [question for question in questions if question.video in videos]
+
+
+_: type[QuestionSource] = QuestionData  # mypy holds it to its contract

@@ -16,7 +16,7 @@ from datamodules.epoch_order import EpochOrder, ResumableLoader
 from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
 from datamodules.processor_cores import workers
 from datamodules.video import VideoError, probe, read_video
-from flexselect.contracts import TrainingClip
+from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily
 from flexselect.storage.score_store import ScoreStore
 from flexselect.structures.frames import ReadOptions
@@ -259,3 +259,6 @@ def read_shapes(records: list[Record], family: VideoFamily) -> list[tuple[int, i
     with ThreadPoolExecutor() as pool:
         known = dict(zip(paths, pool.map(shape, paths)))
     return [known[record.path] for record in records]
+
+
+_: type[TrainingSource] = SelectorDataModule  # mypy holds it to its contract

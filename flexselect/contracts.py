@@ -71,9 +71,12 @@ class QuestionSource(Recorded, Protocol):
 class TrainingSource(Recorded, Protocol):
     """A data module that yields `TrainingClip`s for a selector's training and its teacher."""
 
-    query: str  # the text after a clip: "question" or "question_and_answer"
     reading: ReadOptions  # how files are read
     store: ScoreStore | None  # stored teacher scores; None: the teacher computes scores during training
+
+    @property
+    def query(self) -> str:
+        """The text after a clip: "question" or "question_and_answer"."""
 
     def skip(self, scored: Container[str]) -> None:
         """Leave out clips that an earlier run scored, by their keys."""
