@@ -93,7 +93,7 @@ class ScoringOptions(LoadingOptions):
         super().__post_init__()
         check_at_least("units_per_set", self.units_per_set, 1)
         if self.reference_layer is not None:
-            check_at_least("reference_layer", self.reference_layer, 0)
+            check_integer("reference_layer", self.reference_layer)
         resolve_reduction(self.reduction or "max")
 
 
@@ -229,13 +229,22 @@ def choices_of(hint: Any) -> list[Any]:
     return [*listed, *([None] if listed and type(None) in parts else [])]
 
 
-def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
-    """Refuse a value that is not an integer of at least `least`.
+def check_integer(name: str, value: Any) -> None:
+    """Refuse a value that is not an integer.
 
     Raises:
         ValueError: naming the option and the value.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
+def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
+    """Refuse a value that is not an integer of at least `least`.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    check_integer(name, value)
     if value < least:
         raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")

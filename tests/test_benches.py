@@ -47,7 +47,7 @@ def test_the_kernels_are_timed_on_small_shapes(results, monkeypatch, capsys):
 
 
 def test_the_gpu_measurement_runs_on_small_shapes(results, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--device", "cpu", "--frames", "4"])
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--device", "cpu", "--frames", "2"])
     monkeypatch.setattr(gpu, "ROUNDS", 1)
     gpu.main()
     shown = capsys.readouterr().out

@@ -39,7 +39,9 @@ def family_and_prompter(name, kind, folder):
     return family, prompter
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(
+    params=[name if name.startswith("Qwen2.5") else pytest.param(name, marks=pytest.mark.slow) for name in SIZES]
+)
 def published(request, tmp_path):
     """A model of published size on a GPU, without values, and a clip's shape."""
     kind, frames, height, width = SIZES[request.param]

@@ -94,7 +94,7 @@ def validated(mode: str, annotations: Path, out: Path) -> float:
 
 def test_the_shipped_model_shows_the_effect(tmp_path):
     """On long videos, 5 % of the tokens chosen by the model's own attention answer better than all of them."""
-    annotations = write_needle_videos(tmp_path, videos=3, patches=256, seed=77)
+    annotations = write_needle_videos(tmp_path, videos=2, patches=256, seed=77)
     accuracy = {
         mode: validated(mode, annotations, tmp_path / mode) for mode in ("dense", "self", "lite", "uniform", "random")
     }
