@@ -12,6 +12,7 @@ import yaml
 import cli
 from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis import after_loading, before_loading
+from flexselect.analysis.findings import Findings
 from flexselect.commands import check
 from flexselect.families import family_of
 from flexselect.selectors.lite_selector import selector_config
@@ -141,14 +142,25 @@ def test_a_model_that_does_not_fit_the_gpu(checkpoint, tmp_path, monkeypatch):
     gpu = SimpleNamespace(total_memory=int(1.55e9), name="small")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: gpu)
-    monkeypatch.setattr(before_loading, "count_weights", lambda family: 10**9)
+    monkeypatch.setattr(check, "count_weights", lambda family: 10**9)
     monkeypatch.setattr("flexselect.pipeline.load_lm", lambda *_: pytest.fail("loaded"))
     config = config_of(checkpoint, tmp_path)
     found = checked(tmp_path, "--config", config, status=1)["64 frames"]
     assert found["state"] == "not ok" and "--model.quantization 4bit" in found["advice"]
-    monkeypatch.setattr(before_loading, "count_weights", lambda family: 10**6)
+    monkeypatch.setattr(check, "count_weights", lambda family: 10**6)
     found = checked(tmp_path, "--config", config, status=1)
     assert found["64 frames"]["state"] == "ok" and "--family.max_frames" in found["1024 frames"]["advice"]
+
+
+def test_a_download_that_does_not_fit_the_disk(monkeypatch):
+    findings = Findings()
+    monkeypatch.setattr(before_loading, "cached_file", lambda *_, **__: None)
+    usage = SimpleNamespace(free=10 * 10**9)
+    monkeypatch.setattr(before_loading.shutil, "disk_usage", lambda path: usage)
+    for weights, state in ((8 * 10**9, "not ok"), (10**9, "not known")):
+        before_loading.check_files(findings, "some/model", weights)
+        assert findings[-1].state == state and "is not downloaded: about" in findings[-1].text
+    assert "16.0 GB to fetch, 10.0 GB of disk are free" in findings[0].text and "HF_HOME" in findings[0].advice
 
 
 @pytest.mark.parametrize(

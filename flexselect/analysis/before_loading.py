@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from flexselect.analysis.findings import Findings, gigabytes, listed
-from flexselect.analysis.memory import Memory, clip_of, count_weights, estimate
+from flexselect.analysis.memory import Memory, clip_of, estimate
 from flexselect.attention_kernels import KERNELS
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions
@@ -44,8 +45,14 @@ def check_machine(findings: Findings, options: Options) -> None:
     findings.add("attention kernels", known, text, scoring=scoring, answering=order)  # type: ignore[arg-type]
 
 
-def check_files(findings: Findings, path: str) -> int | None:
-    """Check the weight files: all there, none cut short. Return their bytes; None: not known, or damaged."""
+def check_files(findings: Findings, path: str, weights: int) -> int | None:
+    """Check the weight files: all there, none cut short. Return their bytes; None: not known, or damaged.
+
+    Args:
+        findings: gets the finding.
+        path: local folder or hub id.
+        weights: number of weights, for the size of a download in 16 bits.
+    """
     index = cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False)
     names = ["model.safetensors"]
     if index is not None:
@@ -53,8 +60,10 @@ def check_files(findings: Findings, path: str) -> int | None:
     files = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
     missing = [name for name, file in files.items() if file is None]
     if missing and not Path(path).is_dir() and len(missing) == len(names):
-        free = shutil.disk_usage(Path.home()).free
-        findings.add("files", "not known", f"{path} is not downloaded; {gigabytes(free)} of disk are free")
+        needed, free = 2 * weights, shutil.disk_usage(Path(HF_HUB_CACHE).anchor).free
+        text = f"{path} is not downloaded: about {gigabytes(needed)} to fetch, {gigabytes(free)} of disk are free"
+        advice = "" if free > needed else "free some room, or set HF_HOME to another disk"
+        findings.add("files", "not known" if free > needed else "not ok", text, advice, needed=needed, free=free)
         return None
     if missing:
         findings.add("files", "not ok", f"{path} has no {listed(missing)}", "download the checkpoint again")
@@ -80,9 +89,8 @@ def check_tokenizer(findings: Findings, family: VideoFamily) -> None:
         findings.add("tokenizer", "ok", f"{len(prompter.tokenizer):,} tokens; the text after a video has {len(ids)}")
 
 
-def check_memory(findings: Findings, family: VideoFamily, options: Options) -> None:
+def check_memory(findings: Findings, family: VideoFamily, options: Options, weights: int) -> None:
     """Estimate the memory at several numbers of frames; not ok if the model does not fit the GPU."""
-    weights = count_weights(family)
     rows = {frames: estimate(family, options, clip_of(family, frames), weights) for frames in FRAMES}
     first = rows[FRAMES[0]]
     name = options.quantization or options.dtype

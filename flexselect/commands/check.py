@@ -21,6 +21,7 @@ from flexselect.analysis.before_loading import (
     check_tokenizer,
 )
 from flexselect.analysis.findings import Findings
+from flexselect.analysis.memory import count_weights
 from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.families.base import VideoFamily
 from flexselect.options import Options, option_names
@@ -117,12 +118,13 @@ def run_check(
 
 def _before(findings: Findings, family: VideoFamily, options: Options) -> None:
     check_machine(findings, options)
+    weights = count_weights(family)
     with findings.step("files", "download the checkpoint again"):
-        check_files(findings, family.path)
+        check_files(findings, family.path, weights)
     check_tokenizer(findings, family)
     if not findings.failed:
         with findings.step("memory", "check config.json"):
-            check_memory(findings, family, options)
+            check_memory(findings, family, options, weights)
 
 
 def _after(findings: Findings, family: VideoFamily, options: Options, clips: Clips, bench: bool) -> None:
