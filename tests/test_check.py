@@ -49,7 +49,7 @@ def test_the_demo_with_its_selector(tmp_path, capsys):
     findings = checked(tmp_path, "--config", config)
     assert {finding["state"] for finding in findings.values()} <= {"ok", "not known"}
     right = findings["answers about needles"]["values"]["right"]
-    assert right.keys() == {"dense", "training-free", "lite"} and right["dense"] >= 6 and min(right.values()) >= 3
+    assert right.keys() == {"dense", "training-free", "lite"} and right["dense"] >= 6 and min(right.values()) >= 2
     needles = findings["needles"]["values"]
     assert needles["recall"] > 4 * needles["chance"]
     shown = capsys.readouterr().out
