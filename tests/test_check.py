@@ -15,6 +15,7 @@ from flexselect.analysis import after_loading, before_loading
 from flexselect.analysis.findings import Findings
 from flexselect.commands import check
 from flexselect.families import family_of
+from flexselect.loading import fingerprint
 from flexselect.selectors.lite_selector import selector_config
 from tests import tiny
 from tests.near import assert_near
@@ -154,13 +155,15 @@ def test_a_model_that_does_not_fit_the_gpu(checkpoint, tmp_path, monkeypatch):
 
 def test_a_download_that_does_not_fit_the_disk(monkeypatch):
     findings = Findings()
-    monkeypatch.setattr(before_loading, "cached_file", lambda *_, **__: None)
+    asked = []
+    monkeypatch.setattr(fingerprint, "cached_file", lambda *_, **how: asked.append(how["local_files_only"]))
     usage = SimpleNamespace(free=10 * 10**9)
     monkeypatch.setattr(before_loading.shutil, "disk_usage", lambda path: usage)
     for weights, state in ((8 * 10**9, "not ok"), (10**9, "not known")):
         before_loading.check_files(findings, "some/model", weights)
         assert findings[-1].state == state and "is not downloaded: about" in findings[-1].text
     assert "16.0 GB to fetch, 10.0 GB of disk are free" in findings[0].text and "HF_HOME" in findings[0].advice
+    assert asked and all(asked), "an estimate downloads nothing"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -11,18 +10,16 @@ from pathlib import Path
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError, safe_open
-from transformers.utils import cached_file
 
 from flexselect.analysis.findings import Findings, gigabytes, listed
 from flexselect.analysis.memory import Memory, clip_of, estimate
 from flexselect.attention_kernels import KERNELS
 from flexselect.families.base import VideoFamily
-from flexselect.loading.fingerprint import package_versions
+from flexselect.loading.fingerprint import package_versions, weight_files
 from flexselect.options import Options
 
 FRAMES = (64, 256, 1024)
 RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors
-INDEX = "model.safetensors.index.json"
 
 
 def check_machine(findings: Findings, options: Options) -> None:
@@ -45,29 +42,25 @@ def check_machine(findings: Findings, options: Options) -> None:
     findings.add("attention kernels", known, text, scoring=scoring, answering=order)  # type: ignore[arg-type]
 
 
-def check_files(findings: Findings, path: str, weights: int) -> int | None:
-    """Check the weight files: all there, none cut short. Return their bytes; None: not known, or damaged.
+def check_files(findings: Findings, path: str, weights: int) -> None:
+    """Check the weight files: all there, none cut short. Nothing is downloaded.
 
     Args:
         findings: gets the finding.
         path: local folder or hub id.
         weights: number of weights, for the size of a download in 16 bits.
     """
-    index = cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False)
-    names = ["model.safetensors"]
-    if index is not None:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-    files = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
+    files = weight_files(path, download=False)
     missing = [name for name, file in files.items() if file is None]
-    if missing and not Path(path).is_dir() and len(missing) == len(names):
+    if missing and not Path(path).is_dir():
         needed, free = 2 * weights, shutil.disk_usage(Path(HF_HUB_CACHE).anchor).free
         text = f"{path} is not downloaded: about {gigabytes(needed)} to fetch, {gigabytes(free)} of disk are free"
         advice = "" if free > needed else "free some room, or set HF_HOME to another disk"
         findings.add("files", "not known" if free > needed else "not ok", text, advice, needed=needed, free=free)
-        return None
+        return
     if missing:
         findings.add("files", "not ok", f"{path} has no {listed(missing)}", "download the checkpoint again")
-        return None
+        return
     keys, size = 0, 0
     for name, file in files.items():
         try:
@@ -75,10 +68,9 @@ def check_files(findings: Findings, path: str, weights: int) -> int | None:
                 keys += len(shard.keys())
         except (OSError, SafetensorError) as error:
             findings.add("files", "not ok", f"{name} cannot be read: {error}", "download this file again")
-            return None
+            return
         size += Path(str(file)).stat().st_size
     findings.add("files", "ok", f"{len(files)} with {keys:,} tensors, {gigabytes(size)}", keys=keys, bytes=size)
-    return size
 
 
 def check_tokenizer(findings: Findings, family: VideoFamily) -> None:

@@ -46,13 +46,28 @@ def text_hash(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+def weight_files(path: str, download: bool = True) -> dict[str, str | None]:
+    """Find the weight files that a checkpoint should have, by name; None: missing.
+
+    Args:
+        path: local folder or hub id.
+        download: whether files on the hub are downloaded; else they are missing until something else does.
+    """
+    index = _find(path, "model.safetensors.index.json", download)
+    names = ["model.safetensors"]
+    if index is not None:
+        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    return {name: _find(path, name, download) for name in names}
+
+
+def _find(path: str, name: str, download: bool = True) -> str | None:
+    offline = {} if download else {"local_files_only": True, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **offline)
+
+
 def _files(path: str) -> list[Path]:
     """List config.json and the weight files."""
-    names = ["config.json", "model.safetensors"]
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-    if index is not None:
-        names[1:] = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-    files = {name: cached_file(path, name, _raise_exceptions_for_missing_entries=False) for name in names}
+    files = {"config.json": _find(path, "config.json"), **weight_files(path)}
     missing = [name for name, file in files.items() if file is None]
     if missing:
         raise FileNotFoundError(f"{path} has no {', '.join(missing)}")
