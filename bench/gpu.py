@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from bench.measure import write_result
 from bench.roofline import MODELS, SMALL, computed
 from flexselect import FlexSelect, LiteSelector
+from flexselect.analysis.after_loading import first_token
 from flexselect.attention_kernels import KERNELS
 from flexselect.engine.clock import Clock
 from flexselect.families import family_of
@@ -103,19 +104,6 @@ def build(config: Any, folder: Path, device: str, tiny: bool) -> tuple[Any, Any,
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval().requires_grad_(False)
         selector = LiteSelector(selector_config(family, sizes)).to(dtype).eval().requires_grad_(False)
     return family, family.wrap(model), selector
-
-
-def first_token(fs: FlexSelect, prompt: VideoPrompt) -> dict[str, float]:
-    """Compute the first token's logits; return the seconds of each stage."""
-    clock, selection = Clock(fs.gpus), None
-    with clock("encode"):
-        encoded = fs.encode(prompt)
-    with clock("score"):
-        if fs.scorer is not None:
-            (selection,) = fs.select_encoded(encoded, [prompt.query_ids])
-    with clock("prefill"):
-        fs.lm.next_token_logits(fs.lm.assemble(encoded, prompt.query_ids, selection, fs.positions))
-    return clock.timings
 
 
 def matmul_rate(device: str, size: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +101,7 @@ def _right(engine: Engine, clips: Sequence[NeedleClip]) -> int:
 
 def check_speed(findings: Findings, engine: Engine, prompt: VideoPrompt, rounds: int = 3) -> None:
     """Measure the seconds of each stage, first and later, and the peak of GPU memory."""
-    times = [_stages(engine, prompt) for _ in range(rounds + 1)]
+    times = [first_token(engine, prompt) for _ in range(rounds + 1)]
     later = {stage: statistics.median(spent[stage] for spent in times[1:]) for stage in times[0]}
     text = ", ".join(f"{stage} {times[0][stage]:.3f} s, later {later[stage]:.3f} s" for stage in later)
     peak = max((torch.cuda.max_memory_allocated(gpu) for gpu in engine.gpus), default=0)
@@ -111,7 +110,8 @@ def check_speed(findings: Findings, engine: Engine, prompt: VideoPrompt, rounds:
     findings.add(name, "ok", text, first=times[0], later=later, peak=peak)
 
 
-def _stages(engine: Engine, prompt: VideoPrompt) -> dict[str, Any]:
+def first_token(engine: Engine, prompt: VideoPrompt) -> dict[str, float]:
+    """Compute the first token's logits; return the seconds of each stage."""
     clock, selection = Clock(engine.gpus), None
     with clock("encode"):
         encoded = engine.encode(prompt)

@@ -24,10 +24,10 @@ from flexselect.analysis.findings import Findings
 from flexselect.analysis.memory import count_weights
 from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.families.base import VideoFamily
-from flexselect.options import Options, option_names
+from flexselect.options import AskingOptions, Options, check_names, option_names
 from flexselect.pipeline import FlexSelect
+from flexselect.scoring.factory import is_trained
 from flexselect.storage.run_settings import UsageError, write_atomically
-from flexselect.validation import check_known
 
 BENCH_FRAMES = (64, 256, 1024)
 FRAMES = 32  # of the question that is measured otherwise
@@ -79,11 +79,10 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> tuple[VideoFamily
     maker: Any = locate(str(family.pop("class_path", None)))
     if maker is None:
         raise UsageError("no family: give --config, for example configs/qwen2_5_vl_7b.yaml")
-    known = option_names(Options)
-    asking = {"class_path", "max_new_tokens", "keep", "keep_on", "feature_cache", "feature_cache_gb"}
-    model = {name: value for name, value in model.items() if name not in asking}
+    unused = {"class_path", *option_names(AskingOptions)} - {*option_names(Options)}
+    model = {name: value for name, value in model.items() if name not in unused}
     try:
-        check_known(model, known, "check")
+        check_names(Options, model, "check")
         return maker(**family), Options(**model)
     except (ValueError, OSError, TypeError) as error:
         raise UsageError(str(error)) from error
@@ -138,8 +137,7 @@ def _after(findings: Findings, family: VideoFamily, options: Options, clips: Cli
     with findings.step("numbers", "please report this output"):
         check_numbers(findings, fs, short.prompt)
     with findings.step("needles", "please report this output"):
-        trained = options.selector if fs.scorer is not None and fs.scorer.teacher is not None else None
-        check_needles(findings, fs, clips(family, *NEEDLES), fs if trained else None)
+        check_needles(findings, fs, clips(family, *NEEDLES), fs if is_trained(options.selector) else None)
     units = [count // family.frames_per_unit for count in (BENCH_FRAMES if bench else (FRAMES,))]
     for count in units:
         with findings.step(f"speed at {count} units", "lower --family.max_frames, if the memory was not enough"):

@@ -1,4 +1,4 @@
-"""Greedy decoding with transformers' `generate`."""
+"""Run a whole model of transformers: greedy decoding, and logits from pixels to compare with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
+
+from flexselect.structures.layout import lay_out
+from flexselect.structures.prompt import VideoPrompt
 
 CACHE_STEP = 1024  # tokens; decoding is compiled again for a static cache of another size
 
@@ -42,6 +45,28 @@ def greedy(
     )
     prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     return [_until_end(row, stops) for row in out[:, prompt:]]
+
+
+@torch.inference_mode()
+def qwen_logits(lm: Any, prompt: VideoPrompt, merge: int) -> Tensor:
+    """Run a whole Qwen-VL model, which fills the placeholders itself; the positions are ours: float32 [vocab].
+
+    Args:
+        lm: the `VideoLM`.
+        prompt: a clip with its text.
+        merge: patches merged into one token, in each direction.
+    """
+    clip, texts = prompt.clip, (prompt.prefix_ids, prompt.query_ids)
+    units, rows, columns = clip.grid
+    layout = lay_out(*texts, range(units), rows * columns, lm.visual_id, clip.delimiters)
+    out = lm.model(
+        input_ids=layout.ids[None].to(lm.device),
+        position_ids=lm.position_ids(layout, clip.grid, clip.seconds_per_unit)[:, None].to(lm.device),
+        attention_mask=torch.ones_like(layout.ids)[None].to(lm.device),
+        pixel_values_videos=lm._pixel_values(clip, 0, units).to(lm.model.dtype),
+        video_grid_thw=torch.tensor([[units, rows * merge, columns * merge]], device=lm.device),
+    )
+    return out.logits[0, -1].float()
 
 
 def _until_end(row: Tensor, stops: set[int]) -> Tensor:

@@ -19,12 +19,13 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.decoding import qwen_logits
 from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
 from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
-from flexselect.structures.layout import Layout, lay_out
+from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -214,27 +215,6 @@ class Qwen25VLM(VideoLM):
         clip = VideoClip(tensors["pixel_values_videos"], grid, step)
         return VideoPrompt(clip, ids[: visual[0]], ids[visual[-1] + 1 :])
 
-    @torch.inference_mode()
     def logits_from_pixels(self, prompt: VideoPrompt) -> Tensor:
-        """Run transformers' whole model, which fills the placeholders itself; the positions are ours."""
-        clip, visual = prompt.clip, math.prod(prompt.clip.grid)
-        layout = lay_out(
-            prompt.prefix_ids,
-            prompt.query_ids,
-            range(clip.num_units),
-            visual // clip.num_units,
-            self.visual_id,
-            clip.delimiters,
-        )
-        units, rows, columns = clip.grid
-        return (
-            self.model(
-                input_ids=layout.ids[None].to(self.device),
-                position_ids=self.position_ids(layout, clip.grid, clip.seconds_per_unit)[:, None].to(self.device),
-                attention_mask=torch.ones_like(layout.ids)[None].to(self.device),
-                pixel_values_videos=self._pixel_values(clip, 0, units).to(self.model.dtype),
-                video_grid_thw=torch.tensor([[units, rows * MERGE, columns * MERGE]], device=self.device),
-            )
-            .logits[0, -1]
-            .float()
-        )
+        """Run transformers' whole model, see `qwen_logits`."""
+        return qwen_logits(self, prompt, MERGE)

@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.decoding import qwen_logits
 from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
 from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
-from flexselect.structures.layout import Delimiters, Layout, lay_out
+from flexselect.structures.layout import Delimiters, Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 PREFIX = "<|im_start|>user\n"
@@ -195,23 +196,9 @@ class Qwen3VLM(VideoLM):
         position_ids[2, layout.visual] += column.flatten().repeat(units)
         return position_ids
 
-    @torch.inference_mode()
     def logits_from_pixels(self, prompt: VideoPrompt) -> Tensor:
-        """Run transformers' whole model, which fills the placeholders itself; the positions are ours."""
-        clip, texts = prompt.clip, (prompt.prefix_ids, prompt.query_ids)
-        units, rows, columns = clip.grid
-        layout = lay_out(*texts, range(units), rows * columns, self.visual_id, clip.delimiters)
-        return (
-            self.model(
-                input_ids=layout.ids[None].to(self.device),
-                position_ids=self.position_ids(layout, clip.grid, clip.seconds_per_unit)[:, None].to(self.device),
-                attention_mask=torch.ones_like(layout.ids)[None].to(self.device),
-                pixel_values_videos=self._pixel_values(clip, 0, units).to(self.model.dtype),
-                video_grid_thw=torch.tensor([[units, rows * MERGE, columns * MERGE]], device=self.device),
-            )
-            .logits[0, -1]
-            .float()
-        )
+        """Run transformers' whole model, see `qwen_logits`."""
+        return qwen_logits(self, prompt, MERGE)
 
     def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
         """Split a prompt at its runs of video placeholders, one run per unit.

@@ -137,16 +137,20 @@ def test_the_clock_waits_for_all_gpus(monkeypatch):
     assert set(waited) == {torch.device("cuda", 0), torch.device("cuda", 1)}
 
 
+def answer_by_stages(gpu, fs, new_tokens=1):
+    with gpu.stage("encode"):
+        session = opened(fs)
+    with gpu.stage("score"):
+        requests = session.requests([QUESTIONS[0]])
+    with gpu.stage("answer"):
+        fs.answer(requests, new_tokens)
+
+
 def test_what_a_question_waits_for_and_computes(model_folder):
     """In bfloat16, as on a GPU: few waits and copies, no mask where causal attention would do, no needless float32."""
     with DryGPU() as gpu:
         fs = read(model_folder, "bfloat16", device="cuda")
-        with gpu.stage("encode"):
-            session = opened(fs)
-        with gpu.stage("score"):
-            requests = session.requests([QUESTIONS[0]])
-        with gpu.stage("answer"):
-            fs.answer(requests, 1)
+        answer_by_stages(gpu, fs)
     for name, stage in gpu.stages.items():
         assert len(stage.syncs) <= SYNCS[name], (name, stage.syncs)
         assert len(stage.copies) <= COPIES[name], (name, stage.copies)
@@ -162,12 +166,7 @@ def test_cudnn_where_it_is_wanted(checkpoint):
     """For the tower and answering; scoring has another length for each question."""
     with DryGPU() as gpu:
         fs = read(checkpoint, "bfloat16", device="cuda", attention_kernels="cudnn")
-        with gpu.stage("encode"):
-            session = opened(fs)
-        with gpu.stage("score"):
-            requests = session.requests([QUESTIONS[0]])
-        with gpu.stage("answer"):
-            fs.answer(requests, 2)
+        answer_by_stages(gpu, fs, 2)
     assert {name: {call.cudnn for call in stage.attention} for name, stage in gpu.stages.items()} == {
         "encode": {True},
         "score": {False},
@@ -186,14 +185,14 @@ def test_padding_attends_to_something(model_folder):
     assert any(call.blind for call in gpu.stages["canary"].attention)
 
 
-def test_locate(checkpoint, monkeypatch):
+def test_locate(model_folder):
     """Every layer scored at once, and hidden states of every layer, over two GPUs."""
-    family = family_of(str(checkpoint))
+    family = family_of(str(model_folder))
     (clip,) = NeedleClips(family, clips=1, units=4).predict_dataloader()
-    cpu = read(checkpoint, device="cpu")
+    cpu = read(model_folder, device="cpu")
     expected = clip_recalls(cpu.lm, clip)
     with DryGPU(2):
-        fs = read(checkpoint, device_map=two_gpus(cpu))
+        fs = read(model_folder, device_map=two_gpus(cpu))
         recalls = clip_recalls(fs.lm, clip)
         states, _ = clip_states(fs.lm, clip)
     assert_near(values(recalls), expected)
