@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from bench.measure import write_result
 from bench.roofline import MODELS, SMALL, computed
 from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.after_loading import first_token
+from flexselect.analysis.before_loading import matrix_rate
 from flexselect.attention_kernels import KERNELS
-from flexselect.engine.clock import Clock
 from flexselect.families import family_of
 from flexselect.loading.compilation import compile_layers
 from flexselect.scoring.lite import LiteScorer
@@ -106,20 +105,6 @@ def build(config: Any, folder: Path, device: str, tiny: bool) -> tuple[Any, Any,
     return family, family.wrap(model), selector
 
 
-def matmul_rate(device: str, size: int) -> float:
-    """Measure operations per second in a large matrix product, the best of ten."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    a, best = torch.randn(size, size, device=device, dtype=dtype), float("inf")
-    clock = Clock([a.device] if a.is_cuda else [])
-    for _ in range(10):
-        clock.stop()
-        began = time.perf_counter()
-        a @ a
-        clock.stop()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
-
-
 def measured(
     fs: FlexSelect, mode: str, model: Any, prompt: VideoPrompt, warm_up: VideoPrompt, frames: int
 ) -> dict[str, Any]:
@@ -190,7 +175,8 @@ def main() -> None:
     options = parser.parse_args()
     disable_progress_bar()
     set_verbosity_error()
-    rate = matmul_rate(options.device, 512 if options.tiny else 8192)
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    rate = matrix_rate(options.device, dtype, 512 if options.tiny else 8192)
     print(f"{options.device}: {rate / 1e12:.1f} TFLOP/s in a matrix product; seconds, TFLOP/s by stage, gigabytes")
     heads = ("encode", "score", "prefill", "later", "first")
     print(f"{'model':16}{'mode':7}{'frames':>7}" + "".join(f"{head:>10}" for head in heads), end="")

@@ -2,8 +2,8 @@
 
     python -m bench.roofline        (in `make bench`)
 
-Multiplications and additions of matrix products and attention count as one operation each. Causal attention counts
-half. The least time is the time of a card that does only these operations at its best rate.
+See `flexselect.analysis.operations` for what is counted. The least time is the time of a card that does only these
+operations at its best rate.
 """
 
 from __future__ import annotations
@@ -11,53 +11,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bench.measure import write_result
+from flexselect.analysis.operations import Decoder, Tower
 from flexselect.scoring.frame_sets import frame_sets
 
 RATE = 989e12  # operations per second, bfloat16 without sparsity: the data sheet of an H100 or H200
 QUERY = 64  # text tokens after the video
 FRAMES = (64, 128, 256, 512, 1024)
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """The shapes of a language model."""
-
-    layers: int
-    width: int
-    inner: int  # width of the MLP, which has three matrices
-    heads: int
-    kv_heads: int
-
-    @property
-    def head(self) -> int:
-        """Width of a head."""
-        return self.width // self.heads
-
-    def operations(self, tokens: int, layers: int) -> float:
-        """Count the operations of some layers over one prompt."""
-        matrices = self.width * (2 * self.width + 2 * self.kv_heads * self.head + 3 * self.inner)
-        return layers * (2 * tokens * matrices + 2 * tokens**2 * self.width)
-
-    def cache_gb(self, tokens: int, layers: int) -> float:
-        """Compute the size of keys and values in bfloat16, in GB."""
-        return layers * tokens * 2 * self.kv_heads * self.head * 2 / 1e9
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The shapes of a vision tower, for one unit of frames."""
-
-    layers: int
-    width: int
-    inner: int  # width of the MLP
-    matrices: int  # number of matrices in the MLP
-    patches: int  # patches per unit
-    seen: float  # patches that one patch attends to, on average over the layers
-
-    def operations(self, units: int) -> float:
-        """Count the operations for some units."""
-        weights = 4 * self.width**2 + self.matrices * self.width * self.inner
-        return units * self.layers * self.patches * (2 * weights + 4 * self.seen * self.width)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class _Clips(Dataset):
             if not question:  # the question is about the first needle
                 question, answer = asked, word
         prompt = VideoPrompt(self.prompter.clip(frames), self.prompter.prefix_ids, self.prompter.query_ids(question))
-        return NeedleClip(prompt, int(units[0]), question, answer)
+        return NeedleClip(prompt, int(units[0]), question, answer, len(units) - 1)
 
     def _haystack(self, rng: np.random.Generator) -> Tensor:
         count = self.data.units * self.data.family.frames_per_unit

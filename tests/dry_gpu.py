@@ -102,7 +102,8 @@ class Stage:
     """What was done between two moments."""
 
     launches: int = 0
-    syncs: list = field(default_factory=list)  # source lines
+    syncs: list = field(default_factory=list)  # source lines that wait for a value
+    pauses: list = field(default_factory=list)  # source lines that wait for all work
     copies: list = field(default_factory=list)  # (from, to, bytes, source line)
     attention: list = field(default_factory=list)
     float32: Counter = field(default_factory=Counter)  # matrix products in float32, by class and function
@@ -164,7 +165,7 @@ class DryGPU:
             "is_initialized": lambda: True,
             "_lazy_init": lambda: None,
             "set_device": lambda device: None,
-            "synchronize": lambda device=None: None,
+            "synchronize": lambda device=None: self._now.pauses.append(line()),
             "empty_cache": lambda: None,
             "get_device_properties": lambda device=None: properties,
             "get_device_capability": lambda device=None: (9, 0),
@@ -204,13 +205,13 @@ def line():
 
 
 def _function():
-    """The innermost function outside PyTorch that is running, with its class."""
+    """The innermost function outside PyTorch that is running, with its class, or its module if it has none."""
     frame = sys._getframe(2)
     while f"{os.sep}torch{os.sep}" in frame.f_code.co_filename or frame.f_code.co_filename == __file__:
         frame = frame.f_back
     owner = frame.f_locals.get("self")
     name = frame.f_code.co_name
-    return name if owner is None else f"{type(owner).__name__}.{name}"
+    return f"{frame.f_globals['__name__']}.{name}" if owner is None else f"{type(owner).__name__}.{name}"
 
 
 def _numbered(value):
@@ -252,7 +253,7 @@ class _Functions(TorchFunctionMode):
         places = {str(tensor.device) for tensor in tensors}
         assert len(places) == 1, f"attention on {sorted(places)} at {line()}"
         shape = None if attn_mask is None else tuple(attn_mask.shape)
-        blind = attn_mask is not None and not attn_mask.held.is_meta and not bool(attn_mask.held.any(-1).all())
+        blind = attn_mask is not None and not attn_mask.held.is_meta and _is_blind(attn_mask.held)
         shapes, cudnn = (tuple(query.shape), tuple(key.shape), shape), torch.backends.cuda.cudnn_sdp_enabled()
         call = Attention(*shapes, is_causal, query.dtype, cudnn, blind, line())
         self.gpu._now.attention.append(call)
@@ -267,6 +268,12 @@ class _Functions(TorchFunctionMode):
             batch, heads, rows, _ = query.shape
             out = torch.empty(batch, rows, heads, value.shape[-1], dtype=query.dtype, device="meta").transpose(1, 2)
         return self.gpu.wrap(out, query.device)
+
+
+def _is_blind(mask):
+    """Whether a row allows nothing: all false, or all as low as a mask that is added."""
+    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return not bool(allowed.any(-1).all())
 
 
 class _Operations(TorchDispatchMode):
@@ -301,11 +308,17 @@ class _Operations(TorchDispatchMode):
         if func not in MIXED and len(places) > 1:
             raise RuntimeError(f"{func}: tensors on {sorted(map(str, places))} at {line()}")
         others = [tensor for tensor in tensors if not isinstance(tensor, DryTensor)]
-        if func not in MIXED and any(tensor.dim() > 0 for tensor in others):
-            indices_alone = func in INDEXED and isinstance(tensors[0], DryTensor)
-            if not indices_alone:
-                raise RuntimeError(f"{func}: tensors on cpu and {', '.join(map(str, places))} at {line()}")
+        indices_alone = func in INDEXED and self._indices_alone(*tensors, count=len(others))
+        if func not in MIXED and any(tensor.dim() > 0 for tensor in others) and not indices_alone:
+            raise RuntimeError(f"{func}: tensors on cpu and {', '.join(map(str, places))} at {line()}")
         return dry[0].device
+
+    @staticmethod
+    def _indices_alone(indexed, *rest, count):
+        """Whether all tensors from the CPU are integers or masks: not what is indexed, nor the values put there."""
+        from_cpu = [tensor for tensor in rest if not isinstance(tensor, DryTensor)]
+        whole = all(not tensor.is_floating_point() for tensor in from_cpu)
+        return isinstance(indexed, DryTensor) and len(from_cpu) == count and whole
 
     def _count(self, func, args, tensors, dry, device):
         now = self.gpu._now

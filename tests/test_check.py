@@ -1,6 +1,7 @@
 """The verb `check`: on the demo, on every family, and on what is wrong."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import cli
 from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis import after_loading, before_loading
+from flexselect.analysis.before_loading import GPU
 from flexselect.analysis.findings import Findings
+from flexselect.analysis.plan import Plan
 from flexselect.commands import check
 from flexselect.families import family_of
 from flexselect.loading import fingerprint
@@ -52,7 +56,8 @@ def test_the_demo_with_its_selector(tmp_path, capsys):
     right = findings["answers about needles"]["values"]["right"]
     assert right.keys() == {"dense", "training-free", "lite"} and right["dense"] >= 6 and min(right.values()) >= 2
     needles = findings["needles"]["values"]
-    assert needles["recall"] > 4 * needles["chance"]
+    assert needles["recall"].keys() == {"training-free", "lite"}
+    assert min(needles["recall"].values()) > 4 * needles["chance"]
     shown = capsys.readouterr().out
     assert all(f"{name}: " in shown for name in findings) and "81 tensors, 4.0 MB" in shown
 
@@ -76,6 +81,7 @@ def test_canary_other_scores_are_seen(checkpoint, tmp_path, monkeypatch):
     real = after_loading.ReferenceLayerScorer
     monkeypatch.setattr(after_loading, "ReferenceLayerScorer", lambda lm, layer: real(lm, layer - 1))
     findings = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), status=1)
+    assert list(findings)[-1].startswith("attention of"), "the rest is checked too"
     (scores,) = [finding for name, finding in findings.items() if name.startswith("scores at layer")]
     assert scores["state"] == "not ok" and "report" in scores["advice"]
 
@@ -83,8 +89,10 @@ def test_canary_other_scores_are_seen(checkpoint, tmp_path, monkeypatch):
 def test_quick_stops_before_loading(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("flexselect.pipeline.load_lm", lambda *_: pytest.fail("loaded"))
     findings = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), "--quick")
-    assert list(findings)[:5] == ["machine", "GPUs", "versions", "attention kernels", "files"]
-    assert [name for name in findings if name.endswith("frames")] == ["64 frames", "256 frames", "1024 frames"]
+    first = ["machine", "GPUs", "versions", "attention kernels", "files", "names and shapes", "tokenizer", "weights"]
+    assert list(findings)[: len(first)] == first and list(findings)[-2:] == ["room", "time"]
+    frames = [name for name in findings if name.endswith("frames")]
+    assert frames == [f"{count} frames" for count in sorted({64, 256, 1024, family_of(str(checkpoint)).max_frames})]
 
 
 def copied(checkpoint, tmp_path):
@@ -116,16 +124,101 @@ def test_a_wrong_tokenizer(checkpoint, tmp_path):
     assert tokenizer["state"] == "not ok" and "is missing or does not belong to the model" in tokenizer["text"]
 
 
+def not_ok(findings):
+    return [name for name, finding in findings.items() if finding["state"] == "not ok"]
+
+
+def changed_weights(folder, change):
+    """Rewrite the tensors of a checkpoint."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_weight_of_another_name_and_another_shape(checkpoint, tmp_path):
+    """Named before anything is loaded."""
+    folder = copied(checkpoint, tmp_path)
+    name = next(key for key in load_file(folder / "model.safetensors") if key.endswith("layers.1.mlp.down_proj.weight"))
+    changed_weights(folder, lambda weights: weights.update({name + ".old": weights.pop(name)}))
+    config = config_of(folder, tmp_path)
+    found = checked(tmp_path, "--config", config, "--quick", status=1)
+    assert (
+        not_ok(found) == ["names and shapes"] and "layers.1.mlp.down_proj.weight" in found["names and shapes"]["text"]
+    )
+    changed_weights(folder, lambda weights: weights.update({name: weights.pop(name + ".old")[:, 1:].clone()}))
+    found = checked(tmp_path, "--config", config, "--quick", status=1)
+    assert not_ok(found) == ["names and shapes"] and "mismatched" in found["names and shapes"]["text"]
+
+
+def test_damaged_weights(checkpoint, tmp_path):
+    """NaN: one line says so, and nothing is compared with NaN."""
+    folder = copied(checkpoint, tmp_path)
+    changed_weights(folder, lambda weights: next(w for n, w in weights.items() if "down_proj" in n).fill_(math.nan))
+    found = checked(tmp_path, "--config", config_of(folder, tmp_path), status=1)
+    assert "its weights are damaged" in found["logits"]["advice"] and "apart" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", "{", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_a_damaged_index(index, checkpoint, tmp_path):
+    folder = copied(checkpoint, tmp_path)
+    (folder / "model.safetensors.index.json").write_text(index)
+    found = checked(tmp_path, "--config", config_of(folder, tmp_path), "--quick", status=1)
+    assert not_ok(found) == ["files"] and "model.safetensors.index.json" in found["files"]["text"]
+
+
 def test_a_selector_of_another_model(checkpoint, tmp_path):
+    """Before anything is loaded."""
     config = config_of(checkpoint, tmp_path)
     other = tmp_path / "llava"
     other.mkdir()
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes |= {"intermediate_size": 48}
     LiteSelector(selector_config(family_of(str(tiny.llava_video(other))), sizes)).save_pretrained(tmp_path / "selector")
-    findings = checked(tmp_path, "--config", config, "--model.selector", tmp_path / "selector", status=1)
-    wrong = [finding for finding in findings.values() if finding["state"] == "not ok"]
-    assert wrong and all("this selector takes vision features of width" in finding["text"] for finding in wrong)
+    words = "--config", config, "--quick", "--model.selector", tmp_path / "selector"
+    found = checked(tmp_path, *words, status=1)
+    assert not_ok(found) == ["selector"] and "takes vision features of width" in found["selector"]["text"]
+    weights = tmp_path / "selector" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert not_ok(checked(tmp_path, *words, status=1)) == ["selector's files"]
+
+
+def test_an_error_of_any_kind_is_a_finding(checkpoint, tmp_path, monkeypatch):
+    """It does not end the check, and what was found before is in the file."""
+    monkeypatch.setattr(check, "check_shapes", lambda findings, plan: findings.add("names and shapes", "ok", "skipped"))
+    monkeypatch.setattr(check, "check_files", lambda *_: {}["a key"])
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), "--quick", status=1)
+    assert found["files"]["text"] == "KeyError: 'a key'" and "room" not in found and found["tokenizer"]["state"] == "ok"
+
+
+def test_a_lost_gpu_ends_the_check():
+    with pytest.raises(torch.AcceleratorError), Findings().step("numbers", ""):
+        raise torch.AcceleratorError("illegal memory access")
+
+
+def test_bench_and_kernels(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "NEEDLES", (2, 4))
+    monkeypatch.setattr(check, "BENCH_FRAMES", (4, 8))
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), "--bench")
+    values = [found[f"a question about {frames} frames"]["values"] for frames in (4, 8)]
+    assert all(list(value["later"]) == ["encode", "score", "prefill"] for value in values)
+    counts = found["attention of 8 frames"]["values"]
+    assert sum(counts.values()) >= 5 and "scaled_dot_product_attention" not in counts, "by the kernel that ran"
+
+
+@pytest.mark.parametrize(("shift", "state"), [(0, "ok"), (1, "not known")])
+def test_whether_a_model_reads_text(shift, state):
+    """A model that knows each next token; and one whose vocabulary is shifted."""
+    ids = torch.arange(20)
+
+    def model(inputs_embeds, use_cache):
+        following = torch.nn.functional.one_hot((inputs_embeds[..., 0].long() + 1 + shift) % 100, 100)
+        return SimpleNamespace(logits=10.0 * following)
+
+    prompter = SimpleNamespace(ids=lambda text: ids)
+    lm = SimpleNamespace(prompter=prompter, device="cpu", embed=lambda ids: ids[..., None].float(), model=model)
+    findings = Findings()
+    after_loading.check_text(findings, lm)
+    assert findings[0].state == state and findings[0].values["chance"] == pytest.approx(math.log(100))
 
 
 def test_internvl_from_pixels(tmp_path):
@@ -139,18 +232,40 @@ def test_internvl_from_pixels(tmp_path):
 
 
 def test_a_model_that_does_not_fit_the_gpu(checkpoint, tmp_path, monkeypatch):
-    """Refused before loading, with the option that would make it fit."""
-    gpu = SimpleNamespace(total_memory=int(1.55e9), name="small")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: gpu)
-    monkeypatch.setattr(check, "count_weights", lambda family: 10**9)
+    """Refused before loading, with the option that makes it fit."""
+    gpus = [GPU("small", total=2 * 10**9, free=int(1.56e9))]
+    monkeypatch.setattr(before_loading, "find_gpus", lambda: gpus)
+    monkeypatch.setattr(Plan, "weights", 10**9)
     monkeypatch.setattr("flexselect.pipeline.load_lm", lambda *_: pytest.fail("loaded"))
     config = config_of(checkpoint, tmp_path)
-    found = checked(tmp_path, "--config", config, status=1)["64 frames"]
-    assert found["state"] == "not ok" and "--model.quantization 4bit" in found["advice"]
-    monkeypatch.setattr(check, "count_weights", lambda family: 10**6)
     found = checked(tmp_path, "--config", config, status=1)
-    assert found["64 frames"]["state"] == "ok" and "--family.max_frames" in found["1024 frames"]["advice"]
+    assert found["64 frames"]["state"] == "not ok" and "--model.quantization 4bit" in found["room"]["advice"]
+    monkeypatch.setattr(Plan, "weights", 10**6)
+    found = checked(tmp_path, "--config", config, status=1)
+    assert found["64 frames"]["state"] == "ok" and found["1024 frames"]["state"] == "not ok"
+    most = found["room"]["values"]["frames"]
+    assert 64 <= most < 1024 and f"lower --family.max_frames to {most}" in found["room"]["advice"]
+    found = checked(tmp_path, "--config", config, "--family.max_frames", most, "--quick")
+    assert found["room"]["state"] == "ok" and found["1024 frames"]["state"] == "not known"
+    gpus.append(gpus[0])
+    found = checked(tmp_path, "--config", config, "--quick", status=1)
+    assert "on 1 GPU;" in found["room"]["text"], "it is loaded onto one"
+    gpus[:] = [GPU("small", 2 * 10**9, int(1.8e9))] * 2
+    spread = checked(tmp_path, "--config", config, "--quick", "--model.device_map", "auto")["room"]
+    assert "on 2 GPUs;" in spread["text"] and spread["values"]["available"] == pytest.approx(2 * 0.3e9)
+
+
+def test_a_model_that_does_not_fit_the_memory(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(before_loading, "memory_of_machine", lambda: 10**9)
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path, device="cpu"), "--quick", status=1)["room"]
+    assert "up to 0 frames fit in 1.0 GB of the CPU's memory" in found["text"]
+
+
+def test_a_selector_takes_memory(tmp_path):
+    lite = checked(tmp_path, "--config", "configs/demo/lite.yaml", "--quick")
+    free = checked(tmp_path, "--config", "configs/demo/self.yaml", "--quick")
+    more = lite["64 frames"]["values"]["weights"] - free["64 frames"]["values"]["weights"]
+    assert more == 4 * lite["selector"]["values"]["count"] > 4 * 300_000
 
 
 def test_a_download_that_does_not_fit_the_disk(monkeypatch):
@@ -160,21 +275,41 @@ def test_a_download_that_does_not_fit_the_disk(monkeypatch):
     usage = SimpleNamespace(free=10 * 10**9)
     monkeypatch.setattr(before_loading.shutil, "disk_usage", lambda path: usage)
     for weights, state in ((8 * 10**9, "not ok"), (10**9, "not known")):
-        before_loading.check_files(findings, "some/model", weights)
+        before_loading.check_files(findings, "files", "some/model", weights)
         assert findings[-1].state == state and "is not downloaded: about" in findings[-1].text
     assert "16.0 GB to fetch, 10.0 GB of disk are free" in findings[0].text and "HF_HOME" in findings[0].advice
     assert asked and all(asked), "an estimate downloads nothing"
+
+
+DEMO = "--config", "configs/demo/self.yaml"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
-        (["--config", "configs/demo/self.yaml", "--model.budgt", "3"], "budgt; did you mean budget?"),
-        (["--config", "configs/demo/self.yaml", "--trainer.devices", "3"], "check takes --family.NAME VALUE"),
-        (["--config", "configs/demo/self.yaml", "--family.path", "/nowhere"], "/nowhere is not a folder"),
+        ([*DEMO, "--model.budgt", "3"], "budgt; did you mean budget?"),
+        ([*DEMO, "--trainer.devices", "3"], "--trainer.devices: check takes --config"),
+        ([*DEMO, "--family.path", "/nowhere"], "/nowhere is not a folder"),
+        ([*DEMO, "--quik"], "did you mean --quick?"),
+        ([*DEMO, "--model.budget"], "--model.budget has no value"),
+        ([*DEMO, "--quick", "--bench"], "leave out one of them"),
+        ([*DEMO, "--model.keep", "nonsense"], "keep must be one of nothing, features, scores_kv"),
+        ([*DEMO, "--model.reference_layer", "99"], "reference_layer must be between 0 and 4"),
+        ([*DEMO, "--model.selector", "/nowhere"], "/nowhere is not a folder"),
+        ([*DEMO, "--quick", "--output", "configs"], "--output configs cannot be written"),
+        (["--config", "configs"], "configs cannot be read as a config"),
+        (["--config", "README.md"], "README.md cannot be read as a config"),
     ],
 )
 def test_what_cannot_be_checked(words, message, capsys):
     assert cli.main(["check", *words]) == 2
     assert message in capsys.readouterr().err
+    assert not Path("configs.tmp").exists()
+
+
+@pytest.mark.parametrize("content", ["- a", "family: 3", "model: [1]", "trainer: x", "word"])
+def test_what_is_no_config(content, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(content)
+    assert cli.main(["check", "--config", str(tmp_path / "a.yaml")]) == 2
+    assert "a.yaml is no config" in capsys.readouterr().err

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from flexselect.analysis.every_layer import recall_at
 from flexselect.analysis.findings import Findings, State, gigabytes
-from flexselect.analysis.needle_recall import NeedleClip, clip_recalls
+from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.attention import use_attention
 from flexselect.engine.clock import Clock
 from flexselect.engine.encoding import encode
 from flexselect.engine.engine import Engine
 from flexselect.evaluation.questions import VideoQuestion
+from flexselect.families.base import VideoLM
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.scoring.scorer import Scorer
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoPrompt
 
 CLOSE = {
@@ -24,35 +33,50 @@ CLOSE = {
     torch.float16: 2e-2,
 }  # of the largest value: rounding, other kernels
 
+TEXT = "The sun rises in the east and sets in the west, and at night people see the moon and the stars."
+SHARE = 0.25  # of a clip's tokens that are kept for an answer
 
-def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt) -> None:
-    """Compare a short clip's logits and scores with those of transformers' own code."""
+
+def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer: int) -> None:
+    """Compare a short clip's logits, and scores at the reference layer, with those of transformers' own code."""
     lm = engine.lm
     encoded = encode(lm, prompt)
     inputs = lm.assemble(encoded, prompt.query_ids, None, "original")
     dense = lm.next_token_logits(inputs)
-    state: State = "ok" if bool(torch.isfinite(dense).all()) else "not ok"
-    findings.add("logits", state, "finite" if state == "ok" else "NaN or infinite", "" if state == "ok" else _FINITE)
+    if not bool(torch.isfinite(dense).all()):
+        advice = "load the model in bfloat16 or float32; if that does not help, its weights are damaged"
+        findings.add("logits", "not ok", f"NaN or infinite in {lm.model.dtype}", advice)
+        return  # nothing can be compared with NaN
+    findings.add("logits", "ok", "finite")
     reference = lm.logits_from_pixels(prompt)
     if reference is None:
         findings.add("logits from pixels", "not known", "transformers has no forward pass for this family's prompt")
     else:
         _compare(findings, "logits from pixels", "transformers' own forward pass", dense, reference, lm.model.dtype)
-    layer = engine.family.default_reference_layer
-    scorer = ReferenceLayerScorer(lm, layer)
-    scores, eager = scorer.score(encoded, prompt.query_ids), _eager(engine, encoded, prompt, layer)
+    scores, eager = ReferenceLayerScorer(lm, layer).score(encoded, prompt.query_ids), _eager(lm, encoded, prompt, layer)
     _compare(findings, f"scores at layer {layer}", "eager attention", scores, eager, lm.model.dtype)
     everything = torch.arange(encoded.num_tokens)
     kept = lm.assemble(encoded, prompt.query_ids, Selection(scores, everything, [everything]), "original")
     _compare(findings, "all tokens kept", "dense", lm.next_token_logits(kept), dense, lm.model.dtype)
 
 
-_FINITE = "load the model in bfloat16 or float32, and check its weights"
+def check_text(findings: Findings, lm: VideoLM) -> None:
+    """Measure how well the model predicts plain English: badly, if the tokenizer is of another model."""
+    ids = lm.prompter.ids(TEXT)[None].to(lm.device)
+    with torch.inference_mode():
+        logits = lm.model(inputs_embeds=lm.embed(ids), use_cache=False).logits[0, :-1].float()
+    loss, chance = float(cross_entropy(logits, ids[0, 1:].to(logits.device))), math.log(logits.shape[-1])
+    text = f"{loss:.1f} nats per token of an English sentence, {chance:.1f} by chance"
+    reads = loss < 0.6 * chance
+    advice = (
+        "" if reads else "a model of shapes or noise cannot read; any other model has a tokenizer that is not its own"
+    )
+    findings.add("reads text", "ok" if reads else "not known", text, advice, loss=loss, chance=chance)
 
 
-def _eager(engine: Engine, encoded: EncodedVideo, prompt: VideoPrompt, layer: int) -> Tensor:
+def _eager(lm: VideoLM, encoded: EncodedVideo, prompt: VideoPrompt, layer: int) -> Tensor:
     """Return the scores from the attention matrix of transformers' eager attention: float32 [V]."""
-    lm, layout = engine.lm, encoded.layout(prompt.query_ids, engine.lm.visual_id)
+    layout = encoded.layout(prompt.query_ids, lm.visual_id)
     inputs = lm.assemble(encoded, prompt.query_ids, None, "original")
     positions = lm.position_ids(layout, encoded.grid, 1.0).to(lm.device)  # as a frame set has them
     names = {"inputs_embeds": inputs["inputs_embeds"], "attention_mask": inputs["attention_mask"]}
@@ -72,52 +96,116 @@ def _compare(findings: Findings, name: str, other: str, one: Tensor, two: Tensor
     findings.add(name, state, f"{apart:.1e} of the largest value from {other}", advice, apart=apart)
 
 
-def check_needles(findings: Findings, engine: Engine, clips: Sequence[NeedleClip], lite: Engine | None) -> None:
-    """Measure the recall of rendered needles at the reference layer, and answers dense, training-free and lite."""
-    layer, units = engine.family.default_reference_layer, clips[0].prompt.clip.num_units
-    recall = statistics.mean(float(clip_recalls(engine.lm, clip)[layer, 0]) for clip in clips)
-    better = recall > 2 / units
-    state: State = "ok" if better else "not known"
+def check_needles(findings: Findings, engine: Engine, clips: Sequence[NeedleClip], scorers: dict[str, Scorer]) -> None:
+    """Measure the recall of rendered needles by each scorer, and the answers from their tokens against dense.
+
+    Args:
+        findings: gets two findings.
+        engine: the loaded model.
+        clips: clips with a needle each.
+        scorers: scorers that rank content, by the name of their mode.
+    """
+    chance = 1 / clips[0].prompt.clip.num_units
+    recalls = {
+        name: statistics.mean(_recall(engine, scorer, clip) for clip in clips) for name, scorer in scorers.items()
+    }
+    better = min(recalls.values()) > 2 * chance
     advice = "" if better else "a model that never learned to see finds nothing; else try `locate`, for the best layer"
-    text = f"{recall:.2f} of {len(clips)} needles' tokens at layer {layer}, {1 / units:.2f} by chance"
-    findings.add("needles", state, text, advice, recall=recall, chance=1 / units)
-    scorer = ReferenceLayerScorer(engine.lm, layer)
-    modes = {"dense": engine.with_scorer(None), "training-free": engine.with_scorer(scorer)}
-    right = {name: _right(mode, clips) for name, mode in {**modes, **({"lite": lite} if lite else {})}.items()}
+    text = ", ".join(f"{name} {recall:.2f}" for name, recall in recalls.items())
+    text += f" of the tokens of {len(clips)} needles, each among {clips[0].others} others; {chance:.2f} by chance"
+    findings.add("needles", "ok" if better else "not known", text, advice, recall=recalls, chance=chance)
+    modes = {"dense": engine.with_scorer(None), **{name: engine.with_scorer(scorers[name]) for name in scorers}}
+    right = {name: _right(mode, clips) for name, mode in modes.items()}
     text = ", ".join(f"{name} {count} of {len(clips)}" for name, count in right.items())
-    findings.add("answers about needles", "ok" if max(right.values()) else "not known", text, right=right)
+    text += f", from {SHARE:.0%} of the tokens but for dense"
+    enough = right["dense"] > 0 and min(right.values()) >= right["dense"] / 2
+    advice = "" if enough else "look at `needles`: what is not found cannot be answered"
+    if not right["dense"]:
+        advice = "this model does not know such questions, or does not see; nothing follows for selecting"
+    findings.add("answers about needles", "ok" if enough else "not known", text, advice, right=right)
+
+
+def _recall(engine: Engine, scorer: Scorer, clip: NeedleClip) -> float:
+    """Return which share of the needle's tokens are among the highest scores, as many as a unit has."""
+    encoded = engine.with_scorer(scorer).encode(clip.prompt)
+    needle = torch.arange(encoded.tokens_per_unit) + clip.unit * encoded.tokens_per_unit
+    return float(recall_at(scorer.score(encoded, clip.prompt.query_ids), needle - scorer.shift(encoded)))
 
 
 def _right(engine: Engine, clips: Sequence[NeedleClip]) -> int:
-    """Count right answers, from a quarter of the tokens if the engine selects."""
-    count = 0
+    """Count right answers, from a share of the tokens if the engine selects."""
+    right = 0
     for clip in clips:
         encoded = engine.encode(clip.prompt)
-        budget = max(1, encoded.num_tokens // 4) if engine.scorer is not None else None
+        budget = max(1, int(encoded.num_tokens * SHARE)) if engine.scorer is not None else None
         (answer,) = engine.answer(engine.requests(encoded, [clip.question], budget=budget), 8)
-        count += VideoQuestion("", "", clip.question, answer=clip.answer).is_right(answer.text)
-    return count
+        right += VideoQuestion("", "", clip.question, answer=clip.answer).is_right(answer.text)
+    return right
 
 
 def check_speed(findings: Findings, engine: Engine, prompt: VideoPrompt, rounds: int = 3) -> None:
-    """Measure the seconds of each stage, first and later, and the peak of GPU memory."""
-    times = [first_token(engine, prompt) for _ in range(rounds + 1)]
-    later = {stage: statistics.median(spent[stage] for spent in times[1:]) for stage in times[0]}
-    text = ", ".join(f"{stage} {times[0][stage]:.3f} s, later {later[stage]:.3f} s" for stage in later)
-    peak = max((torch.cuda.max_memory_allocated(gpu) for gpu in engine.gpus), default=0)
-    text += f"; peak {gigabytes(peak)}" if peak else ""
-    name = f"a question about {prompt.clip.num_units * engine.family.frames_per_unit} frames"
-    findings.add(name, "ok", text, first=times[0], later=later, peak=peak)
+    """Measure the seconds of each stage, first and later, the peak of GPU memory, and which attention kernels ran."""
+    frames = prompt.clip.num_units * engine.family.frames_per_unit
+    runs = [first_token(engine, prompt) for _ in range(rounds + 1)]
+    with KernelsUsed() as used:  # apart: it takes time
+        first_token(engine, prompt)
+    first, later = runs[0].seconds, {}
+    for stage in first:
+        later[stage] = statistics.median(run.seconds[stage] for run in runs[1:])
+    text = ", ".join(f"{stage} {first[stage]:.3f} s, later {later[stage]:.3f} s" for stage in later)
+    peaks = runs[0].peaks
+    if peaks:
+        text += "; peak " + ", ".join(f"{stage} {gigabytes(peak)}" for stage, peak in peaks.items())
+    findings.add(f"a question about {frames} frames", "ok", text, first=first, later=later, peaks=peaks)
+    text = ", ".join(f"{name} {count} times" for name, count in used.counts.items())
+    findings.add(f"attention of {frames} frames", "ok", text or "no call of PyTorch's attention", **used.counts)
 
 
-def first_token(engine: Engine, prompt: VideoPrompt) -> dict[str, float]:
-    """Compute the first token's logits; return the seconds of each stage."""
-    clock, selection = Clock(engine.gpus), None
-    with clock("encode"):
+@dataclass(frozen=True)
+class FirstToken:
+    """Seconds and memory of a question until the logits of its first token, by stage."""
+
+    seconds: dict[str, float]
+    peaks: dict[str, int]  # bytes on the fullest GPU; empty on a CPU
+
+
+def first_token(engine: Engine, prompt: VideoPrompt) -> FirstToken:
+    """Compute the first token's logits, and measure each stage."""
+    clock, selection, peaks = Clock(engine.gpus), None, {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        for gpu in engine.gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+        with clock(name):
+            yield
+        if engine.gpus:
+            peaks[name] = max(torch.cuda.max_memory_allocated(gpu) for gpu in engine.gpus)
+
+    with stage("encode"):
         encoded = engine.encode(prompt)
-    with clock("score"):
+    with stage("score"):
         if engine.scorer is not None:
             (selection,) = engine.select_encoded(encoded, [prompt.query_ids])
-    with clock("prefill"):
+    with stage("prefill"):
         engine.lm.next_token_logits(engine.lm.assemble(encoded, prompt.query_ids, selection, engine.positions))
-    return clock.timings
+    return FirstToken(clock.timings, peaks)
+
+
+class KernelsUsed(TorchDispatchMode):
+    """Counts calls of attention kernels by name, within a `with` block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count a call of an attention kernel; run the operation."""
+        if function is torch.ops.aten.scaled_dot_product_attention.default:
+            with self:  # which kernel it calls
+                return function.decompose(*args, **(kwargs or {}))
+        name = str(function._schema.name).removeprefix("aten::")
+        if "attention" in name and "backward" not in name:
+            short = name.removeprefix("_scaled_dot_product_").removeprefix("_")
+            self.counts[short] = self.counts.get(short, 0) + 1
+        return function(*args, **(kwargs or {}))

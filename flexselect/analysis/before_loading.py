@@ -5,31 +5,60 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError, safe_open
 
-from flexselect.analysis.findings import Findings, gigabytes, listed
-from flexselect.analysis.memory import Memory, clip_of, estimate
+from flexselect.analysis.findings import Findings, State, count, gigabytes, listed
+from flexselect.analysis.memory import estimate, most_frames
+from flexselect.analysis.operations import operations
+from flexselect.analysis.plan import Plan
 from flexselect.attention_kernels import KERNELS
+from flexselect.engine.clock import Clock
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weight_files
+from flexselect.loading.weights import LoadOptions, load_weights, quantization_config
 from flexselect.options import Options
+from flexselect.scoring.factory import is_trained
+from flexselect.selectors.lite_selector import selector_at
 
 FRAMES = (64, 256, 1024)
-RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors
+RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors, on each GPU
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU of this machine; sizes in bytes."""
+
+    name: str
+    total: int
+    free: int
+
+
+def find_gpus() -> list[GPU]:
+    """List the GPUs of this machine."""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    sizes = [torch.cuda.mem_get_info(i) for i in range(len(names))]
+    return [GPU(name, total, free) for name, (free, total) in zip(names, sizes)]
+
+
+def memory_of_machine() -> int:
+    """Return the size of the CPU's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_machine(findings: Findings, options: Options) -> None:
-    """Name the machine, its GPUs, the versions of packages, and the attention kernels that will be used."""
-    cores, memory = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Name the machine, its GPUs, the versions of packages, and the attention kernels that will be tried."""
+    cores, memory = os.cpu_count() or 1, memory_of_machine()
     machine = f"{platform.system()} {platform.machine()}, {cores} cores, {gigabytes(memory)} of memory"
     findings.add("machine", "ok", machine, cores=cores, memory=memory)
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    names = [f"{gpu.name}, {gigabytes(gpu.total_memory)}" for gpu in gpus]
-    advice = "" if gpus else "a CPU is enough for the demo model; the published models need a GPU, or hours"
+    gpus = find_gpus()
+    names = [f"{gpu.name}, {gigabytes(gpu.free)} of {gigabytes(gpu.total)} free" for gpu in gpus]
+    advice = "" if gpus else "a CPU is enough for the demo model; for others see `time` below"
     findings.add("GPUs", "ok" if gpus else "not known", "; ".join(names) or "none", advice, gpus=names)
     versions = package_versions()
     findings.add("versions", "ok", ", ".join(f"{name} {number}" for name, number in versions.items()), **versions)
@@ -38,39 +67,50 @@ def check_machine(findings: Findings, options: Options) -> None:
     text = f"scoring tries {', '.join(scoring)}; tower and answers, {options.attention_kernels} first"
     if options.attn_implementation != "sdpa":
         text += f", with {options.attn_implementation}"
-    known = "ok" if gpus else "not known"
-    findings.add("attention kernels", known, text, scoring=scoring, answering=order)  # type: ignore[arg-type]
+    findings.add("attention kernels", "ok", text, scoring=scoring, answering=order)
 
 
-def check_files(findings: Findings, path: str, weights: int) -> None:
-    """Check the weight files: all there, none cut short. Nothing is downloaded.
+def check_files(findings: Findings, name: str, path: str, weights: int | None) -> bool:
+    """Check weight files: all there, none cut short. Nothing is downloaded.
 
     Args:
         findings: gets the finding.
+        name: name of the finding.
         path: local folder or hub id.
-        weights: number of weights, for the size of a download in 16 bits.
+        weights: number of weights, for the size of a download in 16 bits; None: not known.
+
+    Returns:
+        Whether the files are there and whole.
     """
     files = weight_files(path, download=False)
-    missing = [name for name, file in files.items() if file is None]
+    missing = [file_name for file_name, file in files.items() if file is None]
     if missing and not Path(path).is_dir():
-        needed, free = 2 * weights, shutil.disk_usage(Path(HF_HUB_CACHE).anchor).free
-        text = f"{path} is not downloaded: about {gigabytes(needed)} to fetch, {gigabytes(free)} of disk are free"
-        advice = "" if free > needed else "free some room, or set HF_HOME to another disk"
-        findings.add("files", "not known" if free > needed else "not ok", text, advice, needed=needed, free=free)
-        return
+        _to_download(findings, name, path, weights)
+        return False
     if missing:
-        findings.add("files", "not ok", f"{path} has no {listed(missing)}", "download the checkpoint again")
-        return
+        findings.add(name, "not ok", f"{path} has no {listed(missing)}", "download the checkpoint again")
+        return False
     keys, size = 0, 0
-    for name, file in files.items():
+    for file_name, file in files.items():
         try:
             with safe_open(str(file), "pt") as shard:
                 keys += len(shard.keys())
         except (OSError, SafetensorError) as error:
-            findings.add("files", "not ok", f"{name} cannot be read: {error}", "download this file again")
-            return
+            findings.add(name, "not ok", f"{file_name} cannot be read: {error}", "download this file again")
+            return False
         size += Path(str(file)).stat().st_size
-    findings.add("files", "ok", f"{len(files)} with {keys:,} tensors, {gigabytes(size)}", keys=keys, bytes=size)
+    findings.add(name, "ok", f"{len(files)} with {keys:,} tensors, {gigabytes(size)}", keys=keys, bytes=size)
+    return True
+
+
+def _to_download(findings: Findings, name: str, path: str, weights: int | None) -> None:
+    """Say that a checkpoint is not downloaded, and whether the disk has room for it."""
+    free = shutil.disk_usage(Path(HF_HUB_CACHE).anchor).free
+    needed = 2 * (weights or 0)
+    size = "its size is not known" if weights is None else f"about {gigabytes(needed)} to fetch"
+    text, fits = f"{path} is not downloaded: {size}, {gigabytes(free)} of disk are free", free > needed
+    advice = "" if fits else "free some room, or set HF_HOME to another disk"
+    findings.add(name, "not known" if fits else "not ok", text, advice, needed=needed, free=free)
 
 
 def check_tokenizer(findings: Findings, family: VideoFamily) -> None:
@@ -81,31 +121,85 @@ def check_tokenizer(findings: Findings, family: VideoFamily) -> None:
         findings.add("tokenizer", "ok", f"{len(prompter.tokenizer):,} tokens; the text after a video has {len(ids)}")
 
 
-def check_memory(findings: Findings, family: VideoFamily, options: Options, weights: int) -> None:
-    """Estimate the memory at several numbers of frames; not ok if the model does not fit the GPU."""
-    rows = {frames: estimate(family, options, clip_of(family, frames), weights) for frames in FRAMES}
-    first = rows[FRAMES[0]]
-    name = options.quantization or options.dtype
-    findings.add("weights", "ok", f"{weights / 1e9:.2f} billion, {gigabytes(first.weights)} in {name}", count=weights)
-    available = _available(options)
+def check_shapes(findings: Findings, plan: Plan) -> None:
+    """Check that every weight of the model has a tensor of its name and shape, without reading values."""
+    with findings.step("names and shapes", "these weights are not of this config.json; download both again"):
+        plan.family.load(replace(LoadOptions.of(plan.options), quantization=None, shapes_only=True))
+        findings.add("names and shapes", "ok", "every weight has its tensor")
+
+
+def check_selector(findings: Findings, plan: Plan) -> None:
+    """Check that a trained selector is whole and made for this model; nothing is downloaded."""
+    path = plan.options.selector
+    if not is_trained(path) or not check_files(findings, "selector's files", path, None):
+        return
+    with findings.step("selector", "choose a selector that was trained for this model, or --model.selector self"):
+        kind, config = selector_at(path)
+        load_weights(kind, path, config, LoadOptions(shapes_only=True))
+        expected = plan.family.selector_inputs or {}
+        made_for = {"projector": config.projector, "vision_size": config.vision_size}
+        if {name: expected.get(name) for name in made_for} != made_for:
+            widths = f"this selector takes vision features of width {config.vision_size} ({config.projector})"
+            raise ValueError(f"{widths}, this model's tower gives {expected.get('vision_size')} ({plan.family.name})")
+        text = f"{count(plan.selector_weights)} weights in {config.text_config.num_hidden_layers} layers"
+        findings.add("selector", "ok", text, count=plan.selector_weights)
+
+
+def check_memory(findings: Findings, plan: Plan) -> None:
+    """Estimate the memory at several numbers of frames; not ok if the frames of this config do not fit."""
+    options, limit = plan.options, plan.max_frames
+    quantization_config(LoadOptions.of(options))
+    rows = {frames: estimate(plan, plan.clip(frames)) for frames in sorted({*FRAMES, limit})}
+    held = rows[limit].weights
+    text = f"{count(plan.weights)}, {gigabytes(held)} in {options.quantization or options.dtype}"
+    findings.add("weights", "ok", text + (", selector included" if plan.selector_weights else ""), count=plan.weights)
+    available, place = _room(options)
     for frames, memory in rows.items():
-        fits = available is None or memory.peak + RESERVE <= available
-        needs = f"{gigabytes(memory.peak)} (encode {gigabytes(memory.encode)}, score {gigabytes(memory.score)}, "
-        needs += f"answer {gigabytes(memory.answer)}; keep=scores_kv holds {gigabytes(memory.prefix_cache)} more)"
-        state = "not known" if available is None else "ok" if fits else "not ok"
-        advice = "" if fits else _advice(memory, available or 0)
-        findings.add(f"{frames} frames", state, needs, advice, **vars(memory))  # type: ignore[arg-type]
+        fits = memory.peak <= available
+        text = f"{gigabytes(memory.peak)} (encode {gigabytes(memory.encode)}, score {gigabytes(memory.score)}, "
+        text += f"answer {gigabytes(memory.answer)}; keep=scores_kv holds {gigabytes(memory.prefix_cache)} more)"
+        state: State = "ok" if fits else "not ok" if frames <= limit else "not known"
+        advice = "" if fits or frames <= limit else f"does not fit, but this config takes at most {limit:,} frames"
+        findings.add(f"{frames} frames", state, text, advice, **vars(memory))
+    most = most_frames(plan, available)
+    advice = "" if most >= limit else f"lower --family.max_frames to {most}, or lower --model.units_per_set"
+    if not most:
+        advice = "spread the model with --model.device_map auto, or load it with --model.quantization 4bit"
+    text = f"up to {most:,} frames fit in {place}; this config takes at most {limit:,}"
+    findings.add("room", "not ok" if advice else "ok", text, advice, frames=most, available=available)
 
 
-def _available(options: Options) -> int | None:
-    """Return the memory for the model: of one GPU, or of all if it is spread; None: it runs on the CPU."""
-    count = torch.cuda.device_count() if str(options.device or "cuda").startswith("cuda") else 0
-    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
-    return None if not sizes else sum(sizes) if options.device_map else sizes[0]
+def _room(options: Options) -> tuple[float, str]:
+    """Return the bytes that tensors may fill, and where: one GPU, all GPUs if the model is spread, or the CPU."""
+    gpus = [] if torch.device(options.device or "cuda").type == "cpu" else find_gpus()
+    if not gpus:
+        memory = memory_of_machine()
+        return memory - RESERVE, f"{gigabytes(memory)} of the CPU's memory"
+    if options.device_map is None:
+        gpus = [gpus[torch.device(options.device or "cuda").index or 0]]
+    free = sum(gpu.free for gpu in gpus)
+    return free - RESERVE * len(gpus), f"{gigabytes(free)} that are free on {len(gpus)} GPU{'s'[: len(gpus) - 1]}"
 
 
-def _advice(memory: Memory, available: int) -> str:
-    """Name the option that would make it fit."""
-    if memory.weights + RESERVE > available:
-        return "spread the model with --model.device_map auto, or load it with --model.quantization 4bit"
-    return "lower --family.max_frames, or --model.units_per_set"
+def check_time(findings: Findings, plan: Plan) -> None:
+    """Compute the least seconds to an answer, from the rate of a matrix product that is measured here."""
+    loading = LoadOptions.of(plan.options)
+    rate = matrix_rate(str(loading.device), loading.dtype, 8192 if torch.cuda.is_available() else 1024)
+    costs = {frames: operations(plan, plan.clip(frames)) for frames in FRAMES if frames <= plan.max_frames}
+    seconds = {n: {stage: cost / rate for stage, cost in stages.items()} for n, stages in costs.items()}
+    listed_seconds = ", ".join(f"{sum(stages.values()):.3g} s for {n:,} frames" for n, stages in seconds.items())
+    text = f"at least {listed_seconds}, at {rate / 1e12:.3g} TFLOP/s of a matrix product here; without decoding"
+    findings.add("time", "ok", text, rate=rate, seconds=seconds)
+
+
+def matrix_rate(device: str, dtype: torch.dtype | str, size: int) -> float:
+    """Measure operations per second in a large matrix product, the best of ten."""
+    a, best = torch.randn(size, size, device=device).to(dtype), float("inf")
+    clock = Clock([a.device] if a.is_cuda else [])
+    for _ in range(10):
+        clock.stop()
+        began = time.perf_counter()
+        a @ a
+        clock.stop()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flexselect.validation import raise_lost_gpu
+
 State = Literal["ok", "not ok", "not known"]
 MARKS: dict[str, str] = {"ok": "ok", "not ok": "NOT OK", "not known": "?"}
 
@@ -46,11 +48,16 @@ class Findings(list[Finding]):
 
     @contextmanager
     def step(self, name: str, advice: str) -> Iterator[None]:
-        """Turn an error within a block into a finding, so that the rest is still checked."""
+        """Turn an error within a block into a finding, so that the rest is still checked.
+
+        Every kind of error, since a damaged file can raise any; a lost GPU ends the check, see `raise_lost_gpu`.
+        """
         try:
             yield
-        except (ValueError, OSError, RuntimeError) as error:
-            self.add(name, "not ok", str(error) or type(error).__name__, advice)
+        except Exception as error:
+            raise_lost_gpu(error)
+            known = isinstance(error, ValueError | OSError) and str(error)
+            self.add(name, "not ok", known or f"{type(error).__name__}: {error}", advice)
 
     @property
     def failed(self) -> bool:
@@ -61,6 +68,11 @@ class Findings(list[Finding]):
 def gigabytes(size: float) -> str:
     """Format bytes as GB."""
     return f"{size / 1e9:.1f} GB" if size >= 5e8 else f"{size / 1e6:.1f} MB"
+
+
+def count(number: int) -> str:
+    """Format a number of weights."""
+    return f"{number / 1e9:.2f} billion" if number >= 1e8 else f"{number / 1e6:.2f} million"
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -26,6 +26,7 @@ class NeedleClip:
     unit: int
     question: str = ""
     answer: str = ""  # the word that answers the question; empty: not known
+    others: int = 0  # number of other needles in the clip
 
 
 def clip_recalls(lm: VideoLM, clip: NeedleClip) -> Tensor:

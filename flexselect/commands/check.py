@@ -7,28 +7,34 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import yaml
 
-from flexselect.analysis.after_loading import check_needles, check_numbers, check_speed
+from flexselect.analysis.after_loading import check_needles, check_numbers, check_speed, check_text
 from flexselect.analysis.before_loading import (
     check_files,
     check_machine,
     check_memory,
+    check_selector,
+    check_shapes,
+    check_time,
     check_tokenizer,
 )
-from flexselect.analysis.findings import Findings
-from flexselect.analysis.memory import count_weights
+from flexselect.analysis.findings import Finding, Findings
 from flexselect.analysis.needle_recall import NeedleClip
+from flexselect.analysis.plan import Plan
 from flexselect.families.base import VideoFamily
 from flexselect.options import AskingOptions, Options, check_names, option_names
 from flexselect.pipeline import FlexSelect
-from flexselect.scoring.factory import is_trained
+from flexselect.scoring.factory import check_options, training_free
 from flexselect.storage.run_settings import UsageError, write_atomically
 
+REPORT = "please report this output"
+FLAGS = ("--config", "--quick", "--bench", "--output", "--family.NAME VALUE", "--model.NAME VALUE")
 BENCH_FRAMES = (64, 256, 1024)
 FRAMES = 32  # of the question that is measured otherwise
 NEEDLES = (8, 16)  # number of clips, units per clip
@@ -41,16 +47,20 @@ def check_words(words: Sequence[str], clips: Clips) -> Findings:
     parser.add_argument("--config", action="append", required=True, help="a model's config, as for predict")
     parser.add_argument("--quick", action="store_true", help="stop before the weights are loaded")
     parser.add_argument("--bench", action="store_true", help="also measure 64, 256 and 1,024 frames")
-    parser.add_argument("--output", help="file for the findings as JSON")
+    parser.add_argument("--output", help="file for the findings as JSON; each is written at once")
     options, more = parser.parse_known_args(words)
-    return run_check(*read_plan(options.config, more), clips, options.quick, options.bench, options.output)
+    if options.quick and options.bench:
+        raise UsageError("--quick stops before --bench would measure: leave out one of them")
+    plan = read_plan(options.config, more)
+    return run_check(plan, clips, options.quick, options.bench, options.output)
 
 
-def read_plan(configs: Sequence[str], words: Sequence[str]) -> tuple[VideoFamily, Options]:
-    """Build the family and the options that a run with these configs would have.
+def read_plan(configs: Sequence[str], words: Sequence[str]) -> Plan:
+    """Read the family and the options that a run with these configs would have.
 
     Args:
-        configs: YAML files of a model, as for `predict`; later ones count. Only `family` and `model` are read.
+        configs: YAML files of a model, as for `predict`; later ones count. `family` and `model` are read, and whether
+            `trainer` asks for a CPU.
         words: further options, `--family.NAME VALUE` and `--model.NAME VALUE`.
 
     Raises:
@@ -59,85 +69,134 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> tuple[VideoFamily
     family: dict[str, Any] = {}
     model: dict[str, Any] = {}
     for config in configs:
-        if not Path(config).is_file():
-            raise UsageError(f"{config}: no such config")
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        content = _read_yaml(config)
         for part, values in (("family", family), ("model", model)):
-            section = (content or {}).get(part) or {}
+            section = content.get(part) or {}
             values.update({"class_path": section.get("class_path", values.get("class_path"))})
             values.update(section.get("init_args") or {})
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    names = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--"))
-    for name in names:
-        parser.add_argument(name, dest=name)
-    parsed, rest = parser.parse_known_args(list(words))
-    for name, value in vars(parsed).items():
-        part, _, key = name.removeprefix("--").partition(".")
-        if part not in ("family", "model") or not key or rest:
-            raise UsageError(f"{' '.join(rest) or name}: check takes --family.NAME VALUE and --model.NAME VALUE")
+        if (content.get("trainer") or {}).get("accelerator") == "cpu":
+            model.setdefault("device", "cpu")
+    for name, value in _values(words).items():
+        part, _, key = name.partition(".")
         (family if part == "family" else model)[key] = yaml.safe_load(value)
     maker: Any = locate(str(family.pop("class_path", None)))
     if maker is None:
         raise UsageError("no family: give --config, for example configs/qwen2_5_vl_7b.yaml")
-    unused = {"class_path", *option_names(AskingOptions)} - {*option_names(Options)}
-    model = {name: value for name, value in model.items() if name not in unused}
+    model.pop("class_path", None)
     try:
-        check_names(Options, model, "check")
-        return maker(**family), Options(**model)
+        check_names(AskingOptions, model, "check")
+        plan = Plan(maker(**family), AskingOptions(**model))
+        check_options(plan.family, plan.options)
     except (ValueError, OSError, TypeError) as error:
         raise UsageError(str(error)) from error
+    return plan
+
+
+def _read_yaml(config: str) -> dict[str, Any]:
+    """Read a config."""
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"{config}: no such config") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{config} cannot be read as a config: {error}") from error
+    sections = (
+        [content.get(part) for part in ("family", "model", "trainer")] if isinstance(content, dict) else [content]
+    )
+    if not all(section is None or isinstance(section, dict) for section in sections):
+        raise UsageError(f"{config} is no config: `family`, `model` and `trainer` must hold names and values")
+    return content
+
+
+def _values(words: Sequence[str]) -> dict[str, str]:
+    """Return the values of `--family.NAME VALUE` and `--model.NAME VALUE` (or with =), by name without dashes."""
+    values, rest = {}, list(words)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        part, dot, key = name.removeprefix("--").partition(".")
+        if part not in ("family", "model") or not dot or not key or not name.startswith("--"):
+            near = get_close_matches(name, FLAGS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{name}: check takes {', '.join(FLAGS)}{hint}")
+        if not equals and not rest:
+            raise UsageError(f"{name} has no value")
+        values[name.removeprefix("--")] = value if equals else rest.pop(0)
+    return values
 
 
 def run_check(
-    family: VideoFamily,
-    options: Options,
-    clips: Clips,
-    quick: bool = False,
-    bench: bool = False,
-    output: str | None = None,
+    plan: Plan, clips: Clips, quick: bool = False, bench: bool = False, output: str | None = None
 ) -> Findings:
     """Check a model from the machine to its answers; show each finding at once.
 
     Args:
-        family: the family of the checkpoint.
-        options: the options of the run to come.
+        plan: the family of the checkpoint, and the options of the run to come.
         clips: renders needle clips.
         quick: stop before the weights are loaded.
         bench: also measure questions about 64, 256 and 1,024 frames.
-        output: file for the findings as JSON; None: they are only shown.
+        output: file for the findings as JSON, written again with each; None: they are only shown.
+
+    Raises:
+        UsageError: if the file cannot be written.
     """
-    findings = Findings(lambda finding: sys.stdout.write(f"{finding}\n"))
-    _before(findings, family, options)
+
+    def save() -> None:
+        if output is not None:
+            write_atomically(Path(output), json.dumps([asdict(finding) for finding in findings], indent=2))
+
+    def show(finding: Finding) -> None:
+        sys.stdout.write(f"{finding}\n")
+        sys.stdout.flush()
+        save()
+
+    findings = Findings(show)
+    try:
+        if output is not None:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+        save()
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from error
+    _before(findings, plan)
     if not quick and not findings.failed:
-        _after(findings, family, options, clips, bench)
-    if output is not None:
-        write_atomically(Path(output), json.dumps([asdict(finding) for finding in findings], indent=2))
+        _after(findings, plan, clips, bench)
     return findings
 
 
-def _before(findings: Findings, family: VideoFamily, options: Options) -> None:
-    check_machine(findings, options)
-    weights = count_weights(family)
+def _before(findings: Findings, plan: Plan) -> None:
+    check_machine(findings, plan.options)
+    whole = False
     with findings.step("files", "download the checkpoint again"):
-        check_files(findings, family.path, weights)
-    check_tokenizer(findings, family)
+        whole = check_files(findings, "files", plan.family.path, plan.weights)
+    if whole:
+        check_shapes(findings, plan)
+    check_tokenizer(findings, plan.family)
+    with findings.step("selector", "choose another selector"):
+        check_selector(findings, plan)
     if not findings.failed:
         with findings.step("memory", "check config.json"):
-            check_memory(findings, family, options, weights)
+            check_memory(findings, plan)
+        with findings.step("time", "check config.json"):
+            check_time(findings, plan)
 
 
-def _after(findings: Findings, family: VideoFamily, options: Options, clips: Clips, bench: bool) -> None:
+def _after(findings: Findings, plan: Plan, clips: Clips, bench: bool) -> None:
     fs: FlexSelect | None = None
+    family = plan.family
     with findings.step("loading", "the message names the file, or the option"):
-        fs = FlexSelect.from_pretrained(family, **vars(options))
+        fs = FlexSelect.from_pretrained(family, **{name: vars(plan.options)[name] for name in option_names(Options)})
     if fs is None:
         return
-    findings.add("loading", "ok", f"every tensor found its place; on {fs.lm.device}")
+    findings.add("loading", "ok", f"on {', '.join(sorted(map(str, fs.gpus))) or fs.lm.device}")
     (short,) = clips(family, 1, 4)
-    with findings.step("numbers", "please report this output"):
-        check_numbers(findings, fs, short.prompt)
-    with findings.step("needles", "please report this output"):
-        check_needles(findings, fs, clips(family, *NEEDLES), fs if is_trained(options.selector) else None)
+    with findings.step("numbers", REPORT):
+        check_numbers(findings, fs, short.prompt, plan.layer)
+    with findings.step("reads text", REPORT):
+        check_text(findings, fs.lm)
+    scorers = {"training-free": training_free(fs.lm, plan.options)}
+    if fs.scorer is not None and plan.selector is not None:
+        scorers["lite"] = fs.scorer
+    with findings.step("needles", REPORT):
+        check_needles(findings, fs, clips(family, *NEEDLES), scorers)
     units = [count // family.frames_per_unit for count in (BENCH_FRAMES if bench else (FRAMES,))]
     for count in units:
         with findings.step(f"speed at {count} units", "lower --family.max_frames, if the memory was not enough"):

@@ -52,12 +52,28 @@ def weight_files(path: str, download: bool = True) -> dict[str, str | None]:
     Args:
         path: local folder or hub id.
         download: whether files on the hub are downloaded; else they are missing until something else does.
+
+    Raises:
+        ValueError: naming the index of the files, if it is damaged.
     """
     index = _find(path, "model.safetensors.index.json", download)
-    names = ["model.safetensors"]
-    if index is not None:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    names = ["model.safetensors"] if index is None else sorted(set(_weight_map(Path(index)).values()))
     return {name: _find(path, name, download) for name in names}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Read which file holds each tensor.
+
+    Raises:
+        ValueError: naming the file, if it is damaged.
+    """
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{index} is cut short or no index of weights; download it again ({error!r})") from error
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} is damaged: its weight_map is no object of file names; download it again")
+    return places
 
 
 def _find(path: str, name: str, download: bool = True) -> str | None:

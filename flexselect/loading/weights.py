@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, is_bitsandbytes_available, logging
 
+from flexselect.loading.fingerprint import weight_files
 from flexselect.options import LoadingOptions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -102,6 +104,7 @@ class LoadOptions:
     attn_implementation: str = "sdpa"
     quantization: str | None = None  # "4bit" or "8bit", through bitsandbytes
     num_layers: int | None = None  # load only the first layers: enough to score, not to answer; None: all
+    shapes_only: bool = False  # tensors without values: tells in seconds whether all weights are there and fit
 
     @classmethod
     def of(cls, options: LoadingOptions, num_layers: int | None = None) -> LoadOptions:
@@ -120,24 +123,35 @@ def load_weights(
         ValueError: if the weights cannot be read, or do not fit the architecture; naming the keys.
     """
     _check_size(path, config)
-    device_map, gpu = options.device_map, torch.device(options.device).type == "cuda"
-    if device_map is None and gpu:  # each weight goes to the GPU at once: the model never fills the CPU's memory
-        device_map = {"": options.device}
-    quantization = _quantization(options)
-    verbosity = logging.get_verbosity()
     if options.num_layers is not None:
         config = _first_layers(config, options.num_layers)
-        logging.set_verbosity_error()  # transformers would list every key of the skipped layers
+    with _quiet(options):
+        model, report = _read(model_class, path, config, options)
+    if options.num_layers is not None:
+        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not _above(key, options.num_layers)]
+    problems = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if problems:
+        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in problems.items())
+        raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
+    if _device_map(options) is None and options.quantization is None:
+        model = model.to(options.device)
+    return model.eval()
+
+
+def _read(model_class: Any, path: str, config: PreTrainedConfig, options: LoadOptions) -> tuple[Any, dict[str, Any]]:
+    """Read the weights: the model, and transformers' report of keys that found no place."""
+    quantization = quantization_config(options)
     try:
-        loaded: Any = model_class.from_pretrained(
-            path,
+        return model_class.from_pretrained(
+            None if options.shapes_only else path,
+            state_dict=_shapes(path) if options.shapes_only else None,
             config=config,
             dtype=options.dtype,
             attn_implementation=options.attn_implementation,
-            device_map=device_map,
+            device_map=_device_map(options),
             offload_folder=options.offload_folder,
             quantization_config=quantization,
-            ignore_mismatched_sizes=True,  # the report names mismatches, and is refused below
+            ignore_mismatched_sizes=True,  # the report names mismatches, and is refused
             output_loading_info=True,
         )
     except torch.OutOfMemoryError:
@@ -147,18 +161,41 @@ def load_weights(
     except Exception as error:  # the type depends on what is damaged
         reason = _unreadable(Path(path)) or error
         raise ValueError(f"the weights at {path} are missing, cut short or not weights: {reason}") from error
+
+
+@contextmanager
+def _quiet(options: LoadOptions) -> Iterator[None]:
+    """Keep transformers from listing every key of skipped layers, and from a progress bar where no value is read."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    if options.num_layers is not None or options.shapes_only:
+        logging.set_verbosity_error()
+    if options.shapes_only:
+        logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(verbosity)
-    model, report = loaded
-    if options.num_layers is not None:
-        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not _above(key, options.num_layers)]
-    problems = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
-    if problems:
-        listed = "; ".join(f"{kind}: {', '.join(keys[:5])} ({len(keys)} in all)" for kind, keys in problems.items())
-        raise ValueError(f"the weights at {path} do not fit {model_class.__name__}: {listed}")
-    if device_map is None and options.quantization is None:
-        model = model.to(options.device)
-    return model.eval()
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _device_map(options: LoadOptions) -> str | dict | None:
+    """Return where weights go while they are loaded; None: to the CPU."""
+    if options.shapes_only:
+        return {"": "meta"}
+    if options.device_map is None and torch.device(options.device).type == "cuda":
+        return {"": options.device}  # at once: the model never fills the CPU's memory
+    return options.device_map
+
+
+def _shapes(path: str) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors by name, without values."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(path, download=False).values():
+        with safe_open(str(file), "pt") as shard:
+            names = shard.keys()
+            tensors |= {name: torch.empty(shard.get_slice(name).get_shape(), device="meta") for name in names}
+    return tensors
 
 
 def _check_size(path: str, config: PreTrainedConfig) -> None:
@@ -202,7 +239,12 @@ def _above(key: str, count: int) -> bool:
     return match is not None and int(match[1]) >= count
 
 
-def _quantization(options: LoadOptions) -> BitsAndBytesConfig | None:
+def quantization_config(options: LoadOptions) -> BitsAndBytesConfig | None:
+    """Return how bitsandbytes quantizes the weights; None: it does not.
+
+    Raises:
+        ValueError: if bitsandbytes is not installed.
+    """
     if options.quantization is None:
         return None
     if not is_bitsandbytes_available():

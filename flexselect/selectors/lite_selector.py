@@ -113,17 +113,9 @@ class LiteSelector(PreTrainedModel):
         """
         if "config" in options:  # called by `load_weights` below
             return super().from_pretrained(path, *args, **options)
-        fields, load_options = read_config(path), LoadOptions(**{"dtype": "auto", **options})
-        released = projector_of(fields) is not None
-        if not released and fields.get("model_type") != LiteSelectorConfig.model_type:
-            architecture = fields.get("architectures") or fields.get("model_type")
-            raise ValueError(f"{path} is not a selector: its config.json says {architecture}")
-        with describing(path):
-            if released:
-                config = LiteSelectorConfig(**released_fields(path, fields))
-            else:
-                config = LiteSelectorConfig.from_dict(fields)
-        return load_weights(ReleasedSelector if released else LiteSelector, path, config, load_options)
+        load_options = LoadOptions(**{"dtype": "auto", **options})
+        kind, config = selector_at(path)
+        return load_weights(kind, path, config, load_options)
 
     def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors, the model card and the separate tokenizer, if any, in our layout."""
@@ -214,6 +206,24 @@ class LiteSelector(PreTrainedModel):
 
 class ReleasedSelector(LiteSelector):
     """A subclass for the released selectors, so that their key conversions apply to no other model."""
+
+
+def selector_at(path: str) -> tuple[type[LiteSelector], LiteSelectorConfig]:
+    """Read config.json of a trained selector: the class that loads it, and its configuration.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint at `path`.
+        ValueError: if it is not a selector.
+    """
+    fields = read_config(path)
+    released = projector_of(fields) is not None
+    if not released and fields.get("model_type") != LiteSelectorConfig.model_type:
+        architecture = fields.get("architectures") or fields.get("model_type")
+        raise ValueError(f"{path} is not a selector: its config.json says {architecture}")
+    with describing(path):
+        if released:
+            return ReleasedSelector, LiteSelectorConfig(**released_fields(path, fields))
+        return LiteSelector, LiteSelectorConfig.from_dict(fields)
 
 
 def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str = "max") -> LiteSelectorConfig:

@@ -64,8 +64,11 @@ def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file in one step: a kill leaves the old file or the new one, both complete."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def flatten_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

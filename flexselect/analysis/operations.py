@@ -1,0 +1,94 @@
+"""Count what a question costs, from shapes alone.
+
+Multiplications and additions of matrix products and attention count as one operation each. Causal attention counts
+half.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flexselect.analysis.plan import Plan
+from flexselect.scoring.frame_sets import frame_sets
+from flexselect.structures.prompt import VideoClip
+
+QUESTION = 128  # text tokens after the video
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Shapes of a language model."""
+
+    layers: int
+    width: int
+    inner: int  # width of the MLP, which has three matrices
+    heads: int
+    kv_heads: int
+
+    @classmethod
+    def of(cls, config: Any) -> Decoder:
+        """Read the configuration of a language model."""
+        heads = config.num_attention_heads, config.num_key_value_heads
+        return cls(config.num_hidden_layers, config.hidden_size, config.intermediate_size, *heads)
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        return self.width // self.heads
+
+    def operations(self, tokens: int, layers: int) -> float:
+        """Count the operations of some layers over one prompt."""
+        matrices = self.width * (2 * self.width + 2 * self.kv_heads * self.head + 3 * self.inner)
+        return layers * (2 * tokens * matrices + 2 * tokens**2 * self.width)
+
+    def cache_gb(self, tokens: int, layers: int) -> float:
+        """Compute the size of keys and values in bfloat16, in GB."""
+        return layers * tokens * 2 * self.kv_heads * self.head * 2 / 1e9
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Shapes of a vision tower and of a unit of frames."""
+
+    layers: int
+    width: int
+    inner: int  # width of the MLP
+    matrices: int  # number of matrices in the MLP
+    patches: int  # patches per unit
+    seen: float  # patches that one patch attends to, on average over the layers
+
+    @classmethod
+    def of(cls, config: Any, clip: VideoClip) -> Tower:
+        """Read the configuration of a tower; `clip` has the size of frames."""
+        fields = vars(config)
+        layers = fields.get("depth") or fields["num_hidden_layers"]
+        patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
+        height, width = clip.pixels.shape[1:3]
+        patches, windows = (height // patch) * (width // patch), fields.get("fullatt_block_indexes")
+        seen = float(patches)
+        if windows is not None:  # the other layers attend within windows
+            seen = ((layers - len(windows)) * (config.window_size // patch) ** 2 + len(windows) * patches) / layers
+        return cls(layers, config.hidden_size, config.intermediate_size, 2 if windows is None else 3, patches, seen)
+
+    def operations(self, units: int) -> float:
+        """Count the operations for some units."""
+        weights = 4 * self.width**2 + self.matrices * self.width * self.inner
+        return units * self.layers * self.patches * (2 * weights + 4 * self.seen * self.width)
+
+
+def operations(plan: Plan, clip: VideoClip) -> dict[str, float]:
+    """Count the operations of the first question about a clip, by stage: encode, score (if it ranks), answer."""
+    config, tokens, options = plan.family.model_config, math.prod(clip.grid), plan.options
+    decoder = Decoder.of(config.get_text_config())
+    stages = {"encode": Tower.of(config.vision_config, clip).operations(clip.num_units)}
+    if plan.ranks_content:
+        scoring, layers = decoder, plan.layer
+        if plan.selector is not None:
+            scoring = Decoder.of(plan.selector.text_config)
+            layers = scoring.layers
+        sets = frame_sets(clip.num_units, tokens // clip.num_units, options.units_per_set)
+        stages["score"] = sum(scoring.operations(len(chosen) + QUESTION, layers) for chosen in sets)
+    stages["answer"] = decoder.operations(plan.kept(tokens) + QUESTION, decoder.layers)
+    return stages

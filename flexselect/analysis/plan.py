@@ -1,0 +1,80 @@
+"""Facts of a model before it is loaded, from its configuration files alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from flexselect.families.base import VideoFamily
+from flexselect.loading.fingerprint import weight_files
+from flexselect.options import Options
+from flexselect.scoring.factory import is_trained, reference_layer
+from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_at
+from flexselect.structures.prompt import VideoClip
+
+LONG = 10**7, 30.0  # frames, and frames per second, of a video that is longer than any limit of frames
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model that is to be loaded with these options."""
+
+    family: VideoFamily
+    options: Options
+
+    @cached_property
+    def weights(self) -> int:
+        """Number of weights of the VideoLLM; takes a second and no memory."""
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(self.family.model_config)
+        return sum(weight.numel() for weight in model.parameters())
+
+    @cached_property
+    def selector(self) -> LiteSelectorConfig | None:
+        """The configuration of the trained selector; None: another mode, or its files are not on this machine yet.
+
+        Raises:
+            FileNotFoundError: no selector at the path.
+            ValueError: it is no selector.
+        """
+        path = self.options.selector
+        if not is_trained(path) or None in weight_files(path, download=False).values():
+            return None
+        return selector_at(path)[1]
+
+    @cached_property
+    def selector_weights(self) -> int:
+        """Number of weights of the trained selector; 0: there is none, or its files are not on this machine yet."""
+        if self.selector is None:
+            return 0
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in LiteSelector(self.selector).parameters())
+
+    @property
+    def ranks_content(self) -> bool:
+        """Whether tokens are chosen by what they show: training-free or lite."""
+        return self.options.selector == "self" or is_trained(self.options.selector)
+
+    @property
+    def layer(self) -> int:
+        """The reference layer, 0-based."""
+        return reference_layer(self.family, self.options)
+
+    @property
+    def max_frames(self) -> int:
+        """The most frames that the family takes of a video."""
+        return len(self.family.sample(*LONG))
+
+    def kept(self, tokens: int) -> int:
+        """Return how many of a video's visual tokens are kept."""
+        options = self.options
+        return tokens if options.selector is None else min(tokens, options.budget or self.family.default_budget)
+
+    def clip(self, frames: int, height: int = 720, width: int = 1280) -> VideoClip:
+        """Return the shape of a clip, without pixels: frames of a video of this size as the family resizes them."""
+        prompter = self.family.prompter()
+        resized = prompter.resize(torch.zeros(1, height, width, 3, dtype=torch.uint8)).shape[1:]
+        return prompter.clip(torch.empty(frames, *resized, dtype=torch.uint8, device="meta"))
