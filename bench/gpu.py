@@ -112,28 +112,26 @@ def measured(
 
     The warm-up has another length, as an earlier question would: what is planned or compiled for a length is measured.
     """
-    on_gpu, row = fs.lm.device.type == "cuda", {"model": model.name, "mode": mode, "frames": frames}
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    row = {"model": model.name, "mode": mode, "frames": frames}
     try:
         first_token(fs, warm_up)
         first, *rounds = [first_token(fs, prompt) for _ in range(ROUNDS + 1)]
     except torch.OutOfMemoryError:
         return {**row, "error": "out of memory"}
-    seconds = {stage: statistics.median(times[stage] for times in rounds) for stage in rounds[0]}
+    seconds = {stage: statistics.median(run.seconds[stage] for run in rounds) for stage in first.seconds}
     cost = computed(model, frames)
     operations = {"encode": cost["tower"], "score": cost.get(f"score_{mode}", 0.0)}
     operations["prefill"] = cost["prefill_dense" if mode == "dense" else "prefill_kept"]
     rates = {stage: operations[stage] / seconds[stage] / 1e12 for stage in operations if operations[stage]}
-    gigabytes = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
     total = sum(seconds.values())
     return {
         **row,
         "seconds": seconds,
         "first_token_s": total,
-        "first_call_s": sum(first.values()),
+        "first_call_s": sum(first.seconds.values()),
         "tflops_by_stage": rates,
-        "peak_gb": gigabytes,
+        "peak_gb": max(first.peaks.values()) / 1e9 if first.peaks else None,
+        "peak_gb_by_stage": {stage: peak / 1e9 for stage, peak in first.peaks.items()},
     }
 
 
@@ -200,8 +198,10 @@ def main() -> None:
         del lm, selector, scorers, scorer, fs, prompt, warm_up, weight  # before the next model is built
     if not options.tiny:
         card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+        extra = [str(count) for count in options.frames] if options.frames != list(FRAMES) else []
+        extra += [options.kernels] * (options.kernels != "flash") + ["compile"] * options.compile
         write_result(
-            "gpu",
+            "_".join(["gpu", *extra]),  # so that no run overwrites another one
             {
                 "card": card,
                 "matmul_tflops": rate / 1e12,

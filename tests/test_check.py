@@ -39,11 +39,12 @@ def checked(tmp_path, *words, status=0):
     return {finding["name"]: finding for finding in json.loads(output.read_text())}
 
 
-def config_of(folder, tmp_path, **model):
+def config_of(folder, tmp_path, accelerator="auto", **model):
     """A config of a model, as those that ship."""
     family = type(family_of(str(folder)))
     content = {"family": {"class_path": f"flexselect.families.{family.__name__}", "init_args": {"path": str(folder)}}}
     content["model"] = {"init_args": {"selector": "self", "dtype": "float32", **model}}
+    content["trainer"] = {"accelerator": accelerator}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(content))
     return file
@@ -195,6 +196,21 @@ def test_a_lost_gpu_ends_the_check():
         raise torch.AcceleratorError("illegal memory access")
 
 
+def test_rounded_frequencies(checkpoint, tmp_path, monkeypatch):
+    """As a model has that was converted as a whole, buffers too."""
+    load = FlexSelect.from_pretrained
+
+    def rounded(*args, **options):
+        fs = load(*args, **options)
+        fs.lm.decoder.rotary_emb.inv_freq = fs.lm.decoder.rotary_emb.inv_freq.bfloat16()
+        return fs
+
+    monkeypatch.setattr(FlexSelect, "from_pretrained", rounded)
+    monkeypatch.setattr(check, "NEEDLES", (1, 4))
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), status=1)
+    assert "frequencies" in not_ok(found) and "rotary_emb.inv_freq are rounded" in found["frequencies"]["text"]
+
+
 def test_bench_and_kernels(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "NEEDLES", (2, 4))
     monkeypatch.setattr(check, "BENCH_FRAMES", (4, 8))
@@ -257,8 +273,24 @@ def test_a_model_that_does_not_fit_the_gpu(checkpoint, tmp_path, monkeypatch):
 
 def test_a_model_that_does_not_fit_the_memory(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(before_loading, "memory_of_machine", lambda: 10**9)
-    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path, device="cpu"), "--quick", status=1)["room"]
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), "--quick", status=1)["room"]
     assert "up to 0 frames fit in 1.0 GB of the CPU's memory" in found["text"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "place"),
+    [
+        ("cpu", [], "CPU"),
+        ("auto", [], "GPU"),
+        ("gpu", [], "GPU"),
+        ("cpu", ["--trainer.accelerator", "gpu"], "GPU"),
+        ("gpu", ["--trainer.accelerator=cpu"], "CPU"),
+    ],
+)
+def test_the_trainer_says_where_the_model_runs(config, words, place, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(before_loading, "find_gpus", lambda: [GPU("large", 8 * 10**10, 7 * 10**10)])
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path, config), "--quick", *words)
+    assert place in found["room"]["text"]
 
 
 def test_a_selector_takes_memory(tmp_path):
@@ -291,6 +323,7 @@ DEMO = "--config", "configs/demo/self.yaml"
         ([*DEMO, "--model.budgt", "3"], "budgt; did you mean budget?"),
         ([*DEMO, "--trainer.devices", "3"], "--trainer.devices: check takes --config"),
         ([*DEMO, "--family.path", "/nowhere"], "/nowhere is not a folder"),
+        ([*DEMO, "--model.device", "cuda"], "check has no option device"),
         ([*DEMO, "--quik"], "did you mean --quick?"),
         ([*DEMO, "--model.budget"], "--model.budget has no value"),
         ([*DEMO, "--quick", "--bench"], "leave out one of them"),

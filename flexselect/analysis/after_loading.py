@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flexselect.analysis.every_layer import recall_at
-from flexselect.analysis.findings import Findings, State, gigabytes
+from flexselect.analysis.findings import Findings, State, gigabytes, listed
 from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.attention import use_attention
 from flexselect.engine.clock import Clock
@@ -48,6 +48,11 @@ def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer
         findings.add("logits", "not ok", f"NaN or infinite in {lm.model.dtype}", advice)
         return  # nothing can be compared with NaN
     findings.add("logits", "ok", "finite")
+    buffers = lm.model.named_buffers()
+    rounded = [name for name, buffer in buffers if name.endswith("inv_freq") and buffer.dtype != torch.float32]
+    advice = "positions are wrong by several tokens in a long video: please report this output" if rounded else ""
+    text = f"{listed(rounded)} are rounded" if rounded else "of positions in float32"
+    findings.add("frequencies", "not ok" if rounded else "ok", text, advice)
     reference = lm.logits_from_pixels(prompt)
     if reference is None:
         findings.add("logits from pixels", "not known", "transformers has no forward pass for this family's prompt")

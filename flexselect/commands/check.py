@@ -34,7 +34,7 @@ from flexselect.scoring.factory import check_options, training_free
 from flexselect.storage.run_settings import UsageError, write_atomically
 
 REPORT = "please report this output"
-FLAGS = ("--config", "--quick", "--bench", "--output", "--family.NAME VALUE", "--model.NAME VALUE")
+FLAGS = ("--config", "--quick", "--bench", "--output", "--family.NAME", "--model.NAME", "--trainer.accelerator")
 BENCH_FRAMES = (64, 256, 1024)
 FRAMES = 32  # of the question that is measured otherwise
 NEEDLES = (8, 16)  # number of clips, units per clip
@@ -61,31 +61,36 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> Plan:
     Args:
         configs: YAML files of a model, as for `predict`; later ones count. `family` and `model` are read, and whether
             `trainer` asks for a CPU.
-        words: further options, `--family.NAME VALUE` and `--model.NAME VALUE`.
+        words: further options: `--family.NAME VALUE`, `--model.NAME VALUE` and `--trainer.accelerator VALUE`.
 
     Raises:
         UsageError: if a file or an option is wrong.
     """
     family: dict[str, Any] = {}
     model: dict[str, Any] = {}
+    accelerator = "auto"
     for config in configs:
         content = _read_yaml(config)
         for part, values in (("family", family), ("model", model)):
             section = content.get(part) or {}
             values.update({"class_path": section.get("class_path", values.get("class_path"))})
             values.update(section.get("init_args") or {})
-        if (content.get("trainer") or {}).get("accelerator") == "cpu":
-            model.setdefault("device", "cpu")
+        accelerator = (content.get("trainer") or {}).get("accelerator", accelerator)
     for name, value in _values(words).items():
         part, _, key = name.partition(".")
-        (family if part == "family" else model)[key] = yaml.safe_load(value)
+        if part == "trainer":
+            accelerator = value
+        else:
+            (family if part == "family" else model)[key] = yaml.safe_load(value)
     maker: Any = locate(str(family.pop("class_path", None)))
     if maker is None:
         raise UsageError("no family: give --config, for example configs/qwen2_5_vl_7b.yaml")
     model.pop("class_path", None)
     try:
-        check_names(AskingOptions, model, "check")
-        plan = Plan(maker(**family), AskingOptions(**model))
+        check_names(
+            AskingOptions, model, "check", ("device", "scoring_only")
+        )  # as for predict, which takes it from the trainer
+        plan = Plan(maker(**family), AskingOptions(**model, device="cpu" if accelerator == "cpu" else None))
         check_options(plan.family, plan.options)
     except (ValueError, OSError, TypeError) as error:
         raise UsageError(str(error)) from error
@@ -109,12 +114,13 @@ def _read_yaml(config: str) -> dict[str, Any]:
 
 
 def _values(words: Sequence[str]) -> dict[str, str]:
-    """Return the values of `--family.NAME VALUE` and `--model.NAME VALUE` (or with =), by name without dashes."""
+    """Return the values of further options, `--NAME VALUE` or `--NAME=VALUE`, by name without dashes."""
     values, rest = {}, list(words)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         part, dot, key = name.removeprefix("--").partition(".")
-        if part not in ("family", "model") or not dot or not key or not name.startswith("--"):
+        known = name == "--trainer.accelerator" or (part in ("family", "model") and dot and key)
+        if not known or not name.startswith("--"):
             near = get_close_matches(name, FLAGS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"{name}: check takes {', '.join(FLAGS)}{hint}")
