@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from inspect import Parameter, signature
+from inspect import Parameter, getdoc, signature
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
@@ -115,7 +115,7 @@ class Options(ScoringOptions):
 
     selector: str | None = None
     budget: int | None = None
-    budget_split: Literal["exact", "released"] = "exact"
+    budget_split: Literal["exact", "released"] = "exact"  # the rules of `share_budget`
     positions: Literal["original", "compact"] | None = None
     selector_alignment: Literal["released", "exact"] | None = None
     scoring_only: bool = placement(False)
@@ -206,7 +206,7 @@ def options_that_change_answers(options: LoadingOptions) -> dict[str, Any]:
 
 
 def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:
-    """Decorate a function with `**options`: `help()` and notebooks show each option with its default."""
+    """Decorate a function with `**options`: `help()` and notebooks show each option, its default and its meaning."""
 
     def decorate(function: F) -> F:
         shown = signature(function)
@@ -217,9 +217,17 @@ def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:
             if option.name not in shown.parameters
         ]
         vars(function)["__signature__"] = shown.replace(parameters=[*named, *listed, rest])
+        function.__doc__ = f"{getdoc(function)}\n\nOptions:\n{_meanings(options)}"
         return function
 
     return decorate
+
+
+def _meanings(options: type[LoadingOptions]) -> str:
+    """Return what each option means, from the docstrings of the class and its parents."""
+    classes = [parent for parent in reversed(options.__mro__) if issubclass(parent, LoadingOptions)]
+    texts = [(getdoc(parent) or "").partition("Args:\n")[2].partition("\n\n")[0] for parent in classes]
+    return "\n".join(texts)
 
 
 def choices_of(hint: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
-from flexselect.families import family_class, family_of, load_lm, numbers_of
+from flexselect.families import load_lm, open_family
 from flexselect.families.base import VideoFamily
 from flexselect.options import OptionNames, Options, option_names, show_options
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
@@ -22,7 +22,6 @@ from flexselect.session import VideoSession, load_session, question_text
 from flexselect.storage.video_source import open_frame_stream
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import Answer, EncodedVideo, VideoClip
-from flexselect.validation import check_known
 
 
 class FlexSelect(Engine):
@@ -40,8 +39,8 @@ class FlexSelect(Engine):
 
         Args:
             path: local folder or hub id of a checkpoint; or a family object, to set its numbers yourself.
-            selector: None: all tokens (dense); "self": training-free; more in `flexselect.options.Options`.
-            options: see `flexselect.options.Options`; also numbers of the family, such as `fps` and `max_frames` (see
+            selector: None: all tokens (dense); "self": training-free; more under Options.
+            options: see Options; also numbers of the family, such as `fps` and `max_frames` (see
                 `flexselect.families`).
 
         Raises:
@@ -51,12 +50,8 @@ class FlexSelect(Engine):
         known = option_names(Options)
         numbers = {name: value for name, value in options.items() if name not in known}
         values: dict[str, Any] = {name: value for name, value in options.items() if name in known}
-        if isinstance(path, VideoFamily) and numbers:
-            raise ValueError(f"{', '.join(numbers)}: set these numbers in the constructor of the family")
-        if not isinstance(path, VideoFamily):
-            check_known(numbers, [*known, *numbers_of(family_class(path))], "FlexSelect.from_pretrained")
+        family = open_family(path, numbers, known, "FlexSelect.from_pretrained")
         checked = Options(selector=selector, **values)
-        family = path if isinstance(path, VideoFamily) else family_of(path, **numbers)
         check_options(family, checked)
         lite = load_selector(checked)  # before the large model: a wrong selector is refused sooner
         lm = load_lm(family, checked, reference_layer(family, checked) + 1 if checked.scoring_only else None)

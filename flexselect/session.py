@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,6 +17,7 @@ from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.evaluation.questions import VideoQuestion
+from flexselect.options import AskingOptions, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.storage.run_settings import describe_differences
@@ -24,7 +25,7 @@ from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip
 from flexselect.validation import check_choice, check_place, checked_question
 
-KEEP = ("nothing", "features", "scores_kv")
+KEEP = choices_of(get_type_hints(AskingOptions)["keep"])
 
 
 class VideoSession:

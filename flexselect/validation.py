@@ -72,13 +72,11 @@ def check_cache(folder: str, max_gb: float) -> None:
     """
     if max_gb <= 0:
         raise ValueError(f"feature_cache_gb must be above 0, got {max_gb}")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        test_file = Path(folder) / f".writable-{os.getpid()}"
-        test_file.touch()
-        test_file.unlink()
-    except OSError as error:
-        raise ValueError(f"feature_cache {folder} cannot be written: {error.strerror}") from error
+    nearest = next(place for place in (Path(folder), *Path(folder).absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"feature_cache {folder} cannot be written: {nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"feature_cache {folder} cannot be written: permission denied at {nearest}")
 
 
 def checked_frames(video: Tensor | np.ndarray) -> Tensor:

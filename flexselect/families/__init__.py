@@ -1,6 +1,8 @@
 """The families that `FlexSelect.from_pretrained` knows. A YAML may name any other class."""
 
+from collections.abc import Mapping, Sequence
 from inspect import signature
+from typing import Any
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.internvl import InternVL
@@ -28,6 +30,28 @@ def family_of(path: str, **numbers: object) -> VideoFamily:
     family = family_class(path)
     check_known(numbers, numbers_of(family), f"a {family.__name__} model")
     return family(path, **numbers)  # type: ignore[call-arg]
+
+
+def open_family(
+    model: str | VideoFamily, numbers: Mapping[str, Any], options: Sequence[str], caller: str
+) -> VideoFamily:
+    """Return a family object as it is, or find the family of a checkpoint.
+
+    Args:
+        model: local folder or hub id of a checkpoint; or a family object.
+        numbers: numbers of the family; none for a family object, which has its own.
+        options: other options of the caller, for the message about an unknown number.
+        caller: who takes the numbers, for the message.
+
+    Raises:
+        ValueError: if the family has no such number, or no family claims the checkpoint.
+    """
+    if not isinstance(model, VideoFamily):
+        check_known(numbers, [*options, *numbers_of(family_class(model))], caller)
+        return family_of(model, **numbers)
+    if numbers:
+        raise ValueError(f"{', '.join(numbers)}: set these numbers in the constructor of the family")
+    return model
 
 
 def family_class(path: str) -> type[VideoFamily]:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BUDGET_SPLITS = ("exact", "released")
-
 
 def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list[Tensor]:
     """Split a video into interleaved frame sets, each a thinned-out copy of the whole video (FlexSelect, section 3.2).

@@ -119,7 +119,9 @@ def test_a_cache_that_cannot_be_is_refused_before_a_model_loads(checkpoint, tmp_
 
     family = family_of(str(checkpoint))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"feature_cache .*file cannot be written: File exists"):
+    with pytest.raises(ValueError, match=r"feature_cache .*file cannot be written: .*file is no folder"):
         VideoQA(family, feature_cache=str(tmp_path / "file"))
+    VideoQA(family, feature_cache=str(tmp_path / "a" / "b"))
+    assert not (tmp_path / "a").exists(), "options make no folders"
     with pytest.raises(ValueError, match="feature_cache_gb must be above 0, got 0"):
         VideoQA(family, feature_cache=str(tmp_path / "cache"), feature_cache_gb=0)

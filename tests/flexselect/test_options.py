@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -189,3 +190,10 @@ def test_to_add_an_option_is_to_touch_one_file(tmp_path):
     status, said = run_copy(MADE_UP, tmp_path)
     assert status == 0, said[-3000:]
     assert "made_up: 4" in said
+
+
+def test_help_says_what_each_option_means():
+    text = inspect.getdoc(FlexSelect.from_pretrained)
+    for option in option_names(Options):
+        assert re.search(rf"^ *{option}: ..........", text, re.MULTILINE), option
+    assert text.index("Options:") > text.index("Raises:")
