@@ -1,4 +1,7 @@
-"""The command line, `python cli.py VERB ...`. It joins the packages and names no family."""
+"""The command line, `python cli.py VERB ...`. It joins the packages and names no family.
+
+Only what every call needs is imported here: help and mistakes are answered before PyTorch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,152 +10,36 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jsonargparse import ActionYesNo, Namespace, auto_cli
-from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from tqdm import tqdm
+from flexselect.commands.help import answer_at_once
+from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, COULD_NOT_GO_ON, SOME_FAILED
 
-from datamodules.needle_clips import NeedleClips
-from flexselect.analysis.needle_recall import NeedleClip
-from flexselect.commands.check import check_words
-from flexselect.commands.command_texts import error_message, mark_texts, unmark
-from flexselect.commands.convert import convert
-from flexselect.commands.experiment import names_experiment, run_experiment
-from flexselect.commands.export import export, read_checkpoint
-from flexselect.commands.page import serve
-from flexselect.evaluation.comparison import compare
-from flexselect.families.base import VideoFamily
-from flexselect.storage.run_settings import UsageError
-from flexselect.version import __version__
-from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
-from lightning_modules.interruption import Interrupted, Interruption, requeue, started_by_another
-from lightning_modules.locating import Locating
-from lightning_modules.question_files import QuestionPictures, Report
-from lightning_modules.selector_checkpoints import FOLDER, LAST
-from lightning_modules.teacher_scoring import TeacherScoring
-from lightning_modules.video_qa import VideoQA
+if TYPE_CHECKING:
+    from flexselect.analysis.needle_recall import NeedleClip
+    from flexselect.families.base import VideoFamily
+    from lightning_modules.command_line.interruption import Interruption
 
-PLAIN_VERBS = {"convert": convert, "export": export, "compare": compare, "serve": serve}  # verbs without a Trainer
-MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that run `predict` with a model of this class
-VERBS = """Further verbs: visualize (predict, with pictures of each question), locate (recall of needles by layer;
-both have predict's options), check (machine, checkpoint and model: the first thing to run), serve (a page to try a
-model on), experiment (several validations, one table), compare (two runs side by side), export (a checkpoint as a
-selector), convert (a checkpoint to Hugging Face layout). docs/config_keys.md has every key."""
-ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
+__all__ = ["ALL_ANSWERED", "BAD_USAGE", "COULD_NOT_GO_ON", "SOME_FAILED", "main"]
+
+PLAIN_VERBS = {  # verbs without a Trainer: functions that return text, or nothing
+    "convert": "flexselect.commands.convert.convert",
+    "export": "flexselect.commands.export.export",
+    "compare": "flexselect.evaluation.comparison.compare",
+    "serve": "flexselect.commands.page.serve",
+}
 
 log = logging.getLogger(__name__)
 
 
-class FlexSelectCLI(LightningCLI):
-    """LightningCLI with a family, which module and data module share, and an output folder.
-
-    Args:
-        verb: the verb as typed, for example `locate`.
-        args: arguments of LightningCLI.
-        kwargs: keyword arguments of LightningCLI.
-    """
-
-    def __init__(self, verb: str, *args: Any, **kwargs: Any) -> None:
-        self.verb = verb
-        super().__init__(*args, **kwargs)
-
-    def subcommands(self) -> dict[str, set[str]]:
-        """The Trainer's verbs, each with the arguments that Lightning fills in.
-
-        If one was typed, only that one: the parser of each verb takes a tenth of a second.
-        """
-        verbs = {verb: {"model", "dataloaders", "datamodule"} for verb in ("validate", "predict")}
-        verbs["fit"] = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
-        typed = "predict" if self.verb in MODULES else self.verb
-        return {typed: verbs[typed]} if typed in verbs else verbs
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `family`, `output_dir` and `writer`."""
-        parser.add_subclass_arguments(VideoFamily, "family", required=True)
-        parser.add_argument("--output_dir", type=str | None, default=None, help="folder for everything written")
-        parser.add_argument(
-            "--report", action=ActionYesNo, default=False, help="also write report.html, all on one page"
-        )
-        parser.add_lightning_class_args(PredictionWriter, "writer")
-        parser.link_arguments("output_dir", "writer.output_dir")
-        parser.link_arguments("output_dir", "trainer.default_root_dir")
-        for half in ("model", "data"):
-            parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the command line and check the checkpoint; Lightning's error would not name its file."""
-        super().parse_arguments(parser, args)
-        config = self.config.get(self.config.get("subcommand"))
-        if config is not None and config.ckpt_path is not None and Path(config.ckpt_path).suffix:
-            check_checkpoint(config.ckpt_path, config.model.class_path)
-
-    def before_instantiate_classes(self) -> None:
-        """Check that the model fits the verb; add defaults for `fit` and a progress bar for the other verbs."""
-        config = unmark(self.config[self.subcommand])
-        callbacks = self.trainer_defaults.setdefault("callbacks", [])
-        required = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
-        if not issubclass(locate(config.model.class_path) or object, required):
-            option = "--report" if config.report else self.verb
-            raise UsageError(
-                f"{option} is for a model of {required.__name__}, the configs have {config.model.class_path}"
-            )
-        if config.report:
-            callbacks.append(Report())
-        if self.subcommand == "fit":
-            prepare_fit(config)
-        elif config.trainer.enable_progress_bar is not False:
-            callbacks.append(QuestionProgressBar())
-        if config.trainer.logger is None:
-            config.trainer.logger = False
-
-    def instantiate_classes(self) -> None:
-        """Build all objects; errors of constructors are usage errors."""
-        try:
-            super().instantiate_classes()
-        except (ValueError, OSError) as error:
-            wrapped = str(error).startswith("Does not validate")  # jsonargparse wraps the reason in a longer text
-            cause = error.__cause__ or error.__context__ or error
-            raise UsageError(str(cause if wrapped else error)) from error
-
-
-def check_checkpoint(path: str, module: str) -> None:
-    """Refuse a checkpoint that cannot be used, before a model is loaded.
-
-    Raises:
-        UsageError: if the file is not a training checkpoint, or the module takes no checkpoint.
-    """
-    if issubclass(locate(module) or object, VideoQA | Locating | TeacherScoring):
-        advice = "`export` it, and give the folder with --model.selector"
-        raise UsageError(f"--ckpt_path {path}: {module} loads no training's checkpoint; {advice}")
-    try:
-        read_checkpoint(path)
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
-
-
-def prepare_fit(config: Namespace) -> None:
-    """Set defaults of a training: output folder, two loggers, and the last checkpoint to resume from."""
-    folder = config.trainer.default_root_dir = config.output_dir = config.output_dir or "outputs/fit"
-    if config.trainer.logger is None:
-        config.trainer.logger = [
-            Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(save_dir=folder, name=name))
-            for kind, name in (("TensorBoardLogger", "tensorboard"), ("CSVLogger", "csv"))
-        ]
-    last = Path(folder) / FOLDER / LAST
-    if config.ckpt_path is None and last.exists():
-        logging.getLogger("lightning_modules").info("going on from %s", last)
-        config.ckpt_path = str(last)
-
-
 def experiment(words: Sequence[str]) -> int:
     """Run the verb `experiment`: `--config FILE --output_dir DIR`, and options that apply to all its runs."""
+    from flexselect.commands.experiment import run_experiment
+
     parser = argparse.ArgumentParser(prog="cli.py experiment", allow_abbrev=False)
     parser.add_argument("--config", required=True, help="one of configs/experiment")
     parser.add_argument("--output_dir", help="one folder per run, and the table; outputs/NAME by default")
@@ -166,6 +53,8 @@ def experiment(words: Sequence[str]) -> int:
 
 def check(words: Sequence[str]) -> int:
     """Run the verb `check`: a model's configs, and options that change them."""
+    from datamodules.needle_clips import NeedleClips
+    from flexselect.commands.check import check_words
 
     def clips(family: VideoFamily, count: int, units: int) -> list[NeedleClip]:
         return list(NeedleClips(family, count, units, distractors=min(3, units - 1)).predict_dataloader())
@@ -173,13 +62,28 @@ def check(words: Sequence[str]) -> int:
     return COULD_NOT_GO_ON if check_words(words, clips).failed else ALL_ANSWERED
 
 
+OWN_WORDS: dict[str, Callable[[Sequence[str]], int]] = {  # verbs that pass configs and options on
+    "experiment": experiment,
+    "check": check,
+}
+
+
 def run_plain(verb: str, *words: str) -> int:
     """Run a verb without a Trainer: a function that returns text, or nothing."""
-    sys.stdout.write(auto_cli(PLAIN_VERBS[verb], args=list(words), as_positional=verb == "compare") or "")
+    from jsonargparse import auto_cli
+
+    from flexselect.commands.command_texts import explain_mistake
+    from flexselect.storage.run_settings import UsageError
+
+    function: Any = locate(PLAIN_VERBS[verb])
+    try:
+        text = auto_cli(function, args=list(words), as_positional=verb == "compare", exit_on_error=False)
+    except argparse.ArgumentError as error:
+        raise UsageError(
+            explain_mistake(str(error), [f"--{name}" for name in signature(function).parameters])
+        ) from error
+    sys.stdout.write(text or "")
     return ALL_ANSWERED
-
-
-OWN_WORDS = {"experiment": experiment, "check": check}  # verbs that pass configs and options on
 
 
 class ProgressBarHandler(logging.Handler):
@@ -187,6 +91,8 @@ class ProgressBarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
+        from tqdm import tqdm
+
         tqdm.write(self.format(record), file=sys.stderr)
 
 
@@ -200,22 +106,6 @@ def set_up_logging() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def report_run(cli: FlexSelectCLI) -> int:
-    """Print the answers if the command line names the videos; return the exit status."""
-    writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
-    if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
-        several = len({row["video"] for row in writer.rows.values()}) > 1
-        for row in writer.rows.values():
-            lines = [*([row["video"]] if several else []), row["question"], row["error"] or row["answer"]]
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-    if writer.lost:
-        return COULD_NOT_GO_ON
-    failed = any(row["error"] for row in writer.rows.values())
-    if isinstance(cli.model, TeacherScoring):
-        failed = cli.model.failed > 0
-    return SOME_FAILED if failed else ALL_ANSWERED
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -223,10 +113,23 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not continue; 143 and
         130 stopped by SIGTERM and by Ctrl-C.
     """
+    words = list(sys.argv[1:] if args is None else args)
+    at_once = answer_at_once(words)
+    if at_once is not None:
+        status, text = at_once
+        (sys.stdout if status == ALL_ANSWERED else sys.stderr).write(text)
+        return status
     set_up_logging()
+    return run_until_signal(words)
+
+
+def run_until_signal(words: Sequence[str]) -> int:
+    """Run one verb until its end or a signal; see `main`."""
+    from lightning_modules.command_line.interruption import Interrupted, Interruption, requeue, started_by_another
+
     with Interruption() as interruption:
         try:
-            status = run_verb(list(sys.argv[1:] if args is None else args), interruption)
+            status = run_verb(words, interruption)
         except Interrupted as stop:
             status = stop.status
         except SystemExit as stop:
@@ -247,46 +150,30 @@ def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
     Raises:
         Interrupted: if a signal stopped the run.
     """
+    import torch
+
+    from flexselect.commands.command_texts import error_message, mark_texts
+    from flexselect.commands.experiment import names_experiment
+    from flexselect.storage.run_settings import UsageError
+
+    verb, *words = mark_texts(["--help" if word == "--help-all" else word for word in arguments])
+    if verb == "validate" and names_experiment([verb, *words]):
+        verb = "experiment"
     try:
-        if list(arguments) == ["--version"]:
-            sys.stdout.write(f"flexselect {__version__}\n")
-            return ALL_ANSWERED
-        words = mark_texts(arguments)
-        if words and words[0] in PLAIN_VERBS:
-            return run_plain(*words)
-        if words[:1] == ["validate"] and names_experiment(words):
-            words[0] = "experiment"
-        if words and words[0] in OWN_WORDS:
-            return OWN_WORDS[words[0]](words[1:])
-        verb = words[0] if words else ""
-        if verb in MODULES:
-            words[0] = "predict"
-        cli = FlexSelectCLI(
-            verb,
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            parser_kwargs={"description": VERBS},
-            trainer_defaults={
-                "callbacks": [interruption, *([QuestionPictures()] if verb == "visualize" else [])],
-                "logger": None,
-                "enable_checkpointing": False,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,  # the data modules share out whole videos
-            },
-            seed_everything_default=0,
-            args=words,
-        )
-    except (UsageError, MisconfigurationException) as error:
+        if verb in PLAIN_VERBS:
+            return run_plain(verb, *words)
+        if verb in OWN_WORDS:
+            return OWN_WORDS[verb](words)
+        from lightning_modules.command_line.trainer_verbs import run_trainer
+
+        return run_trainer(verb, words, interruption)
+    except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_USAGE
     except (ValueError, OSError, RuntimeError, ImportError, torch.OutOfMemoryError) as error:
         sys.stderr.write(f"could not go on: {error_message(error)}\n")
         log.debug("where", exc_info=True)
         return COULD_NOT_GO_ON
-    return report_run(cli)
 
 
 def run() -> None:

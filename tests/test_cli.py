@@ -213,12 +213,31 @@ def test_impossible_options_end_with_status_2(run, videos, capsys, arguments, me
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--model.budgt", "5"], ["--config", "nowhere.yaml"]])
-def test_unreadable_keys_and_files_end_with_status_2(run, videos, capsys, arguments):
-    with pytest.raises(SystemExit) as caught:
-        run("predict", "--data.annotations", videos / "annotations.jsonl", *arguments)
-    assert caught.value.code == 2
-    assert arguments[-1 if "--config" in arguments else 0].strip("-").split(".")[-1] in capsys.readouterr().err
+MISTAKES = [
+    (["--model.budgt", "5"], "there is no --model.budgt; did you mean --model.budget?"),
+    (["--data.limitt", "5"], "there is no --data.limitt; did you mean --data.limit?"),
+    (["--family.max_frame", "5"], "there is no --family.max_frame; did you mean --family.max_frames?"),
+    (["--outputdir", "x"], "there is no --outputdir; did you mean --output_dir?"),
+    (["--trainer.devics", "1"], "there is no --trainer.devics; did you mean --trainer.devices?"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
+    (["--config", "configs/demo/selff.yaml"], "no such config; did you mean configs/demo/self.yaml?"),
+    (["--model.keep", "x"], "--model.keep cannot be x: Expected a typing.Literal['nothing', 'features', 'scores_kv']"),
+    (["--model.budget", "x"], "--model.budget cannot be x: Expected a <class 'int'>"),
+    (["--trainer.max_epochs", "x"], "--trainer.max_epochs cannot be x: Expected a <class 'int'>"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_gets_one_line(run, videos, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    assert run("predict", "--data.annotations", videos / "annotations.jsonl", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_no_config_at_all(capsys):
+    assert cli.main(["predict"]) == 2
+    assert "give --config FILE, for example --config configs/qwen2_5_vl_7b.yaml" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(run, videos, tmp_path, monkeypatch, capsys):
@@ -340,4 +359,4 @@ def test_an_experiment_with_its_controls(tmp_path, capsys):
     output = capsys.readouterr()
     assert "| self |" in output.out and "| broken |" not in output.out and "/nowhere is not a folder" in output.err
     assert cli.main([*words[:2], str(tmp_path / "none.yaml"), *words[3:]]) == 2
-    assert "none.yaml: no such experiment" in capsys.readouterr().err
+    assert "none.yaml: no such config" in capsys.readouterr().err

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
+from inspect import signature
+from pydoc import locate
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+
+from flexselect.options import AskingOptions, option_names
 
 SEVERAL = ("--data.question", "--data.video")  # options that take one or more texts
 TEXTS = (
@@ -50,6 +56,43 @@ def error_message(error: Exception) -> str:
         return message
     name = message.split(" ", 2)[1]  # "Caught ValueError in DataLoader worker process 0."
     return message.rpartition(f"\n{name}: ")[2].strip() or message
+
+
+UNKNOWN_KEY = re.compile(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted")
+WRONG_VALUE = re.compile(r"(?P<expected>Expected a [^\n]*?)(?:\. Got value: |\n[\s\S]*?Given value: )(?P<value>[^\n]+)")
+UNKNOWN_OPTION = re.compile(r"[Uu]nrecognized arguments: (--[\w.-]+)")
+
+
+def explain_mistake(message: str, options: Sequence[str]) -> str:
+    """Return one line for a mistyped option, with the nearest right one, or for a wrong value.
+
+    Other messages of the parser stay.
+
+    Args:
+        message: the parser's message.
+        options: the parser's options, such as "--output_dir".
+    """
+    key, option = UNKNOWN_KEY.search(message), UNKNOWN_OPTION.search(message)
+    if key is not None:
+        part = message.partition('"')[2].partition('"')[0]  # Parser key "data":
+        owner: Any = locate(key[1])
+        taken = signature(owner).parameters
+        known = [*taken, *(option_names(AskingOptions) if "options" in taken else [])]
+        return f"there is no --{part}.{key[2]}{_nearest(key[2], known, f'--{part}.')}"
+    if option is not None:
+        return f"there is no {option[1]}{_nearest(option[1], options)}"
+    if "arguments are required" in message:
+        return f"{message}; give --config FILE, for example --config configs/qwen2_5_vl_7b.yaml"
+    wrong = WRONG_VALUE.search(message)
+    if wrong is None:
+        return message
+    *parts, key = re.findall(r'Parser key "([\w.]+)":', message)
+    return f"--{'.'.join([*parts, key])} cannot be {wrong['value'].strip()}: {wrong['expected']}"
+
+
+def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    near = get_close_matches(name, known, 1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _mark(text: str) -> str:

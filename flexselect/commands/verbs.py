@@ -1,0 +1,113 @@
+"""The verbs of the command line: what each does, an example, the options that people need. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
+
+ASKING = {
+    "model": "flexselect.options:AskingOptions",
+    "data": "datamodules.video_qa:VideoQADataModule",
+    "family": "flexselect.families.qwen2_5_vl:Qwen25VL",
+}
+TRAINING = {
+    "model": "lightning_modules.selector_training:SelectorTraining",
+    "data": "datamodules.selector_training:SelectorDataModule",
+    "family": "flexselect.families.qwen2_5_vl:Qwen25VL",
+}
+LOCATING = {
+    "model": "flexselect.options:LoadingOptions",
+    "data": "datamodules.needle_clips:NeedleClips",
+    "family": "flexselect.families.qwen2_5_vl:Qwen25VL",
+}
+VIDEO = ("--data.video", "--data.question")
+TABLE = ("--data.annotations", "--data.video_root")
+SELECTING = ("--model.selector", "--model.budget", "--model.reference_layer", "--model.max_new_tokens", "--model.keep")
+PLACE = ("--family.path", "--family.max_frames", "--model.dtype", "--model.device_map", "--trainer.devices")
+SHARED = {  # options that belong to no class
+    "--config": ("FILE", "a YAML file; give it several times, later ones count"),
+    "--output_dir": ("DIR", "folder for everything that is written"),
+    "--report": ("", "also write report.html: the run on one page"),
+    "--trainer.devices": ("INT", "number of GPUs or processes, which share the videos"),
+    "--trainer.accelerator": ("STR", "cpu, gpu or auto"),
+    "--trainer.max_steps": ("INT", "stop after so many steps"),
+    "--quick": ("", "stop before the weights are loaded"),
+    "--bench": ("", "also measure 64, 256 and 1,024 frames"),
+    "--output": ("PATH", "file or folder for the result"),
+    "--ckpt_path": ("FILE", "a checkpoint of a training"),
+    "--input": ("DIR", "a checkpoint in its authors' layout"),
+    "--videos": ("DIR", "folder of videos to choose from"),
+    "--port": ("INT", "port of the page; 0: any"),
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line."""
+
+    line: str  # what it does
+    example: str  # the words after the program's name
+    options: tuple[str, ...] = ()  # the options that people need, in order
+    classes: dict[str, str] = field(default_factory=dict)  # where --model., --data. and --family. options are defined
+
+
+VERBS = {
+    "predict": Verb(
+        "answer questions about videos",
+        'predict --config configs/qwen2_5_vl_7b.yaml --data.video talk.mp4 --data.question "What is shown first?"',
+        ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--output_dir", "--report"),
+        ASKING,
+    ),
+    "validate": Verb(
+        "answer questions and count the right answers",
+        "validate --config configs/qwen2_5_vl_7b.yaml --data.annotations questions.jsonl --data.video_root videos/",
+        ("--config", *TABLE, "--data.limit", *SELECTING, *PLACE, "--output_dir", "--report"),
+        ASKING,
+    ),
+    "visualize": Verb(
+        "answer, and draw which tokens were kept",
+        'visualize --config configs/demo/lite.yaml --data.video talk.mp4 --data.question "What is shown?"',
+        ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--output_dir"),
+        ASKING,
+    ),
+    "check": Verb(
+        "check machine, checkpoint, memory, numbers and speed: the first thing to run",
+        "check --quick --config configs/qwen2_5_vl_7b.yaml",
+        ("--config", "--quick", "--bench", "--output", *SELECTING[:3], *PLACE[:4], "--trainer.accelerator"),
+        ASKING,
+    ),
+    "serve": Verb(
+        "a web page on this machine, to try a model on",
+        "serve --config configs/demo/serve.yaml",
+        ("--config", "--videos", "--port"),
+    ),
+    "locate": Verb(
+        "find the reference layer of a model: recall of needles by layer",
+        "locate --config configs/demo/locate.yaml --data.units 256 --data.clips 24",
+        ("--config", "--data.clips", "--data.units", "--data.needles", "--data.haystacks", *PLACE, "--output_dir"),
+        LOCATING,
+    ),
+    "fit": Verb(
+        "train a selector",
+        "fit --config configs/selector/qwen2_5_vl_7b.yaml --data.annotations FILE --data.video_root DIR",
+        ("--config", *TABLE, "--model.start", "--model.lr", "--trainer.devices", "--trainer.max_steps", "--output_dir"),
+        TRAINING,
+    ),
+    "export": Verb(
+        "write a training checkpoint as a selector",
+        "export --ckpt_path outputs/fit/checkpoints/last.ckpt --output outputs/selector",
+        ("--ckpt_path", "--output"),
+    ),
+    "experiment": Verb(
+        "several validations in one table: a result with its controls",
+        "experiment --config configs/experiment/videomme_qwen2_5_vl_7b.yaml --data.root DIR --output_dir OUT",
+        ("--config", "--output_dir"),
+    ),
+    "compare": Verb("two runs side by side, with McNemar's exact test", "compare OUT/self OUT/dense"),
+    "convert": Verb(
+        "rewrite a checkpoint from its authors' layout to Hugging Face's",
+        "convert --input LLaVA-Video-7B-Qwen2 --output LLaVA-Video-7B-hf",
+        ("--input", "--output"),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Verbs that run a Trainer, and how a run ends."""

@@ -1,0 +1,189 @@
+"""Verbs that run a Trainer: fit, validate, predict; visualize and locate, which are predictions of another kind."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from jsonargparse import ActionYesNo, Namespace
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from flexselect.commands.command_texts import explain_mistake, unmark
+from flexselect.commands.export import read_checkpoint
+from flexselect.commands.verbs import ALL_ANSWERED, COULD_NOT_GO_ON, SOME_FAILED
+from flexselect.families.base import VideoFamily
+from flexselect.storage.run_settings import UsageError
+from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.command_line.interruption import Interruption
+from lightning_modules.locating import Locating
+from lightning_modules.question_files import QuestionPictures, Report
+from lightning_modules.selector_checkpoints import FOLDER, LAST
+from lightning_modules.teacher_scoring import TeacherScoring
+from lightning_modules.video_qa import VideoQA
+
+MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that run `predict` with a model of this class
+
+
+def run_trainer(verb: str, words: Sequence[str], interruption: Interruption) -> int:
+    """Run a verb with a Trainer; return the exit status.
+
+    Args:
+        verb: the verb as typed.
+        words: the words after it.
+        interruption: ends the run at a signal.
+
+    Raises:
+        UsageError: if the command line or its configs are wrong.
+        Interrupted: if a signal stopped the run.
+    """
+    typed = "predict" if verb in MODULES else verb
+    try:
+        cli = FlexSelectCLI(
+            verb,
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults={
+                "callbacks": [interruption, *([QuestionPictures()] if verb == "visualize" else [])],
+                "logger": None,
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,  # the data modules share out whole videos
+            },
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, typed: {"exit_on_error": False}},
+            args=[typed, *words],
+        )
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
+    return report_run(cli)
+
+
+class FlexSelectCLI(LightningCLI):
+    """LightningCLI with a family, which module and data module share, and an output folder.
+
+    Args:
+        verb: the verb as typed, for example `locate`.
+        args: arguments of LightningCLI.
+        kwargs: keyword arguments of LightningCLI.
+    """
+
+    def __init__(self, verb: str, *args: Any, **kwargs: Any) -> None:
+        self.verb = verb
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The Trainer's verbs, each with the arguments that Lightning fills in.
+
+        If one was typed, only that one: the parser of each verb takes a tenth of a second.
+        """
+        verbs = {verb: {"model", "dataloaders", "datamodule"} for verb in ("validate", "predict")}
+        verbs["fit"] = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
+        typed = "predict" if self.verb in MODULES else self.verb
+        return {typed: verbs[typed]} if typed in verbs else verbs
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `family`, `output_dir` and `writer`."""
+        parser.add_subclass_arguments(VideoFamily, "family", required=True)
+        parser.add_argument("--output_dir", type=str | None, default=None, help="folder for everything written")
+        parser.add_argument(
+            "--report", action=ActionYesNo, default=False, help="also write report.html, all on one page"
+        )
+        parser.add_lightning_class_args(PredictionWriter, "writer")
+        parser.link_arguments("output_dir", "writer.output_dir")
+        parser.link_arguments("output_dir", "trainer.default_root_dir")
+        for half in ("model", "data"):
+            parser.link_arguments("family", f"{half}.init_args.family", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line and check the checkpoint; Lightning's error would not name its file."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            options = [name for verb in self._subcommand_parsers.values() for name in verb._option_string_actions]
+            raise UsageError(explain_mistake(str(error), options)) from error
+        config = self.config.get(self.config.get("subcommand"))
+        if config is not None and config.ckpt_path is not None and Path(config.ckpt_path).suffix:
+            check_checkpoint(config.ckpt_path, config.model.class_path)
+
+    def before_instantiate_classes(self) -> None:
+        """Check that the model fits the verb; add defaults for `fit` and a progress bar for the other verbs."""
+        config = unmark(self.config[self.subcommand])
+        callbacks = self.trainer_defaults.setdefault("callbacks", [])
+        required = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
+        if not issubclass(locate(config.model.class_path) or object, required):
+            option = "--report" if config.report else self.verb
+            raise UsageError(
+                f"{option} is for a model of {required.__name__}, the configs have {config.model.class_path}"
+            )
+        if config.report:
+            callbacks.append(Report())
+        if self.subcommand == "fit":
+            prepare_fit(config)
+        elif config.trainer.enable_progress_bar is not False:
+            callbacks.append(QuestionProgressBar())
+        if config.trainer.logger is None:
+            config.trainer.logger = False
+
+    def instantiate_classes(self) -> None:
+        """Build all objects; errors of constructors are usage errors."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError) as error:
+            wrapped = str(error).startswith("Does not validate")  # jsonargparse wraps the reason in a longer text
+            cause = error.__cause__ or error.__context__ or error
+            raise UsageError(str(cause if wrapped else error)) from error
+
+
+def check_checkpoint(path: str, module: str) -> None:
+    """Refuse a checkpoint that cannot be used, before a model is loaded.
+
+    Raises:
+        UsageError: if the file is not a training checkpoint, or the module takes no checkpoint.
+    """
+    if issubclass(locate(module) or object, VideoQA | Locating | TeacherScoring):
+        advice = "`export` it, and give the folder with --model.selector"
+        raise UsageError(f"--ckpt_path {path}: {module} loads no training's checkpoint; {advice}")
+    try:
+        read_checkpoint(path)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def prepare_fit(config: Namespace) -> None:
+    """Set defaults of a training: output folder, two loggers, and the last checkpoint to resume from."""
+    folder = config.trainer.default_root_dir = config.output_dir = config.output_dir or "outputs/fit"
+    if config.trainer.logger is None:
+        config.trainer.logger = [
+            Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(save_dir=folder, name=name))
+            for kind, name in (("TensorBoardLogger", "tensorboard"), ("CSVLogger", "csv"))
+        ]
+    last = Path(folder) / FOLDER / LAST
+    if config.ckpt_path is None and last.exists():
+        logging.getLogger("lightning_modules").info("going on from %s", last)
+        config.ckpt_path = str(last)
+
+
+def report_run(cli: FlexSelectCLI) -> int:
+    """Print the answers if the command line names the videos; return the exit status."""
+    writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
+    if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
+        several = len({row["video"] for row in writer.rows.values()}) > 1
+        for row in writer.rows.values():
+            lines = [*([row["video"]] if several else []), row["question"], row["error"] or row["answer"]]
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+    if writer.lost:
+        return COULD_NOT_GO_ON
+    failed = any(row["error"] for row in writer.rows.values())
+    if isinstance(cli.model, TeacherScoring):
+        failed = cli.model.failed > 0
+    return SOME_FAILED if failed else ALL_ANSWERED

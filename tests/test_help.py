@@ -1,0 +1,88 @@
+"""What the command line says before a model is loaded: help, the version, mistakes; at once, from the source."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from flexselect.commands import help as help_texts
+from flexselect.commands.verbs import SHARED, VERBS
+from flexselect.options import AskingOptions, option_names
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "lightning", "transformers", "numpy", "yaml", "jsonargparse")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_all_verbs_with_a_line_each(words, capsys):
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(f"  {name:12}{verb.line}" in lines for name, verb in VERBS.items())
+
+
+def test_an_unknown_verb_gets_the_nearest_one_and_the_list(capsys):
+    assert cli.main(["predikt"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no verb predikt; did you mean predict?") and VERBS["serve"].line in error
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb(verb, capsys):
+    """An example, then the options that people need, each with its meaning."""
+    assert cli.main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert VERBS[verb].example in shown and len(shown.splitlines()) < 60
+    for name in VERBS[verb].options:
+        (line,) = [i for i, text in enumerate(shown.splitlines()) if text.split()[:1] == [name]]
+        meaning = " ".join(shown.splitlines()[line : line + 2]).split(name)[1].strip()
+        assert len(meaning) > 8, name
+
+
+def test_types_and_defaults_are_those_of_the_source():
+    options = help_texts.read_options("flexselect.options", "AskingOptions")
+    assert list(options) == option_names(AskingOptions)
+    assert options["max_new_tokens"] == ("int", "64", "the maximum length of an answer, in tokens.")
+    assert options["keep"][1] == "'features'" and options["budget"][0] == "int | None"
+    shown = help_texts.describe("predict")
+    assert "--model.keep {nothing,features,scores_kv}" in shown and "(default: 64)" in " ".join(shown.split())
+
+
+def test_every_option_that_help_names_is_one():
+    for name, verb in VERBS.items():
+        for option in verb.options:
+            part, dot, key = option.removeprefix("--").partition(".")
+            known = option in SHARED or key in help_texts.read_options(*verb.classes[part].split(":"))
+            assert (known and dot) or option in SHARED, (name, option)
+
+
+def test_examples_name_configs_that_there_are():
+    words = [word for verb in VERBS.values() for word in verb.example.split() if word.startswith("configs/")]
+    assert len(words) > 6 and all((ROOT / word).is_file() for word in words)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["predict", "--help"], ["predikt"], ["predict", "--config", "none.yaml"]]
+)
+def test_nothing_heavy_is_imported(words):
+    program = f"import sys, cli; cli.main(sys.argv[1:]); print([n for n in {HEAVY!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n"), done.stdout
+
+
+def test_importing_flexselect_imports_nothing_heavy():
+    program = f"import sys, flexselect; print([n for n in {HEAVY!r} if n in sys.modules], flexselect.__version__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[] ")
+
+
+def test_public_names_are_there():
+    import flexselect
+
+    assert {name for name in flexselect.__all__ if vars(flexselect).get(name) or flexselect.__getattr__(name)} == set(
+        flexselect.__all__
+    )
+    assert set(flexselect.__all__) <= set(dir(flexselect))
+    with pytest.raises(AttributeError, match="no attribute 'FlexSelekt'"):
+        _ = flexselect.FlexSelekt
