@@ -171,6 +171,8 @@ def main() -> None:
     parser.add_argument("--kernels", choices=list(KERNELS), default="flash")
     parser.add_argument("--compile", action="store_true", help="compile MLPs and norms")
     options = parser.parse_args()
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error("there is no GPU here; try the program with --tiny --device cpu")
     disable_progress_bar()
     set_verbosity_error()
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16

@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small shapes to try the program; no results are written")
     options = parser.parse_args()
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error("there is no GPU here; try the program with --tiny --device cpu")
     rows = []
     for first in KERNELS:  # libraries and the card's clock start up
         with attention_kernels(first):

@@ -37,16 +37,21 @@ TEXT = "The sun rises in the east and sets in the west, and at night people see 
 SHARE = 0.25  # of a clip's tokens that are kept for an answer
 
 
-def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer: int) -> None:
-    """Compare a short clip's logits, and scores at the reference layer, with those of transformers' own code."""
+def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer: int) -> bool:
+    """Compare a short clip's logits, and scores at the reference layer, with those of transformers' own code.
+
+    Returns:
+        Whether the logits are finite; if not, nothing else was compared.
+    """
     lm = engine.lm
     encoded = encode(lm, prompt)
     inputs = lm.assemble(encoded, prompt.query_ids, None, "original")
     dense = lm.next_token_logits(inputs)
     if not bool(torch.isfinite(dense).all()):
-        advice = "load the model in bfloat16 or float32; if that does not help, its weights are damaged"
+        other = "its weights are damaged: download them again"
+        advice = other if lm.model.dtype != torch.float16 else f"load it with --model.dtype bfloat16; else {other}"
         findings.add("logits", "not ok", f"NaN or infinite in {lm.model.dtype}", advice)
-        return  # nothing can be compared with NaN
+        return False
     findings.add("logits", "ok", "finite")
     buffers = lm.model.named_buffers()
     rounded = [name for name, buffer in buffers if name.endswith("inv_freq") and buffer.dtype != torch.float32]
@@ -63,6 +68,7 @@ def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer
     everything = torch.arange(encoded.num_tokens)
     kept = lm.assemble(encoded, prompt.query_ids, Selection(scores, everything, [everything]), "original")
     _compare(findings, "all tokens kept", "dense", lm.next_token_logits(kept), dense, lm.model.dtype)
+    return True
 
 
 def check_text(findings: Findings, lm: VideoLM) -> None:

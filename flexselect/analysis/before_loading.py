@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,12 +21,13 @@ from flexselect.attention_kernels import KERNELS
 from flexselect.engine.clock import Clock
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weight_files
-from flexselect.loading.weights import LoadOptions, load_weights, quantization_config
+from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained
 from flexselect.selectors.lite_selector import selector_at
 
 FRAMES = (64, 256, 1024)
+VIDEO_TOKEN = "<|video_pad|>"  # of the Qwen families, whose config.json has its id
 RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors, on each GPU
 
 
@@ -118,13 +119,18 @@ def check_tokenizer(findings: Findings, family: VideoFamily) -> None:
     with findings.step("tokenizer", "copy the tokenizer's files of the published checkpoint into the folder"):
         prompter = family.prompter()
         ids = prompter.query_ids("What is shown?")
+        expected, actual = family.config.get("video_token_id"), prompter.tokenizer.get_vocab().get(VIDEO_TOKEN)
+        if expected is not None and actual != expected:
+            raise ValueError(
+                f"video_token_id in config.json is {expected}, the tokenizer reads {VIDEO_TOKEN} as {actual}"
+            )
         findings.add("tokenizer", "ok", f"{len(prompter.tokenizer):,} tokens; the text after a video has {len(ids)}")
 
 
 def check_shapes(findings: Findings, plan: Plan) -> None:
     """Check that every weight of the model has a tensor of its name and shape, without reading values."""
     with findings.step("names and shapes", "these weights are not of this config.json; download both again"):
-        plan.family.load(replace(LoadOptions.of(plan.options), quantization=None, shapes_only=True))
+        plan.family.load(LoadOptions(shapes_only=True))
         findings.add("names and shapes", "ok", "every weight has its tensor")
 
 
@@ -148,7 +154,6 @@ def check_selector(findings: Findings, plan: Plan) -> None:
 def check_memory(findings: Findings, plan: Plan) -> None:
     """Estimate the memory at several numbers of frames; not ok if the frames of this config do not fit."""
     options, limit = plan.options, plan.max_frames
-    quantization_config(LoadOptions.of(options))
     rows = {frames: estimate(plan, plan.clip(frames)) for frames in sorted({*FRAMES, limit})}
     held = rows[limit].weights
     text = f"{count(plan.weights)}, {gigabytes(held)} in {options.quantization or options.dtype}"
@@ -183,9 +188,9 @@ def _room(options: Options) -> tuple[float, str]:
 
 def check_time(findings: Findings, plan: Plan) -> None:
     """Compute the least seconds to an answer, from the rate of a matrix product that is measured here."""
-    loading = LoadOptions.of(plan.options)
+    loading, limit = LoadOptions.of(plan.options), plan.max_frames
     rate = matrix_rate(str(loading.device), loading.dtype, 8192 if torch.cuda.is_available() else 1024)
-    costs = {frames: operations(plan, plan.clip(frames)) for frames in FRAMES if frames <= plan.max_frames}
+    costs = {frames: operations(plan, plan.clip(frames)) for frames in sorted({*FRAMES, limit}) if frames <= limit}
     seconds = {n: {stage: cost / rate for stage, cost in stages.items()} for n, stages in costs.items()}
     listed_seconds = ", ".join(f"{sum(stages.values()):.3g} s for {n:,} frames" for n, stages in seconds.items())
     text = f"at least {listed_seconds}, at {rate / 1e12:.3g} TFLOP/s of a matrix product here; without decoding"

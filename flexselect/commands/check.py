@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from flexselect.analysis import before_loading
 from flexselect.analysis.after_loading import check_needles, check_numbers, check_speed, check_text
 from flexselect.analysis.before_loading import (
     check_files,
@@ -27,11 +28,14 @@ from flexselect.analysis.before_loading import (
 from flexselect.analysis.findings import Finding, Findings
 from flexselect.analysis.needle_recall import NeedleClip
 from flexselect.analysis.plan import Plan
+from flexselect.families import numbers_of
 from flexselect.families.base import VideoFamily
+from flexselect.loading.weights import LoadOptions, quantization_config
 from flexselect.options import AskingOptions, Options, check_names, option_names
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_options, training_free
 from flexselect.storage.run_settings import UsageError, write_atomically
+from flexselect.validation import check_known
 
 REPORT = "please report this output"
 FLAGS = ("--config", "--quick", "--bench", "--output", "--family.NAME", "--model.NAME", "--trainer.accelerator")
@@ -73,6 +77,8 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> Plan:
         content = _read_yaml(config)
         for part, values in (("family", family), ("model", model)):
             section = content.get(part) or {}
+            if not isinstance(section.get("init_args") or {}, dict):
+                raise UsageError(f"{config}: the init_args of {part} must hold names and values")
             values.update({"class_path": section.get("class_path", values.get("class_path"))})
             values.update(section.get("init_args") or {})
         accelerator = (content.get("trainer") or {}).get("accelerator", accelerator)
@@ -81,12 +87,20 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> Plan:
         if part == "trainer":
             accelerator = value
         else:
-            (family if part == "family" else model)[key] = yaml.safe_load(value)
-    maker: Any = locate(str(family.pop("class_path", None)))
-    if maker is None:
-        raise UsageError("no family: give --config, for example configs/qwen2_5_vl_7b.yaml")
+            (family if part == "family" else model)[key] = _parsed(name, value)
+    place = family.pop("class_path", None)
+    maker: Any = locate(str(place))
+    if place is None:
+        raise UsageError(f"{', '.join(configs)}: no family in it; use a model's config, as configs/qwen2_5_vl_7b.yaml")
+    if not isinstance(maker, type) or not issubclass(maker, VideoFamily):
+        raise UsageError(f"{', '.join(configs)}: there is no family {place}")
+    if accelerator in ("gpu", "cuda") and not before_loading.find_gpus():
+        raise UsageError("trainer.accelerator is gpu, but PyTorch finds no GPU here; check the driver with nvidia-smi")
     model.pop("class_path", None)
     try:
+        check_known(family, ["path", *numbers_of(maker)], place)
+        if not isinstance(family.get("path"), str):
+            raise ValueError(f"family.path must be a folder or a hub id, got {family.get('path')!r}")
         check_names(
             AskingOptions, model, "check", ("device", "scoring_only")
         )  # as for predict, which takes it from the trainer
@@ -111,6 +125,14 @@ def _read_yaml(config: str) -> dict[str, Any]:
     if not all(section is None or isinstance(section, dict) for section in sections):
         raise UsageError(f"{config} is no config: `family`, `model` and `trainer` must hold names and values")
     return content
+
+
+def _parsed(name: str, value: str) -> Any:
+    """Parse a value as YAML does."""
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--{name}: {value!r} cannot be read: {error}") from error
 
 
 def _values(words: Sequence[str]) -> dict[str, str]:
@@ -170,6 +192,8 @@ def run_check(
 
 def _before(findings: Findings, plan: Plan) -> None:
     check_machine(findings, plan.options)
+    with findings.step("options", "the message names the option"):
+        quantization_config(LoadOptions.of(plan.options))
     whole = False
     with findings.step("files", "download the checkpoint again"):
         whole = check_files(findings, "files", plan.family.path, plan.weights)
@@ -178,7 +202,7 @@ def _before(findings: Findings, plan: Plan) -> None:
     check_tokenizer(findings, plan.family)
     with findings.step("selector", "choose another selector"):
         check_selector(findings, plan)
-    if not findings.failed:
+    if not any(finding.name == "tokenizer" and finding.state == "not ok" for finding in findings):  # it shapes clips
         with findings.step("memory", "check config.json"):
             check_memory(findings, plan)
         with findings.step("time", "check config.json"):
@@ -194,8 +218,11 @@ def _after(findings: Findings, plan: Plan, clips: Clips, bench: bool) -> None:
         return
     findings.add("loading", "ok", f"on {', '.join(sorted(map(str, fs.gpus))) or fs.lm.device}")
     (short,) = clips(family, 1, 4)
+    finite = True
     with findings.step("numbers", REPORT):
-        check_numbers(findings, fs, short.prompt, plan.layer)
+        finite = check_numbers(findings, fs, short.prompt, plan.layer)
+    if not finite:
+        return  # all else would follow from it
     with findings.step("reads text", REPORT):
         check_text(findings, fs.lm)
     scorers = {"training-free": training_free(fs.lm, plan.options)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,11 @@ def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file in one step: a kill leaves the old file or the new one, both complete."""
-    temporary = path.with_suffix(".tmp")
+    path = path.resolve()  # a link stays a link
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")  # a device; an error for a folder
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
