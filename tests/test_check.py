@@ -19,6 +19,7 @@ from flexselect.analysis.findings import Findings
 from flexselect.analysis.plan import Plan
 from flexselect.commands import check
 from flexselect.families import family_of
+from flexselect.families.base import VideoLM
 from flexselect.loading import fingerprint
 from flexselect.selectors.lite_selector import selector_config
 from tests import tiny
@@ -151,12 +152,29 @@ def test_a_weight_of_another_name_and_another_shape(checkpoint, tmp_path):
     assert not_ok(found) == ["names and shapes"] and "mismatched" in found["names and shapes"]["text"]
 
 
-def test_damaged_weights(checkpoint, tmp_path):
-    """NaN: one line says so, and nothing is compared with NaN."""
+@pytest.mark.parametrize(("value", "what"), [(math.nan, "have NaN or infinity"), (0.0, "are all zero")])
+def test_damaged_weights(value, what, checkpoint, tmp_path):
+    """One line names them, and nothing that follows from them is measured."""
     folder = copied(checkpoint, tmp_path)
-    changed_weights(folder, lambda weights: next(w for n, w in weights.items() if "down_proj" in n).fill_(math.nan))
+    changed_weights(folder, lambda weights: next(w for n, w in weights.items() if "down_proj" in n).fill_(value))
     found = checked(tmp_path, "--config", config_of(folder, tmp_path), status=1)
-    assert "its weights are damaged" in found["logits"]["advice"] and "apart" not in json.dumps(found)
+    text = found["values of weights"]["text"]
+    assert list(found)[-1] == "values of weights" and "mlp.down_proj.weight" in text and what in text
+
+
+def test_a_damaged_selector(tmp_path):
+    """It is named, not the model."""
+    selector = Path(shutil.copytree("checkpoints/demo/selector", tmp_path / "selector"))
+    changed_weights(selector, lambda weights: next(iter(weights.values())).fill_(math.nan))
+    found = checked(tmp_path, "--config", "configs/demo/lite.yaml", "--model.selector", selector, status=1)
+    assert not_ok(found) == ["values of the selector"] and found["values of weights"]["state"] == "ok"
+
+
+def test_overflow(checkpoint, tmp_path, monkeypatch):
+    """Finite weights, NaN logits: said once, and the check ends."""
+    monkeypatch.setattr(VideoLM, "next_token_logits", lambda lm, inputs: torch.full((4,), math.nan))
+    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), status=1)
+    assert list(found)[-1] == "logits" and "NaN or infinite" in found["logits"]["text"]
 
 
 @pytest.mark.parametrize("index", ["{}", "[]", "{", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
@@ -222,8 +240,10 @@ def test_bench_and_kernels(checkpoint, tmp_path, monkeypatch):
     assert sum(counts.values()) >= 5 and "scaled_dot_product_attention" not in counts, "by the kernel that ran"
 
 
-@pytest.mark.parametrize(("shift", "state"), [(0, "ok"), (1, "not known")])
-def test_whether_a_model_reads_text(shift, state):
+@pytest.mark.parametrize(
+    ("shift", "weights", "state"), [(0, 10**9, "ok"), (1, 10**6, "not known"), (1, 10**9, "not ok")]
+)
+def test_whether_a_model_reads_text(shift, weights, state):
     """A model that knows each next token; and one whose vocabulary is shifted."""
     ids = torch.arange(20)
 
@@ -234,7 +254,7 @@ def test_whether_a_model_reads_text(shift, state):
     prompter = SimpleNamespace(ids=lambda text: ids)
     lm = SimpleNamespace(prompter=prompter, device="cpu", embed=lambda ids: ids[..., None].float(), model=model)
     findings = Findings()
-    after_loading.check_text(findings, lm)
+    after_loading.check_text(findings, lm, weights)
     assert findings[0].state == state and findings[0].values["chance"] == pytest.approx(math.log(100))
 
 

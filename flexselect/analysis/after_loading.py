@@ -34,7 +34,19 @@ CLOSE = {
 }  # of the largest value: rounding, other kernels
 
 TEXT = "The sun rises in the east and sets in the west, and at night people see the moon and the stars."
+LARGE = 10**8  # weights of a model that must read English
 SHARE = 0.25  # of a clip's tokens that are kept for an answer
+
+
+def check_values(findings: Findings, name: str, module: torch.nn.Module) -> None:
+    """Look at every weight: none may be NaN or infinite, and no matrix may be all zero."""
+    bad = [key for key, weight in module.named_parameters() if not bool(torch.isfinite(weight).all())]
+    empty = [key for key, weight in module.named_parameters() if weight.dim() > 1 and not bool(weight.any())]
+    parts = [
+        f"{listed(keys)} {what}" for keys, what in ((bad, "have NaN or infinity"), (empty, "are all zero")) if keys
+    ]
+    advice = "these files are damaged or unfinished: download them again" if parts else ""
+    findings.add(name, "not ok" if parts else "ok", "; ".join(parts) or "all are finite", advice)
 
 
 def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer: int) -> bool:
@@ -71,18 +83,22 @@ def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer
     return True
 
 
-def check_text(findings: Findings, lm: VideoLM) -> None:
-    """Measure how well the model predicts plain English: badly, if the tokenizer is of another model."""
+def check_text(findings: Findings, lm: VideoLM, weights: int) -> None:
+    """Measure how well the model predicts plain English: badly, if the tokenizer is of another model.
+
+    A model of `LARGE` weights or more must; a smaller one may be a demo that was trained on something else.
+    """
     ids = lm.prompter.ids(TEXT)[None].to(lm.device)
     with torch.inference_mode():
         logits = lm.model(inputs_embeds=lm.embed(ids), use_cache=False).logits[0, :-1].float()
     loss, chance = float(cross_entropy(logits, ids[0, 1:].to(logits.device))), math.log(logits.shape[-1])
     text = f"{loss:.1f} nats per token of an English sentence, {chance:.1f} by chance"
     reads = loss < 0.6 * chance
-    advice = (
-        "" if reads else "a model of shapes or noise cannot read; any other model has a tokenizer that is not its own"
-    )
-    findings.add("reads text", "ok" if reads else "not known", text, advice, loss=loss, chance=chance)
+    advice = "" if reads else "so small a model may never have learned English; else its tokenizer is not its own"
+    state: State = "ok" if reads else "not known"
+    if not reads and weights >= LARGE:
+        state, advice = "not ok", "the tokenizer is of another model, or the weights are damaged or untrained"
+    findings.add("reads text", state, text, advice, loss=loss, chance=chance)
 
 
 def _eager(lm: VideoLM, encoded: EncodedVideo, prompt: VideoPrompt, layer: int) -> Tensor:

@@ -15,7 +15,13 @@ from typing import Any
 import yaml
 
 from flexselect.analysis import before_loading
-from flexselect.analysis.after_loading import check_needles, check_numbers, check_speed, check_text
+from flexselect.analysis.after_loading import (
+    check_needles,
+    check_numbers,
+    check_speed,
+    check_text,
+    check_values,
+)
 from flexselect.analysis.before_loading import (
     check_files,
     check_machine,
@@ -218,13 +224,18 @@ def _after(findings: Findings, plan: Plan, clips: Clips, bench: bool) -> None:
         return
     findings.add("loading", "ok", f"on {', '.join(sorted(map(str, fs.gpus))) or fs.lm.device}")
     (short,) = clips(family, 1, 4)
+    check_values(findings, "values of weights", fs.lm.model)
+    if fs.scorer is not None and fs.scorer.trained is not None:
+        check_values(findings, "values of the selector", fs.scorer.trained)
+    if findings.failed:
+        return  # all else would follow from it
     finite = True
     with findings.step("numbers", REPORT):
         finite = check_numbers(findings, fs, short.prompt, plan.layer)
     if not finite:
         return  # all else would follow from it
     with findings.step("reads text", REPORT):
-        check_text(findings, fs.lm)
+        check_text(findings, fs.lm, plan.weights)
     scorers = {"training-free": training_free(fs.lm, plan.options)}
     if fs.scorer is not None and plan.selector is not None:
         scorers["lite"] = fs.scorer

@@ -49,6 +49,11 @@ class LiteScorer(AttentionScorer):
         """The selector's decoder."""
         return self.selector.decoder
 
+    @property
+    def trained(self) -> LiteSelector:
+        """The selector."""
+        return self.selector
+
     @cached_property
     def gpus(self) -> set[torch.device]:
         """The GPUs of the selector."""

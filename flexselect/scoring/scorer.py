@@ -43,6 +43,11 @@ class Scorer(ABC):
         return set()
 
     @property
+    def trained(self) -> torch.nn.Module | None:
+        """The model that was trained to score; None: there is none."""
+        return None
+
+    @property
     def projection(self) -> VisionProjector | None:
         """The projection that makes `selector_features`; None: the scorer uses the VideoLLM's visual tokens."""
         return None
