@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, InternVLConfig, LlavaOnevisionConfig, Qwen2_5_VLConfig
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from bench.measure import write_result
+from bench.measure import require_gpu, write_result
 from bench.roofline import MODELS, SMALL, computed
 from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.after_loading import first_token
@@ -171,8 +171,7 @@ def main() -> None:
     parser.add_argument("--kernels", choices=list(KERNELS), default="flash")
     parser.add_argument("--compile", action="store_true", help="compile MLPs and norms")
     options = parser.parse_args()
-    if options.device != "cpu" and not torch.cuda.is_available():
-        parser.error("there is no GPU here; try the program with --tiny --device cpu")
+    require_gpu(parser, options.device)
     disable_progress_bar()
     set_verbosity_error()
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16

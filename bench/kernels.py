@@ -14,7 +14,7 @@ import time
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench.measure import write_result
+from bench.measure import require_gpu, write_result
 from flexselect.attention_kernels import KERNELS, attention_kernels
 
 # (name, batch, query heads, key heads, query rows, keys, width of a head, masked); of Qwen2.5-VL-7B at 1,024 frames
@@ -63,8 +63,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small shapes to try the program; no results are written")
     options = parser.parse_args()
-    if options.device != "cpu" and not torch.cuda.is_available():
-        parser.error("there is no GPU here; try the program with --tiny --device cpu")
+    require_gpu(parser, options.device)
     rows = []
     for first in KERNELS:  # libraries and the card's clock start up
         with attention_kernels(first):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -75,6 +76,12 @@ def alone(
         return receiver.recv()
     finally:
         process.join()
+
+
+def require_gpu(parser: argparse.ArgumentParser, device: str) -> None:
+    """End the program with a message if it needs a GPU and there is none."""
+    if device != "cpu" and not torch.cuda.is_available():
+        parser.error("there is no GPU here; try the program with --tiny --device cpu")
 
 
 def write_result(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from flexselect.nearest import did_you_mean
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -32,8 +33,7 @@ def check_known(names: Iterable[str], known: Sequence[str], caller: str) -> None
     """
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = f"{did_you_mean(name, known)} ".removeprefix("; ").lstrip()
             raise ValueError(f"{caller} has no option {name}; {hint}There are {', '.join(known)}")
 
 

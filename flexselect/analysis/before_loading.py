@@ -19,7 +19,6 @@ from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.attention_kernels import KERNELS
 from flexselect.engine.clock import Clock
-from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weight_files
 from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.options import Options
@@ -114,12 +113,12 @@ def _to_download(findings: Findings, name: str, path: str, weights: int | None) 
     findings.add(name, "not known" if fits else "not ok", text, advice, needed=needed, free=free)
 
 
-def check_tokenizer(findings: Findings, family: VideoFamily) -> None:
+def check_tokenizer(findings: Findings, plan: Plan) -> None:
     """Check that the tokenizer exists and belongs to the model."""
     with findings.step("tokenizer", "copy the tokenizer's files of the published checkpoint into the folder"):
-        prompter = family.prompter()
+        prompter = plan.prompter
         ids = prompter.query_ids("What is shown?")
-        expected, actual = family.config.get("video_token_id"), prompter.tokenizer.get_vocab().get(VIDEO_TOKEN)
+        expected, actual = plan.family.config.get("video_token_id"), prompter.tokenizer.get_vocab().get(VIDEO_TOKEN)
         if expected is not None and actual != expected:
             raise ValueError(
                 f"video_token_id in config.json is {expected}, the tokenizer reads {VIDEO_TOKEN} as {actual}"

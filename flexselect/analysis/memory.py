@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flexselect.analysis.operations import QUESTION
+from flexselect.analysis.operations import QUESTION, Tower
 from flexselect.analysis.plan import Plan
 from flexselect.families.base import VideoFamily
 from flexselect.scoring.frame_sets import frame_sets
@@ -106,7 +106,6 @@ def _tower(family: VideoFamily, clip: VideoClip, size: int) -> int:
     """Return the bytes of the tower's activations for the units that it takes at once, with their pixels in float32."""
     vision, units = family.model_config.vision_config, _at_once(clip)
     height, width = clip.pixels.shape[1:3]
-    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     pixels = units * family.frames_per_unit * height * width * 3
-    patches = units * (height // patch) * (width // patch)
+    patches = units * Tower.of(vision, clip).patches
     return pixels * (2 * 4 + size) + _pass(vision, patches, size)

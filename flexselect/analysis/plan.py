@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
+from flexselect.families.prompter import Prompter
 from flexselect.loading.fingerprint import weight_files
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained, reference_layer
@@ -24,6 +25,11 @@ class Plan:
 
     family: VideoFamily
     options: Options
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        """The CPU half of the family; reading its tokenizer takes a second."""
+        return self.family.prompter()
 
     @cached_property
     def weights(self) -> int:
@@ -75,6 +81,5 @@ class Plan:
 
     def clip(self, frames: int, height: int = 720, width: int = 1280) -> VideoClip:
         """Return the shape of a clip, without pixels: frames of a video of this size as the family resizes them."""
-        prompter = self.family.prompter()
-        resized = prompter.resize(torch.zeros(1, height, width, 3, dtype=torch.uint8)).shape[1:]
-        return prompter.clip(torch.empty(frames, *resized, dtype=torch.uint8, device="meta"))
+        resized = self.prompter.resize(torch.zeros(1, height, width, 3, dtype=torch.uint8)).shape[1:]
+        return self.prompter.clip(torch.empty(frames, *resized, dtype=torch.uint8, device="meta"))

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -37,6 +36,7 @@ from flexselect.analysis.plan import Plan
 from flexselect.families import numbers_of
 from flexselect.families.base import VideoFamily
 from flexselect.loading.weights import LoadOptions, quantization_config
+from flexselect.nearest import did_you_mean
 from flexselect.options import AskingOptions, Options, check_names, option_names
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_options, training_free
@@ -149,9 +149,7 @@ def _values(words: Sequence[str]) -> dict[str, str]:
         part, dot, key = name.removeprefix("--").partition(".")
         known = name == "--trainer.accelerator" or (part in ("family", "model") and dot and key)
         if not known or not name.startswith("--"):
-            near = get_close_matches(name, FLAGS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{name}: check takes {', '.join(FLAGS)}{hint}")
+            raise UsageError(f"{name}: check takes {', '.join(FLAGS)}{did_you_mean(name, FLAGS)}")
         if not equals and not rest:
             raise UsageError(f"{name} has no value")
         values[name.removeprefix("--")] = value if equals else rest.pop(0)
@@ -205,7 +203,7 @@ def _before(findings: Findings, plan: Plan) -> None:
         whole = check_files(findings, "files", plan.family.path, plan.weights)
     if whole:
         check_shapes(findings, plan)
-    check_tokenizer(findings, plan.family)
+    check_tokenizer(findings, plan)
     with findings.step("selector", "choose another selector"):
         check_selector(findings, plan)
     if not any(finding.name == "tokenizer" and finding.state == "not ok" for finding in findings):  # it shapes clips

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from inspect import signature
 from pydoc import locate
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from flexselect.nearest import did_you_mean
 from flexselect.options import AskingOptions, option_names
 
 SEVERAL = ("--data.question", "--data.video")  # options that take one or more texts
@@ -78,9 +78,9 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         owner: Any = locate(key[1])
         taken = signature(owner).parameters
         known = [*taken, *(option_names(AskingOptions) if "options" in taken else [])]
-        return f"there is no --{part}.{key[2]}{_nearest(key[2], known, f'--{part}.')}"
+        return f"there is no --{part}.{key[2]}{did_you_mean(key[2], known, f'--{part}.')}"
     if option is not None:
-        return f"there is no {option[1]}{_nearest(option[1], options)}"
+        return f"there is no {option[1]}{did_you_mean(option[1], options)}"
     if "arguments are required" in message:
         return f"{message}; give --config FILE, for example --config configs/qwen2_5_vl_7b.yaml"
     wrong = WRONG_VALUE.search(message)
@@ -88,11 +88,6 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         return message
     *parts, key = re.findall(r'Parser key "([\w.]+)":', message)
     return f"--{'.'.join([*parts, key])} cannot be {wrong['value'].strip()}: {wrong['expected']}"
-
-
-def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    near = get_close_matches(name, known, 1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _mark(text: str) -> str:

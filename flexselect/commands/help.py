@@ -7,13 +7,13 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.util import find_spec
 from inspect import cleandoc
 from itertools import pairwise
 from pathlib import Path
 
 from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, SHARED, VERBS, Verb
+from flexselect.nearest import did_you_mean
 from flexselect.version import __version__
 
 HELP = ("-h", "--help")
@@ -35,14 +35,13 @@ def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
         return ALL_ANSWERED, f"flexselect {__version__}\n"
     verb = words[0]
     if verb not in VERBS:
-        near = get_close_matches(verb, VERBS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return BAD_USAGE, f"error: there is no verb {verb}{hint}\n\n{overview()}"
+        return BAD_USAGE, f"error: there is no verb {verb}{did_you_mean(verb, VERBS)}\n\n{overview()}"
     if any(word in HELP for word in words[1:]):
         return ALL_ANSWERED, describe(verb)
     for config in _configs(words):
         if not Path(config).exists():
-            return BAD_USAGE, f"error: {config}: no such config{_nearest_config(config)}\n"
+            shipped = map(str, Path("configs").rglob("*.yaml"))
+            return BAD_USAGE, f"error: {config}: no such config{did_you_mean(config, shipped, cutoff=0.5)}\n"
     return None
 
 
@@ -154,10 +153,3 @@ def _configs(words: Sequence[str]) -> list[str]:
     """List the files that are given with --config."""
     following = [word for before, word in pairwise(words) if before == "--config"]
     return [*following, *(word.partition("=")[2] for word in words if word.startswith("--config="))]
-
-
-def _nearest_config(config: str) -> str:
-    """Name the config that was probably meant, in words; empty: there is none."""
-    known = [str(file) for file in Path("configs").rglob("*.yaml")] if Path("configs").is_dir() else []
-    near = get_close_matches(config, known, 1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

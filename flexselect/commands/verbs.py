@@ -6,21 +6,17 @@ from dataclasses import dataclass, field
 
 ALL_ANSWERED, COULD_NOT_GO_ON, BAD_USAGE, SOME_FAILED = 0, 1, 2, 3  # exit status
 
-ASKING = {
-    "model": "flexselect.options:AskingOptions",
-    "data": "datamodules.video_qa:VideoQADataModule",
-    "family": "flexselect.families.qwen2_5_vl:Qwen25VL",
-}
-TRAINING = {
-    "model": "lightning_modules.selector_training:SelectorTraining",
-    "data": "datamodules.selector_training:SelectorDataModule",
-    "family": "flexselect.families.qwen2_5_vl:Qwen25VL",
-}
-LOCATING = {
-    "model": "flexselect.options:LoadingOptions",
-    "data": "datamodules.needle_clips:NeedleClips",
-    "family": "flexselect.families.qwen2_5_vl:Qwen25VL",
-}
+
+def _classes(model: str, data: str) -> dict[str, str]:
+    """Say which classes define a verb's options; Qwen2.5-VL stands for all families."""
+    return {"model": model, "data": data, "family": "flexselect.families.qwen2_5_vl:Qwen25VL"}
+
+
+ASKING = _classes("flexselect.options:AskingOptions", "datamodules.video_qa:VideoQADataModule")
+TRAINING = _classes(
+    "lightning_modules.selector_training:SelectorTraining", "datamodules.selector_training:SelectorDataModule"
+)
+LOCATING = _classes("flexselect.options:LoadingOptions", "datamodules.needle_clips:NeedleClips")
 VIDEO = ("--data.video", "--data.question")
 TABLE = ("--data.annotations", "--data.video_root")
 SELECTING = ("--model.selector", "--model.budget", "--model.reference_layer", "--model.max_new_tokens", "--model.keep")

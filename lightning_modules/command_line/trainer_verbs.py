@@ -43,7 +43,7 @@ def run_trainer(verb: str, words: Sequence[str], interruption: Interruption) -> 
         UsageError: if the command line or its configs are wrong.
         Interrupted: if a signal stopped the run.
     """
-    typed = "predict" if verb in MODULES else verb
+    lightning_verb = to_lightning(verb)
     try:
         cli = FlexSelectCLI(
             verb,
@@ -60,12 +60,17 @@ def run_trainer(verb: str, words: Sequence[str], interruption: Interruption) -> 
                 "use_distributed_sampler": False,  # the data modules share out whole videos
             },
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, typed: {"exit_on_error": False}},
-            args=[typed, *words],
+            parser_kwargs={"exit_on_error": False, lightning_verb: {"exit_on_error": False}},
+            args=[lightning_verb, *words],
         )
     except MisconfigurationException as error:
         raise UsageError(str(error)) from error
     return report_run(cli)
+
+
+def to_lightning(verb: str) -> str:
+    """Return the Trainer's verb that a verb runs."""
+    return "predict" if verb in MODULES else verb
 
 
 class FlexSelectCLI(LightningCLI):
@@ -88,7 +93,7 @@ class FlexSelectCLI(LightningCLI):
         """
         verbs = {verb: {"model", "dataloaders", "datamodule"} for verb in ("validate", "predict")}
         verbs["fit"] = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
-        typed = "predict" if self.verb in MODULES else self.verb
+        typed = to_lightning(self.verb)
         return {typed: verbs[typed]} if typed in verbs else verbs
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
