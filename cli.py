@@ -1,6 +1,7 @@
 """The command line, `python cli.py VERB ...`. It joins the packages and names no family.
 
-Only what every call needs is imported here: help and mistakes are answered before PyTorch is loaded.
+Only what every call needs is imported here: help, an unknown verb and a missing config are answered before PyTorch is
+loaded.
 """
 
 from __future__ import annotations
