@@ -11,9 +11,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "flexselect.prompt": "flexselect.structures.prompt",
-    "flexselect.families.loading": "flexselect.loading.weights",
-    "flexselect.families.replaced": "flexselect.families.vision_tower",
+    "flexselect.prompt": ("flexselect.structures.prompt",),
+    "flexselect.families.loading": (
+        "flexselect.loading.weights",
+        "flexselect.loading.tokenizer_files",
+        "flexselect.loading.checkpoint_files",
+    ),
+    "flexselect.families.replaced": ("flexselect.families.vision_tower",),
 }
 RENAMED = {"replaced": "replace_module"}  # functions in these modules that have a new name, too
 
@@ -26,11 +30,12 @@ class MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Make a module that holds the same objects as the module with the new name."""
-        new = MOVED[spec.name]
-        warnings.warn(f"{spec.name} is now {new}; version 0.3 drops the old name", DeprecationWarning, stacklevel=2)
+        """Make a module that holds the same objects as the modules with the new names."""
+        news = ", ".join(MOVED[spec.name])
+        warnings.warn(f"{spec.name} is now {news}; version 0.3 drops the old name", DeprecationWarning, stacklevel=2)
         module = ModuleType(spec.name)
-        module.__dict__.update(importlib.import_module(new).__dict__)
+        for name in reversed(MOVED[spec.name]):
+            module.__dict__.update(importlib.import_module(name).__dict__)
         renamed = {name: vars(module)[new_name] for name, new_name in RENAMED.items() if new_name in vars(module)}
         module.__dict__.update(renamed)
         return module

@@ -17,13 +17,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
+PRELOADED = (  # cli.py imports them when a verb needs them
+    "lightning_modules.command_line.trainer_verbs",
+    "lightning_modules.selector_training",
+    "datamodules.selector_training",
+    "datamodules.needle_clips",
+    "datamodules.video_qa",
+    "flexselect.pipeline",
+    "flexselect.commands.command_texts",
+    "flexselect.commands.experiment",
+    "torch.distributed.run",
+    "transformers.models.auto.modeling_auto",
+)
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")  # options of a run in two processes
 
 
 @cache
 def server():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cli"])
+    context.set_forkserver_preload(list(PRELOADED))
     return context
 
 

@@ -20,7 +20,7 @@ from flexselect.analysis.plan import Plan
 from flexselect.commands import check
 from flexselect.families import family_of
 from flexselect.families.base import VideoLM
-from flexselect.loading import fingerprint
+from flexselect.loading import checkpoint_files
 from flexselect.selectors.lite_selector import selector_config
 from tests import tiny
 from tests.near import assert_near
@@ -108,6 +108,76 @@ def test_a_missing_shard(checkpoint, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     files = checked(tmp_path, "--config", config_of(folder, tmp_path), status=1)["files"]
     assert files["state"] == "not ok" and "has no model-00002-of-00002.safetensors" in files["text"]
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "advice"),
+    [
+        (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"), "pointer of Git LFS", "lfs pull"),
+        (lambda file: file.rename(file.with_name("pytorch_model.bin")), "are no .safetensors files", "save_pretrained"),
+        (lambda file: file.rename(file.with_name("model-00001-of-00001.safetensors")), "the index of the shards", "it"),
+    ],
+)
+def test_weights_in_another_form(make, text, advice, checkpoint, tmp_path):
+    """Named by `check`, and by the error of whoever loads without it."""
+    folder = copied(checkpoint, tmp_path)
+    make(folder / "model.safetensors")
+    files = checked(tmp_path, "--config", config_of(folder, tmp_path), "--quick", status=1)["files"]
+    assert files["state"] == "not ok" and text in files["text"] and advice in files["advice"]
+    with pytest.raises(ValueError, match=text):
+        FlexSelect.from_pretrained(str(folder), device="cpu")
+
+
+def edited(folder, *path, value):
+    """Change one field of a checkpoint's config.json."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    section = config
+    for name in path[:-1]:
+        section = section.setdefault(name, {})
+    section[path[-1]] = value
+    file.write_text(json.dumps(config))
+
+
+def test_a_number_that_no_weight_depends_on(tmp_path):
+    """M-RoPE's sections: refused before loading."""
+    folder = tiny.qwen2_5_vl(tmp_path)
+    edited(folder, "text_config", "rope_parameters", "mrope_section", value=[1, 1, 1])
+    found = checked(tmp_path, "--config", config_of(folder, tmp_path), "--quick", status=1)
+    assert not_ok(found) == ["forward pass"] and "config.json is not" in found["forward pass"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"reference_layer": 99}, "reference_layer is 99, not between 0 and"),
+        ({"budget": 0}, "budget is 0, not a whole number above 0"),
+        ({"budget": 2.5}, "budget is 2.5, not a whole number above 0"),
+        ({"max_frames": -4}, "max_frames is -4, not a number above 0"),
+        ({"fps": math.nan}, "fps is nan, not a number above 0"),
+    ],
+)
+def test_wrong_defaults_in_a_config_json(defaults, message, checkpoint, tmp_path, capsys):
+    folder, config = copied(checkpoint, tmp_path), config_of(checkpoint, tmp_path)
+    edited(folder, "flexselect", value=defaults)
+    assert cli.main(["check", "--config", str(config), "--family.path", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_kind_of_model_is_named_in_full(checkpoint, tmp_path, capsys):
+    folder, config = copied(checkpoint, tmp_path), config_of(checkpoint, tmp_path)
+    edited(folder, "model_type", value="clip")
+    assert cli.main(["check", "--config", str(config), "--family.path", str(folder)]) == 2
+    assert "model_type 'clip', architectures [" in capsys.readouterr().err
+
+
+def test_a_selector_that_finds_less_than_half():
+    """As a selector that was not trained: above chance, and far below training-free."""
+    clip = SimpleNamespace(prompt=SimpleNamespace(clip=SimpleNamespace(num_units=16)), others=8)
+    for recall, state in ((0.2, "not known"), (0.5, "ok")):
+        findings = Findings()
+        after_loading.judge_recalls(findings, {"training-free": 0.8, "lite": recall}, [clip])
+        assert findings[0].state == state
 
 
 def test_a_file_that_is_cut_short(checkpoint, tmp_path):
@@ -232,8 +302,10 @@ def test_rounded_frequencies(checkpoint, tmp_path, monkeypatch):
 
 def test_bench_and_kernels(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "NEEDLES", (2, 4))
-    monkeypatch.setattr(check, "BENCH_FRAMES", (4, 8))
-    found = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), "--bench")
+    monkeypatch.setattr(check, "BENCH_FRAMES", (4, 8, 1024))
+    words = "--config", config_of(checkpoint, tmp_path), "--bench", "--family.max_frames", 8
+    found = checked(tmp_path, *words)
+    assert "a question about 1024 frames" not in found, "this config takes at most 8"
     values = [found[f"a question about {frames} frames"]["values"] for frames in (4, 8)]
     assert all(list(value["later"]) == ["encode", "score", "prefill"] for value in values)
     counts = found["attention of 8 frames"]["values"]
@@ -324,7 +396,7 @@ def test_a_selector_takes_memory(tmp_path):
 def test_a_download_that_does_not_fit_the_disk(monkeypatch):
     findings = Findings()
     asked = []
-    monkeypatch.setattr(fingerprint, "cached_file", lambda *_, **how: asked.append(how["local_files_only"]))
+    monkeypatch.setattr(checkpoint_files, "cached_file", lambda *_, **how: asked.append(how["local_files_only"]))
     usage = SimpleNamespace(free=10 * 10**9)
     monkeypatch.setattr(before_loading.shutil, "disk_usage", lambda path: usage)
     for weights, state in ((8 * 10**9, "not ok"), (10**9, "not known")):
@@ -361,6 +433,8 @@ DEMO = "--config", "configs/demo/self.yaml"
         ([*DEMO, "--model.reference_layer", "99"], "reference_layer must be between 0 and 4"),
         ([*DEMO, "--model.selector", "/nowhere"], "/nowhere is not a folder"),
         ([*DEMO, "--quick", "--output", "configs"], "--output configs cannot be written"),
+        ([*DEMO, "--quick", "--output="], "--output needs the name of a file"),
+        (["--config", "configs/selector/qwen2_5_vl_7b.yaml"], "it trains a selector; use a model's config"),
         (["--config", "configs"], "configs cannot be read as a config"),
         (["--config", "README.md"], "README.md cannot be read as a config"),
     ],
@@ -369,6 +443,12 @@ def test_what_cannot_be_checked(words, message, capsys):
     assert cli.main(["check", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(Path().glob(".configs*.tmp"))
+
+
+def test_a_mistyped_section(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(Path("configs/demo/self.yaml").read_text().replace("model:", "modle:"))
+    assert cli.main(["check", "--config", str(tmp_path / "a.yaml")]) == 2
+    assert "has no option modle; did you mean model?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["- a", "family: 3", "model: [1]", "trainer: x", "word", "model: {init_args: [a]}"])
@@ -380,9 +460,7 @@ def test_what_is_no_config(content, tmp_path, capsys):
 
 def test_a_video_token_of_another_id(checkpoint, tmp_path):
     folder = copied(checkpoint, tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    config["video_token_id"] = 7
-    (folder / "config.json").write_text(json.dumps(config))
+    edited(folder, "video_token_id", value=7)
     found = checked(tmp_path, "--config", config_of(folder, tmp_path), "--quick", status=1)
     assert not_ok(found) == ["tokenizer"] and "video_token_id in config.json is 7" in found["tokenizer"]["text"]
 

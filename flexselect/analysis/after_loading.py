@@ -132,15 +132,10 @@ def check_needles(findings: Findings, engine: Engine, clips: Sequence[NeedleClip
         clips: clips with a needle each.
         scorers: scorers that rank content, by the name of their mode.
     """
-    chance = 1 / clips[0].prompt.clip.num_units
     recalls = {
         name: statistics.mean(_recall(engine, scorer, clip) for clip in clips) for name, scorer in scorers.items()
     }
-    better = min(recalls.values()) > 2 * chance
-    advice = "" if better else "a model that never learned to see finds nothing; else try `locate`, for the best layer"
-    text = ", ".join(f"{name} {recall:.2f}" for name, recall in recalls.items())
-    text += f" of the tokens of {len(clips)} needles, each among {clips[0].others} others; {chance:.2f} by chance"
-    findings.add("needles", "ok" if better else "not known", text, advice, recall=recalls, chance=chance)
+    judge_recalls(findings, recalls, clips)
     modes = {"dense": engine.with_scorer(None), **{name: engine.with_scorer(scorers[name]) for name in scorers}}
     right = {name: _right(mode, clips) for name, mode in modes.items()}
     text = ", ".join(f"{name} {count} of {len(clips)}" for name, count in right.items())
@@ -150,6 +145,24 @@ def check_needles(findings: Findings, engine: Engine, clips: Sequence[NeedleClip
     if not right["dense"]:
         advice = "this model does not know such questions, or does not see; nothing follows for selecting"
     findings.add("answers about needles", "ok" if enough else "not known", text, advice, right=right)
+
+
+def judge_recalls(findings: Findings, recalls: dict[str, float], clips: Sequence[NeedleClip]) -> None:
+    """Add a finding: whether each scorer finds needles far above chance, and none much worse than another.
+
+    Args:
+        findings: gets the finding.
+        recalls: recall by the name of the mode.
+        clips: the clips.
+    """
+    chance = 1 / clips[0].prompt.clip.num_units
+    better = min(recalls.values()) > 2 * chance
+    advice = "" if better else "a model that never learned to see finds nothing; else try `locate`, for the best layer"
+    if better and min(recalls.values()) < max(recalls.values()) / 2:
+        better, advice = False, "one finds less than half of what the other does: was the selector trained for this?"
+    text = ", ".join(f"{name} {recall:.2f}" for name, recall in recalls.items())
+    text += f" of the tokens of {len(clips)} needles, each among {clips[0].others} others; {chance:.2f} by chance"
+    findings.add("needles", "ok" if better else "not known", text, advice, recall=recalls, chance=chance)
 
 
 def _recall(engine: Engine, scorer: Scorer, clip: NeedleClip) -> float:

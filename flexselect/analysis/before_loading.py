@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from flexselect.analysis.findings import Findings, State, count, gigabytes, listed
 from flexselect.analysis.memory import estimate, most_frames
@@ -19,7 +19,8 @@ from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.attention_kernels import KERNELS
 from flexselect.engine.clock import Clock
-from flexselect.loading.fingerprint import package_versions, weight_files
+from flexselect.loading.checkpoint_files import Damage, damage_of, weight_files
+from flexselect.loading.fingerprint import package_versions
 from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained
@@ -87,17 +88,17 @@ def check_files(findings: Findings, name: str, path: str, weights: int | None) -
     if missing and not Path(path).is_dir():
         _to_download(findings, name, path, weights)
         return False
-    if missing:
-        findings.add(name, "not ok", f"{path} has no {listed(missing)}", "download the checkpoint again")
+    folder = path if Path(path).is_dir() else str(Path(str(next(iter(files.values())))).parent)
+    damage = damage_of(folder)
+    if damage is None and missing:
+        damage = Damage(f"{path} has no {listed(missing)}", "download the checkpoint again")
+    if damage is not None:
+        findings.add(name, "not ok", damage.reason, damage.advice)
         return False
     keys, size = 0, 0
-    for file_name, file in files.items():
-        try:
-            with safe_open(str(file), "pt") as shard:
-                keys += len(shard.keys())
-        except (OSError, SafetensorError) as error:
-            findings.add(name, "not ok", f"{file_name} cannot be read: {error}", "download this file again")
-            return False
+    for file in files.values():
+        with safe_open(str(file), "pt") as shard:
+            keys += len(shard.keys())
         size += Path(str(file)).stat().st_size
     findings.add(name, "ok", f"{len(files)} with {keys:,} tensors, {gigabytes(size)}", keys=keys, bytes=size)
     return True
@@ -127,10 +128,19 @@ def check_tokenizer(findings: Findings, plan: Plan) -> None:
 
 
 def check_shapes(findings: Findings, plan: Plan) -> None:
-    """Check that every weight of the model has a tensor of its name and shape, without reading values."""
+    """Check that every weight of the model has a tensor of its name and shape, without reading values.
+
+    A forward pass of shapes must then succeed: it uses numbers that no weight depends on, such as M-RoPE's sections.
+    """
     with findings.step("names and shapes", "these weights are not of this config.json; download both again"):
-        plan.family.load(LoadOptions(shapes_only=True))
+        lm = plan.family.load(LoadOptions(shapes_only=True))
         findings.add("names and shapes", "ok", "every weight has its tensor")
+        with findings.step("forward pass", "config.json is not that of the published checkpoint; download it again"):
+            width = lm.model.config.get_text_config().hidden_size
+            embeddings = torch.empty(1, 8, width, dtype=lm.model.dtype, device="meta")
+            mask = torch.empty(1, 1, 8, 8, dtype=torch.bool, device="meta")  # 4-D: transformers reads no value of it
+            lm.decoder.rotary_emb.rope_type = "default"  # "dynamic" looks at positions
+            lm.decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
 
 
 def check_selector(findings: Findings, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
-from flexselect.loading.fingerprint import weight_files
+from flexselect.loading.checkpoint_files import weight_files
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained, reference_layer
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_at

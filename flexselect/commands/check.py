@@ -45,6 +45,22 @@ from flexselect.validation import check_known
 
 REPORT = "please report this output"
 FLAGS = ("--config", "--quick", "--bench", "--output", "--family.NAME", "--model.NAME", "--trainer.accelerator")
+SECTIONS = (  # of a config, as the Trainer's verbs read it
+    "family",
+    "model",
+    "data",
+    "trainer",
+    "writer",
+    "output_dir",
+    "report",
+    "seed_everything",
+    "ckpt_path",
+    "optimizer",
+    "lr_scheduler",
+    "return_predictions",
+    "weights_only",
+    "verbose",
+)
 BENCH_FRAMES = (64, 256, 1024)
 FRAMES = 32  # of the question that is measured otherwise
 NEEDLES = (8, 16)  # number of clips, units per clip
@@ -96,8 +112,9 @@ def read_plan(configs: Sequence[str], words: Sequence[str]) -> Plan:
             (family if part == "family" else model)[key] = _parsed(name, value)
     place = family.pop("class_path", None)
     maker: Any = locate(str(place))
-    if place is None:
-        raise UsageError(f"{', '.join(configs)}: no family in it; use a model's config, as configs/qwen2_5_vl_7b.yaml")
+    if place is None or "start" in model:
+        lack = "no family in it" if place is None else "it trains a selector"
+        raise UsageError(f"{', '.join(configs)}: {lack}; use a model's config, as configs/qwen2_5_vl_7b.yaml")
     if not isinstance(maker, type) or not issubclass(maker, VideoFamily):
         raise UsageError(f"{', '.join(configs)}: there is no family {place}")
     if accelerator in ("gpu", "cuda") and not before_loading.find_gpus():
@@ -130,6 +147,10 @@ def _read_yaml(config: str) -> dict[str, Any]:
     )
     if not all(section is None or isinstance(section, dict) for section in sections):
         raise UsageError(f"{config} is no config: `family`, `model` and `trainer` must hold names and values")
+    try:
+        check_known(content, SECTIONS, config)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return content
 
 
@@ -182,6 +203,8 @@ def run_check(
         save()
 
     findings = Findings(show)
+    if output == "":
+        raise UsageError("--output needs the name of a file")
     try:
         if output is not None:
             Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -206,11 +229,13 @@ def _before(findings: Findings, plan: Plan) -> None:
     check_tokenizer(findings, plan)
     with findings.step("selector", "choose another selector"):
         check_selector(findings, plan)
-    if not any(finding.name == "tokenizer" and finding.state == "not ok" for finding in findings):  # it shapes clips
-        with findings.step("memory", "check config.json"):
-            check_memory(findings, plan)
-        with findings.step("time", "check config.json"):
-            check_time(findings, plan)
+    if any(finding.name == "tokenizer" and finding.state == "not ok" for finding in findings):
+        findings.add("memory", "not known", "a clip's shape needs the tokenizer")
+        return
+    with findings.step("memory", "check config.json"):
+        check_memory(findings, plan)
+    with findings.step("time", "check config.json"):
+        check_time(findings, plan)
 
 
 def _after(findings: Findings, plan: Plan, clips: Clips, bench: bool) -> None:
@@ -239,7 +264,8 @@ def _after(findings: Findings, plan: Plan, clips: Clips, bench: bool) -> None:
         scorers["lite"] = fs.scorer
     with findings.step("needles", REPORT):
         check_needles(findings, fs, clips(family, *NEEDLES), scorers)
-    units = [count // family.frames_per_unit for count in (BENCH_FRAMES if bench else (FRAMES,))]
+    frames = sorted({min(count, plan.max_frames) for count in (BENCH_FRAMES if bench else (FRAMES,))})
+    units = [count // family.frames_per_unit for count in frames]
     for count in units:
         with findings.step(f"speed at {count} units", "lower --family.max_frames, if the memory was not enough"):
             check_speed(findings, fs, clips(family, 1, count)[0].prompt)

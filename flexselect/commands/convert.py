@@ -10,7 +10,8 @@ from transformers import InternVLForConditionalGeneration, LlavaOnevisionForCond
 from flexselect.families import family_of
 from flexselect.loading.internvl_chat import InternVLChatForConditionalGeneration
 from flexselect.loading.llava_qwen import LlavaVideoForConditionalGeneration
-from flexselect.loading.weights import TOKENIZER_FILES, LoadOptions, copy_files
+from flexselect.loading.tokenizer_files import TOKENIZER_FILES, copy_files
+from flexselect.loading.weights import LoadOptions
 
 STOCK: dict[type, Any] = {
     LlavaVideoForConditionalGeneration: LlavaOnevisionForConditionalGeneration,

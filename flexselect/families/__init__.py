@@ -9,8 +9,9 @@ from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
 from flexselect.families.qwen2_5_vl import Qwen25VL
 from flexselect.families.qwen3_vl import Qwen3VL
+from flexselect.loading.checkpoint_files import kind_of, read_config
 from flexselect.loading.compilation import compile_layers
-from flexselect.loading.weights import LoadOptions, read_config
+from flexselect.loading.weights import LoadOptions
 from flexselect.options import LoadingOptions
 from flexselect.validation import check_known
 
@@ -65,10 +66,7 @@ def family_class(path: str) -> type[VideoFamily]:
         if family.claims(config):
             return family
     known = ", ".join(family.__name__ for family in FAMILIES)
-    raise ValueError(
-        f"no family knows the checkpoint at {path}: model_type {config.get('model_type')!r}, "
-        f"architectures {config.get('architectures')}. Known families: {known}"
-    )
+    raise ValueError(f"no family knows the checkpoint at {path}: {kind_of(config)}. Known families: {known}")
 
 
 def load_lm(family: VideoFamily, options: LoadingOptions, num_layers: int | None = None) -> VideoLM:

@@ -18,8 +18,9 @@ from flexselect.attention_kernels import PADDED, attention_kernels
 from flexselect.families.decoding import greedy
 from flexselect.families.merging import deepstack_hooks, merge_embeddings
 from flexselect.families.prompter import Prompter
+from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
-from flexselect.loading.weights import LoadOptions, describing, read_config
+from flexselect.loading.weights import LoadOptions
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
@@ -54,11 +55,10 @@ class VideoFamily(ABC):
         self.path = path
         self.config = read_config(path)
         if not self.claims(self.config):
-            architecture = self.config.get("architectures") or self.config.get("model_type")
-            raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {architecture}")
+            raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {kind_of(self.config)}")
         with describing(path):
             self.model_config = self.read_model_config()
-        return self.config.get("flexselect", {})
+        return check_defaults(path, self.config, self.num_layers)
 
     @property
     def settings(self) -> dict[str, Any]:

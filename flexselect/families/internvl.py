@@ -21,7 +21,8 @@ from flexselect.loading.internvl_chat import (
     internvl_config,
     is_internvl_chat,
 )
-from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.loading.tokenizer_files import checked_tokenizer
+from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 

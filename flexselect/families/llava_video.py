@@ -32,7 +32,8 @@ from flexselect.loading.llava_qwen import (
     is_llava_qwen,
     llava_config,
 )
-from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.loading.tokenizer_files import checked_tokenizer
+from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.structures.layout import Delimiters, Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 from flexselect.validation import check_choice

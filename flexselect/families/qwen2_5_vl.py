@@ -24,7 +24,8 @@ from flexselect.families.inputs import at_least, even_frames, pad_to_even, resiz
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.families.windows import batch_windows
-from flexselect.loading.weights import LoadOptions, checked_tokenizer, load_weights
+from flexselect.loading.tokenizer_files import checked_tokenizer
+from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 

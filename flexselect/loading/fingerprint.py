@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers.utils import cached_file
-
+from flexselect.loading.checkpoint_files import find_file, weight_files
 from flexselect.storage.file_hash import add_samples
 from flexselect.version import __version__
 
@@ -46,44 +44,9 @@ def text_hash(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def weight_files(path: str, download: bool = True) -> dict[str, str | None]:
-    """Find the weight files that a checkpoint should have, by name; None: missing.
-
-    Args:
-        path: local folder or hub id.
-        download: whether files on the hub are downloaded; else they are missing until something else does.
-
-    Raises:
-        ValueError: naming the index of the files, if it is damaged.
-    """
-    index = _find(path, "model.safetensors.index.json", download)
-    names = ["model.safetensors"] if index is None else sorted(set(_weight_map(Path(index)).values()))
-    return {name: _find(path, name, download) for name in names}
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Read which file holds each tensor.
-
-    Raises:
-        ValueError: naming the file, if it is damaged.
-    """
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{index} is cut short or no index of weights; download it again ({error!r})") from error
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ValueError(f"{index} is damaged: its weight_map is no object of file names; download it again")
-    return places
-
-
-def _find(path: str, name: str, download: bool = True) -> str | None:
-    offline = {} if download else {"local_files_only": True, "_raise_exceptions_for_connection_errors": False}
-    return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **offline)
-
-
 def _files(path: str) -> list[Path]:
     """List config.json and the weight files."""
-    files = {"config.json": _find(path, "config.json"), **weight_files(path)}
+    files = {"config.json": find_file(path, "config.json"), **weight_files(path)}
     missing = [name for name, file in files.items() if file is None]
     if missing:
         raise FileNotFoundError(f"{path} has no {', '.join(missing)}")

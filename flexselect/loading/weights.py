@@ -3,94 +3,23 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, is_bitsandbytes_available, logging
+from transformers.utils import is_bitsandbytes_available, logging
 
-from flexselect.loading.fingerprint import weight_files
+from flexselect.loading.checkpoint_files import damage_of, describing, weight_files
 from flexselect.options import LoadingOptions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read config.json of a local folder or a hub id.
-
-    Raises:
-        FileNotFoundError: naming the path, if there is no such file or it cannot be fetched.
-    """
-    folder = Path(path)
-    parent_is_local = str(path).count("/") == 1 and folder.parent.is_dir()  # so "parent/name" is no hub id
-    is_path = folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or parent_is_local
-    if is_path and not folder.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder with a checkpoint")
-    try:
-        file = cached_file(str(path), "config.json")
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no config.json at {path!r}, neither a local folder nor on the hub: {error}"
-        ) from error
-    if file is None:
-        raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")
-    try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is cut short or no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is damaged: it holds {type(config).__name__}, not an object")
-    names, defaults = config.get("architectures") or [], config.get("flexselect", {})
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{file} is damaged: its architectures are {names!r}, not a list of names")
-    if not isinstance(defaults, dict) or not all(isinstance(number, int | float) for number in defaults.values()):
-        raise ValueError(f"{file}: its flexselect must be an object of numbers, got {defaults!r}")
-    return config
-
-
-@contextmanager
-def describing(path: str | Path) -> Iterator[None]:
-    """Name the checkpoint's config.json in errors that libraries raise about its fields within a `with` block."""
-    try:
-        yield
-    except (FileNotFoundError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, ValueError) and str(path) in str(error):
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: its config.json does not describe a valid model: {reason}") from error
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-)
-
-
-def copy_files(path: str, folder: Path, names: Sequence[str]) -> None:
-    """Copy the named files of a checkpoint into a folder; missing files are skipped, existing ones kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        if file is not None and not (folder / name).exists():
-            shutil.copy(file, folder / name)
 
 
 @dataclass(frozen=True)
@@ -159,7 +88,7 @@ def _read(model_class: Any, path: str, config: PreTrainedConfig, options: LoadOp
     except ImportError as error:  # of an attention kernel
         raise ValueError(f"attn_implementation={options.attn_implementation!r} cannot be used here: {error}") from error
     except Exception as error:  # the type depends on what is damaged
-        reason = _unreadable(Path(path)) or error
+        reason = damage_of(path) or error
         raise ValueError(f"the weights at {path} are missing, cut short or not weights: {reason}") from error
 
 
@@ -205,22 +134,9 @@ def _check_size(path: str, config: PreTrainedConfig) -> None:
         text = config.get_text_config()
         layer = text.hidden_size * (3 * text.intermediate_size + 2 * text.hidden_size)
         needed = text.vocab_size * text.hidden_size + text.num_hidden_layers * layer
-    if available and needed > 4 * available and not _unreadable(Path(path)):  # 2 weights per byte at 4 bits, times 2
+    if available and needed > 4 * available and damage_of(path) is None:  # 2 weights per byte at 4 bits, times 2
         described = f"a language model of about {needed / 1e9:.1f} billion weights"
         raise ValueError(f"the weights at {path} do not fit its config.json: {described} in {available:,} bytes")
-
-
-def _unreadable(folder: Path) -> str | None:
-    """Name the damaged file of a local checkpoint and the reason; None if no file is damaged."""
-    files = sorted(folder.glob("*.safetensors"))
-    for file in files:
-        try:
-            safe_open(str(file), "pt")
-        except (OSError, SafetensorError) as error:
-            return f"{file.name}: {error}; download it again"
-    if len(files) > 1 and not (folder / "model.safetensors.index.json").exists():
-        return "model.safetensors.index.json, the index of the shards, is missing"
-    return None
 
 
 def _first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
@@ -252,38 +168,3 @@ def quantization_config(options: LoadOptions) -> BitsAndBytesConfig | None:
     if options.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options.dtype)
-
-
-def checked_tokenizer(
-    path: str, load: Callable[[str], Any], special: Mapping[str, int | None], text: PreTrainedConfig | None = None
-) -> Any:
-    """Load a tokenizer and check that it fits the model; a folder without a tokenizer silently gives an empty one.
-
-    Args:
-        path: the checkpoint.
-        load: function from path to tokenizer.
-        special: special tokens that must be single ids, and their expected ids; None: any id.
-        text: configuration of the language model, whose vocabulary the tokenizer must fit; None: any vocabulary.
-
-    Raises:
-        ValueError: naming the token that is read otherwise, or the size that does not fit.
-    """
-    try:
-        tokenizer = load(path)
-        ids_by_token = {token: tokenizer(token, add_special_tokens=False).input_ids for token in special}
-    except Exception as error:  # the type depends on which file is damaged
-        raise ValueError(f"the tokenizer at {path} is missing or does not belong to the model: {error}") from error
-    for token, expected in special.items():
-        ids = ids_by_token[token]
-        if len(ids) != 1 or expected not in (None, ids[0]):
-            raise ValueError(
-                f"the tokenizer at {path} is missing or does not belong to the model: "
-                f"it reads {token} as {ids}, not as {'one id' if expected is None else expected}"
-            )
-    if text is not None and len(tokenizer) > text.vocab_size:
-        size = f"it has {len(tokenizer)} tokens, the model's vocabulary {text.vocab_size}"
-        raise ValueError(f"the tokenizer at {path} does not belong to the model: {size}")
-    eos = text.eos_token_id if text is not None else None
-    if isinstance(eos, int) and eos not in tokenizer.added_tokens_decoder:
-        raise ValueError(f"the tokenizer at {path} does not belong to the model: it has no end-of-text token {eos}")
-    return tokenizer

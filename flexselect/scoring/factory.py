@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeGuard
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.loading.weights import LoadOptions, read_config
+from flexselect.loading.checkpoint_files import read_config
+from flexselect.loading.weights import LoadOptions
 from flexselect.options import Options, ScoringOptions
 from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.scoring.lite import LiteScorer

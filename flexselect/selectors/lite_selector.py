@@ -18,17 +18,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from flexselect.attention import PROBED, Probe, probed_scores
 from flexselect.families.base import VideoFamily
+from flexselect.loading.checkpoint_files import describing, kind_of, read_config
 from flexselect.loading.internlm2_tokenizer import load_tokenizer
 from flexselect.loading.released_selectors import projector_of, released_fields
-from flexselect.loading.weights import (
-    TOKENIZER_FILES,
-    LoadOptions,
-    checked_tokenizer,
-    copy_files,
-    describing,
-    load_weights,
-    read_config,
-)
+from flexselect.loading.tokenizer_files import TOKENIZER_FILES, checked_tokenizer, copy_files
+from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.selectors.model_card import model_card
 from flexselect.selectors.projectors import MERGE, PROJECTORS
 from flexselect.validation import check_choice
@@ -218,8 +212,7 @@ def selector_at(path: str) -> tuple[type[LiteSelector], LiteSelectorConfig]:
     fields = read_config(path)
     released = projector_of(fields) is not None
     if not released and fields.get("model_type") != LiteSelectorConfig.model_type:
-        architecture = fields.get("architectures") or fields.get("model_type")
-        raise ValueError(f"{path} is not a selector: its config.json says {architecture}")
+        raise ValueError(f"{path} is not a selector: its config.json says {kind_of(fields)}")
     with describing(path):
         if released:
             return ReleasedSelector, LiteSelectorConfig(**released_fields(path, fields))

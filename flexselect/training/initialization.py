@@ -14,7 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from flexselect.families import FAMILIES, family_of
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.loading.weights import LoadOptions, load_weights, read_config
+from flexselect.loading.checkpoint_files import read_config
+from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_config
 
 TEACHER = "teacher"

@@ -66,7 +66,7 @@ def test_a_missing_shard_is_named(model_folder, tmp_path):
         read(folder)
     (folder / names[1]).write_bytes((folder / names[0]).read_bytes()[:100])
     with pytest.raises(
-        ValueError, match=r"missing, cut short.*: model-00002-of-00002\.safetensors: .*download it again"
+        ValueError, match=r"missing, cut short.*: model-00002-of-00002\.safetensors cannot be read: .*download"
     ):
         read(folder)
     save_file(parts[1], folder / names[1], metadata={"format": "pt"})
