@@ -10,15 +10,18 @@ import argparse
 import logging
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
 from pydoc import locate
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from flexselect.commands.ask import predict_words
 from flexselect.commands.help import answer_at_once
-from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, COULD_NOT_GO_ON, SOME_FAILED
+from flexselect.commands.loudness import quiet_libraries, set_up_logging
+from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, COULD_NOT_GO_ON, LOUDNESS, SOME_FAILED
+from flexselect.shipped import find_configs
 
 if TYPE_CHECKING:
     from flexselect.analysis.needle_recall import NeedleClip
@@ -31,13 +34,15 @@ PLAIN_VERBS = {  # verbs without a Trainer: functions that return text, or nothi
     "convert": "flexselect.commands.convert.convert",
     "export": "flexselect.commands.export.export",
     "compare": "flexselect.evaluation.comparison.compare",
-    "serve": "flexselect.commands.page.serve",
+    "serve": "flexselect.page.page.serve",
+    "completion": "flexselect.commands.completion.completion",
 }
+POSITIONAL = ("compare", "completion")  # of these, verbs whose arguments have no names
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("cli")
 
 
-def experiment(words: Sequence[str]) -> int:
+def experiment(words: Sequence[str], loudness: Sequence[str]) -> int:
     """Run the verb `experiment`: `--config FILE --output_dir DIR`, and options that apply to all its runs."""
     from flexselect.commands.experiment import run_experiment
 
@@ -46,13 +51,13 @@ def experiment(words: Sequence[str]) -> int:
     parser.add_argument("--output_dir", help="one folder per run, and the table; outputs/NAME by default")
     options, more = parser.parse_known_args(words)
     folder = options.output_dir or str(Path("outputs") / Path(options.config).stem)
-    status = run_experiment(options.config, more, folder, main)
+    status = run_experiment(options.config, [*more, *loudness], folder, main)
     table = Path(folder) / "experiment.md"
     sys.stdout.write(table.read_text(encoding="utf-8") if table.exists() else "")
     return status
 
 
-def check(words: Sequence[str]) -> int:
+def check(words: Sequence[str], loudness: Sequence[str]) -> int:
     """Run the verb `check`: a model's configs, and options that change them."""
     from datamodules.needle_clips import NeedleClips
     from flexselect.commands.check import check_words
@@ -63,10 +68,38 @@ def check(words: Sequence[str]) -> int:
     return COULD_NOT_GO_ON if check_words(words, clips).failed else ALL_ANSWERED
 
 
-OWN_WORDS: dict[str, Callable[[Sequence[str]], int]] = {  # verbs that pass configs and options on
+def demo(words: Sequence[str], loudness: Sequence[str]) -> int:
+    """Run the verb `demo`: render a video, and ask the model that is included about it."""
+    from datamodules.needles import write_needle_videos
+    from flexselect.commands.demo import run_demo
+
+    quiet_libraries(loudness)
+    parser = argparse.ArgumentParser(prog="flexselect demo", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--output_dir", default="outputs/try")
+    folder = parser.parse_args(words).output_dir
+    return run_demo(write_needle_videos(folder, videos=1, patches=256, seed=2026))
+
+
+OWN_WORDS: dict[str, Callable[[Sequence[str], Sequence[str]], int]] = {  # verbs that parse their words themselves
     "experiment": experiment,
     "check": check,
+    "demo": demo,
 }
+
+
+def ask(words: Sequence[str], interruption: Interruption, loudness: Sequence[str]) -> int:
+    """Run the verb `ask`: `predict` with these words, without a trace on the disk unless a folder is named."""
+    from lightning_modules.command_line.trainer_verbs import run_trainer
+
+    if any(word.startswith("--output_dir") for word in words):
+        return run_trainer("ask", words, interruption, loudness)
+    writer = logging.getLogger("lightning_modules.callbacks")  # it names files of the folder
+    with TemporaryDirectory() as folder:
+        writer.setLevel(logging.WARNING)
+        try:
+            return run_trainer("ask", [*words, "--output_dir", folder], interruption, loudness)
+        finally:
+            writer.setLevel(logging.NOTSET)
 
 
 def run_plain(verb: str, *words: str) -> int:
@@ -78,33 +111,14 @@ def run_plain(verb: str, *words: str) -> int:
 
     function: Any = locate(PLAIN_VERBS[verb])
     try:
-        text = auto_cli(function, args=list(words), as_positional=verb == "compare", exit_on_error=False)
+        text = auto_cli(function, args=list(words), as_positional=verb in POSITIONAL, exit_on_error=False)
     except argparse.ArgumentError as error:
-        raise UsageError(
-            explain_mistake(str(error), [f"--{name}" for name in signature(function).parameters])
-        ) from error
+        options = [f"--{name}" for name in signature(function).parameters]
+        raise UsageError(explain_mistake(str(error), options)) from error
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
     sys.stdout.write(text or "")
     return ALL_ANSWERED
-
-
-class ProgressBarHandler(logging.Handler):
-    """Log handler that writes messages above a running progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def set_up_logging() -> None:
-    """Show this project's messages without a prefix, and only the warnings of Lightning."""
-    logging.basicConfig(format="%(message)s", handlers=[ProgressBarHandler()])
-    logging.getLogger("lightning_modules").setLevel(logging.INFO)
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*", "LightningCLI's args parameter"):  # Lightning gives these on every run
-        warnings.filterwarnings("ignore", message=message)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -114,23 +128,25 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0 all answered, 3 some rows failed and are recorded, 2 bad usage, 1 could not continue; 143 and
         130 stopped by SIGTERM and by Ctrl-C.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    typed = list(sys.argv[1:] if args is None else args)
+    loudness = [word for word in typed if word in LOUDNESS]
+    words = find_configs([word for word in typed if word not in LOUDNESS])
     at_once = answer_at_once(words)
     if at_once is not None:
         status, text = at_once
         (sys.stdout if status == ALL_ANSWERED else sys.stderr).write(text)
         return status
-    set_up_logging()
-    return run_until_signal(words)
+    set_up_logging(loudness)
+    return run_until_signal(words, loudness)
 
 
-def run_until_signal(words: Sequence[str]) -> int:
+def run_until_signal(words: Sequence[str], loudness: Sequence[str]) -> int:
     """Run one verb until its end or a signal; see `main`."""
     from lightning_modules.command_line.interruption import Interrupted, Interruption, requeue, started_by_another
 
     with Interruption() as interruption:
         try:
-            status = run_verb(words, interruption)
+            status = run_verb(words, interruption, loudness)
         except Interrupted as stop:
             status = stop.status
         except SystemExit as stop:
@@ -145,7 +161,7 @@ def run_until_signal(words: Sequence[str]) -> int:
     return ALL_ANSWERED if started_by_another() and status > 128 else status
 
 
-def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
+def run_verb(arguments: Sequence[str], interruption: Interruption, loudness: Sequence[str]) -> int:
     """Run one verb and translate errors to an exit status; see `main`.
 
     Raises:
@@ -157,17 +173,22 @@ def run_verb(arguments: Sequence[str], interruption: Interruption) -> int:
     from flexselect.commands.experiment import names_experiment
     from flexselect.storage.run_settings import UsageError
 
-    verb, *words = mark_texts(["--help" if word == "--help-all" else word for word in arguments])
+    verb, *words = ["--help" if word == "--help-all" else word for word in arguments]
+    if verb == "ask" and "--help" not in words:
+        words = predict_words(words)
+    words = mark_texts(words)
     if verb == "validate" and names_experiment([verb, *words]):
         verb = "experiment"
     try:
         if verb in PLAIN_VERBS:
             return run_plain(verb, *words)
         if verb in OWN_WORDS:
-            return OWN_WORDS[verb](words)
+            return OWN_WORDS[verb](words, loudness)
+        if verb == "ask":
+            return ask(words, interruption, loudness)
         from lightning_modules.command_line.trainer_verbs import run_trainer
 
-        return run_trainer(verb, words, interruption)
+        return run_trainer(verb, words, interruption, loudness)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_USAGE

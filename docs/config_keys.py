@@ -23,8 +23,8 @@ from docstring_parser import DocstringStyle, parse
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule
 
-from flexselect.commands.page import serve
 from flexselect.families.base import VideoFamily
+from flexselect.page.page import serve
 from lightning_modules.callbacks import PredictionWriter
 
 PAGE = Path(__file__).with_suffix(".md")

@@ -15,6 +15,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flexselect.attention import resolve_reduction
+from flexselect.shipped import checkpoint_folder
 from flexselect.validation import check_cache, check_choice, check_device, check_known, check_place
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -122,6 +123,8 @@ class Options(ScoringOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.selector is not None:
+            object.__setattr__(self, "selector", checkpoint_folder(self.selector))
         if self.budget is not None:
             check_at_least("budget", self.budget, 1, " visual token")
         if self.scoring_only and self.selector != "self":

@@ -96,14 +96,20 @@ class FlexSelect(Engine):
             session.encode()
         return session
 
-    def open_source(self, source: VideoClip | FrameStream, timings: dict[str, float] | None = None) -> VideoSession:
+    def open_source(
+        self,
+        source: VideoClip | FrameStream,
+        timings: dict[str, float] | None = None,
+        progress: bool | None = None,
+    ) -> VideoSession:
         """Open a video that something else decodes; it is encoded on first use.
 
         Args:
             source: a decoded clip, for example from a DataLoader worker; or a stream of frames.
             timings: seconds already spent on the video, by stage.
+            progress: see `open`.
         """
-        return VideoSession(self, source, None, timings)
+        return VideoSession(self, source, None, timings, progress)
 
     def open_encoded(self, encoded: EncodedVideo, timings: dict[str, float] | None = None) -> VideoSession:
         """Open a video that this model encoded before; see `flexselect.storage.feature_cache`.

@@ -1,4 +1,4 @@
-"""Callbacks that write answers and show progress."""
+"""The callback that writes answers and results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
-from tqdm import tqdm
 
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.evaluation.results import (
@@ -49,6 +47,7 @@ class PredictionWriter(Callback):
         self.output_dir = output_dir
         # rows of this run's questions by question key, including those that an earlier run answered
         self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.results: dict[str, Any] = {}  # of a validation
         self.lost = 0  # questions without a row at the end: an error if above 0
         self._file: Path | None = None  # None in verbs that ask no questions
 
@@ -177,6 +176,7 @@ class PredictionWriter(Callback):
             fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}
             results = summarise(list(self.rows.values()), data.macro)
             results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
+            self.results = results
             results["asked"] = sorted(short_key(question.key) for question in data.questions)
             write_atomically(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
             write_atomically(folder / "results.md", table(results, folder.name))
@@ -192,32 +192,3 @@ def _log_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, st
         )
         message += "the earlier answers stay in predictions.jsonl (the first: id %s, %r)"
         log.info(message, len(old), old[0]["id"], old[0]["question"])
-
-
-class QuestionProgressBar(TQDMProgressBar):
-    """A progress bar that counts questions, videos and errors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._videos: set[str] = set()
-        self._errors = 0
-        self._total: int | None = None  # number of videos, counted once
-
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
-        """Advance the bar by one question."""
-        super().on_predict_batch_end(trainer, pl_module, *step)
-        if isinstance(pl_module, VideoQA):
-            self._show(self.predict_progress_bar, trainer, step[0])
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *step: Any) -> None:
-        """Advance the bar by one question."""
-        super().on_validation_batch_end(trainer, pl_module, *step)
-        if isinstance(pl_module, VideoQA):
-            self._show(self.val_progress_bar, trainer, step[0])
-
-    def _show(self, bar: tqdm, trainer: Trainer, row: dict[str, Any]) -> None:
-        self._videos.add(row["video"])
-        self._errors += row["error"] is not None
-        if self._total is None:
-            self._total = len({question.video for question in trainer.datamodule.questions})
-        bar.set_postfix_str(f"videos {len(self._videos)}/{self._total}, errors {self._errors}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -100,4 +101,5 @@ class Locating(LightningModule):
             folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": recommended}})
         )
         recall_by_layer(folder / "locate.png", summary_by_layer)
-        log.info("%s, or --config %s\n%s", format_recalls(summary_by_layer), folder / "use.yaml", folder / "locate.png")
+        sys.stdout.write(f"{format_recalls(summary_by_layer)}, or --config {folder / 'use.yaml'}\n")
+        log.info("%s", folder / "locate.png")

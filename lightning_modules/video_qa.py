@@ -176,7 +176,8 @@ class VideoQA(LightningModule):
                 session = self.flexselect.open_encoded(item.encoded, {**timings, "encode": 0.0})
                 self._video_warnings = session.warnings
             elif source is not None:
-                session = self.flexselect.open_source(source, timings)
+                shown = None if self.trainer.progress_bar_callback is not None else False
+                session = self.flexselect.open_source(source, timings, shown)
             else:
                 return
             session.video, session.options = item.path, item.question.reading

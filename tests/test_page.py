@@ -11,8 +11,8 @@ import pytest
 
 import cli
 from flexselect import FlexSelect
-from flexselect.commands.modes import Modes
-from flexselect.commands.page import answer_facts, escape_markdown, video_facts
+from flexselect.page.modes import Modes
+from flexselect.page.page import answer_facts, escape_markdown, video_facts
 from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,14 @@ import yaml
 from flexselect.evaluation.comparison import pair_runs, read_run
 from flexselect.evaluation.results import UNKNOWN, format_interval, format_number
 from flexselect.storage.run_settings import UsageError, write_atomically
+from flexselect.validation import check_known
 
 HEAD = (
     "| run | accuracy | 95 % interval | tokens shown | against {} | p | errors | no letter |\n"
     "|---|---|---|---|---|---|---|---|"
 )
+
+EXPERIMENT_KEYS = ("configs", "runs")
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,11 @@ def _plan(file: Path) -> dict[str, Any]:
         plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not valid YAML: {error}") from error
+    if isinstance(plan, dict):
+        try:
+            check_known(plan, EXPERIMENT_KEYS, str(file))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     valid = isinstance(plan, dict) and isinstance(plan.get("configs"), list) and isinstance(plan.get("runs"), dict)
     if not valid or not all(isinstance(options, dict | None) for options in plan["runs"].values()):
         raise UsageError(

@@ -12,8 +12,10 @@ from inspect import cleandoc
 from itertools import pairwise
 from pathlib import Path
 
-from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, SHARED, VERBS, Verb
+from flexselect.commands.ask import predict_words
+from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, LOUDNESS, SHARED, SHORT, VERBS, Verb
 from flexselect.nearest import did_you_mean
+from flexselect.shipped import config_names
 from flexselect.version import __version__
 
 HELP = ("-h", "--help")
@@ -40,8 +42,14 @@ def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
         return ALL_ANSWERED, describe(verb)
     for config in _configs(words):
         if not Path(config).exists():
-            shipped = map(str, Path("configs").rglob("*.yaml"))
-            return BAD_USAGE, f"error: {config}: no such config{did_you_mean(config, shipped, cutoff=0.5)}\n"
+            name = config.removeprefix("configs/").removesuffix(".yaml")
+            near = did_you_mean(name, config_names(), cutoff=0.5)
+            return BAD_USAGE, f"error: {config}: no such config{near}\n"
+    if verb == "ask":
+        try:
+            predict_words(words[1:])
+        except (ValueError, OSError) as error:
+            return BAD_USAGE, f"error: {error}\n"
     return None
 
 
@@ -63,8 +71,10 @@ def describe(verb: str) -> str:
     about = VERBS[verb]
     lines = [f"{program()} {verb}: {about.line}", "", f"  {program()} {about.example}", ""]
     for name in about.options:
-        kind, meaning = SHARED[name] if name in SHARED else _option(about, name)
+        kind, meaning = option_of(about, name)
         lines += _formatted(f"{name} {kind}".rstrip(), meaning)
+    for name, meaning in LOUDNESS.items():
+        lines += _formatted(name, meaning)
     if about.classes:
         lines += ["", f"All options: {program()} {verb} --help-all, and docs/config_keys.md."]
     return "\n".join([*lines, ""])
@@ -78,8 +88,11 @@ def _formatted(name: str, meaning: str) -> list[str]:
     return [head, *(f"{'':{INDENT}}{line}" for line in more)]
 
 
-def _option(about: Verb, name: str) -> tuple[str, str]:
-    """Return the type of an option, and its meaning with the default."""
+def option_of(about: Verb, name: str) -> tuple[str, str]:
+    """Return the type of a verb's option (empty: it takes no value), and its meaning with the default."""
+    if name in SHARED:
+        return SHARED[name]
+    name = SHORT.get(name, name)
     part, _, key = name.removeprefix("--").partition(".")
     module, _, owner = about.classes[part].partition(":")
     kind, default, meaning = read_options(module, owner)[key]

@@ -21,8 +21,22 @@ VIDEO = ("--data.video", "--data.question")
 TABLE = ("--data.annotations", "--data.video_root")
 SELECTING = ("--model.selector", "--model.budget", "--model.reference_layer", "--model.max_new_tokens", "--model.keep")
 PLACE = ("--family.path", "--family.max_frames", "--model.dtype", "--model.device_map", "--trainer.devices")
+SHORT = {  # options of `ask`, and what `predict` calls them
+    "--model": "--config",
+    "--selector": "--model.selector",
+    "--budget": "--model.budget",
+    "--max_frames": "--family.max_frames",
+    "--max_new_tokens": "--model.max_new_tokens",
+    "--dtype": "--model.dtype",
+    "--output_dir": "--output_dir",
+}
+LOUDNESS = {  # options of every verb, without a value
+    "--quiet": "no progress and no notes: only answers, warnings and errors",
+    "--verbose": "also what libraries say, and where an error came from",
+}
 SHARED = {  # options that belong to no class
-    "--config": ("FILE", "a YAML file; give it several times, later ones count"),
+    "--config": ("CONFIG", "a YAML file, or the name of one that ships; give it several times, later ones count"),
+    "--model": ("MODEL", "a config by name (default: qwen2_5_vl_7b), or a checkpoint: a folder, or a hub id"),
     "--output_dir": ("DIR", "folder for everything that is written"),
     "--report": ("", "also write report.html: the run on one page"),
     "--trainer.devices": ("INT", "number of GPUs or processes, which share the videos"),
@@ -49,44 +63,55 @@ class Verb:
 
 
 VERBS = {
+    "demo": Verb(
+        "answer questions about a rendered video with a tiny model, which is included: to try it out",
+        "demo --output_dir outputs/try",
+        ("--output_dir",),
+    ),
+    "ask": Verb(
+        "ask about one video",
+        'ask talk.mp4 "What is on the first slide?" --model qwen2_5_vl_7b',
+        tuple(SHORT),
+        ASKING,
+    ),
     "predict": Verb(
         "answer questions about videos",
-        'predict --config configs/qwen2_5_vl_7b.yaml --data.video talk.mp4 --data.question "What is shown first?"',
+        'predict --config qwen2_5_vl_7b --data.video talk.mp4 --data.question "What is shown first?"',
         ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--output_dir", "--report"),
         ASKING,
     ),
     "validate": Verb(
         "answer questions and count the right answers",
-        "validate --config configs/qwen2_5_vl_7b.yaml --data.annotations questions.jsonl --data.video_root videos/",
+        "validate --config qwen2_5_vl_7b --data.annotations questions.jsonl --data.video_root videos/",
         ("--config", *TABLE, "--data.limit", *SELECTING, *PLACE, "--output_dir", "--report"),
         ASKING,
     ),
     "visualize": Verb(
         "answer, and draw which tokens were kept",
-        'visualize --config configs/demo/lite.yaml --data.video talk.mp4 --data.question "What is shown?"',
+        'visualize --config demo/lite --data.video talk.mp4 --data.question "What is shown?"',
         ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--output_dir"),
         ASKING,
     ),
     "check": Verb(
         "check machine, checkpoint, memory, numbers and speed: the first thing to run",
-        "check --quick --config configs/qwen2_5_vl_7b.yaml",
+        "check --quick --config qwen2_5_vl_7b",
         ("--config", "--quick", "--bench", "--output", *SELECTING[:3], *PLACE[:4], "--trainer.accelerator"),
         ASKING,
     ),
     "serve": Verb(
         "a web page on this machine, to try a model on",
-        "serve --config configs/demo/serve.yaml",
+        "serve --config demo/serve",
         ("--config", "--videos", "--port"),
     ),
     "locate": Verb(
         "find the reference layer of a model: recall of needles by layer",
-        "locate --config configs/demo/locate.yaml --data.units 256 --data.clips 24",
+        "locate --config demo/locate --data.units 256 --data.clips 24",
         ("--config", "--data.clips", "--data.units", "--data.needles", "--data.haystacks", *PLACE, "--output_dir"),
         LOCATING,
     ),
     "fit": Verb(
         "train a selector",
-        "fit --config configs/selector/qwen2_5_vl_7b.yaml --data.annotations FILE --data.video_root DIR",
+        "fit --config selector/qwen2_5_vl_7b --data.annotations FILE --data.video_root DIR",
         ("--config", *TABLE, "--model.start", "--model.lr", "--trainer.devices", "--trainer.max_steps", "--output_dir"),
         TRAINING,
     ),
@@ -97,10 +122,14 @@ VERBS = {
     ),
     "experiment": Verb(
         "several validations in one table: a result with its controls",
-        "experiment --config configs/experiment/videomme_qwen2_5_vl_7b.yaml --data.root DIR --output_dir OUT",
+        "experiment --config experiment/videomme_qwen2_5_vl_7b --data.root DIR --output_dir OUT",
         ("--config", "--output_dir"),
     ),
     "compare": Verb("two runs side by side, with McNemar's exact test", "compare OUT/self OUT/dense"),
+    "completion": Verb(
+        "print a script that completes verbs and options in a shell",
+        "completion bash",
+    ),
     "convert": Verb(
         "rewrite a checkpoint from its authors' layout to Hugging Face's",
         "convert --input LLaVA-Video-7B-Qwen2 --output LLaVA-Video-7B-hf",

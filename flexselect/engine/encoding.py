@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,8 +13,11 @@ from tqdm import tqdm
 
 from flexselect.engine.clock import Clock
 from flexselect.families.base import VideoLM, VisionProjector
+from flexselect.pace import Pace
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, VideoClip, VideoPrompt
+
+log = logging.getLogger(__name__)
 
 SHOWN_AFTER = 3  # seconds until the progress bar appears; a short video needs none
 
@@ -46,7 +50,8 @@ def encode_stream(
         stream: the video's frames.
         clock: adds the seconds spent waiting for frames to `decode`, and those of the tower to `encode`.
         selector: see `encode`.
-        progress: whether to show a progress bar if the video takes long; None: on a terminal only.
+        progress: whether to show a progress bar if the video takes long; None: on a terminal, elsewhere log a line
+            every half minute.
     """
     prompter = lm.prompter
     bar = tqdm(
@@ -56,6 +61,7 @@ def encode_stream(
         delay=SHOWN_AFTER,
         disable=None if progress is None else not progress,
     )
+    pace = Pace(stream.num_frames) if progress is None and bar.disable else None
     clock.start("decode")
     with bar, closing(stream.steps(lm.units_per_step * lm.family.frames_per_unit)) as steps:
         first = next(steps)
@@ -64,10 +70,14 @@ def encode_stream(
 
         def vision_chunks() -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
             frames: Tensor | None = first
+            done = 0
             while frames is not None:
                 clock.start("encode")
                 yield from lm.vision_chunks(prompter.clip(frames))
                 bar.update(len(frames))
+                done += len(frames)
+                if pace is not None and pace.due():
+                    log.info("reading the video: %s", pace.line(done, "frames"))
                 clock.start("decode")
                 frames = next(steps, None)
 

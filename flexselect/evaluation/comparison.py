@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flexselect.evaluation.results import format_interval, prediction_key, read_predictions, short_key
+from flexselect.evaluation.results import format_interval, prediction_key, read_predictions, short_key, shown_answer
 from flexselect.evaluation.statistics import interval, mcnemar, wilson
 from flexselect.storage.run_settings import flatten_settings, read_json_object
 
@@ -143,8 +143,8 @@ def _list_flips(runs: list[dict[str, Any]], pair: PairedRuns, most: int) -> list
 
 
 def _shorten(row: dict[str, Any]) -> str:
-    text = row["answer"] if row["error"] is None else f"error: {row['error']}"
-    return repr(text[:40])
+    text = repr(row["answer"][:40]) if row["answer"] else shown_answer(row)
+    return text if row["error"] is None else repr(f"error: {text}"[:40])
 
 
 def _is_unparsed(row: dict[str, Any]) -> bool:

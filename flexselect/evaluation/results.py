@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MAX_REASONS = 3  # reasons why rows do not count that the summary names; results.json has all
 UNKNOWN = "–"  # printed for an unknown number
+EMPTY = "(empty)"  # shown for an empty answer
 NOTHING_EXPECTED = "the annotations have no answer to compare with"
 
 
@@ -159,6 +160,25 @@ def table(results: dict[str, Any], title: str) -> str:
     return "\n".join([*lines, "", notes, "", *settings_lines, ""])
 
 
+def summary_lines(results: dict[str, Any]) -> str:
+    """Format results for a terminal: a line for all questions and for each group, and what counts as wrong."""
+    entries = {"all questions": results}
+    for name, values in results["groups"].items():
+        entries |= {f"{name}: {value}": entry for value, entry in values.items()}
+    width = max(map(len, entries))
+    lines = [
+        f"{name:{width}}  accuracy {format_number(entry['accuracy'])}  95 % {format_interval(entry['interval'])}"
+        f"  right {_right_of(entry)}"
+        for name, entry in entries.items()
+    ]
+    return "\n".join([*lines, summarise_errors(results), ""])
+
+
+def shown_answer(row: dict[str, Any]) -> str:
+    """Return the answer of a row as people are shown it: an error in its place, and `EMPTY` for an empty answer."""
+    return str(row["error"] or row["answer"].strip() or EMPTY)
+
+
 def summarise_errors(results: dict[str, Any]) -> str:
     """Say how many errors count as wrong, and why other rows do not count."""
     uncounted, reasons = results.get("uncounted", 0), results.get("uncounted_reasons", {})
@@ -194,8 +214,13 @@ def _accuracy_entry(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None
 
 
 def _table_row(name: str, entry: dict[str, Any]) -> str:
-    count = f"{entry['right']} of {entry.get('counted', entry['questions'])}"
-    return f"| {name} | {format_number(entry['accuracy'])} | {format_interval(entry['interval'])} | {count} |"
+    interval = format_interval(entry["interval"])
+    return f"| {name} | {format_number(entry['accuracy'])} | {interval} | {_right_of(entry)} |"
+
+
+def _right_of(entry: dict[str, Any]) -> str:
+    """Format how many answers are right."""
+    return f"{entry['right']} of {entry.get('counted', entry['questions'])}"
 
 
 def format_number(value: float | None) -> str:

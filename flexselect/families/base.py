@@ -21,6 +21,7 @@ from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
 from flexselect.loading.weights import LoadOptions
+from flexselect.shipped import checkpoint_folder
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
@@ -52,7 +53,7 @@ class VideoFamily(ABC):
             FileNotFoundError: if there is no checkpoint at `path`.
             ValueError: if the checkpoint is of another family.
         """
-        self.path = path
+        self.path = path = checkpoint_folder(path)
         self.config = read_config(path)
         if not self.claims(self.config):
             raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {kind_of(self.config)}")

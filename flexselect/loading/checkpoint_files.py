@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
+from flexselect.shipped import checkpoint_folder
+
 LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS did not fetch
 FOREIGN = ("*.bin", "*.pt", "*.pth", "*.gguf")  # weights in formats that are not read
 
@@ -23,6 +25,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: naming the path, if there is no such file or it cannot be fetched.
     """
+    path = checkpoint_folder(str(path))
     folder = Path(path)
     parent_is_local = str(path).count("/") == 1 and folder.parent.is_dir()  # so "parent/name" is no hub id
     is_path = folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or parent_is_local

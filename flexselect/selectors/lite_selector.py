@@ -25,6 +25,7 @@ from flexselect.loading.tokenizer_files import TOKENIZER_FILES, checked_tokenize
 from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.selectors.model_card import model_card
 from flexselect.selectors.projectors import MERGE, PROJECTORS
+from flexselect.shipped import checkpoint_folder
 from flexselect.validation import check_choice
 
 
@@ -107,7 +108,7 @@ class LiteSelector(PreTrainedModel):
         """
         if "config" in options:  # called by `load_weights` below
             return super().from_pretrained(path, *args, **options)
-        load_options = LoadOptions(**{"dtype": "auto", **options})
+        load_options, path = LoadOptions(**{"dtype": "auto", **options}), checkpoint_folder(path)
         kind, config = selector_at(path)
         return load_weights(kind, path, config, load_options)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flexselect.evaluation.results import EMPTY
 from flexselect.storage.run_settings import UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def question_title(question: str, answer: str) -> str:
     short = " ".join(answer.split())[:40]
     line = " ".join(question.split())
     room = 100 - len(short)
-    return f"{line if len(line) <= room else line[: room - 1] + '…'}  →  {short or '(empty)'}"
+    return f"{line if len(line) <= room else line[: room - 1] + '…'}  →  {short or EMPTY}"
 
 
 def shorten(text: str, length: int) -> str:

@@ -17,33 +17,44 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from flexselect.commands.command_texts import explain_mistake, unmark
 from flexselect.commands.export import read_checkpoint
+from flexselect.commands.loudness import quiet_libraries
 from flexselect.commands.verbs import ALL_ANSWERED, COULD_NOT_GO_ON, SOME_FAILED
+from flexselect.evaluation.results import shown_answer, summary_lines
 from flexselect.families.base import VideoFamily
 from flexselect.storage.run_settings import UsageError
-from lightning_modules.callbacks import PredictionWriter, QuestionProgressBar
+from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.command_line.interruption import Interruption
 from lightning_modules.locating import Locating
+from lightning_modules.progress import progress_callback
 from lightning_modules.question_files import QuestionPictures, Report
 from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
 from lightning_modules.video_qa import VideoQA
 
-MODULES = {"visualize": VideoQA, "locate": Locating}  # verbs that run `predict` with a model of this class
+MODULES = {
+    "visualize": VideoQA,
+    "ask": VideoQA,
+    "locate": Locating,
+}  # verbs that run `predict`, each with a model of this class
 
 
-def run_trainer(verb: str, words: Sequence[str], interruption: Interruption) -> int:
+def run_trainer(verb: str, words: Sequence[str], interruption: Interruption, loudness: Sequence[str] = ()) -> int:
     """Run a verb with a Trainer; return the exit status.
 
     Args:
         verb: the verb as typed.
         words: the words after it.
         interruption: ends the run at a signal.
+        loudness: "--quiet" or "--verbose", if it was typed.
 
     Raises:
         UsageError: if the command line or its configs are wrong.
         Interrupted: if a signal stopped the run.
     """
     lightning_verb = to_lightning(verb)
+    quiet_libraries(loudness)
+    if "--quiet" in loudness:
+        words = [*words, "--trainer.enable_progress_bar=false"]
     try:
         cli = FlexSelectCLI(
             verb,
@@ -134,8 +145,10 @@ class FlexSelectCLI(LightningCLI):
             callbacks.append(Report())
         if self.subcommand == "fit":
             prepare_fit(config)
-        elif config.trainer.enable_progress_bar is not False:
-            callbacks.append(QuestionProgressBar())
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(progress_callback())
+        if self.subcommand == "validate":
+            config.verbose = False  # Lightning's table has the accuracy alone; `report_run` prints all results
         if config.trainer.logger is None:
             config.trainer.logger = False
 
@@ -179,16 +192,31 @@ def prepare_fit(config: Namespace) -> None:
 
 
 def report_run(cli: FlexSelectCLI) -> int:
-    """Print the answers if the command line names the videos; return the exit status."""
+    """Print the answers if the command line names the videos, or the results; return the exit status."""
     writer = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
     if cli.subcommand == "predict" and cli.config.predict.data.init_args.get("video"):
-        several = len({row["video"] for row in writer.rows.values()}) > 1
-        for row in writer.rows.values():
-            lines = [*([row["video"]] if several else []), row["question"], row["error"] or row["answer"]]
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
+        write_answers(list(writer.rows.values()), with_questions=cli.verb != "ask" or len(writer.rows) > 1)
+    elif cli.subcommand == "validate" and cli.trainer.is_global_zero and isinstance(cli.model, VideoQA):
+        sys.stdout.write(summary_lines(writer.results))
     if writer.lost:
         return COULD_NOT_GO_ON
     failed = any(row["error"] for row in writer.rows.values())
     if isinstance(cli.model, TeacherScoring):
         failed = cli.model.failed > 0
     return SOME_FAILED if failed else ALL_ANSWERED
+
+
+def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
+    """Write answers to standard output, and errors to standard error if nothing else tells which row they are of.
+
+    Args:
+        rows: the rows of the run.
+        with_questions: write each question above its answer; and each video, if there are several.
+    """
+    several = len({row["video"] for row in rows}) > 1
+    for row in rows:
+        if not with_questions:
+            (sys.stdout if row["error"] is None else sys.stderr).write(f"{shown_answer(row)}\n")
+            continue
+        lines = [*([row["video"]] if several else []), row["question"], shown_answer(row)]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from flexselect import FlexSelect
-from flexselect.commands.page import serve
 from flexselect.families import FAMILIES, family_of, numbers_of
 from flexselect.options import (
     AskingOptions,
@@ -21,6 +20,7 @@ from flexselect.options import (
     option_names,
     options_that_change_answers,
 )
+from flexselect.page.page import serve
 from flexselect.storage.run_settings import UsageError
 from flexselect.training.teacher import Teacher
 from lightning_modules.locating import Locating

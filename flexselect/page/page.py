@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flexselect.commands.modes import DENSE, Modes
+from flexselect.evaluation.results import EMPTY
 from flexselect.families import family_of
 from flexselect.options import Options, check_names
+from flexselect.page.modes import DENSE, Modes
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_trained
 from flexselect.session import VideoSession
@@ -231,13 +232,11 @@ class Page:
             except (ValueError, RuntimeError, OSError) as error:
                 raise gr.Error(f"{mode}: {error}", print_exception=False) from error
             answer = shown.answer
-            parts[4 * place : 4 * place + 2] = [answer.text, answer_facts(answer)]
+            parts[4 * place : 4 * place + 2] = [answer.text or EMPTY, answer_facts(answer)]
             parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
             name = Path(str(session.video)).name
-            asked = [
-                *asked,
-                [name, question, mode, answer.text, answer.num_kept_tokens, round(question_seconds(answer), 3)],
-            ]
+            facts = answer.text or EMPTY, answer.num_kept_tokens, round(question_seconds(answer), 3)
+            asked = [*asked, [name, question, mode, *facts]]
             yield [*parts, asked, asked[::-1]]
 
 

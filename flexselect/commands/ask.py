@@ -1,0 +1,74 @@
+"""The verb `ask`: one video, one question or more, without a YAML file. Its words become those of `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flexselect.commands.verbs import SHORT
+from flexselect.nearest import did_you_mean
+from flexselect.shipped import config_file, config_names
+
+DEFAULT_MODEL = "qwen2_5_vl_7b"
+FAMILY_CONFIGS = {
+    "Qwen25VL": "qwen2_5_vl",
+    "LlavaVideo": "llava_video",
+    "InternVL": "internvl",
+    "Qwen3VL": "qwen3_vl",
+}  # the config of each family, in configs/family
+MODES = {"dense": "null"}  # values of --selector that have another name in a YAML
+
+
+def predict_words(words: Sequence[str]) -> list[str]:
+    """Translate the words after `ask` to those after `predict`.
+
+    Args:
+        words: a video, its questions, short options such as `--model`, and options of `predict` with their values.
+
+    Raises:
+        ValueError: if the video, a question or a value is missing, or an option or a model is unknown.
+        FileNotFoundError: if there is no such video.
+    """
+    texts, options, rest = list[str](), dict[str, str](), list(words)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--"):
+            texts.append(f"{name}{equals}{value}")
+            continue
+        if name not in SHORT and "." not in name:
+            raise ValueError(f"ask has no option {name}{did_you_mean(name, SHORT)}")
+        if not equals and not rest:
+            raise ValueError(f"{name} has no value")
+        options[name] = value if equals else rest.pop(0)
+    if len(texts) < 2:
+        lack = "a question" if texts else "a video and a question"
+        raise ValueError(f'{lack} is missing: ask VIDEO "What is shown?"')
+    video, *questions = texts
+    if not Path(video).exists():
+        raise FileNotFoundError(f"{video}: no such video")
+    selector = options.get("--selector")
+    if selector is not None:
+        options["--selector"] = MODES.get(selector, selector)
+    model = _model(options.pop("--model", DEFAULT_MODEL))
+    more = [word for name, value in options.items() for word in (SHORT.get(name, name), value)]
+    return [*model, "--data.video", video, "--data.question", *questions, *more]
+
+
+def _model(name: str) -> list[str]:
+    """Return the options of a model: a config by its name or file, or a checkpoint by its folder or hub id.
+
+    Raises:
+        ValueError: if there is no such model, or no family knows the checkpoint.
+        FileNotFoundError: if a hub id is not there.
+    """
+    file = config_file(name)
+    if Path(file).is_file():
+        return ["--config", file]
+    if not Path(name).is_dir() and "/" not in name:
+        near = did_you_mean(name, config_names(), cutoff=0.5)
+        raise ValueError(f"--model {name}: no config has this name, and it is no folder and no hub id{near}")
+    from flexselect.families import family_class  # imports PyTorch
+
+    family = FAMILY_CONFIGS[family_class(name).__name__]
+    configs = [config_file(config) for config in (f"family/{family}", "model/self", "data/video_qa")]
+    return [*(word for config in configs for word in ("--config", config)), "--family.path", name]

@@ -1,0 +1,154 @@
+"""The verbs `ask` and `demo`, and what goes to which stream."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+import cli
+from datamodules.needles import write_needle_videos
+from flexselect.commands.ask import predict_words
+from flexselect.evaluation.results import shown_answer
+from flexselect.pace import Pace, duration
+from flexselect.shipped import config_file, config_names
+from lightning_modules.progress import ProgressLines
+from tests.processes import ROOT, Run
+
+QUESTION = "What colour is the circle?"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    write_needle_videos(folder, videos=1, patches=16, seed=2026)
+    return folder / "needles_000.mp4"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """Where no config and no checkpoint lies."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_answer_is_all_on_standard_output(video, tmp_path, capfd):
+    assert cli.main(["ask", str(video), QUESTION, "--model", "demo/self"]) == 0
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 1 and out.strip() and "predictions.jsonl" not in err
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_several_questions_and_a_folder(video, tmp_path, capfd, caplog):
+    words = ["ask", str(video), QUESTION, "Is it: round?", "--model=demo/lite", "--output_dir", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    out = capfd.readouterr().out
+    assert out.splitlines()[::2] == [QUESTION, "Is it: round?"] and len(out.splitlines()) == 4
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 2
+    assert "predictions.jsonl" in caplog.text
+
+
+def test_quiet_says_nothing_else(video, tmp_path, capfd, caplog):
+    """Of predict too, which else names the file of its answers."""
+    words = ["--config", "demo/self", "--data.video", str(video), "--data.question", QUESTION]
+    assert cli.main(["predict", *words, "--output_dir", str(tmp_path / "one")]) == 0
+    loud = capfd.readouterr()
+    assert "predictions.jsonl" in caplog.text
+    caplog.clear()
+    assert cli.main(["predict", "--quiet", *words, "--output_dir", str(tmp_path / "two")]) == 0
+    quiet = capfd.readouterr()
+    assert quiet.err == caplog.text == "" and quiet.out == loud.out
+
+
+def test_verbose_says_where():
+    """Where an error came from."""
+    words = ["export", "--ckpt_path", str(ROOT / "README.md"), "--output", "x"]
+    assert "Traceback" not in Run(words).ended(1) and "Traceback" in Run([*words, "--verbose"]).ended(1)
+
+
+def test_selectors_and_models(video, checkpoint):
+    assert predict_words([str(video), "a?", "--selector", "dense"])[-2:] == ["--model.selector", "null"]
+    assert predict_words([str(video), "a?"])[:2] == ["--config", config_file("qwen2_5_vl_7b")]
+    words = predict_words([str(video), "a?", "b?", "--model", str(checkpoint), "--family.fps", "1"])
+    assert words[words.index("--family.path") + 1] == str(checkpoint) and words[-2:] == ["--family.fps", "1"]
+    assert words[words.index("--data.question") + 1 :][:2] == ["a?", "b?"]
+
+
+def test_a_folder_is_asked_with_its_family(video, checkpoint, capfd):
+    words = ["--max_frames", "4", "--max_new_tokens", "2", "--dtype", "float32"]
+    assert cli.main(["ask", str(video), QUESTION, "--model", str(checkpoint), *words]) == 0
+    assert capfd.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "a video and a question is missing"),
+        (["VIDEO"], "a question is missing"),
+        (["nowhere.mp4", "a?"], "nowhere.mp4: no such video"),
+        (["VIDEO", "a?", "--modle", "x"], "ask has no option --modle; did you mean --model?"),
+        (["VIDEO", "a?", "--budget"], "--budget has no value"),
+        (["VIDEO", "a?", "--model", "qwen2_5_vl_7"], "did you mean qwen2_5_vl_7b?"),
+    ],
+)
+def test_mistakes(words, message, video, capfd):
+    assert cli.main(["ask", *(str(video) if word == "VIDEO" else word for word in words)]) == 2
+    out, err = capfd.readouterr()
+    assert message in err and len(err.splitlines()) == 1 and out == ""
+
+
+def test_a_mistyped_option_of_predict(video, capfd):
+    assert cli.main(["ask", str(video), QUESTION, "--model", "demo/self", "--model.budgt", "3"]) == 2
+    assert "did you mean --model.budget?" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["demo/self", "demo/self.yaml", "configs/demo/self.yaml"])
+def test_configs_by_name(name):
+    assert config_file(name) == str(ROOT / "configs" / "demo" / "self.yaml")
+    assert {"demo/self", "qwen2_5_vl_7b", "experiment/mlvu_qwen2_5_vl_7b"} <= set(config_names())
+    assert config_file("nowhere") == "nowhere"
+
+
+def test_the_demo(tmp_path, capfd):
+    assert cli.main(["demo", "--output_dir", str(tmp_path / "try")]) == 0
+    out = capfd.readouterr().out.splitlines()
+    right = {line.split()[0]: int(line.split()[4]) for line in out if " of 8" in line}
+    assert right["self"] == right["lite"] == 8 > right["dense"]
+    assert f'ask {tmp_path / "try" / "needles_000.mp4"} "{QUESTION}" --model demo/self' in "\n".join(out)
+
+
+def test_a_training_in_a_log_file_says_step_loss_and_time_left(caplog, monkeypatch):
+    """Every half minute; the clock is set by hand."""
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    monkeypatch.setattr("lightning_modules.progress.Pace", lambda total: Pace(total, now=lambda: now[0]))
+    lines = ProgressLines()
+    trainer = SimpleNamespace(estimated_stepping_batches=400, global_step=0)
+    lines.on_train_start(trainer, None)
+    for step in range(1, 101):
+        now[0], trainer.global_step = 1.0 * step, step
+        lines.on_train_batch_end(trainer, None, {"loss": 1 / step}, None, step)
+    said = [record.message for record in caplog.records]
+    assert said[0] == "training: 0 of 400 steps" and len(said) == 4
+    assert said[1] == "training: 30 of 400 steps, 06:10 left, loss 0.03333"
+    lines.disable()
+    lines.on_train_start(trainer, None)
+    assert len(caplog.records) == 4, "all processes but the first say nothing"
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (4, 245, 3723)] == ["00:04", "04:05", "1:02:03"]
+    pace = Pace(10, now=lambda: 5.0)
+    assert pace.line(0, "steps") == "0 of 10 steps" and not pace.due() and Pace(None).line(7, "steps") == "7 steps"
+
+
+def test_an_empty_answer_is_said():
+    assert [shown_answer({"answer": text, "error": None}) for text in ("", " ", "a")] == ["(empty)", "(empty)", "a"]
+    assert shown_answer({"answer": None, "error": "no frames"}) == "no frames"
+
+
+def test_a_run_in_a_log_file(video, tmp_path):
+    """No carriage return, no bar, no note of a library."""
+    run = Run(["validate", "--config", "demo/self", "--data.annotations", video.parent / "annotations.jsonl"])
+    err = run.ended()
+    out = run.said()[0]
+    assert "\r" not in err and "GPU available" not in err and "Tip" not in err
+    assert out.startswith("all questions  accuracy ") and "right" in out and "errors count as wrong" in out
