@@ -25,7 +25,7 @@ from bench.roofline import MODELS, SMALL, computed
 from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.after_loading import first_token
 from flexselect.analysis.before_loading import matrix_rate
-from flexselect.attention_kernels import KERNELS
+from flexselect.attention.kernels import KERNELS
 from flexselect.families import family_of
 from flexselect.loading.compilation import compile_layers
 from flexselect.scoring.lite import LiteScorer

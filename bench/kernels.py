@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.measure import require_gpu, write_result
-from flexselect.attention_kernels import KERNELS, attention_kernels
+from flexselect.attention.kernels import KERNELS, attention_kernels
 
 # (name, batch, query heads, key heads, query rows, keys, width of a head, masked); of Qwen2.5-VL-7B at 1,024 frames
 SHAPES = [

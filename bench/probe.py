@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import alone, write_result
-from flexselect.attention import visual_attention
+from flexselect.attention.probe import visual_attention
 
 HEADS, KV_HEADS, WIDTH, ROWS = 28, 4, 128, 64
 KEYS = (4096, 16384, 65536)

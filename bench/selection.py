@@ -25,7 +25,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 from bench.measure import extra_megabytes, write_result
 from bench.probe import whole_tensor
 from flexselect import attention
-from flexselect.attention import visual_attention
+from flexselect.attention.probe import visual_attention
 from flexselect.families.qwen2_5_vl import Qwen25VLM
 from flexselect.scoring.frame_sets import frame_sets, split_budget
 from flexselect.scoring.reference_layer import ReferenceLayerScorer

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_t
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flexselect.attention import resolve_reduction
+from flexselect.attention.probe import resolve_reduction
 from flexselect.shipped import checkpoint_folder
 from flexselect.validation import check_cache, check_choice, check_device, check_known, check_place
 

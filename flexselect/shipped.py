@@ -38,13 +38,13 @@ def checkpoint_folder(path: str) -> str:
 
 
 def find_configs(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with the file of each `--config`."""
-    following, found = False, list[str]()
+    """Replace the name of each `--config` of a command line by its file."""
+    following, resolved = False, list[str]()
     for word in words:
         name, equals, value = word.partition("=")
         if following:
-            found.append(config_file(word))
+            resolved.append(config_file(word))
         else:
-            found.append(f"{name}={config_file(value)}" if name == "--config" and equals else word)
+            resolved.append(f"{name}={config_file(value)}" if name == "--config" and equals else word)
         following = word == "--config"
-    return found
+    return resolved

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from tqdm import tqdm
 
-from flexselect.pace import Pace
+from flexselect.engine.pace import Pace
 from lightning_modules.video_qa import VideoQA
 
 log = logging.getLogger(__name__)

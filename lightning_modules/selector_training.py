@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from flexselect.attention_kernels import attention_kernels
+from flexselect.attention.kernels import attention_kernels
 from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.options import ScoringOptions, option_names

@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule
 from torchmetrics import MeanMetric
 
-from flexselect.attention import resolve_reduction
+from flexselect.attention.probe import resolve_reduction
 from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily

@@ -8,8 +8,8 @@ import pytest
 import cli
 from datamodules.needles import write_needle_videos
 from flexselect.commands.ask import predict_words
+from flexselect.engine.pace import Pace, duration
 from flexselect.evaluation.results import shown_answer
-from flexselect.pace import Pace, duration
 from flexselect.shipped import config_file, config_names
 from lightning_modules.progress import ProgressLines
 from tests.processes import ROOT, Run

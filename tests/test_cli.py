@@ -310,7 +310,7 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "self")]) == 0
     output = capsys.readouterr().out
     assert "difference +0.000" in output and "p = 1.0000. both have the same questions right." in output
-    assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 1
+    assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 2
     assert "holds no results.json: run `validate`" in capsys.readouterr().err
 
 

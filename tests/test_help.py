@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import cli
 from flexselect.commands import help as help_texts
-from flexselect.commands.verbs import SHARED, VERBS
+from flexselect.commands.verbs import SHARED, SHORT, VERBS
 from flexselect.options import AskingOptions, option_names
 
 ROOT = Path(__file__).parents[1]
@@ -52,14 +53,16 @@ def test_types_and_defaults_are_those_of_the_source():
 def test_every_option_that_help_names_is_one():
     for name, verb in VERBS.items():
         for option in verb.options:
-            part, dot, key = option.removeprefix("--").partition(".")
-            known = option in SHARED or key in help_texts.read_options(*verb.classes[part].split(":"))
-            assert (known and dot) or option in SHARED, (name, option)
+            long = option if option in SHARED or name != "ask" else SHORT[option]
+            part, dot, key = long.removeprefix("--").partition(".")
+            known = long in SHARED or key in help_texts.read_options(*verb.classes[part].split(":"))
+            assert (known and dot) or long in SHARED, (name, option)
 
 
 def test_examples_name_configs_that_there_are():
-    words = [word for verb in VERBS.values() for word in verb.example.split() if word.startswith("configs/")]
-    assert len(words) > 6 and all((ROOT / word).is_file() for word in words)
+    pairs = [pair for verb in VERBS.values() for pair in pairwise(verb.example.split())]
+    names = [name for before, name in pairs if before in ("--config", "--model")]
+    assert len(names) > 6 and all((ROOT / "configs" / f"{name}.yaml").is_file() for name in names)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 
 import cli
 from flexselect import FlexSelect
+from flexselect.page.facts import answer_facts, escape_markdown, video_facts
 from flexselect.page.modes import Modes
-from flexselect.page.page import answer_facts, escape_markdown, video_facts
 from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]
@@ -159,3 +159,33 @@ def test_upload(page, videos, tmp_path):
     (tmp_path / "notes.txt").write_text("words")
     upload.set_input_files(tmp_path / "notes.txt")
     page.get_by_text(re.compile("invalid file type|file type", re.I)).first.wait_for()
+
+
+def test_files_that_were_added_since_are_listed(page, videos, tmp_path):
+    """The page was served before; nothing is loaded again."""
+    new = videos / "added_later.mp4"
+    new.write_bytes(sorted(videos.glob("needles*.mp4"))[0].read_bytes())
+    try:
+        page.get_by_label("A video").click()
+        page.get_by_role("option", name=new.name).click()
+        page.get_by_text("54 visual tokens").wait_for()
+    finally:
+        new.unlink()
+
+
+def test_what_is_missing_is_named_and_the_table_stays(page, videos):
+    name = sorted(file.name for file in videos.glob("*.mp4"))[0]
+    page.get_by_label("A video").click()
+    page.get_by_role("option", name=name).click()
+    page.get_by_text("54 visual tokens").wait_for()
+    ask(page, QUESTION)
+    page.get_by_text("9 of 54 visual tokens shown").nth(1).wait_for()
+    ask(page, " ")
+    page.get_by_text("Please write a question.").wait_for()
+    page.get_by_label("dense").first.uncheck()
+    page.get_by_label("training-free").first.uncheck()
+    page.get_by_label("lite").first.uncheck()
+    ask(page, " ")
+    page.get_by_text("Please write a question and choose a mode.").wait_for()
+    assert page.get_by_text("9 of 54 visual tokens shown").count() == 2, "the answers stay"
+    assert page.get_by_text(QUESTION).count() >= 3, "and the table"

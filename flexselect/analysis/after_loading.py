@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flexselect.analysis.every_layer import recall_at
 from flexselect.analysis.findings import Findings, State, gigabytes, listed
 from flexselect.analysis.needle_recall import NeedleClip
-from flexselect.attention import use_attention
+from flexselect.attention.probe import use_attention
 from flexselect.engine.clock import Clock
 from flexselect.engine.encoding import encode
 from flexselect.engine.engine import Engine

@@ -17,7 +17,7 @@ from flexselect.analysis.findings import Findings, State, count, gigabytes, list
 from flexselect.analysis.memory import estimate, most_frames
 from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
-from flexselect.attention_kernels import KERNELS
+from flexselect.attention.kernels import KERNELS
 from flexselect.engine.clock import Clock
 from flexselect.loading.checkpoint_files import Damage, damage_of, weight_files
 from flexselect.loading.fingerprint import package_versions

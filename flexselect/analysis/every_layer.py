@@ -14,8 +14,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from flexselect.attention import use_attention, visual_attention
-from flexselect.attention_kernels import attention_kernels
+from flexselect.attention.kernels import attention_kernels
+from flexselect.attention.probe import use_attention, visual_attention
 
 SCORED = "flexselect_every_layer"  # the attention function's name in transformers
 

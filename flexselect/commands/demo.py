@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from flexselect.commands.help import program
 from flexselect.commands.verbs import ALL_ANSWERED
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.pipeline import FlexSelect
+from flexselect.storage.json_lines import read_json_lines
 
 MODEL = "checkpoints/demo/video_llm"
 MODES = {"dense": None, "self": "self", "lite": "checkpoints/demo/selector"}
@@ -25,7 +25,7 @@ def run_demo(annotations: Path) -> int:
     Returns:
         The exit status.
     """
-    rows = [json.loads(line) for line in annotations.read_text(encoding="utf-8").splitlines()]
+    rows, _ = read_json_lines(annotations)
     video = annotations.parent / rows[0]["video"]
     sys.stdout.write(f"{video}: {len(rows)} questions about coloured shapes, each visible for 1.5 of 256 seconds\n\n")
     sys.stdout.write(f"{'mode':6}{'tokens shown':>16}{'right':>9}{'seconds of a later question':>30}\n")

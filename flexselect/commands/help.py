@@ -42,8 +42,7 @@ def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
         return ALL_ANSWERED, describe(verb)
     for config in _configs(words):
         if not Path(config).exists():
-            name = config.removeprefix("configs/").removesuffix(".yaml")
-            near = did_you_mean(name, config_names(), cutoff=0.5)
+            near = did_you_mean(config, [*config_names(), *map(str, Path("configs").rglob("*.yaml"))], cutoff=0.5)
             return BAD_USAGE, f"error: {config}: no such config{near}\n"
     if verb == "ask":
         try:

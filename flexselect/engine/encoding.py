@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flexselect.engine.clock import Clock
+from flexselect.engine.pace import Pace
 from flexselect.families.base import VideoLM, VisionProjector
-from flexselect.pace import Pace
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, VideoClip, VideoPrompt
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flexselect.attention import use_attention
-from flexselect.attention_kernels import PADDED, attention_kernels
+from flexselect.attention.kernels import PADDED, attention_kernels
+from flexselect.attention.probe import use_attention
 from flexselect.families.decoding import greedy
 from flexselect.families.merging import deepstack_hooks, merge_embeddings
 from flexselect.families.prompter import Prompter

@@ -11,7 +11,7 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.utils import cached_file
 
-from flexselect.attention import resolve_reduction
+from flexselect.attention.probe import resolve_reduction
 from flexselect.loading.internlm2_tokenizer import special_tokens
 
 KINDS = {  # by architecture name

@@ -11,14 +11,13 @@ from typing import Any
 from flexselect.evaluation.results import EMPTY
 from flexselect.families import family_of
 from flexselect.options import Options, check_names
+from flexselect.page.facts import answer_facts, escape_markdown, question_seconds, video_facts
 from flexselect.page.modes import DENSE, Modes
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_trained
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import UsageError
 from flexselect.storage.video_paths import VIDEO_ENDINGS, is_folder
-from flexselect.structures.prompt import Answer
-from flexselect.visualize.style import clock_time
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def serve(
         from gradio.themes import Default
     except ImportError as error:
         raise UsageError("the page needs gradio: pip install 'flexselect[serve]'") from error
-    choices = list_videos(videos)
+    list_videos(videos)
     check_port(host, port)
     if host not in LOCAL_HOSTS:
         log.warning("anyone who reaches %s:%d can upload videos and use this model; there is no password", host, port)
@@ -81,7 +80,7 @@ def serve(
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     fs = FlexSelect.from_pretrained(family, **vars(chosen))
-    blocks = Page(Modes(fs, selector), choices, max_new_tokens, Path(path).name).build()
+    blocks = Page(Modes(fs, selector), videos, max_new_tokens, Path(path).name).build()
     _, address, _ = blocks.launch(
         server_name=host,
         server_port=port or None,
@@ -131,12 +130,12 @@ class Page:
 
     Args:
         modes: the loaded model.
-        videos: videos to choose from, by name.
+        videos: a folder of videos to choose from; None: uploads only.
         max_new_tokens: the maximum length of an answer, in tokens.
         name: name of the model.
     """
 
-    def __init__(self, modes: Modes, videos: dict[str, Path], max_new_tokens: int, name: str) -> None:
+    def __init__(self, modes: Modes, videos: str | None, max_new_tokens: int, name: str) -> None:
         self.modes, self.videos, self.max_new_tokens, self.name = modes, videos, max_new_tokens, name
 
     def build(self) -> Any:
@@ -148,7 +147,7 @@ class Page:
             sessions, asked = gr.State({}, time_to_live=3600), gr.State([])
             with gr.Row():
                 with gr.Column(scale=2):
-                    chosen = gr.Dropdown(list(self.videos), value=None, label="A video", visible=bool(self.videos))
+                    chosen = gr.Dropdown([], value=None, label="A video", visible=self.videos is not None)
                     file = gr.File(label="or upload one", file_types=VIDEOS, height=120)
                     status = gr.Markdown("No video yet.")
                 with gr.Column(scale=3):
@@ -170,6 +169,8 @@ class Page:
             def open_video(video: str | None, progress: Any = bar) -> Iterator[list[Any]]:
                 yield from self.open_video(video, progress)
 
+            for listing in (blocks.load, chosen.focus):  # so that files are seen that were added since
+                listing(self.list_again, None, [chosen], show_progress="hidden", queue=False)
             opened = [sessions, status, budget, button, *shown]
             chosen.select(open_video, [chosen], opened, trigger_mode="always_last", **busy)  # `input` would fire twice
             chosen.select(None, None, file, js="() => null")  # clear the other way to choose
@@ -191,6 +192,12 @@ class Page:
                         ),
                     ]
 
+    def list_again(self) -> Any:
+        """List the folder's videos as choices."""
+        import gradio as gr
+
+        return gr.Dropdown(list(list_videos(self.videos)))
+
     def open_video(self, video: str | None, progress: Any) -> Iterator[list[Any]]:
         """Decode and encode a chosen or uploaded video; `progress` shows the progress of the encoding."""
         import gradio as gr
@@ -198,7 +205,7 @@ class Page:
         if video is None:
             return
         empty = [None] * (4 * len(self.modes.models))
-        path = self.videos.get(video, Path(video))
+        path = list_videos(self.videos).get(video, Path(video))
         yield [{}, f"Decoding and encoding {path.name} ...", gr.skip(), gr.Button(interactive=False), *empty]
         progress(0, desc=f"indexing {path.name}")
         try:
@@ -219,10 +226,12 @@ class Page:
         """Ask in one mode after another; yield each answer at once."""
         import gradio as gr
 
-        if not sessions:
-            raise gr.Error("choose or upload a video first", print_exception=False)
-        if not question.strip() or not modes:
-            raise gr.Error("write a question, and choose a mode", print_exception=False)
+        present = {"choose or upload a video": sessions, "write a question": question.strip(), "choose a mode": modes}
+        missing = [advice for advice, value in present.items() if not value]
+        if missing:
+            gr.Warning(f"Please {' and '.join(missing)}.")
+            yield [gr.skip()] * (4 * len(self.modes.models) + 2)
+            return
         parts: list[Any] = [None] * (4 * len(self.modes.models))
         for place, (mode, session) in enumerate(sessions.items()):
             if mode not in modes:
@@ -230,7 +239,10 @@ class Page:
             try:
                 shown = self.modes.ask(session, question, int(budget), self.max_new_tokens)
             except (ValueError, RuntimeError, OSError) as error:
-                raise gr.Error(f"{mode}: {error}", print_exception=False) from error
+                gr.Warning(f"{mode}: {error}")  # an error would hide the table
+                parts[4 * place] = f"refused: {error}"
+                yield [*parts, gr.skip(), gr.skip()]
+                continue
             answer = shown.answer
             parts[4 * place : 4 * place + 2] = [answer.text or EMPTY, answer_facts(answer)]
             parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
@@ -238,31 +250,3 @@ class Page:
             facts = answer.text or EMPTY, answer.num_kept_tokens, round(question_seconds(answer), 3)
             asked = [*asked, [name, question, mode, *facts]]
             yield [*parts, asked, asked[::-1]]
-
-
-def question_seconds(answer: Answer) -> float:
-    """Return the seconds of a question, without those of its video."""
-    return sum(answer.timings.get(stage, 0.0) for stage in ("score", "prefill", "generate"))
-
-
-def answer_facts(answer: Answer) -> str:
-    """Format tokens and seconds of an answer."""
-    parts = ", ".join(f"{s} {answer.timings[s]:.3f}" for s in ("score", "prefill", "generate") if s in answer.timings)
-    tokens = f"{answer.num_kept_tokens:,} of {answer.num_visual_tokens:,} visual tokens shown"
-    return f"{tokens}  \n{question_seconds(answer):.3f} s: {parts}"
-
-
-def video_facts(session: VideoSession) -> str:
-    """Format length, tokens and seconds of a video."""
-    encoded, timings = session.encode(), session.timings
-    length = "" if encoded.length is None else f"{clock_time(round(encoded.length))} long, "
-    seconds = ", ".join(f"{stage} {timings[stage]:.1f} s" for stage in ("decode", "encode") if stage in timings)
-    size = sum(session.num_bytes.values()) / 1e6
-    doubts = "".join(f"  \ndoubtful: {escape_markdown(warning)}" for warning in session.warnings)
-    kept = f"{encoded.num_units:,} units, {encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
-    return f"{length}{kept}{doubts}"
-
-
-def escape_markdown(text: str) -> str:
-    """Escape all characters with a meaning in Markdown."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~" else c for c in text)

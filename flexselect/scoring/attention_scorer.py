@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flexselect.attention import Probe, probed_scores, resolve_reduction, states_before
+from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merge_embeddings
 from flexselect.loading.placement import device_of

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from flexselect.attention import PROBED, Probe, probed_scores
+from flexselect.attention.probe import PROBED, Probe, probed_scores
 from flexselect.families.base import VideoFamily
 from flexselect.loading.checkpoint_files import describing, kind_of, read_config
 from flexselect.loading.internlm2_tokenizer import load_tokenizer

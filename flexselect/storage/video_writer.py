@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ OPTIONS: dict[str, object] = {
 }  # makes the same file on every machine
 
 
-def write_video(path: str | Path, chunks: Iterable[np.ndarray], fps: int) -> None:
+def write_video(path: str | Path, chunks: Iterable[np.ndarray], fps: int | Fraction) -> None:
     """Write frames one chunk at a time; chunks are uint8 [t, h, w, 3] with even h and w."""
     import av  # imported here because only writing needs an encoder
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.attention import resolve_reduction
+from flexselect.attention.probe import resolve_reduction
 from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.fingerprint import weights_hash

@@ -45,7 +45,7 @@ def draw_all(
     files = [folder / name for name in names]
     kept_tokens(files[0], token_map, title, units)
     timeline(files[1], token_map, title)
-    overlay(files[2], token_map)
+    overlay(files[2], token_map, title)
     states_by_layer(files[3], *hidden_states(session, question, selection), title)
     if token_map.scored:
         files.append(folder / "heat_map.png")

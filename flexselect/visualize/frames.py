@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 DIMMED = 0.3  # brightness of dropped tokens
+OUTLINE = (255, 140, 20)  # colour around kept tokens: on a dark frame brightness alone does not tell them
+HEATED = 0.35, 0.6  # weight of the colour in a heat map, from the lowest score to the highest
 COLUMNS, FRAME_WIDTH = 6, 1.5  # frames per line, and inches per frame
 
 Painter = Callable[[np.ndarray, int], np.ndarray]  # maps a frame uint8 [h, w, 3] and its unit to the drawn frame
@@ -24,19 +26,19 @@ Painter = Callable[[np.ndarray, int], np.ndarray]  # maps a frame uint8 [h, w, 3
 def kept_tokens(
     path: str | Path, token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS
 ) -> None:
-    """Draw the units with the best scores, with dropped tokens dimmed, above a timeline.
+    """Draw units with kept tokens, these outlined and all others dimmed, above a timeline.
+
+    The units are those with the best scores; those of a control are evenly spread.
 
     Args:
         path: PNG to write.
         token_map: the selection on the frames, see `map_tokens`.
         title: title of the picture, for example question and answer.
-        units: number of units to draw, in the order of the video.
+        units: the most units to draw, in the order of the video.
         columns: frames per line.
     """
-    title = title or f"{token_map.kept_by_unit.sum()} tokens kept"
-    _frames_and_timeline(
-        path, token_map, title, units, columns, lambda frame, unit: dim(frame, token_map.kept[unit]), False
-    )
+    title, shown = title or f"{token_map.kept_by_unit.sum()} tokens kept", token_map.kept_units(units)
+    _frames_and_timeline(path, token_map, title, shown, columns, lambda frame, unit: light(frame, token_map.kept[unit]))
 
 
 def heat_map(path: str | Path, token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS) -> None:
@@ -51,8 +53,8 @@ def heat_map(path: str | Path, token_map: TokenMap, title: str = "", units: int 
         units: number of units to draw, in the order of the video.
         columns: frames per line.
     """
-    paint = painter(token_map)
-    _frames_and_timeline(path, token_map, title or "Score of each token", units, columns, paint, True)
+    paint, title = painter(token_map), title or "Score of each token"
+    _frames_and_timeline(path, token_map, title, token_map.best_units(units), columns, paint, with_scale=True)
 
 
 def timeline(path: str | Path, token_map: TokenMap, title: str = "") -> None:
@@ -68,7 +70,10 @@ def timeline(path: str | Path, token_map: TokenMap, title: str = "") -> None:
 
 
 def painter(token_map: TokenMap) -> Painter:
-    """Return a function that colours frames by the scores of their tokens, on one scale for the whole video."""
+    """Return a function that colours frames by the scores of their tokens, on one scale for the whole video.
+
+    The frame stays visible in grey, so that a text in it can be read.
+    """
     from matplotlib import colormaps
 
     low, high, colours = float(token_map.scores.min()), float(token_map.scores.max()), colormaps[HEAT]
@@ -76,17 +81,27 @@ def painter(token_map: TokenMap) -> Painter:
     def paint(frame: np.ndarray, unit: int) -> np.ndarray:
         share = np.sqrt((token_map.scores[unit] - low) / (high - low or 1.0))
         share = stretch(share, *frame.shape[:2])[..., None]  # [h, w, 1]
-        grey = 30 + frame.mean(-1, keepdims=True) * 0.4  # dull: a bright frame must not look like a high score
-        colour, weight = 255 * colours(share[..., 0])[..., :3], 0.4 + 0.5 * share
-        return (grey * (1 - weight) + colour * weight * (0.8 + grey / 660)).astype(np.uint8)  # keeps values below 256
+        grey = frame.mean(-1, keepdims=True) * 0.8  # a bright frame must not look like a high score
+        colour, weight = 255 * colours(share[..., 0])[..., :3], HEATED[0] + (HEATED[1] - HEATED[0]) * share
+        return (grey * (1 - weight) + colour * weight).astype(np.uint8)
 
     return paint
 
 
-def dim(frame: np.ndarray, lit: np.ndarray) -> np.ndarray:
-    """Dim the tokens of a frame uint8 [h, w, 3] that are not in `lit` [rows, columns]."""
-    bright = np.where(stretch(lit, *frame.shape[:2])[..., None], 1.0, DIMMED)
-    return (frame * bright).astype(np.uint8)
+def light(frame: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Outline the kept tokens [rows, columns] of a frame uint8 [h, w, 3], and dim all others."""
+    lit = stretch(kept, *frame.shape[:2])
+    picture = (frame * np.where(lit[..., None], 1.0, DIMMED)).astype(np.uint8)
+    picture[lit & ~_inside(lit, max(1, round(len(frame) / 120)))] = OUTLINE
+    return picture
+
+
+def _inside(lit: np.ndarray, margin: int) -> np.ndarray:
+    """Return which pixels are more than `margin` pixels inside lit areas; the frame's border is a border too."""
+    inside = np.pad(lit, margin)
+    for axis in (0, 1):
+        inside = np.logical_and.reduce([np.roll(inside, step, axis) for step in range(-margin, margin + 1)])
+    return inside[margin:-margin, margin:-margin]
 
 
 def line_height(frame: np.ndarray, width: float) -> float:
@@ -95,15 +110,21 @@ def line_height(frame: np.ndarray, width: float) -> float:
 
 
 def draw_frames(
-    figure: Figure | SubFigure, token_map: TokenMap, frames: dict[int, np.ndarray], paint: Painter, columns: int
+    figure: Figure | SubFigure,
+    token_map: TokenMap,
+    frames: dict[int, np.ndarray],
+    paint: Painter,
+    columns: int,
+    by_kept: bool = False,
 ) -> list[Axes]:
-    """Draw frames by unit, `columns` per line."""
+    """Draw frames by unit, `columns` per line, with their times, and kept tokens or the best score."""
     axes = []
     for place, (unit, frame) in enumerate(frames.items()):
         axis = figure.add_subplot(-(-len(frames) // columns), columns, place + 1)
         axis.imshow(paint(frame, unit))
         time = f"unit {unit}" if token_map.seconds is None else clock_time(token_map.seconds[unit])
-        axis.set_title(f"{time}, score {token_map.best[unit]:.2g}" if token_map.scored else time, fontsize=7)
+        fact = f"{token_map.kept_by_unit[unit]} kept" if by_kept else f"score {token_map.best[unit]:.2g}"
+        axis.set_title(f"{time}, {fact}" if by_kept or token_map.scored else time, fontsize=7)
         axis.axis("off")
         axes.append(axis)
     return axes
@@ -126,14 +147,19 @@ def draw_timeline(axis: Axes, token_map: TokenMap) -> None:
 
 
 def _frames_and_timeline(
-    path: str | Path, token_map: TokenMap, title: str, units: int, columns: int, paint: Painter, with_scale: bool
+    path: str | Path,
+    token_map: TokenMap,
+    title: str,
+    shown: list[int],
+    columns: int,
+    paint: Painter,
+    with_scale: bool = False,
 ) -> None:
-    shown = token_map.best_units(units)
     frames = dict(zip(shown, token_map.frames(shown)))
     lines, tall = -(-len(shown) // columns), line_height(frames[shown[0]], FRAME_WIDTH)
     with drawing(path, FRAME_WIDTH * columns, lines * tall + 2.2, title) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
-        axes = draw_frames(above, token_map, frames, paint, min(columns, max(3, len(shown))))
+        axes = draw_frames(above, token_map, frames, paint, min(columns, max(3, len(shown))), by_kept=not with_scale)
         if with_scale:
             _draw_scale(above, axes, token_map)
         draw_timeline(below.add_subplot(), token_map)

@@ -22,7 +22,7 @@ from flexselect.evaluation.results import summarise_errors
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
-from flexselect.visualize.frames import dim
+from flexselect.visualize.frames import light
 from flexselect.visualize.style import clock_time
 from flexselect.visualize.token_map import TokenMap, map_tokens
 
@@ -41,7 +41,8 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
         selection: the selection; None (dense): frames are evenly spread and not dimmed.
 
     Returns:
-        `frames`, the units with the best scores: `when`, `score`, number of `kept` tokens and `jpeg` in base64.
+        `frames`, the units with kept tokens and the best scores: `when`, `score`, number of `kept` tokens, and `jpeg`
+        in base64.
         Along the video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty for controls.
     """
     if selection is None:
@@ -50,7 +51,7 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
         shown = np.linspace(0, units - 1, min(FRAMES, units)).round().astype(int).tolist()
     else:
         token_map = map_tokens(session, selection)
-        shown = token_map.best_units(FRAMES)
+        shown = token_map.kept_units(FRAMES)
     pictures = zip(shown, token_map.frames(shown))
     return {
         "frames": [_frame(token_map, unit, frame) for unit, frame in pictures],
@@ -136,7 +137,8 @@ def _along(evidence: Sequence[Evidence]) -> list[float]:
 
 
 def _frame(token_map: TokenMap, unit: int, frame: np.ndarray) -> dict[str, Any]:
-    image = Image.fromarray(dim(frame, token_map.kept[unit]))
+    dense = bool(token_map.kept.all())
+    image = Image.fromarray(frame if dense else light(frame, token_map.kept[unit]))
     size = (max(1, round(image.width * HEIGHT / image.height)), HEIGHT)
     file = io.BytesIO()
     image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)

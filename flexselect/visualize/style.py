@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 HEAT = "inferno"  # colours of scores
 DARK, WARM, PALE = "0.15", "#d55e00", "0.6"  # colours of the first and second series, and of the background
 BARS = "0.4"
+STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800)  # seconds between ticks
+TICKS = 9  # the most on an axis
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -94,14 +97,20 @@ def clock_time(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
+def round_times(first: float, last: float) -> list[float]:
+    """Return seconds between two times that are round on a clock, at most `TICKS`."""
+    step = next((step for step in STEPS if (last - first) / step <= TICKS - 1), STEPS[-1])
+    return [step * n for n in range(math.ceil(first / step), int(last // step) + 1)]
+
+
 def time_axis(axis: Axes, seconds: np.ndarray | None) -> None:
     """Label the time axis of a video: clock times, or unit numbers if times are unknown."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     if seconds is None:
         axis.set_xlabel("unit (time step)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axis.set_xlabel("time in the video")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # labels are exact to the second
+        axis.xaxis.set_major_locator(FixedLocator(round_times(*axis.get_xlim())))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda second, _: clock_time(max(second, 0))))

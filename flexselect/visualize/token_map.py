@@ -28,6 +28,7 @@ class TokenMap:
     kept: np.ndarray  # bool [U, rows, columns]
     kept_by_unit: np.ndarray  # int [U], including tokens outside the picture
     seconds: np.ndarray | None  # float64 [U], when each unit begins; None if unknown
+    length: float | None  # seconds, to the end of the last frame; None if unknown
     scored: bool  # whether scores depend on the content; false for controls (uniform, random)
     frames: Callable[[Sequence[int]], Iterator[np.ndarray]]  # reads the first frame of some units
 
@@ -45,13 +46,28 @@ class TokenMap:
         """Return the units with the best scores, in the order of the video."""
         return sorted(np.argsort(-self.best, kind="stable")[:count].tolist())
 
+    def kept_units(self, count: int) -> list[int]:
+        """Return units with kept tokens in the picture, at most `count`, in the order of the video.
+
+        They are those with the best scores; those of a control are evenly spread. If no unit has any, the best units.
+        """
+        units = np.flatnonzero(self.kept.any((1, 2)))
+        if not len(units):
+            return self.best_units(count)
+        if not self.scored:
+            return units[np.linspace(0, len(units) - 1, min(count, len(units))).round().astype(int)].tolist()
+        return sorted(units[np.argsort(-self.best[units], kind="stable")[:count]].tolist())
+
     @property
     def edges(self) -> np.ndarray:
         """Start and end of the units on a time axis, float64 [U + 1]: seconds, or unit numbers if times are unknown."""
         if self.seconds is None:
             return np.arange(self.num_units + 1.0)
-        step = np.diff(self.seconds).mean() if self.num_units > 1 else 1.0
-        return np.append(self.seconds, self.seconds[-1] + step)
+        last = self.seconds[-1]
+        end = last + (np.diff(self.seconds).mean() if self.num_units > 1 else 1.0)
+        if self.length is not None and last < self.length:  # frames far apart: the last one may be near the end
+            end = min(end, self.length)
+        return np.append(self.seconds, end)
 
 
 def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
@@ -83,6 +99,7 @@ def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
         family.on_picture(kept, grid).numpy(),
         kept.view(grid[0], -1).sum(1).numpy(),
         seconds,
+        (session.sampling or {}).get("seconds"),
         session.engine.scorer is None or session.engine.scorer.ranks_content,
         lambda units: unit_frames(session, units),
     )

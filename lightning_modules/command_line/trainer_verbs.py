@@ -147,7 +147,7 @@ class FlexSelectCLI(LightningCLI):
             prepare_fit(config)
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(progress_callback())
-        if self.subcommand == "validate":
+        if self.subcommand == "validate" and issubclass(locate(config.model.class_path) or object, VideoQA):
             config.verbose = False  # Lightning's table has the accuracy alone; `report_run` prints all results
         if config.trainer.logger is None:
             config.trainer.logger = False

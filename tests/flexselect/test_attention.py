@@ -8,7 +8,7 @@ import torch
 
 from bench.probe import inputs as probe_inputs
 from bench.probe import measured, whole_tensor
-from flexselect.attention import Probe, cache_keyword, probed_scores, resolve_reduction, visual_attention
+from flexselect.attention.probe import Probe, cache_keyword, probed_scores, resolve_reduction, visual_attention
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
 from tests.processes import server

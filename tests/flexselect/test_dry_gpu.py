@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is
 
 QUESTIONS = ("Which shape is red?", "Why?")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-LOGITS = "flexselect.attention.logits"  # of the probe
+LOGITS = "flexselect.attention.probe.logits"  # of the probe
 ANGLES = {f"{family}RotaryEmbedding.forward" for family in ("Qwen2_5_VL", "Qwen2", "Llama", "Qwen3VLText")}
 
 # How often one question may wait for a GPU, and copy to or from it or between two: as often as measured, no more.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flexselect.analysis.every_layer import EveryLayerProbe, layer_scores, recall_at
-from flexselect.attention import Probe, probed_scores
+from flexselect.attention.probe import Probe, probed_scores
 from tests import tiny
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flexselect.attention import visual_attention
+from flexselect.attention.probe import visual_attention
 from flexselect.scoring.factory import MODES
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flexselect import FlexSelect, LiteSelector
-from flexselect.attention import PROBED
+from flexselect.attention.probe import PROBED
 from flexselect.families import family_of
 from flexselect.selectors.lite_selector import selector_config
 from tests import tiny

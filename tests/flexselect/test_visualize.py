@@ -14,11 +14,11 @@ from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.storage.video_writer import write_video
 from flexselect.visualize import draw_all, heat_map, map_tokens, overlay
 from flexselect.visualize.all import teacher_selection
-from flexselect.visualize.frames import dim, painter
+from flexselect.visualize.frames import OUTLINE, light, painter
 from flexselect.visualize.layers import principal_components
 from flexselect.visualize.report import _along, _binned, collect_evidence
-from flexselect.visualize.style import HEAT, clock_time, shorten
-from flexselect.visualize.token_map import HEIGHT, stretch
+from flexselect.visualize.style import HEAT, clock_time, round_times, shorten
+from flexselect.visualize.token_map import HEIGHT, TokenMap, stretch
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
 
@@ -57,7 +57,7 @@ def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_pat
     assert frame.shape == (*size, 3), "the frame of the file, not the tower's"
     vivid = (frame[..., 0] > 200) & (frame[..., 1] < 90)
     assert vivid[y, x].mean() > 0.2, "the needle's own pixels"
-    lit = dim(frame, token_map.kept[unit])
+    lit = light(frame, token_map.kept[unit])
     assert (lit[int(y.mean()), int(x.mean())] == frame[int(y.mean()), int(x.mean())]).all()
     painted = painter(token_map)(np.full((*size, 3), 128, np.uint8), unit).astype(float).sum(-1)
     assert (painted[y, x] == painted.max()).all() and painted.min() < painted.max(), "the best score is the brightest"
@@ -121,7 +121,7 @@ def test_all_pictures_in_every_family(load, tmp_path):
             assert np.asarray(Image.open(file).convert("L")).std() > 10, f"{file} is blank"
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as movie:
         frames = [frame.to_ndarray(format="rgb24") for frame in movie.decode(video=0)]
-    assert len(frames) == session.encode().num_units and frames[0].shape[0] >= 240
+    assert len(frames) % session.encode().num_units == 0 and frames[0].shape[0] >= 240
     assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50, "the line moves"
 
 
@@ -230,3 +230,81 @@ def test_principal_components_are_those_of_the_covariance():
     values = torch.linalg.eigvalsh(torch.cov(states.T))
     assert share == pytest.approx(float(values[-2:].sum() / values.sum()), rel=1e-4)
     assert torch.allclose(flat.var(0), values[[-1, -2]], rtol=1e-3)
+
+
+def a_map(scores, kept, seconds=None, length=None, scored=True):
+    frames = np.full((len(scores), 60, 80, 3), 8, np.uint8)  # dark
+    return TokenMap(
+        np.asarray(scores, np.float32),
+        np.asarray(kept, bool),
+        np.asarray(kept).sum((1, 2)),
+        seconds,
+        length,
+        scored,
+        lambda units: (frames[unit] for unit in units),
+    )
+
+
+def test_kept_tokens_are_outlined_on_a_dark_frame():
+    kept = np.array([[True, False], [False, False]])
+    dark = np.full((60, 80, 3), 3, np.uint8)
+    lit = light(dark, kept)
+    outlined = (lit == OUTLINE).all(-1)
+    assert outlined[0, :40].all() and outlined[:30, 0].all() and outlined[29, :40].all() and outlined[:30, 39].all()
+    assert not outlined[1:29, 1:39].any() and not outlined[30:].any() and not outlined[:, 40:].any()
+    assert (light(dark, np.ones((2, 2), bool))[0] == OUTLINE).all(), "a dark frame that is kept whole is seen, too"
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_a_text_stays_legible_in_a_heat_map(score):
+    """Its letters are a third as bright above the ground as in the frame, at least."""
+    text = np.zeros((60, 80, 3), np.uint8)
+    text[::2] = 255
+    token_map = a_map([[[0.0, 1.0]]], [[[False, True]]])
+    painted = painter(token_map)(text, 0)[:, 60 if score else 20].astype(int).mean(-1)
+    assert painted[0] - painted[1] > 255 * 0.3
+
+
+def test_frames_of_kept_tokens_have_some():
+    """Not those with the best scores, if nothing of them was kept: a frame set's budget may go elsewhere."""
+    kept = np.zeros((6, 1, 1), bool)
+    kept[[1, 3, 4]] = True
+    token_map = a_map(np.array([9, 1, 8, 3, 2, 7]).reshape(6, 1, 1), kept)
+    assert (
+        token_map.best_units(2) == [0, 2] and token_map.kept_units(2) == [3, 4] and token_map.kept_units(9) == [1, 3, 4]
+    )
+    assert replace(token_map, scored=False).kept_units(2) == [1, 4], "a control's are evenly spread"
+    assert replace(token_map, kept=kept & False).kept_units(2) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (0, 9, [0, 2, 4, 6, 8]),
+        (0, 256, [0, 60, 120, 180, 240]),
+        (61, 240, [90, 120, 150, 180, 210, 240]),
+        (0, 7200, [0, 900, 1800, 2700, 3600, 4500, 5400, 6300, 7200]),
+    ],
+)
+def test_ticks_are_on_round_times(first, last, expected):
+    assert round_times(first, last) == expected
+
+
+def test_a_time_axis_ends_with_the_video():
+    """Frames that lie far apart: the last one is near the end."""
+    seconds = np.array([0.0, 600.0, 1195.0])
+    token_map = a_map(np.zeros((3, 1, 1)), np.zeros((3, 1, 1)), seconds, length=1200.0)
+    assert token_map.edges[-1] == 1200.0 and replace(token_map, length=None).edges[-1] > 1700
+
+
+def test_the_overlay_plays_at_the_videos_pace(tmp_path):
+    seconds = np.array([0.0, 2.5, 5.0, 7.5])
+    token_map = a_map(np.random.rand(4, 2, 2), np.ones((4, 2, 2)), seconds, length=10.0)
+    overlay(tmp_path / "a.mp4", token_map, "What is shown? → " + "a very long answer " * 9)
+    overlay(tmp_path / "b.mp4", token_map, "什么?")
+    with av.open(str(tmp_path / "a.mp4")) as movie:
+        frames = [(float(frame.pts * frame.time_base), frame.to_ndarray(format="rgb24")) for frame in movie.decode()]
+        assert float(movie.duration) / 1e6 == pytest.approx(10.0, abs=0.1) and len(frames) == 12
+    lines = [picture[4:20, :200].astype(int) for _, picture in frames]
+    assert np.abs(lines[0] - lines[2]).max() < 40 and np.abs(lines[0] - lines[3]).max() > 100, "the clock, after 2.5 s"
+    assert frames[0][1].shape[0] > 240 + 24 + 3 * 20, "the text is broken into lines, and all of it is there"

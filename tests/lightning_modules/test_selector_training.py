@@ -386,7 +386,7 @@ def test_what_cannot_begin_is_refused(qwen, capsys):
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
-    assert cli.main(["export", "--ckpt_path", str(tmp_path / "none.ckpt"), "--output", str(tmp_path / "out")]) == 1
+    assert cli.main(["export", "--ckpt_path", str(tmp_path / "none.ckpt"), "--output", str(tmp_path / "out")]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     assert cli.main(["export", "--ckpt_path", str(tmp_path / "other.ckpt"), "--output", str(tmp_path / "out")]) == 1

@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from flexselect.attention_kernels import attention_kernels
+from flexselect.attention.kernels import attention_kernels
 
 Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer up to the reference layer
 
