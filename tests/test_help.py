@@ -89,3 +89,33 @@ def test_public_names_are_there():
     assert set(flexselect.__all__) <= set(dir(flexselect))
     with pytest.raises(AttributeError, match="no attribute 'FlexSelekt'"):
         _ = flexselect.FlexSelekt
+
+
+def completed(script, *words):
+    """What bash offers for the last word."""
+    typed = " ".join(f"'{word}'" for word in ("flexselect", *words))
+    commands = f"COMP_WORDS=({typed}); COMP_CWORD={len(words)}; _shtab_flexselect; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", f"{script}\n{commands}"], capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+def test_a_shell_completes_verbs_options_and_configs(capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert completed(script, "pre") == {"predict"} and set(VERBS) <= completed(script, "")
+    assert {"--model.selector", "--quiet"} <= completed(script, "predict", "--")
+    assert completed(script, "predict", "--model.keep", "s") == {"scores_kv"}
+    assert "demo/self" in completed(script, "ask", "--model", "demo/")
+    for shell in ("zsh", "tcsh"):
+        assert cli.main(["completion", shell]) == 0 and "experiment" in capsys.readouterr().out
+    assert cli.main(["completion", "fish"]) == 2
+
+
+def test_an_experiment_with_a_mistyped_key(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("configs: [demo/self]\nrusn: {one: {}}\nruns: {}")
+    assert cli.main(["experiment", "--config", str(tmp_path / "a.yaml"), "--output_dir", str(tmp_path)]) == 2
+    assert "has no option rusn; did you mean runs?" in capsys.readouterr().err
+    (tmp_path / "b.yaml").write_text("configs: [demo/self]\nruns: {one: {model.selectr: self}}")
+    words = ["--config", str(tmp_path / "b.yaml"), "--output_dir", str(tmp_path), "--data.annotations", "x.jsonl"]
+    assert cli.main(["experiment", *words]) == 2
+    assert "did you mean --model.selector?" in capsys.readouterr().err

@@ -189,3 +189,9 @@ def test_what_is_missing_is_named_and_the_table_stays(page, videos):
     page.get_by_text("Please write a question and choose a mode.").wait_for()
     assert page.get_by_text("9 of 54 visual tokens shown").count() == 2, "the answers stay"
     assert page.get_by_text(QUESTION).count() >= 3, "and the table"
+
+
+def test_it_holds_on_a_phone(page):
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"cut off at {width} pixels"

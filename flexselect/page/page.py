@@ -29,7 +29,7 @@ ONE_AT_A_TIME: dict[str, Any] = {  # there is one model, so requests run one aft
     "concurrency_id": "model",
     "api_visibility": "private",
 }
-HISTORY = ["video", "question", "mode", "answer", "tokens shown", "seconds"]
+HISTORY = ["question", "mode", "answer", "tokens shown", "seconds", "video"]  # a phone shows the first ones
 
 
 def serve(
@@ -248,5 +248,5 @@ class Page:
             parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
             name = Path(str(session.video)).name
             facts = answer.text or EMPTY, answer.num_kept_tokens, round(question_seconds(answer), 3)
-            asked = [*asked, [name, question, mode, *facts]]
+            asked = [*asked, [question, mode, *facts, name]]
             yield [*parts, asked, asked[::-1]]

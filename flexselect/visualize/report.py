@@ -90,6 +90,7 @@ def write_report(
     evidence_by_row = {i: evidence for i in pictured if (evidence := evidence_of(rows[i])) is not None}
     template = files("flexselect.visualize").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["clock"] = clock_time
     page = environment.from_string(template).render(
         title=title,
         rows=[{**row, "state": state(row), "evidence": evidence_by_row.get(i)} for i, row in enumerate(rows)],

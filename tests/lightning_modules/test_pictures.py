@@ -164,7 +164,10 @@ def test_the_report_in_a_browser(annotations, videos, tmp_path, browser):
     image.scroll_into_view_if_needed()
     page.wait_for_function("image => image.naturalHeight > 0", arg=image.element_handle())
     assert image.evaluate("image => image.naturalHeight") == 150
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing runs out of the page"
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"cut off at {width} pixels"
+    assert re.search(r"along the video, 0:00 to \d:\d\d", shown.first.inner_text())
     outside = [url for url in asked if not url.startswith(("file://", "data:"))]
     assert not wrong and not outside
     context.close()
