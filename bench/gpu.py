@@ -167,6 +167,8 @@ def main() -> None:
     """Print one row per model, mode and number of frames."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=list(FRAMES))
+    names = [model.name for model in MODELS]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small shapes to try the program; no results are written")
     parser.add_argument("--kernels", choices=list(KERNELS), default="flash")
@@ -184,7 +186,7 @@ def main() -> None:
     print(f"{'model':16}{'mode':7}{'frames':>7}" + "".join(f"{head:>10}" for head in heads), end="")
     print("".join(f"{head:>9}" for head in (*heads[:3], "peak GB")))
     rows = []
-    for model in MODELS:
+    for model in (model for model in MODELS if model.name in options.models):
         config, grid, shape = configuration(model.name, options.tiny)
         with tempfile.TemporaryDirectory() as folder:
             family, lm, selector = build(config, Path(folder), options.device, options.tiny)
@@ -205,6 +207,7 @@ def main() -> None:
     if not options.tiny:
         card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
         extra = [str(count) for count in options.frames] if options.frames != list(FRAMES) else []
+        extra += [] if options.models == names else options.models
         extra += [options.kernels] * (options.kernels != "flash") + ["compile"] * options.compile
         write_result(
             "_".join(["gpu", *extra]),  # so that no run overwrites another one

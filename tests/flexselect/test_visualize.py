@@ -161,8 +161,11 @@ def test_a_control_has_no_scores_to_draw(load, tmp_path):
         map_tokens(session, None)
 
 
-@pytest.mark.parametrize("size", [(640, 96), (96, 640), (48, 48)], ids=["tall", "wide", "small"])
-@pytest.mark.parametrize("frames", [2, 24], ids=["short", "long"])
+@pytest.mark.parametrize(
+    ("size", "frames"),
+    [((640, 96), 2), ((640, 96), 24), ((96, 640), 24), ((48, 48), 2)],
+    ids=["tall, short", "tall, long", "wide, long", "small, short"],
+)
 def test_pictures_of_any_form_are_of_a_size_to_look_at(tmp_path, size, frames):
     fs = FlexSelect.from_pretrained(DEMO, selector=SELECTOR, dtype="float32", device="cpu", budget=12)
     session = fs.open(moving(*size, frames=frames))

@@ -127,10 +127,10 @@ def accuracies(tmp_path, videos, patches, seed):
 
 
 def test_the_layer_that_is_found_answers_well(tmp_path, monkeypatch):
-    """On 48 questions the best two may change places by one question; the worst is far behind."""
+    """On 24 questions the best two may change places by one question; the worst is far behind."""
     monkeypatch.chdir(ROOT)
-    result, accuracy = accuracies(tmp_path, videos=6, patches=32, seed=7)
-    assert accuracy[result] >= max(accuracy) - 1.01 / 48 and accuracy[result] > min(accuracy) + 0.05
+    result, accuracy = accuracies(tmp_path, videos=3, patches=32, seed=7)
+    assert accuracy[result] >= max(accuracy) - 1.01 / 24 and accuracy[result] > min(accuracy) + 0.05
 
 
 @pytest.mark.slow

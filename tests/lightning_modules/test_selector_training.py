@@ -249,7 +249,15 @@ def test_the_tower_runs_once_a_step(model):
 
 
 @pytest.mark.parametrize(
-    ("query", "precision"), [("question", "32-true"), ("question_and_answer", "32-true"), ("question", "bf16-mixed")]
+    ("model", "query", "precision"),
+    [
+        ("qwen2_5_vl", "question", "32-true"),
+        ("qwen2_5_vl", "question_and_answer", "bf16-mixed"),
+        ("llava_video", "question_and_answer", "32-true"),
+        ("llava_video", "question", "bf16-mixed"),
+        ("internvl", "question", "32-true"),
+    ],
+    indirect=["model"],
 )
 def test_stored_and_live_scores_train_alike(model, videos, tmp_path, query, precision):
     ask = ["--data.query", query]
