@@ -12,6 +12,7 @@ import pytest
 from flexselect.commands.verbs import VERBS
 from flexselect.families import family_of
 from flexselect.scoring import factory
+from flexselect.shipped import config_names
 from tests import miniature, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +105,17 @@ def bad_commands(text: str) -> list[str]:
     text = text.replace("\\\n", " ")
     configs = re.findall(r"--config[ =]([^\s`)]+)", text)
     verbs = re.findall(r"python cli\.py ([a-z]+)", text)
-    return [
-        c for c in configs if not (c in YOURS or c.startswith("outputs/") or (c.startswith("configs/") and there(c)))
-    ] + [verb for verb in verbs if verb not in VERBS]
+    models = re.findall(r"cli\.py ask [^\n]*--model[ =]([^\s`)]+)", text)
+    shipped = {*config_names(), "NAME"}
+    return (
+        [c for c in models if c not in shipped and "/" not in c and c != "DIR"]
+        + [
+            c
+            for c in configs
+            if not (c in YOURS or c in shipped or c.startswith("outputs/") or (c.startswith("configs/") and there(c)))
+        ]
+        + [verb for verb in verbs if verb not in VERBS]
+    )
 
 
 def unknown_options(text: str) -> list[str]:
