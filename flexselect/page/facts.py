@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexselect.session import VideoSession
 from flexselect.structures.prompt import Answer
-from flexselect.visualize.style import clock_time
+from flexselect.visualize.style import length_text
 
 
 def question_seconds(answer: Answer) -> float:
@@ -22,7 +22,7 @@ def answer_facts(answer: Answer) -> str:
 def video_facts(session: VideoSession) -> str:
     """Format length, tokens and seconds of a video."""
     encoded, timings = session.encode(), session.timings
-    length = "" if encoded.length is None else f"{clock_time(round(encoded.length))} long, "
+    length = "" if encoded.length is None else f"{length_text(encoded.length)} long, "
     seconds = ", ".join(f"{stage} {timings[stage]:.1f} s" for stage in ("decode", "encode") if stage in timings)
     size = sum(session.num_bytes.values()) / 1e6
     doubts = "".join(f"  \ndoubtful: {escape_markdown(warning)}" for warning in session.warnings)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flexselect.storage.video_writer import write_video
 from flexselect.visualize.frames import light, painter
-from flexselect.visualize.style import clock_time, fonts
+from flexselect.visualize.style import clock_time, fonts, length_text
 from flexselect.visualize.token_map import TokenMap
 
 BAND = 24  # pixels: height of the timeline
@@ -57,7 +57,7 @@ def _head(token_map: TokenMap, unit: int, title: str, width: int) -> np.ndarray:
     """Draw the title, in as many lines as it needs, with the clock in front: uint8 [h, width, 3]."""
     clock = f"unit {unit + 1} of {token_map.num_units}"
     if token_map.seconds is not None:
-        clock = f"{clock_time(token_map.seconds[unit])} / {clock_time(token_map.edges[-1])}"
+        clock = f"{clock_time(token_map.seconds[unit])} / {length_text(token_map.edges[-1])}"
     font = _font(title)
     lines = [clock, *_wrapped(title, font, width - 12)]
     image = Image.new("RGB", (width, (TEXT + 6) * len(lines) + 6), (20, 20, 20))

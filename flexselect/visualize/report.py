@@ -23,7 +23,7 @@ from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import light
-from flexselect.visualize.style import clock_time
+from flexselect.visualize.style import clock_time, length_text
 from flexselect.visualize.token_map import TokenMap, map_tokens
 
 FRAMES, HEIGHT = 4, 150  # frames per question, and their maximum height in pixels
@@ -90,7 +90,7 @@ def write_report(
     evidence_by_row = {i: evidence for i in pictured if (evidence := evidence_of(rows[i])) is not None}
     template = files("flexselect.visualize").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["clock"] = clock_time
+    environment.filters["length_text"] = length_text
     page = environment.from_string(template).render(
         title=title,
         rows=[{**row, "state": state(row), "evidence": evidence_by_row.get(i)} for i, row in enumerate(rows)],

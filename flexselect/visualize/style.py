@@ -97,6 +97,11 @@ def clock_time(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
+def length_text(seconds: float) -> str:
+    """Format the length of a video to the nearest second: 29.97 seconds are 0:30."""
+    return clock_time(round(seconds))
+
+
 def round_times(first: float, last: float) -> list[float]:
     """Return seconds between two times that are round on a clock, at most `TICKS`."""
     step = next((step for step in STEPS if (last - first) / step <= TICKS - 1), STEPS[-1])

@@ -17,7 +17,7 @@ from flexselect.visualize.all import teacher_selection
 from flexselect.visualize.frames import OUTLINE, light, painter
 from flexselect.visualize.layers import principal_components
 from flexselect.visualize.report import _along, _binned, collect_evidence
-from flexselect.visualize.style import HEAT, clock_time, round_times, shorten
+from flexselect.visualize.style import HEAT, clock_time, length_text, round_times, shorten
 from flexselect.visualize.token_map import HEIGHT, TokenMap, stretch
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
@@ -278,6 +278,12 @@ def test_frames_of_kept_tokens_have_some():
     )
     assert replace(token_map, scored=False).kept_units(2) == [1, 4], "a control's are evenly spread"
     assert replace(token_map, kept=kept & False).kept_units(2) == [0, 2]
+
+
+def test_lengths_are_right_to_the_second():
+    """A moment is when it begins, rounded down as players do; a length is rounded."""
+    assert [length_text(seconds) for seconds in (29.97, 30.0, 30.4, 3599.6)] == ["0:30", "0:30", "0:30", "1:00:00"]
+    assert clock_time(29.97) == "0:29"
 
 
 @pytest.mark.parametrize(
