@@ -142,7 +142,7 @@ def write_needle_videos(
         seed: seed of all videos.
 
     Returns:
-        The annotation file. In each row, `needle` says where the answer is visible.
+        The annotation file. In each row, `needle` says where the answer is visible, and `moments` when.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,9 @@ def write_needle_videos(
         for q in range(questions):
             asked = ask(rng, shown, q % needles, by_shape=q // needles % 2 == 0, choice=(q + q // needles) % 4 == 3)
             row = {"id": f"{v:03d}-{q}", "video": f"needles_{v:03d}.mp4", **asdict(asked)}
-            rows.append({**row, "needle": asdict(shown[asked.needle])})
+            needle = shown[asked.needle]
+            moments = [[needle.start / 2, (needle.start + MOMENT) / 2]]
+            rows.append({**row, "needle": asdict(needle), "moments": moments})
     annotations = folder / "annotations.jsonl"
     annotations.write_text("".join(map(json_line, rows)), encoding="utf-8")
     return annotations

@@ -12,14 +12,16 @@ from flexselect.version import __version__
 if TYPE_CHECKING:
     from flexselect.pipeline import FlexSelect, VideoSession
     from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig
-    from flexselect.structures.prompt import Answer, Selection, VideoClip, VideoPrompt
+    from flexselect.structures.answer import Answer, Moment
+    from flexselect.structures.prompt import Selection, VideoClip, VideoPrompt
 
 HOMES = {
     "FlexSelect": "pipeline",
     "VideoSession": "session",
     "LiteSelector": "selectors.lite_selector",
     "LiteSelectorConfig": "selectors.lite_selector",
-    "Answer": "structures.prompt",
+    "Answer": "structures.answer",
+    "Moment": "structures.answer",
     "Selection": "structures.prompt",
     "VideoClip": "structures.prompt",
     "VideoPrompt": "structures.prompt",
@@ -30,6 +32,7 @@ __all__ = [
     "FlexSelect",
     "LiteSelector",
     "LiteSelectorConfig",
+    "Moment",
     "Selection",
     "VideoClip",
     "VideoPrompt",

@@ -28,6 +28,14 @@ def placement(default: Any) -> Any:
     return field(default=default, metadata={"changes_answer": False})
 
 
+def later(default: Any) -> Any:
+    """Define an option that is younger than version 0.1: settings record it only if it differs from its default.
+
+    So a run of an older version can be gone on with.
+    """
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadingOptions:
     """How the weights of a VideoLLM are loaded.
@@ -141,6 +149,8 @@ class AskingOptions(Options):
         keep_on: device that holds the kept data, or "disk"; None: the model's device.
         feature_cache: folder that keeps vision features for later runs over the same videos; None: no cache.
         feature_cache_gb: maximum size of that folder in GB; the least recently used features are deleted first.
+        verify: prove the moments that an answer comes from: the question is asked again without them. It needs scores,
+            and costs about two prefills more.
     """
 
     max_new_tokens: int = 64
@@ -148,6 +158,7 @@ class AskingOptions(Options):
     keep_on: str | None = placement(None)
     feature_cache: str | None = placement(None)
     feature_cache_gb: float = placement(100.0)
+    verify: bool = later(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,6 +166,10 @@ class AskingOptions(Options):
         check_place(self.keep_on)
         if self.feature_cache is not None:
             check_cache(self.feature_cache, self.feature_cache_gb)
+        if self.verify and self.selector in (None, "uniform", "random"):
+            choices = "selector=self or a trained one"
+            choices = "selector=self or a trained one"
+            raise ValueError(f"verify needs scores that point to moments: {choices}, got {self.selector!r}")
 
 
 class OptionNames(TypedDict, total=False):
@@ -204,8 +219,10 @@ def check_names(options: type[LoadingOptions], names: Iterable[str], caller: str
 
 def options_that_change_answers(options: LoadingOptions) -> dict[str, Any]:
     """Return the options that change answers, by name, for the settings of a run."""
-    changing = (option for option in fields(options) if option.metadata.get("changes_answer", True))
-    return {option.name: options.__dict__[option.name] for option in changing}
+    changing = [option for option in fields(options) if option.metadata.get("changes_answer", True)]
+    values = {option.name: options.__dict__[option.name] for option in changing}
+    new = {option.name: option.default for option in changing if option.metadata.get("later")}
+    return {name: value for name, value in values.items() if name not in new or value != new[name]}
 
 
 def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:

@@ -14,14 +14,16 @@ from typing_extensions import Unpack
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
+from flexselect.evidence.answers import answer_with_moments
 from flexselect.families import load_lm, open_family
 from flexselect.families.base import VideoFamily
 from flexselect.options import OptionNames, Options, option_names, show_options
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
 from flexselect.session import VideoSession, load_session, question_text
 from flexselect.storage.video_source import open_frame_stream
+from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
-from flexselect.structures.prompt import Answer, EncodedVideo, VideoClip
+from flexselect.structures.prompt import EncodedVideo, VideoClip
 
 
 class FlexSelect(Engine):
@@ -156,4 +158,4 @@ class FlexSelect(Engine):
                 files.enter_context(session.name_file_in_errors())
                 indices = [i for i, (other, _) in enumerate(asked) if other is session]
                 requests |= zip(indices, session.requests([texts[i] for i in indices]))
-            return self.answer([requests[i] for i in range(len(asked))], max_new_tokens)
+            return answer_with_moments(self, [requests[i] for i in range(len(asked))], max_new_tokens)

@@ -16,13 +16,15 @@ from torch import Tensor
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
-from flexselect.evaluation.questions import VideoQuestion
+from flexselect.evaluation.questions import VideoQuestion, with_option
+from flexselect.evidence.answers import answer_with_moments
 from flexselect.options import AskingOptions, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.storage.run_settings import describe_differences
+from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
-from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip
+from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
 from flexselect.validation import check_choice, check_place, checked_question
 
 KEEP = choices_of(get_type_hints(AskingOptions)["keep"])
@@ -185,7 +187,12 @@ class VideoSession:
         return self.engine.select_encoded(encoded, [query_ids], self.prefix_cache(encoded), budget)[0]
 
     def ask(
-        self, question: str, max_new_tokens: int = 64, options: Sequence[str] = (), budget: int | None = None
+        self,
+        question: str,
+        max_new_tokens: int = 64,
+        options: Sequence[str] = (),
+        budget: int | None = None,
+        verify: bool = False,
     ) -> Answer:
         """Answer one question.
 
@@ -194,16 +201,19 @@ class VideoSession:
             max_new_tokens: the maximum length of the answer, in tokens.
             options: the options of a multiple-choice question, listed below it as A, B, ...
             budget: K, the number of visual tokens to keep for this question; None: the model's budget.
+            verify: prove the answer's moments, see `Answer.verification`.
 
         Returns:
-            The answer. In its timings, `score`, `prefill` and `generate` are for this question, `decode` and `encode`
-            for the video.
+            The answer, with the moments that it comes from. In its timings, `score`, `prefill` and `generate` are for
+            this question, `decode` and `encode` for the video.
 
         Raises:
-            ValueError: for an empty question.
+            ValueError: for an empty question or a list of them; for `verify` if no scorer points to moments.
         """
         with self.name_file_in_errors():
-            return self.engine.answer(self.requests([question_text(question, options)], budget), max_new_tokens)[0]
+            requests = self.requests([question_text(question, options)], budget)
+            (answer,) = answer_with_moments(self.engine, requests, max_new_tokens, verify)
+        return with_option(answer, options)
 
     def ask_all(
         self, questions: Sequence[str], max_new_tokens: int = 64, options: Sequence[Sequence[str]] = ()
@@ -222,9 +232,11 @@ class VideoSession:
             raise ValueError(
                 "ask_all takes a list of questions, and options for each or none; for one question, use ask"
             )
-        texts = [question_text(*pair) for pair in zip(questions, options or [()] * len(questions))]
+        choices = options or [()] * len(questions)
+        texts = [question_text(*pair) for pair in zip(questions, choices)]
         with self.name_file_in_errors():
-            return self.engine.answer(self.requests(texts), max_new_tokens)
+            answers = answer_with_moments(self.engine, self.requests(texts), max_new_tokens)
+        return [with_option(*pair) for pair in zip(answers, choices)]
 
     # -- storage
 

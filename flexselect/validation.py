@@ -91,6 +91,8 @@ def checked_frames(video: Tensor | np.ndarray) -> Tensor:
 
 def checked_question(question: Any) -> str:
     """Return the question; refuse one that is empty or not a string."""
+    if isinstance(question, list | tuple):
+        raise ValueError(f"ask takes one question as text, got {type(question).__name__}: use ask_all for several")
     if not isinstance(question, str) or not question.strip():
         raise ValueError("the question is empty")
     return question

@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.evaluation.results import (
+    frequent_warnings,
     merge_predictions,
     prediction_key,
     ranges,
@@ -159,7 +160,8 @@ class PredictionWriter(Callback):
             log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
             doubtful = sum(bool(row.get("warnings")) for row in self.rows.values())
             if doubtful:
-                log.info("%d rows have `warnings` about their video", doubtful)
+                (most,) = frequent_warnings(self.rows.values(), 1)
+                log.info("%d rows have `warnings`; the most frequent: %s", doubtful, most)
             limits = {"predict": trainer.limit_predict_batches, "validate": trainer.limit_val_batches}
             self.lost = len(asked) - len(self.rows) if limits[trainer.state.fn.value] == 1.0 else 0
             if self.lost:

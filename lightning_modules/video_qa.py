@@ -14,6 +14,8 @@ from torchmetrics import MeanMetric
 
 from flexselect.attention.probe import resolve_reduction
 from flexselect.contracts import QuestionItem, QuestionSource
+from flexselect.evaluation.grounding import ground
+from flexselect.evaluation.questions import VideoQuestion, with_option
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weights_hash
@@ -21,8 +23,8 @@ from flexselect.options import AskingOptions, Options, check_names, option_names
 from flexselect.pipeline import FlexSelect, VideoSession
 from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
+from flexselect.structures.answer import Answer
 from flexselect.structures.frames import ReadOptions
-from flexselect.structures.prompt import Answer
 from flexselect.validation import raise_lost_gpu
 
 
@@ -117,7 +119,8 @@ class VideoQA(LightningModule):
         if error is None:
             try:
                 assert self.session is not None
-                self.answer = self.session.ask(question.text, question.max_new_tokens or self.options.max_new_tokens)
+                longest = question.max_new_tokens or self.options.max_new_tokens
+                self.answer = self.session.ask(question.text, longest, verify=self.options.verify)
             # for example an empty question, NaN scores, no memory, a full disk
             except (ValueError, RuntimeError, OSError) as problem:
                 raise_lost_gpu(problem)
@@ -132,11 +135,24 @@ class VideoQA(LightningModule):
             "num_kept_tokens": answer.num_kept_tokens if answer else 0,
             "timings": {stage: round(seconds, 6) for stage, seconds in answer.timings.items()} if answer else {},
             "error": error,
-            "warnings": list(self._video_warnings) if opened else [],
+            "warnings": self._warnings(question) if opened else [],
+            "moments": [moment.to_dict() for moment in answer.moments] if answer else [],
+            "likelihood": round(answer.likelihood, 6) if answer and answer.likelihood is not None else None,
+            **({"verification": answer.verification.to_dict()} if answer and answer.verification else {}),
             "sampling": self.session.sampling if self.session and opened else None,
             "prompt_hash": question.prompt_hash,
             "video_hash": self._video_hash if opened else None,
         }
+
+    @staticmethod
+    def _grounding(question: VideoQuestion, row: dict[str, Any]) -> dict[str, Any]:
+        """Compare the row's moments with those of the annotations."""
+        return ground(row.get("moments") or [], question.moments, (row["sampling"] or {}).get("seconds"))
+
+    def _warnings(self, question: VideoQuestion) -> list[str]:
+        """List what is doubtful in the video's file, and in the answer."""
+        answer = None if self.answer is None else with_option(self.answer, question.options)
+        return [*self._video_warnings, *(answer.warnings if answer else ())]
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """Answer one question and compare it with the expected answer."""
@@ -153,6 +169,7 @@ class VideoQA(LightningModule):
             "correct": right if question.counts else None,
             **({"drawn": question.drawn(row["answer"] or "")} if question.guess and row["error"] is None else {}),
             "multiple_choice": bool(question.options),
+            **({"grounding": self._grounding(question, row)} if question.moments else {}),
             "groups": dict(question.groups),
         }
 

@@ -49,6 +49,7 @@ FLOORS = (  # from the lowest: an import only goes down
     {"selectors"},
     {"scoring"},
     {"engine", "training"},
+    {"evidence"},
     {"session", "analysis"},
     {"pipeline", "visualize"},
     {"commands", "page", "__init__"},

@@ -147,7 +147,17 @@ def test_an_empty_answer_is_said():
 
 def test_a_run_in_a_log_file(video, tmp_path):
     """No carriage return, no bar, no note of a library."""
-    run = Run(["validate", "--config", "demo/self", "--data.annotations", video.parent / "annotations.jsonl"])
+    run = Run(
+        [
+            "validate",
+            "--config",
+            "demo/self",
+            "--data.annotations",
+            video.parent / "annotations.jsonl",
+            "--output_dir",
+            tmp_path,
+        ]
+    )
     err = run.ended()
     out = run.said()[0]
     assert "\r" not in err and "GPU available" not in err and "Tip" not in err

@@ -83,7 +83,8 @@ def test_predict(run, videos, tmp_path, mode):
     result = rows(tmp_path / "out")
     assert [row["id"] for row in result] == [f"00{v}-{q}" for v in range(2) for q in range(4)]
     keys = {"id", "video", "question", "answer", "num_visual_tokens", "num_kept_tokens", "timings", "error", "warnings"}
-    assert all(keys <= set(row) and row["error"] is None and row["warnings"] == [] for row in result)
+    assert all(keys <= set(row) and row["error"] is None for row in result)
+    assert all("answer" in warning for row in result for warning in row["warnings"]), "none about the file"
     assert {row["num_visual_tokens"] for row in result} == {54}
     assert {row["num_kept_tokens"] for row in result} == {54 if mode == "dense" else 9}
     assert all({"decode", "encode", "prefill"} <= set(row["timings"]) for row in result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from datamodules.rows.files import read_rows
 from datamodules.rows.row import Row
+from datamodules.rows.times import absent_of, moments_of, part_of
 from flexselect.evaluation.answer_parsing import LETTERS
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.structures.frames import ReadOptions
@@ -20,9 +20,14 @@ from flexselect.structures.frames import ReadOptions
 log = logging.getLogger(__name__)
 
 REQUIRED = ("id", "video", "question")
-COLUMNS = (*REQUIRED, "options", "answer", "start", "end")
-ALTERNATIVES = {"start": "video_start", "end": "video_end"}  # column names in the Qwen utilities
-CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")  # hours, minutes, seconds
+COLUMNS = (*REQUIRED, "options", "answer", "start", "end", "moments", "absent")
+ALTERNATIVES = {  # other names of columns: those of the Qwen utilities, and of sets of moments
+    "video_start": "start",
+    "video_end": "end",
+    "span": "moments",
+    "timestamps": "moments",
+    "relevant_windows": "moments",
+}
 MAX_VALUES, MAX_WORDS, MAX_LENGTH = 20, 4, 40  # limits for a column that is used as a group by default
 
 
@@ -38,7 +43,7 @@ def read_annotations(
 
     Args:
         source: see `read_rows`.
-        columns: maps our names (id, video, question, options, answer, start, end) to the names in the file.
+        columns: maps our names, such as question and answer (`COLUMNS` has all), to the names in the file.
         groups: columns for accuracy by group; None: columns with few short words.
         limit: read only this many rows; None: all.
         encoding: see `read_rows`.
@@ -84,7 +89,8 @@ def question_of(
         reading: how the video is read; the row adds `start` and `end`. None: the defaults.
     """
     values = {name: row.get((names or {}).get(name, name)) for name in COLUMNS}
-    values |= {name: row.get(column) for name, column in ALTERNATIVES.items() if values[name] is None}
+    for column, name in ALTERNATIVES.items():
+        values[name] = row.get(column) if values[name] is None else values[name]
     question = VideoQuestion(
         id=str(values["id"] if values["id"] is not None else f"row-{number + 1}"),
         video=str(values["video"] or ""),
@@ -104,7 +110,8 @@ def question_of(
         error = "the question is empty"
     try:
         question = replace(question, options=options_of(values["options"]), answer=answer_of(values["answer"]))
-        question = replace(question, reading=replace(question.reading, **_part(values)))
+        question = replace(question, reading=replace(question.reading, **part_of(values)))
+        question = replace(question, moments=moments_of(values["moments"]), absent=absent_of(values["absent"]))
         if error is None:
             _check_answer(question)
     except ValueError as problem:
@@ -194,35 +201,6 @@ def _warn_of_equal_options(questions: Sequence[VideoQuestion], source: str) -> N
         log.warning("%s: %d rows have an option twice; the first: row %d, %r", source, len(equal), equal[0] + 1, twice)
 
 
-def _part(values: dict[str, Any]) -> dict[str, Any]:
-    """Parse `start` and `end` of a row to seconds."""
-    part = {}
-    for name in ("start", "end"):
-        if values[name] is None or values[name] == "":
-            continue
-        try:
-            part[name] = seconds_of(values[name])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be seconds, or hours:minutes:seconds, got {values[name]!r}") from error
-    return part
-
-
-def seconds_of(value: Any) -> float:
-    """Convert a time to seconds: 90, "90", "1:30", "00:01:30.5".
-
-    Raises:
-        TypeError: if it is neither a number nor a text.
-        ValueError: for any other text, or if it is not finite.
-    """
-    if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
-        hours, minutes, seconds = clock.groups()
-        return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
-    seconds = float(value)
-    if not math.isfinite(seconds):
-        raise ValueError(f"{value!r} is no time")
-    return seconds
-
-
 def _names(columns: dict[str, str], available: Sequence[str], source: str) -> dict[str, str]:
     """Map our names to the column names in the file."""
     unknown = [name for name in columns if name not in COLUMNS]
@@ -246,7 +224,7 @@ def _require(name: str, available: Sequence[str], source: str) -> None:
 
 def _groups(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """Find category columns: few different short values, and at least one is repeated."""
-    return [name for name in names if name not in ALTERNATIVES.values() and _is_group([row.get(name) for row in rows])]
+    return [name for name in names if name not in ALTERNATIVES and _is_group([row.get(name) for row in rows])]
 
 
 def _is_group(values: Sequence[Any]) -> bool:

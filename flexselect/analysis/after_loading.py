@@ -168,8 +168,9 @@ def judge_recalls(findings: Findings, recalls: dict[str, float], clips: Sequence
 def _recall(engine: Engine, scorer: Scorer, clip: NeedleClip) -> float:
     """Return which share of the needle's tokens are among the highest scores, as many as a unit has."""
     encoded = engine.with_scorer(scorer).encode(clip.prompt)
-    needle = torch.arange(encoded.tokens_per_unit) + clip.unit * encoded.tokens_per_unit
-    return float(recall_at(scorer.score(encoded, clip.prompt.query_ids), needle - scorer.shift(encoded)))
+    first = clip.unit * encoded.tokens_per_unit + scorer.shift(encoded)
+    needle = torch.arange(first, min(first + encoded.tokens_per_unit, encoded.num_tokens))
+    return float(recall_at(scorer.score(encoded, clip.prompt.query_ids), needle))
 
 
 def _right(engine: Engine, clips: Sequence[NeedleClip]) -> int:

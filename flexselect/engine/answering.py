@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,9 @@ from torch import Tensor
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
 from flexselect.families.base import VideoLM
-from flexselect.structures.prompt import Answer, EncodedVideo, Selection
+from flexselect.families.decoding import end_ids
+from flexselect.structures.answer import Answer
+from flexselect.structures.prompt import EncodedVideo, Selection
 
 TOKENS_TOGETHER = 32768  # the most prompt tokens per batch, padding included
 
@@ -57,11 +60,18 @@ def _generate(lm: VideoLM, group: list[_Prompt], max_new_tokens: int) -> Iterato
     clock, end = Clock(lm.gpus), lm.prompter.end_of_turn
     clock.start("prefill")
     inputs = left_padded([inputs for _, inputs in group])
-    new_ids = lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
+    generated = lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
     clock.stop()
-    for (request, _), ids in zip(group, new_ids):
+    ends = end_ids(lm.model, end)
+    for (request, _), new in zip(group, generated):
         shares = {stage: seconds / len(group) for stage, seconds in clock.timings.items()}
         timings = {**request.timings, **shares, "prefill": request.timings["prefill"] + shares["prefill"]}
         tokens = request.encoded.num_tokens
         kept = tokens if request.selection is None else len(request.selection.kept)
-        yield Answer(lm.prompter.decode(ids), request.selection, tokens, kept, timings)
+        text, warnings = lm.prompter.decode(new.ids), list[str]()
+        if len(new.ids) == max_new_tokens and int(new.ids[-1]) not in ends:
+            warnings.append(f"the answer was cut off at max_new_tokens={max_new_tokens}")
+        if not text:
+            warnings.append("the answer is empty")
+        likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
+        yield Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))

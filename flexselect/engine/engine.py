@@ -23,8 +23,9 @@ from flexselect.scoring.frame_sets import frame_sets, share_budget
 from flexselect.scoring.prefix_cache import PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.scoring.selection import select
+from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream
-from flexselect.structures.prompt import Answer, EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
 
 Self = TypeVar("Self", bound="Engine")
 
@@ -99,7 +100,7 @@ class Engine:
     def generate(self, prompt: VideoPrompt, selection: Selection | None = None, max_new_tokens: int = 64) -> Tensor:
         """Return the greedy answer, int64 [n], new tokens only; without a selection, all tokens are kept (dense)."""
         inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
-        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)[0]
+        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)[0].ids
 
     # -- the method
 

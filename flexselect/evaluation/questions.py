@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from flexselect.evaluation.answer_parsing import LETTERS, named_option, normalise_text
 from flexselect.evaluation.letter_extraction import EXTRACTORS
+from flexselect.structures.answer import Answer, Option
 from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
 
 
@@ -29,6 +31,8 @@ class VideoQuestion:
     groups: tuple[tuple[str, str], ...] = ()  # groups for accuracies, for example ("duration", "long")
     guess: bool = False  # whether an answer without a letter counts as a randomly drawn letter
     reading: ReadOptions = WHOLE_VIDEO  # which part of the video the question is about
+    moments: tuple[tuple[float, float], ...] = ()  # where the answer is visible, in seconds; empty if unknown
+    absent: bool | None = None  # whether what is asked for is not in the video; None: not said
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -98,3 +102,13 @@ class VideoQuestion:
     def expected_letters(self) -> list[str | None]:
         """Letters of the options that the expected answers name, by letter or in words; None for an unknown option."""
         return [named_option(answer, self.options) for answer in self.expected]
+
+
+def with_option(answer: Answer, options: Sequence[str]) -> Answer:
+    """Add the option that an answer chooses, or a warning that it chooses none."""
+    if not options:
+        return answer
+    letter = VideoQuestion("", "", "?", tuple(options)).chosen(answer.text)
+    if letter is None:
+        return replace(answer, warnings=(*answer.warnings, "the answer chooses none of the options"))
+    return replace(answer, option=Option(letter, options[ord(letter) - ord("A")]))

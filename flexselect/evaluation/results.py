@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from flexselect.evaluation.grounding import grounding_line, summarise_grounding
 from flexselect.evaluation.statistics import accuracy, interval
 from flexselect.storage.json_lines import json_line, read_json_lines
 from flexselect.storage.run_settings import flatten_settings, write_atomically
@@ -53,6 +54,8 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         "uncounted": len(rows) - len(counted),
         "uncounted_errors": sum(row["correct"] is None and row["error"] is not None for row in rows),
         "uncounted_reasons": dict(Counter(_reason(row) for row in rows if row["correct"] is None)),
+        "warnings": frequent_warnings(rows),
+        "grounding": summarise_grounding(rows),
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
         "groups": {
             name: {
@@ -160,6 +163,21 @@ def table(results: dict[str, Any], title: str) -> str:
     return "\n".join([*lines, "", notes, "", *settings_lines, ""])
 
 
+def frequent_warnings(rows: Iterable[dict[str, Any]], most: int | None = None) -> dict[str, int]:
+    """Count the warnings of rows; those that differ in numbers and names only are counted together.
+
+    Args:
+        rows: predictions.
+        most: how many kinds to return, the most frequent ones; None: all.
+    """
+    kinds = Counter(
+        re.sub(r"[\d.,]*\d", "N", re.sub(r"(['\"]).*\1", "...", warning))
+        for row in rows
+        for warning in row.get("warnings") or ()
+    )
+    return dict(kinds.most_common(most))
+
+
 def summary_lines(results: dict[str, Any]) -> str:
     """Format results for a terminal: a line for all questions and for each group, and what counts as wrong."""
     entries = {"all questions": results}
@@ -171,7 +189,10 @@ def summary_lines(results: dict[str, Any]) -> str:
         f"  right {_right_of(entry)}"
         for name, entry in entries.items()
     ]
-    return "\n".join([*lines, summarise_errors(results), ""])
+    if results.get("grounding"):
+        lines.append(grounding_line(results["grounding"]))
+    doubts = [f"{count} rows: {warning}" for warning, count in results["warnings"].items()]
+    return "\n".join([*lines, summarise_errors(results), *doubts, ""])
 
 
 def shown_answer(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.attention.kernels import PADDED, attention_kernels
 from flexselect.attention.probe import use_attention
-from flexselect.families.decoding import greedy
+from flexselect.families.decoding import NewTokens, greedy
 from flexselect.families.merging import deepstack_hooks, merge_embeddings
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
@@ -256,20 +256,20 @@ class VideoLM(ABC):
             "deepstack": deepstack,
         }
 
-    @torch.inference_mode()
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
         """Return the logits of the first new token, float32 [vocab]; a ValueError if loaded for scoring only."""
+        return self.last_logits(inputs, 1)[0, -1]
+
+    @torch.inference_mode()
+    def last_logits(self, inputs: dict[str, Any], count: int) -> Tensor:
+        """Return the logits of the last `count` places of each prompt, float32 [B, count, vocab]."""
         with self._answering(inputs, {"input_ids", "deepstack"}) as embedded:
-            return self.model(**embedded, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+            return self.model(**embedded, use_cache=False, logits_to_keep=count).logits.float()
 
     @torch.inference_mode()
     def generate(
-        self,
-        inputs: dict[str, Any],
-        max_new_tokens: int,
-        on_token: Callable[[], None],
-        end_of_turn: int | None = None,
-    ) -> list[Tensor]:
+        self, inputs: dict[str, Any], max_new_tokens: int, on_token: Callable[[], None], end_of_turn: int | None = None
+    ) -> list[NewTokens]:
         """Decode greedily; positions continue after the prompt's last position.
 
         Args:
@@ -279,7 +279,7 @@ class VideoLM(ABC):
             end_of_turn: an id to stop at, besides those in the checkpoint's generation settings; None: no other id.
 
         Returns:
-            The new tokens of each prompt, int64 [n].
+            The new tokens of each prompt.
 
         Raises:
             ValueError: if logits are NaN, or if the model was loaded for scoring only.

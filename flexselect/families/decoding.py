@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,14 @@ from flexselect.structures.prompt import VideoPrompt
 CACHE_STEP = 1024  # tokens; decoding is compiled again for a static cache of another size
 
 
+@dataclass(frozen=True)
+class NewTokens:
+    """The new tokens of a prompt, up to and with the first id that ends an answer."""
+
+    ids: Tensor  # int64 [n], on the CPU
+    log_likelihood: float  # the sum over the tokens of their log-probability
+
+
 def greedy(
     model: Any,
     inputs: dict[str, Tensor],
@@ -23,28 +32,33 @@ def greedy(
     on_token: Callable[[], None],
     end_of_turn: int | None,
     cache_implementation: str | None = None,
-) -> list[Tensor]:
-    """Generate; return the new tokens of each prompt, int64 [n], up to and with the first id that ends an answer.
-
-    See `VideoLM.generate`.
-    """
-    stop = model.generation_config.eos_token_id
-    stops = {*(stop if isinstance(stop, list) else [stop]), end_of_turn} - {None}
+) -> list[NewTokens]:
+    """Generate the new tokens of each prompt; see `VideoLM.generate`."""
+    stops = end_ids(model, end_of_turn)
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     if cache_implementation is not None:
         needed = inputs["inputs_embeds"].shape[1] + max_new_tokens
         size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
         sampling |= {"cache_implementation": cache_implementation, "max_cache_len": size}
+    check = _LogitsCheck(on_token)
     out = model.generate(
         **inputs,
         **sampling,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(stops) or None,
         pad_token_id=min(stops, default=0),  # pads finished answers while others continue
-        logits_processor=LogitsProcessorList([_LogitsCheck(on_token)]),
+        logits_processor=LogitsProcessorList([check]),
     )
     prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-    return [_until_end(row, stops) for row in out[:, prompt:]]
+    rows = [_until_end(row, stops) for row in out[:, prompt:].cpu()]
+    likely = torch.stack(check.log_likelihoods, 1).cpu()  # [B, n]
+    return [NewTokens(ids, float(row[: len(ids)].sum())) for ids, row in zip(rows, likely)]
+
+
+def end_ids(model: Any, end_of_turn: int | None) -> set[int]:
+    """Return the ids that end an answer: those of the checkpoint's generation settings, and the end of a turn."""
+    stop = model.generation_config.eos_token_id
+    return {*(stop if isinstance(stop, list) else [stop]), end_of_turn} - {None}
 
 
 @torch.inference_mode()
@@ -76,13 +90,15 @@ def _until_end(row: Tensor, stops: set[int]) -> Tensor:
 
 
 class _LogitsCheck(LogitsProcessor):
-    """A processor that leaves logits unchanged, reports when they are computed, and refuses NaN."""
+    """A processor that leaves logits unchanged, reports when they are computed, refuses NaN, and keeps likelihoods."""
 
     def __init__(self, on_token: Callable[[], None]) -> None:
         self.on_token = on_token
+        self.log_likelihoods: list[Tensor] = []  # of the likeliest token: [B] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.on_token()
         if torch.isnan(scores).any():
             raise ValueError("the model's logits are NaN: load it in bfloat16 or float32, and check its weights")
+        self.log_likelihoods.append(scores.amax(-1).float() - scores.float().logsumexp(-1))
         return scores

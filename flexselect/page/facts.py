@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexselect.session import VideoSession
-from flexselect.structures.prompt import Answer
+from flexselect.structures.answer import Answer
 from flexselect.visualize.style import length_text
 
 

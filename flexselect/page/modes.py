@@ -12,7 +12,7 @@ from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import load_selector, make_scorer
 from flexselect.scoring.scorer import Scorer
 from flexselect.session import VideoSession
-from flexselect.structures.prompt import Answer
+from flexselect.structures.answer import Answer
 from flexselect.visualize import heat_map, kept_tokens, map_tokens
 
 UNITS, COLUMNS = 6, 3  # units and columns of a picture

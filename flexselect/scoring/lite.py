@@ -89,7 +89,7 @@ class LiteScorer(AttentionScorer):
         return {**super().provenance, "selector": weights_hash(str(self.selector.name_or_path))}
 
     def shift(self, encoded: EncodedVideo) -> int:
-        """Return the distance from each scored token to the visual token it stands for, see `Selection.shift`.
+        """Return how many places before a scored token the visual token is that it stands for, see `Selection.shift`.
 
         The released code finds the visual tokens in the selector's ids, but cuts them out of the VideoLLM's prompt.
         That prompt has a longer prefix, by <s> at least. The released InternVL selector was trained with this offset.

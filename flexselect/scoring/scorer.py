@@ -91,7 +91,7 @@ class Scorer(ABC):
         yield from ()
 
     def shift(self, encoded: EncodedVideo) -> int:
-        """Return the distance from each scored token to the visual token it stands for, see `Selection.shift`."""
+        """Return how many places before a scored token the visual token is that it stands for."""
         return 0
 
     def split(self, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Clips, prompts, selections and answers.
+"""Clips, prompts and selections.
 
 Notation of all shape comments in the project:
 
@@ -143,14 +143,3 @@ class Selection(_TensorGroup):
     kept: Tensor  # int64 [K], strictly ascending
     sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
     shift: int = 0  # scores belong to tokens this many places before the visual tokens (released InternVL selectors)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer with its selection and timings."""
-
-    text: str
-    selection: Selection | None  # None: all visual tokens were kept (dense)
-    num_visual_tokens: int  # V
-    num_kept_tokens: int  # K
-    timings: dict[str, float] = field(default_factory=dict)  # seconds under decode, encode, score, prefill, generate

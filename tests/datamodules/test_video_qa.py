@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 
 from datamodules.question_data import group_by_video, shard
-from datamodules.rows.questions import seconds_of
+from datamodules.rows.times import seconds_of
 from datamodules.video_qa import VideoQADataModule, read_annotations
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families import Qwen25VL

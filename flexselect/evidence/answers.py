@@ -1,0 +1,47 @@
+"""Answer questions with the moments that the answers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flexselect.engine.answering import Request
+from flexselect.engine.clock import Clock
+from flexselect.engine.engine import Engine
+from flexselect.evidence.moments import find_moments
+from flexselect.evidence.verification import verify
+from flexselect.structures.answer import Answer
+
+
+def answer_with_moments(
+    engine: Engine, requests: Sequence[Request], max_new_tokens: int, prove: bool = False
+) -> list[Answer]:
+    """Answer requests in order, with their moments.
+
+    Args:
+        engine: the model.
+        requests: the questions.
+        max_new_tokens: the maximum length of an answer, in tokens.
+        prove: order the moments by what the answer is worth from each alone, and ask again without them; the seconds
+            are under `verify` in the timings.
+
+    Raises:
+        ValueError: if `prove` is set and no scorer ranks content (dense, uniform, random).
+    """
+    points = engine.scorer is not None and engine.scorer.ranks_content
+    if prove and not points:
+        raise ValueError('verify needs scores that point to moments: load with selector="self", or a trained selector')
+    answered = engine.answer(requests, max_new_tokens)
+    if not points:
+        return answered
+    results = []
+    for request, answer in zip(requests, answered):
+        assert request.selection is not None
+        if not prove:
+            results.append(replace(answer, moments=tuple(find_moments(request.selection, request.encoded))))
+            continue
+        clock = Clock(engine.gpus, answer.timings)
+        with clock("verify"):
+            proven = verify(engine, request, answer)
+        results.append(replace(proven, timings=clock.timings))
+    return results

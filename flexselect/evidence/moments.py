@@ -1,0 +1,104 @@
+"""Moments: the parts of a video whose scores stand out of the video's own background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flexselect.structures.answer import Moment
+from flexselect.structures.prompt import EncodedVideo, Selection
+
+STANDS_OUT = 3.0  # standard deviations of a frame set's background, from which a unit is part of a moment
+MOST = 5  # moments
+LEAST_SPREAD = 0.05  # of the background, in logarithms: below it all units are as good as equal
+
+
+def unit_edges(encoded: EncodedVideo) -> Tensor:
+    """Return when each unit begins, and when the last one ends: float64 [U + 1].
+
+    A unit lasts from the time of its first frame to that of the next unit; the last one ends with the video, or with
+    the part of it that was read. If times are unknown, these are unit numbers.
+    """
+    units = encoded.num_units
+    if encoded.seconds is None:
+        return torch.arange(units + 1.0, dtype=torch.float64)
+    begins = encoded.seconds.cpu().double()[:: -(-len(encoded.seconds) // units)]
+    last = float(begins[-1])
+    end = last + (float(begins.diff().mean()) if units > 1 else 1.0)
+    known = [encoded.about.facts[name] for name in ("seconds", "end") if encoded.about.facts.get(name) is not None]
+    if known and min(known) > last:
+        end = min(known)
+    return torch.cat([begins, torch.tensor([end], dtype=torch.float64)])
+
+
+def prominence(selection: Selection, num_units: int) -> tuple[Tensor, Tensor]:
+    """Measure how far each unit's best score stands out of the background.
+
+    Frame sets are scored apart, each by a softmax of its own, so a score means another thing in each. The background of
+    a set is the median over its units of the logarithm of the best score; its spread is the median distance from
+    there. Both ignore the few units that stand out.
+
+    Args:
+        selection: scores [V], and the frame sets.
+        num_units: U.
+
+    Returns:
+        float64 [U] each: the distance from the background in standard deviations, and the factor above it less one,
+        at least 0.
+    """
+    scores = selection.scores.cpu().double()
+    per_unit = len(scores) // num_units
+    scores = torch.roll(scores, -selection.shift) if selection.shift else scores
+    best = scores.view(num_units, per_unit).amax(1)
+    level = best.clamp_min(1e-12).log() if bool((best >= 0).all()) else best
+    distance, excess = torch.zeros(num_units, dtype=torch.float64), torch.zeros(num_units, dtype=torch.float64)
+    for tokens in selection.sets:
+        units = tokens.cpu()[::per_unit] // per_unit
+        centre = level[units].median()
+        spread = 1.4826 * (level[units] - centre).abs().median()
+        distance[units] = (level[units] - centre) / spread.clamp_min(LEAST_SPREAD)
+        excess[units] = (level[units] - centre).clamp(0, 50).exp() - 1
+    return distance, excess
+
+
+def find_moments(
+    selection: Selection, encoded: EncodedVideo, threshold: float = STANDS_OUT, most: int = MOST
+) -> list[Moment]:
+    """Find the moments of a question, the most prominent first.
+
+    Args:
+        selection: scores and frame sets of a scorer that ranks content.
+        encoded: the video.
+        threshold: standard deviations of the background from which a unit belongs to a moment.
+        most: the maximum number of moments.
+    """
+    distance, excess = prominence(selection, encoded.num_units)
+    edges, total = unit_edges(encoded), float(excess.sum()) or 1.0
+    runs = sorted(runs_of((distance > threshold).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
+    moments = []
+    for first, stop in runs[:most]:
+        moments.append(moment_of(first, stop, distance, edges, float(excess[first:stop].sum()) / total))
+    return moments
+
+
+def moment_of(
+    first: int, stop: int, distance: Tensor, edges: Tensor, share: float, support: float | None = None
+) -> Moment:
+    """Make the moment of units [first, stop), from the outputs of `prominence` and `unit_edges`."""
+    best = first + int(distance[first:stop].argmax())
+    peak = float(edges[best] + edges[best + 1]) / 2
+    return Moment(float(edges[first]), float(edges[stop]), peak, share, (first, stop), support)
+
+
+def runs_of(high: Sequence[bool]) -> list[tuple[int, int]]:
+    """List the runs of true values: the first place, and the one after the last."""
+    runs, first = list[tuple[int, int]](), None
+    for place, value in enumerate([*high, False]):
+        if value and first is None:
+            first = place
+        elif not value and first is not None:
+            runs.append((first, place))
+            first = None
+    return runs

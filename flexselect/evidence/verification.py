@@ -1,0 +1,157 @@
+"""Prove the moments of an answer: what it is worth from each of them alone, and what becomes of it without them.
+
+The scores of other things that a question could mean stand out of the background too: a shape of the same colour, a
+person in the same coat. Which of them the answer comes from is told by its likelihood from a few tokens of each.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from flexselect.engine.answering import Request
+from flexselect.engine.batching import left_padded
+from flexselect.engine.engine import Engine
+from flexselect.evidence.moments import MOST, moment_of, prominence, runs_of, unit_edges
+from flexselect.structures.answer import Answer, Moment, Verification
+from flexselect.structures.prompt import Selection
+
+CANDIDATES, FROM = 8, 2.0  # the most parts that are tried; standard deviations from which a part is one
+TOKENS = 64  # the most tokens of a part
+TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
+QUIET = 2  # units that no score points to
+CITED = 0.5  # support from which a further moment is cited
+
+
+@dataclass(frozen=True)
+class Part:
+    """Units [first, stop) of a video, and the log-likelihood of the answer from their tokens alone."""
+
+    first: int
+    stop: int
+    value: float = -math.inf
+
+
+class Trial:
+    """The likelihood of one answer from any tokens of its video.
+
+    Args:
+        engine: the model.
+        request: the question.
+        answer_ids: the answer's tokens, int64 [n].
+    """
+
+    def __init__(self, engine: Engine, request: Request, answer_ids: Tensor) -> None:
+        self.engine, self.request, self.answer_ids = engine, request, answer_ids
+        assert request.selection is not None
+        self.selection: Selection = request.selection
+        self.per_unit = request.encoded.tokens_per_unit
+        self.scores = torch.roll(self.selection.scores.cpu(), -self.selection.shift)
+
+    def log_likelihoods(self, kept: Sequence[Tensor]) -> tuple[list[float], list[bool]]:
+        """Compute the log-likelihood of the answer from each set of visual tokens, int64 [*], in one batch.
+
+        Also return whether the model would answer something else: one of the answer's tokens is not the likeliest.
+        """
+        lm, encoded, count = self.engine.lm, self.request.encoded, len(self.answer_ids)
+        text = torch.cat([self.request.query_ids.cpu(), self.answer_ids])
+        selections = [replace(self.selection, kept=tokens) for tokens in kept]
+        inputs = [lm.assemble(encoded, text, selection, self.engine.positions) for selection in selections]
+        logits = lm.last_logits(left_padded(inputs), count + 1)[:, :-1]  # [B, count, vocab]
+        expected = self.answer_ids.to(logits.device).expand(len(kept), -1)  # [B, count]
+        likely = logits.log_softmax(-1).gather(-1, expected[..., None]).sum((1, 2))
+        return likely.tolist(), (logits.argmax(-1) != expected).any(1).tolist()
+
+    def tokens(self, first: int, stop: int) -> Tensor:
+        """Return the best tokens of units [first, stop), ascending: int64 [*], as `Selection.kept`."""
+        tokens = torch.arange(first * self.per_unit, stop * self.per_unit)
+        best = self.scores[tokens].sort(descending=True, stable=True).indices[:TOKENS]
+        shifted = tokens[best].sort().values + self.selection.shift
+        return shifted[shifted < len(self.scores)]
+
+    def try_parts(self, parts: Sequence[tuple[int, int]]) -> list[Part]:
+        """Compute the likelihood from each part alone."""
+        values, _ = self.log_likelihoods([self.tokens(*part) for part in parts])
+        return [Part(*part, value) for part, value in zip(parts, values)]
+
+    def narrowed(self, part: Part) -> Part:
+        """Halve a part for as long as one half is worth as much as the whole, and the other clearly less.
+
+        Two things that follow one another are one run of high scores.
+        """
+        while part.stop - part.first > 1:
+            middle = (part.first + part.stop) // 2
+            halves = self.try_parts([(part.first, middle), (middle, part.stop)])
+            better, worse = sorted(halves, key=lambda half: -half.value)
+            if better.value < part.value - TIE or worse.value > part.value - LOSS:
+                return part
+            part = better
+        return part
+
+    def probability(self, value: float) -> float:
+        """Return the geometric mean per token of a log-likelihood."""
+        return math.exp(value / len(self.answer_ids))
+
+
+def verify(engine: Engine, request: Request, answer: Answer) -> Answer:
+    """Order an answer's moments by what it is worth from each alone, and ask again without the cited ones.
+
+    Args:
+        engine: the model, with a scorer that ranks content.
+        request: the question, with its selection.
+        answer: the answer to it.
+
+    Returns:
+        The answer with its proven moments first, and with `verification`.
+    """
+    assert answer.ids is not None
+    trial, num_units = Trial(engine, request, answer.ids), request.encoded.num_units
+    distance, excess = prominence(trial.selection, num_units)
+    runs = sorted(runs_of((distance > FROM).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
+    quiet = [(unit, unit + 1) for unit in distance.abs().sort(stable=True).indices[:QUIET].tolist()]
+    tried = trial.try_parts([*quiet, *(runs[:CANDIDATES] or [(0, num_units)])])
+    floor = statistics.mean(trial.probability(part.value) for part in tried[: len(quiet)])
+    parts, whole = tried[len(quiet) :], answer.likelihood or 1.0
+    best = trial.narrowed(_first(parts, distance))
+
+    def support(part: Part) -> float:
+        gained = trial.probability(part.value) - floor
+        return min(1.0, max(0.0, gained / max(whole - floor, 1e-6)))
+
+    others = [part for part in parts if part.stop <= best.first or part.first >= best.stop]
+    others.sort(key=lambda part: (-round(support(part), 2), -float(distance[part.first : part.stop].max())))
+    edges, total = unit_edges(request.encoded), float(excess.sum()) or 1.0
+    moments = [
+        moment_of(p.first, p.stop, distance, edges, float(excess[p.first : p.stop].sum()) / total, support(p))
+        for p in (best, *others)
+    ][:MOST]
+    cited = 1 + sum((moment.support or 0.0) >= CITED for moment in moments[1:])  # they are in this order
+    return replace(answer, moments=tuple(moments), verification=_without(trial, moments[:cited], whole, floor))
+
+
+def _first(parts: Sequence[Part], distance: Tensor) -> Part:
+    """Return the part that is worth most; of equal ones, that with the highest scores."""
+    most = max(part.value for part in parts)
+    equal = [part for part in parts if part.value >= most - TIE]
+    return max(equal, key=lambda part: float(distance[part.first : part.stop].max()))
+
+
+def _without(trial: Trial, cited: Sequence[Moment], whole: float, floor: float) -> Verification:
+    """Ask again without the cited moments' tokens, and without as many others."""
+    kept = trial.selection.kept.cpu()
+    unit = (kept - trial.selection.shift).clamp_min(0) // trial.per_unit
+    dropped = torch.zeros(len(kept), dtype=torch.bool)
+    for moment in cited:
+        dropped |= (unit >= moment.units[0]) & (unit < moment.units[1])
+    rest = (~dropped).nonzero().flatten()
+    drawn = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[: int(dropped.sum())]
+    other = torch.ones(len(kept), dtype=torch.bool)
+    other[rest[drawn]] = False
+    values, changed = trial.log_likelihoods([kept[~dropped], kept[other]])
+    without, without_others = (trial.probability(value) for value in values)
+    return Verification(len(cited), changed[0], changed[1], whole, without, without_others, floor)

@@ -1,0 +1,201 @@
+"""Moments: what stands out of a video's background, when it is, and what an answer is worth with and without it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datamodules.needles import write_needle_videos
+from datamodules.rows.times import absent_of, moments_of
+from flexselect import FlexSelect, Selection
+from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
+from flexselect.evidence.moments import find_moments, prominence, runs_of, unit_edges
+from flexselect.evidence.verification import Part, Trial
+from flexselect.scoring.frame_sets import frame_sets
+from flexselect.structures.frames import VideoFacts
+from flexselect.structures.prompt import EncodedVideo
+from tests import tiny
+
+DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
+
+
+def a_video(units=64, per_unit=4, seconds=None, **facts):
+    features = torch.zeros(units * per_unit, 2)
+    return EncodedVideo(torch.tensor([1]), features, (units, 2, 2), seconds=seconds, about=VideoFacts(facts))
+
+
+def scored(units=64, per_unit=4, sets=1, hot=(), scale=None, shift=0):
+    """Scores of a quiet background, with a factor of 30 at the units `hot`."""
+    noise = torch.rand(units * per_unit, generator=torch.Generator().manual_seed(0))
+    scores = 1e-3 * (1 + 0.2 * noise)
+    for unit in hot:
+        scores[unit * per_unit + 1] *= 30
+    parts = frame_sets(units, per_unit, -(-units // sets))
+    for number, tokens in enumerate(parts):
+        scores[tokens] *= 1 if scale is None else scale[number]
+    return Selection(torch.roll(scores, shift), torch.arange(4), parts, shift)
+
+
+def spans(selection, video, **how):
+    return [moment.units for moment in find_moments(selection, video, **how)]
+
+
+def test_what_stands_out_is_found_and_neighbours_are_joined():
+    assert spans(scored(hot=(10, 11, 12, 40)), a_video()) in ([(10, 13), (40, 41)], [(40, 41), (10, 13)])
+    assert spans(scored(), a_video()) == [], "a background has no moment"
+    assert len(find_moments(scored(hot=range(0, 64, 8)), a_video(), most=3)) == 3
+
+
+@pytest.mark.parametrize("scale", [(1, 1, 1, 1), (1, 100, 0.01, 3)])
+def test_frame_sets_that_were_scored_apart_are_compared(scale):
+    """Their scores are on different scales; raw scores would point to the set with the largest."""
+    selection = scored(sets=4, hot=(10, 11), scale=scale)
+    assert spans(selection, a_video()) == [(10, 12)]
+    if scale[1] > 1:
+        assert int(selection.scores.argmax()) // 4 not in (10,), "canary: the largest score lies elsewhere, or beside"
+
+
+def test_shifted_scores_belong_to_earlier_tokens():
+    assert spans(scored(hot=(10,), shift=2), a_video()) == [(10, 11)]
+
+
+def test_shares_and_order():
+    selection = scored(hot=(10, 11, 40))
+    selection.scores[40 * 4 + 1] *= 5
+    first, second = find_moments(selection, a_video())
+    assert first.units == (40, 41) and 0.5 < first.share < 1 and 0.97 < first.share + second.share <= 1.0
+    distance, excess = prominence(selection, 64)
+    assert float(distance.median()) == pytest.approx(0, abs=0.2) and float(excess.min()) == 0.0
+
+
+def test_edges_are_the_files_own_times():
+    """A late start, uneven steps, pairs of frames; the last unit ends with the video, or the part that was read."""
+    seconds = torch.tensor([10.0, 10.5, 11.0, 13.0, 14.0, 15.0], dtype=torch.float64)
+    assert unit_edges(a_video(3, seconds=seconds)).tolist() == [10, 11, 14, 16]
+    assert unit_edges(a_video(3, seconds=seconds, seconds_of="x")).tolist() == [10, 11, 14, 16]
+    assert unit_edges(replace(a_video(3, seconds=seconds), about=VideoFacts({"seconds": 15.25})))[-1] == 15.25
+    part = VideoFacts({"seconds": 99.0, "start": 10.0, "end": 15.5})
+    assert unit_edges(replace(a_video(3, seconds=seconds), about=part))[-1] == 15.5
+    assert unit_edges(a_video(6, seconds=seconds)).tolist() == [10, 10.5, 11, 13, 14, 15, 16]
+    assert unit_edges(a_video(2)).tolist() == [0, 1, 2], "unknown times: unit numbers"
+    moment = find_moments(scored(64, hot=(3,)), a_video(64, seconds=torch.arange(64.0, dtype=torch.float64) / 2))[0]
+    assert (moment.start, moment.end, moment.peak) == (1.5, 2.0, 1.75)
+
+
+def test_runs():
+    assert runs_of([True, True, False, True]) == [(0, 2), (3, 4)] and runs_of([False]) == []
+
+
+def test_every_family_has_moments_and_a_likelihood(load):
+    fs = load(selector="self", budget=9)
+    answer = fs.open(tiny.frames(12, 56, 84), range(12)).ask("What is there?", 3)
+    assert isinstance(answer.moments, tuple) and 0 < answer.likelihood <= 1
+    assert json.loads(answer.json())["answer"] == answer.text and len(repr(answer)) < 120
+    assert any("cut off at max_new_tokens=3" in warning for warning in answer.warnings) or len(answer.ids) < 3
+    dense = load().open(tiny.frames(4, 56, 84)).ask("What is there?", 3)
+    assert dense.moments == () and dense.verification is None
+    uniform = load(selector="uniform", budget=9).open(tiny.frames(4, 56, 84)).ask("What is there?", 3)
+    assert uniform.moments == (), "a control points to nothing"
+
+
+def test_the_likelihood_is_that_of_the_answers_tokens(load):
+    """As a forward pass over prompt and answer gives it."""
+    fs = load(selector="self", budget=9)
+    session = fs.open(tiny.frames(12, 56, 84), range(12))
+    (request,) = session.requests(["What is there?"])
+    (answer,) = fs.answer([request], 5)
+    trial = Trial(fs, request, answer.ids)
+    values, changed = trial.log_likelihoods([request.selection.kept, request.selection.kept])
+    assert trial.probability(values[0]) == pytest.approx(answer.likelihood, rel=1e-3) and values[0] == values[1]
+    assert changed == [False, False], "from the same tokens the model answers the same"
+
+
+def test_two_things_in_a_row_are_told_apart():
+    """The half that is worth as much as the whole; both halves, if each is."""
+    trial = Trial.__new__(Trial)
+    worth = {(0, 2): -9.0, (2, 4): -0.01, (2, 3): -0.02, (3, 4): -0.03}
+    trial.try_parts = lambda parts: [Part(*part, worth[part]) for part in parts]
+    assert trial.narrowed(Part(0, 4, -0.01)) == Part(2, 4, -0.01)
+
+
+@pytest.fixture(scope="module")
+def needles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("needles")
+    annotations = write_needle_videos(folder, videos=2, patches=128, seed=21)
+    return folder, [json.loads(line) for line in annotations.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("selector", ["self", SELECTOR])
+def test_proven_moments_of_the_demo(needles, selector):
+    """Where the needle is, with three other shapes in each video; without it the answer is another."""
+    folder, rows = needles
+    fs = FlexSelect.from_pretrained(DEMO, selector=selector, dtype="float32", device="cpu", budget=56)
+    sessions = {name: fs.open(folder / name, keep="scores_kv") for name in {row["video"] for row in rows}}
+    ious, pointing, changed, by_chance, raw = [], [], [], [], []
+    for row in rows:
+        session, (truth,) = sessions[row["video"]], row["moments"]
+        options = {"max_new_tokens": 4, "options": row["options"] or ()}
+        answer = session.ask(row["question"], verify=True, **options)
+        result = ground([moment.to_dict() for moment in answer.moments], [truth], 128.0)
+        ious.append(result["iou"] >= 0.5)
+        pointing.append(result["pointing"])
+        first = session.ask(row["question"], **options).moments[:1]
+        raw.append(bool(first) and overlap((first[0].start, first[0].end), truth) >= 0.5)
+        if row["answer"] == (answer.option.letter if answer.option else answer.text):
+            changed.append(answer.verification.changed)
+            by_chance.append(answer.verification.changed_without_others)
+            assert answer.moments[0].support > 0.5 and answer.timings["verify"] > 0
+    share = [sum(values) / len(values) for values in (ious, pointing, changed, by_chance, raw)]
+    assert share[0] >= 0.9 and share[1] >= 0.9 and len(changed) >= 13, share
+    assert share[2] >= 0.85 and share[3] <= 0.1, share
+    assert share[4] < share[0], "canary: raw scores point elsewhere more often"
+
+
+def test_a_control_cannot_be_verified(load):
+    session = load(selector="uniform", budget=4).open(tiny.frames(4, 56, 84))
+    with pytest.raises(ValueError, match="verify needs scores that point to moments"):
+        session.ask("What?", verify=True)
+    with pytest.raises(ValueError, match="ask takes one question as text, got list: use ask_all"):
+        session.ask(["What?", "Why?"])
+
+
+def test_grounding_by_hand():
+    moments = [{"start": 2.0, "end": 4.0, "peak": 3.5}]
+    result = ground(moments, [(3.0, 5.0), (9.0, 10.0)], 10.0)
+    assert result["iou"] == pytest.approx(1 / 3, abs=1e-4) and result["pointing"] is True
+    assert result["chance_pointing"] == 0.3 and 0 < result["chance_iou"] < 0.4
+    assert ground([], [(3.0, 5.0)], 10.0)["iou"] == 0.0 and ground(moments, [(0.0, 1.0)], None)["chance_iou"] is None
+    other = ground(moments, [(2.0, 4.0)], 10.0)
+    rows = [{"video": "a", "grounding": result}, {"video": "b", "grounding": other}, {"video": "c"}]
+    summary = summarise_grounding(rows)
+    assert summary["questions"] == 2 and summary["miou"]["mean"] == pytest.approx(2 / 3, abs=1e-3)
+    assert [entry["mean"] for entry in summary["r1"].values()] == [1.0, 0.5, 0.5] and summary["pointing"]["mean"] == 1.0
+    assert summary["miou"]["interval"][0] < 0.5 < summary["miou"]["interval"][1] and summarise_grounding([]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "moments"),
+    [
+        ([[1, 2.5], ["1:02", "1:04"]], ((1.0, 2.5), (62.0, 64.0))),
+        ([3, 4], ((3.0, 4.0),)),
+        ("[[3, 4]]", ((3.0, 4.0),)),
+        ("", ()),
+        (None, ()),
+        ([], ()),
+    ],
+)
+def test_moments_in_annotations(value, moments):
+    assert moments_of(value) == moments
+
+
+@pytest.mark.parametrize("value", [[[4, 3]], "soon", [[1, 2, 3]], 7, [["a", "b"]]])
+def test_wrong_moments_are_named(value):
+    with pytest.raises(ValueError, match="moment"):
+        moments_of(value)
+
+
+def test_absent_in_annotations():
+    assert [absent_of(value) for value in (True, "false", "yes", None, "", 0)] == [True, False, True, None, None, False]
+    with pytest.raises(ValueError, match="absent must be true or false, got 'perhaps'"):
+        absent_of("perhaps")
