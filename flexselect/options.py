@@ -151,6 +151,8 @@ class AskingOptions(Options):
         feature_cache_gb: maximum size of that folder in GB; the least recently used features are deleted first.
         verify: prove the moments that an answer comes from: the question is asked again without them. It needs scores,
             and costs about two prefills more.
+        absent_below: an answer whose `presence` is below this number gets a warning that what was asked for is probably
+            not in the video; None: no warning. `validate` proposes a number where annotations say `absent`.
     """
 
     max_new_tokens: int = 64
@@ -159,6 +161,7 @@ class AskingOptions(Options):
     feature_cache: str | None = placement(None)
     feature_cache_gb: float = placement(100.0)
     verify: bool = later(False)
+    absent_below: float | None = later(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -176,7 +176,7 @@ class PredictionWriter(Callback):
             asked = [question.text for question in data.questions]
             videos = sampling_by_video(self.rows.values())
             fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}
-            results = summarise(list(self.rows.values()), data.macro)
+            results = summarise(list(self.rows.values()), data.macro, pl_module.options.absent_below)
             results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
             self.results = results
             results["asked"] = sorted(short_key(question.key) for question in data.questions)

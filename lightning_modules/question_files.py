@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.results import prediction_key, read_predictions, short_key
+from flexselect.evidence.subtitles import ENDINGS, FORMATS
 from flexselect.storage.run_settings import UsageError, read_json_object, write_atomically
 from flexselect.visualize.style import check_matplotlib, question_title
 from lightning_modules.video_qa import VideoQA
@@ -139,6 +140,33 @@ class Report(QuestionFiles):
     def _evidence(self, row: dict[str, Any]) -> dict[str, Any] | None:
         path = self.path(row)
         return read_json_object(path) if path.is_file() else None
+
+
+class MomentFiles(QuestionFiles):
+    """Callback of the option `--moments`: writes the moments of each answer into a file for video players.
+
+    Args:
+        kind: "vtt" (WebVTT) or "chapters" (ffmpeg's metadata).
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def path(self, row: dict[str, Any]) -> Path:
+        """Return the file of a question's moments."""
+        return self.folder / "moments" / f"{file_name(row)}.{ENDINGS[self.kind]}"
+
+    def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
+        """Write the moments of one answer, the cited ones if they were verified; there may be none."""
+        moments = row["moments"][: row["verification"]["cited"]] if "verification" in row else row["moments"]
+        write_atomically(self.path(row), FORMATS[self.kind](row["question"], row["answer"], moments))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the folder."""
+        if trainer.is_global_zero and (self.folder / "moments").is_dir():
+            log.info("%s", self.folder / "moments")
+
+    on_validation_end = on_predict_end
 
 
 def file_name(row: dict[str, Any]) -> str:

@@ -138,6 +138,7 @@ class VideoQA(LightningModule):
             "warnings": self._warnings(question) if opened else [],
             "moments": [moment.to_dict() for moment in answer.moments] if answer else [],
             "likelihood": round(answer.likelihood, 6) if answer and answer.likelihood is not None else None,
+            "presence": round(answer.presence, 3) if answer and answer.presence is not None else None,
             **({"verification": answer.verification.to_dict()} if answer and answer.verification else {}),
             "sampling": self.session.sampling if self.session and opened else None,
             "prompt_hash": question.prompt_hash,
@@ -152,7 +153,11 @@ class VideoQA(LightningModule):
     def _warnings(self, question: VideoQuestion) -> list[str]:
         """List what is doubtful in the video's file, and in the answer."""
         answer = None if self.answer is None else with_option(self.answer, question.options)
-        return [*self._video_warnings, *(answer.warnings if answer else ())]
+        warnings = [*self._video_warnings, *(answer.warnings if answer else ())]
+        least = self.options.absent_below
+        if least is not None and answer is not None and answer.presence is not None and answer.presence < least:
+            warnings.append(f"probably not in this video: presence {answer.presence:.2f} is below {least}")
+        return warnings
 
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """Answer one question and compare it with the expected answer."""
@@ -160,7 +165,7 @@ class VideoQA(LightningModule):
         right = question.is_right(row["answer"])
         if question.counts:
             self.accuracy.update(float(right))  # a failed video counts as wrong
-        unexpected = row["error"] is None and question.answer is None
+        unexpected = row["error"] is None and question.answer is None and not question.absent
         return {
             **row,
             "error": NOTHING_EXPECTED if unexpected else row["error"],
@@ -169,6 +174,7 @@ class VideoQA(LightningModule):
             "correct": right if question.counts else None,
             **({"drawn": question.drawn(row["answer"] or "")} if question.guess and row["error"] is None else {}),
             "multiple_choice": bool(question.options),
+            **({} if question.absent is None else {"absent": question.absent}),
             **({"grounding": self._grounding(question, row)} if question.moments else {}),
             "groups": dict(question.groups),
         }

@@ -1,5 +1,6 @@
 """The verbs `ask` and `demo`, and what goes to which stream."""
 
+import json
 import logging
 from types import SimpleNamespace
 
@@ -162,3 +163,43 @@ def test_a_run_in_a_log_file(video, tmp_path):
     out = run.said()[0]
     assert "\r" not in err and "GPU available" not in err and "Tip" not in err
     assert out.startswith("all questions  accuracy ") and "right" in out and "errors count as wrong" in out
+
+
+def test_where_an_answer_comes_from(video, tmp_path, capfd, caplog):
+    """A note on standard error; proven, and exported for video players."""
+    words = ["ask", str(video), QUESTION, "--model", "demo/self", "--budget", "12"]
+    assert cli.main(words) == 0 and "what stands out: 0:" in caplog.text
+    caplog.clear()
+    assert cli.main([*words, "--verify", "true", "--output_dir", str(tmp_path), "--moments", "vtt"]) == 0
+    assert "; without it another answer (support " in caplog.text
+    (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert row["verification"]["changed"] is True and row["moments"][0]["support"] == 1.0 and row["presence"] > 5
+    (file,) = (tmp_path / "moments").iterdir()
+    assert file.read_text().count("-->") == row["verification"]["cited"] and QUESTION in file.read_text()
+    assert len(capfd.readouterr().out.splitlines()) == 2, "the answers alone"
+
+
+def test_what_is_doubtful_is_said(video, caplog):
+    words = ["ask", str(video), QUESTION, "--model", "demo/self", "--model.absent_below", "99"]
+    assert cli.main(words) == 0 and "doubtful: probably not in this video: presence" in caplog.text
+    caplog.clear()
+    assert cli.main([*words[:5], "--selector", "dense"]) == 0 and "stands out" not in caplog.text
+    assert cli.main([*words[:5], "--selector", "uniform", "--verify", "true"]) == 2
+
+
+def test_validate_counts_moments_and_absence(video, tmp_path, capfd):
+    rows = [json.loads(line) for line in (video.parent / "annotations.jsonl").read_text().splitlines()[:3]]
+    there = {"absent": False}
+    absent = {"id": "x", "video": video.name, "question": "What colour is the moon?", "absent": True}
+    text = "".join(json.dumps(row) + "\n" for row in [*({**row, **there} for row in rows), absent])
+    (tmp_path / "a.jsonl").write_text(text)
+    words = ["--config", "demo/self", "--data.annotations", str(tmp_path / "a.jsonl")]
+    words += ["--data.video_root", str(video.parent), "--output_dir", str(tmp_path / "out")]
+    assert cli.main(["validate", *words]) == 0
+    out = capfd.readouterr().out
+    assert (
+        "moments of 3 questions: mIoU " in out and "by chance mIoU" in out and "not in the video: 1 absent of 4" in out
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["counted"] == 3 and results["errors"] == 0 and results["absence"]["absent"] == 1
+    assert results["grounding"]["questions"] == 3 and results["grounding"]["chance_pointing"] == pytest.approx(1.5 / 16)

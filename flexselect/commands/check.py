@@ -53,6 +53,7 @@ SECTIONS = (  # of a config, as the Trainer's verbs read it
     "writer",
     "output_dir",
     "report",
+    "moments",
     "seed_everything",
     "ckpt_path",
     "optimizer",

@@ -28,6 +28,8 @@ SHORT = {  # options of `ask`, and what `predict` calls them
     "--max_frames": "--family.max_frames",
     "--max_new_tokens": "--model.max_new_tokens",
     "--dtype": "--model.dtype",
+    "--verify": "--model.verify",
+    "--moments": "--moments",
     "--output_dir": "--output_dir",
 }
 LOUDNESS = {  # options of every verb, without a value
@@ -39,6 +41,7 @@ SHARED = {  # options that belong to no class
     "--model": ("MODEL", "a config by name (default: qwen2_5_vl_7b), or a checkpoint: a folder, or a hub id"),
     "--output_dir": ("DIR", "folder for everything that is written"),
     "--report": ("", "also write report.html: the run on one page"),
+    "--moments": ("{vtt,chapters}", "also write the moments of each answer, for video players"),
     "--trainer.devices": ("INT", "number of GPUs or processes, which share the videos"),
     "--trainer.accelerator": ("STR", "cpu, gpu or auto"),
     "--trainer.max_steps": ("INT", "stop after so many steps"),
@@ -77,7 +80,7 @@ VERBS = {
     "predict": Verb(
         "answer questions about videos",
         'predict --config qwen2_5_vl_7b --data.video talk.mp4 --data.question "What is shown first?"',
-        ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--output_dir", "--report"),
+        ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--model.verify", "--output_dir", "--report", "--moments"),
         ASKING,
     ),
     "validate": Verb(

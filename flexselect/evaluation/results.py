@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from flexselect.evaluation.absence import absence_line, summarise_absence
 from flexselect.evaluation.grounding import grounding_line, summarise_grounding
 from flexselect.evaluation.statistics import accuracy, interval
 from flexselect.storage.json_lines import json_line, read_json_lines
@@ -25,12 +26,15 @@ EMPTY = "(empty)"  # shown for an empty answer
 NOTHING_EXPECTED = "the annotations have no answer to compare with"
 
 
-def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[dict[str, Any]], macro: str | None = None, absent_below: float | None = None
+) -> dict[str, Any]:
     """Summarise predictions.
 
     Args:
         rows: predictions with `correct` (None: does not count), `video`, `parsed`, `groups`, `error`.
         macro: name of the grouping whose groups' accuracies are averaged into `accuracy`; None averages over questions.
+        absent_below: the run's option of this name.
 
     Returns:
         `accuracy` with its 95 % `interval`: `right` of `counted` questions; `micro_accuracy`, over questions; numbers
@@ -56,6 +60,7 @@ def summarise(rows: Sequence[dict[str, Any]], macro: str | None = None) -> dict[
         "uncounted_reasons": dict(Counter(_reason(row) for row in rows if row["correct"] is None)),
         "warnings": frequent_warnings(rows),
         "grounding": summarise_grounding(rows),
+        "absence": summarise_absence(rows, absent_below),
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
         "groups": {
             name: {
@@ -191,6 +196,8 @@ def summary_lines(results: dict[str, Any]) -> str:
     ]
     if results.get("grounding"):
         lines.append(grounding_line(results["grounding"]))
+    if results.get("absence"):
+        lines.append(absence_line(results["absence"]))
     doubts = [f"{count} rows: {warning}" for warning, count in results["warnings"].items()]
     return "\n".join([*lines, summarise_errors(results), *doubts, ""])
 

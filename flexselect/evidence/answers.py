@@ -8,7 +8,7 @@ from dataclasses import replace
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
-from flexselect.evidence.moments import find_moments
+from flexselect.evidence.moments import find_moments, presence
 from flexselect.evidence.verification import verify
 from flexselect.structures.answer import Answer
 
@@ -36,7 +36,8 @@ def answer_with_moments(
         return answered
     results = []
     for request, answer in zip(requests, answered):
-        assert request.selection is not None
+        assert request.selection is not None and answer.likelihood is not None
+        answer = replace(answer, presence=presence(answer.likelihood, request.selection, request.encoded))
         if not prove:
             results.append(replace(answer, moments=tuple(find_moments(request.selection, request.encoded))))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,6 +82,18 @@ def find_moments(
     for first, stop in runs[:most]:
         moments.append(moment_of(first, stop, distance, edges, float(excess[first:stop].sum()) / total))
     return moments
+
+
+def presence(likelihood: float, selection: Selection, encoded: EncodedVideo) -> float:
+    """Measure what speaks for it that a question's object is in the video, in nats.
+
+    This is the logarithm of the odds of the answer, plus that of the factor by which the best score stands out of the
+    background. Of an object that is not there, a model is less sure, and no score stands out so far. Both depend on the
+    model and the kind of question: `validate` measures the error rates of a threshold where annotations say `absent`.
+    """
+    _, excess = prominence(selection, encoded.num_units)
+    sure = min(max(likelihood, 1e-7), 1 - 1e-7)
+    return math.log(sure / (1 - sure)) + math.log1p(float(excess.max()))
 
 
 def moment_of(

@@ -74,6 +74,7 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)  # seconds under decode, encode, score, prefill, generate
     ids: Tensor | None = None  # int64 [n], the answer's tokens, with the one that ends it if it was not cut off
     likelihood: float | None = None  # the model's probability of the answer, geometric mean per token
+    presence: float | None = None  # nats: how much speaks for it that the question's object is in the video
     moments: tuple[Moment, ...] = ()  # strongest first; empty for dense answers and controls
     verification: Verification | None = None  # None: not asked for
     option: Option | None = None  # None: no options, or the answer chooses none
@@ -93,6 +94,7 @@ class Answer:
             "num_kept_tokens": self.num_kept_tokens,
             "timings": {stage: round(seconds, 6) for stage, seconds in self.timings.items()},
             "likelihood": _rounded(self.likelihood),
+            "presence": _rounded(self.presence),
             "moments": [moment.to_dict() for moment in self.moments],
             "verification": None if self.verification is None else self.verification.to_dict(),
             "warnings": list(self.warnings),

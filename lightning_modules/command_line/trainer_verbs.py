@@ -8,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ActionYesNo, Namespace
 from lightning import LightningDataModule, LightningModule
@@ -22,14 +22,17 @@ from flexselect.commands.verbs import ALL_ANSWERED, COULD_NOT_GO_ON, SOME_FAILED
 from flexselect.evaluation.results import shown_answer, summary_lines
 from flexselect.families.base import VideoFamily
 from flexselect.storage.run_settings import UsageError
+from flexselect.visualize.style import clock_time
 from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.command_line.interruption import Interruption
 from lightning_modules.locating import Locating
 from lightning_modules.progress import progress_callback
-from lightning_modules.question_files import QuestionPictures, Report
+from lightning_modules.question_files import MomentFiles, QuestionPictures, Report
 from lightning_modules.selector_checkpoints import FOLDER, LAST
 from lightning_modules.teacher_scoring import TeacherScoring
 from lightning_modules.video_qa import VideoQA
+
+log = logging.getLogger(__name__)
 
 MODULES = {
     "visualize": VideoQA,
@@ -114,6 +117,8 @@ class FlexSelectCLI(LightningCLI):
         parser.add_argument(
             "--report", action=ActionYesNo, default=False, help="also write report.html, all on one page"
         )
+        kinds = Literal["vtt", "chapters"] | None
+        parser.add_argument("--moments", type=kinds, default=None, help="also write each answer's moments to a file")
         parser.add_lightning_class_args(PredictionWriter, "writer")
         parser.link_arguments("output_dir", "writer.output_dir")
         parser.link_arguments("output_dir", "trainer.default_root_dir")
@@ -135,14 +140,17 @@ class FlexSelectCLI(LightningCLI):
         """Check that the model fits the verb; add defaults for `fit` and a progress bar for the other verbs."""
         config = unmark(self.config[self.subcommand])
         callbacks = self.trainer_defaults.setdefault("callbacks", [])
-        required = VideoQA if config.report else MODULES.get(self.verb, LightningModule)
+        asks = config.report or config.moments is not None
+        required = VideoQA if asks else MODULES.get(self.verb, LightningModule)
         if not issubclass(locate(config.model.class_path) or object, required):
-            option = "--report" if config.report else self.verb
+            option = ("--report" if config.report else "--moments") if asks else self.verb
             raise UsageError(
                 f"{option} is for a model of {required.__name__}, the configs have {config.model.class_path}"
             )
         if config.report:
             callbacks.append(Report())
+        if config.moments is not None:
+            callbacks.append(MomentFiles(config.moments))
         if self.subcommand == "fit":
             prepare_fit(config)
         if config.trainer.enable_progress_bar is not False:
@@ -206,6 +214,19 @@ def report_run(cli: FlexSelectCLI) -> int:
     return SOME_FAILED if failed else ALL_ANSWERED
 
 
+def where(row: dict[str, Any]) -> str:
+    """Say which moments an answer comes from: the cited ones if they were verified, else those that stand out."""
+    if not row.get("moments"):
+        return "no moment stands out"
+    proven = row.get("verification")
+    moments = row["moments"][: proven["cited"]] if proven else row["moments"]
+    spans = ", ".join(f"{clock_time(moment['start'])} to {clock_time(moment['end'])}" for moment in moments)
+    if proven is None:
+        return f"what stands out: {spans}"
+    other = "another answer" if proven["changed"] else "the same answer"
+    return f"from {spans}; without it {other} (support {proven['support']:.2f})"
+
+
 def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
     """Write answers to standard output, and errors to standard error if nothing else tells which row they are of.
 
@@ -215,8 +236,13 @@ def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
     """
     several = len({row["video"] for row in rows}) > 1
     for row in rows:
+        for warning in row["warnings"]:
+            log.warning("doubtful: %s", warning)
         if not with_questions:
             (sys.stdout if row["error"] is None else sys.stderr).write(f"{shown_answer(row)}\n")
+            sys.stdout.flush()
+            if row.get("presence") is not None:  # else nothing was scored
+                log.info("%s", where(row))
             continue
         lines = [*([row["video"]] if several else []), row["question"], shown_answer(row)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))

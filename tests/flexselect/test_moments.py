@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules.needles import write_needle_videos
+from datamodules.needles import COLOURS, SHAPES, write_needle_videos
 from datamodules.rows.times import absent_of, moments_of
 from flexselect import FlexSelect, Selection
+from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
 from flexselect.evidence.moments import find_moments, prominence, runs_of, unit_edges
+from flexselect.evidence.subtitles import chapters, web_vtt
 from flexselect.evidence.verification import Part, Trial
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.frames import VideoFacts
@@ -199,3 +201,43 @@ def test_absent_in_annotations():
     assert [absent_of(value) for value in (True, "false", "yes", None, "", 0)] == [True, False, True, None, None, False]
     with pytest.raises(ValueError, match="absent must be true or false, got 'perhaps'"):
         absent_of("perhaps")
+
+
+def test_what_is_not_there_is_told_by_its_presence(needles):
+    """Shapes and colours that are in a demo video against those that are not; error rates as `validate` prints them."""
+    folder, rows = needles
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", budget=56)
+    results = []
+    for name in sorted({row["video"] for row in rows}):
+        session = fs.open(folder / name, keep="scores_kv")
+        shown = [row["needle"] for row in rows if row["video"] == name]
+        asked = [(f"What colour is the {shape}?", shape in {n["shape"] for n in shown}) for shape in SHAPES]
+        asked += [(f"Which shape is {colour}?", colour in {n["colour"] for n in shown}) for colour in COLOURS]
+        answers = session.ask_all([question for question, _ in asked], 4)
+        results += [{"presence": a.presence, "absent": not there} for a, (_, there) in zip(answers, asked)]
+    summary = summarise_absence(results, threshold=0.0)
+    assert summary["present"] == 16 and summary["absent"] == 12 and summary["auroc"] >= 0.9, summary
+    assert summary["proposed"]["found"] >= 0.6 and summary["proposed"]["false_alarms"] <= 0.07
+    assert summary["at_threshold"]["false_alarms"] == 0.0, "a presence of 0 is rare"
+    assert "AUROC" in absence_line(summary) and "absent_below 0" in absence_line(summary)
+
+
+def test_absence_by_hand():
+    assert auroc([3, 4], [1, 2]) == 1.0 and auroc([1, 2], [1, 2]) == 0.5
+    rows = [{"presence": float(i), "absent": i < 4} for i in range(10)] + [{"presence": None, "absent": True}, {}]
+    summary = summarise_absence(rows, 5.0)
+    assert summary["at_threshold"] == {"threshold": 5.0, "false_alarms": pytest.approx(1 / 6, abs=1e-4), "found": 1.0}
+    assert summary["auroc"] == 1.0 and summarise_absence(rows[4:10]) is None and summarise_absence(rows)["proposed"]
+
+
+def test_moments_for_video_players():
+    moments = [
+        {"start": 3661.5, "end": 3663.25, "share": 0.5, "support": 0.987},
+        {"start": 2.0, "end": 4.0, "share": 0.25},
+    ]
+    vtt = web_vtt("What --> is\nit?", "a cup", moments)
+    assert vtt.startswith("WEBVTT\n\n00:00:02.000 --> 00:00:04.000\nWhat -> is it? a cup\nshare 0.25\n\n")
+    assert "01:01:01.500 --> 01:01:03.250\nWhat -> is it? a cup\nsupport 0.99\n" in vtt and vtt.count("-->") == 2
+    lines = chapters("Is a=b; why?", "#1", moments).splitlines()
+    assert lines[:5] == [";FFMETADATA1", "[CHAPTER]", "TIMEBASE=1/1000", "START=2000", "END=4000"]
+    assert lines[5] == r"title=\#1: Is a\=b\; why? (share 0.25)"
