@@ -202,4 +202,6 @@ def test_validate_counts_moments_and_absence(video, tmp_path, capfd):
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["counted"] == 3 and results["errors"] == 0 and results["absence"]["absent"] == 1
-    assert results["grounding"]["questions"] == 3 and results["grounding"]["chance_pointing"] == pytest.approx(1.5 / 16, abs=1e-3)
+    assert results["grounding"]["questions"] == 3 and results["grounding"]["chance_pointing"] == pytest.approx(
+        1.5 / 16, abs=1e-3
+    )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
-from flexselect.evidence.moments import find_moments, presence
+from flexselect.evidence.moments import find_moments, presence, prominence
 from flexselect.evidence.verification import verify
 from flexselect.structures.answer import Answer
 
@@ -37,9 +37,10 @@ def answer_with_moments(
     results = []
     for request, answer in zip(requests, answered):
         assert request.selection is not None and answer.likelihood is not None
-        answer = replace(answer, presence=presence(answer.likelihood, request.selection, request.encoded))
+        distance, excess = prominence(request.selection, request.encoded.num_units)
+        answer = replace(answer, presence=presence(answer.likelihood, excess))
         if not prove:
-            results.append(replace(answer, moments=tuple(find_moments(request.selection, request.encoded))))
+            results.append(replace(answer, moments=tuple(find_moments(distance, excess, request.encoded))))
             continue
         clock = Clock(engine.gpus, answer.timings)
         with clock("verify"):

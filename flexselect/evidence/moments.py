@@ -49,33 +49,35 @@ def prominence(selection: Selection, num_units: int) -> tuple[Tensor, Tensor]:
         float64 [U] each: the distance from the background in standard deviations, and the factor above it less one,
         at least 0.
     """
-    scores = selection.scores.cpu().double()
-    per_unit = len(scores) // num_units
+    scores, per_unit = selection.scores, len(selection.scores) // num_units
     scores = torch.roll(scores, -selection.shift) if selection.shift else scores
-    best = scores.view(num_units, per_unit).amax(1)
+    best = scores.view(num_units, per_unit).amax(1).cpu().double()
     level = best.clamp_min(1e-12).log() if bool((best >= 0).all()) else best
-    distance, excess = torch.zeros(num_units, dtype=torch.float64), torch.zeros(num_units, dtype=torch.float64)
+    by_length: dict[int, list[Tensor]] = {}  # sets have at most two lengths
     for tokens in selection.sets:
-        units = tokens.cpu()[::per_unit] // per_unit
-        centre = level[units].median()
-        spread = 1.4826 * (level[units] - centre).abs().median()
-        distance[units] = (level[units] - centre) / spread.clamp_min(LEAST_SPREAD)
-        excess[units] = (level[units] - centre).clamp(0, 50).exp() - 1
+        by_length.setdefault(len(tokens), []).append(tokens[::per_unit])
+    distance, excess = torch.zeros_like(level), torch.zeros_like(level)
+    for sets in by_length.values():
+        units = torch.stack(sets).cpu() // per_unit  # [S, F]
+        above = level[units] - level[units].median(1, keepdim=True).values
+        spread = 1.4826 * above.abs().median(1, keepdim=True).values
+        distance[units] = above / spread.clamp_min(LEAST_SPREAD)
+        excess[units] = above.clamp(0, 50).exp() - 1
     return distance, excess
 
 
 def find_moments(
-    selection: Selection, encoded: EncodedVideo, threshold: float = STANDS_OUT, most: int = MOST
+    distance: Tensor, excess: Tensor, encoded: EncodedVideo, threshold: float = STANDS_OUT, most: int = MOST
 ) -> list[Moment]:
     """Find the moments of a question, the most prominent first.
 
     Args:
-        selection: scores and frame sets of a scorer that ranks content.
+        distance: how far units stand out, float64 [U], see `prominence`.
+        excess: the factor above the background, float64 [U], see `prominence`.
         encoded: the video.
         threshold: standard deviations of the background from which a unit belongs to a moment.
         most: the maximum number of moments.
     """
-    distance, excess = prominence(selection, encoded.num_units)
     edges, total = unit_edges(encoded), float(excess.sum()) or 1.0
     runs = sorted(runs_of((distance > threshold).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
     moments = []
@@ -84,14 +86,13 @@ def find_moments(
     return moments
 
 
-def presence(likelihood: float, selection: Selection, encoded: EncodedVideo) -> float:
+def presence(likelihood: float, excess: Tensor) -> float:
     """Measure what speaks for it that a question's object is in the video, in nats.
 
     This is the logarithm of the odds of the answer, plus that of the factor by which the best score stands out of the
     background. Of an object that is not there, a model is less sure, and no score stands out so far. Both depend on the
     model and the kind of question: `validate` measures the error rates of a threshold where annotations say `absent`.
     """
-    _, excess = prominence(selection, encoded.num_units)
     sure = min(max(likelihood, 1e-7), 1 - 1e-7)
     return math.log(sure / (1 - sure)) + math.log1p(float(excess.max()))
 

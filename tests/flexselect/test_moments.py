@@ -39,14 +39,18 @@ def scored(units=64, per_unit=4, sets=1, hot=(), scale=None, shift=0):
     return Selection(torch.roll(scores, shift), torch.arange(4), parts, shift)
 
 
+def moments(selection, video, **how):
+    return find_moments(*prominence(selection, video.num_units), video, **how)
+
+
 def spans(selection, video, **how):
-    return [moment.units for moment in find_moments(selection, video, **how)]
+    return [moment.units for moment in moments(selection, video, **how)]
 
 
 def test_what_stands_out_is_found_and_neighbours_are_joined():
     assert spans(scored(hot=(10, 11, 12, 40)), a_video()) in ([(10, 13), (40, 41)], [(40, 41), (10, 13)])
     assert spans(scored(), a_video()) == [], "a background has no moment"
-    assert len(find_moments(scored(hot=range(0, 64, 8)), a_video(), most=3)) == 3
+    assert len(moments(scored(hot=range(0, 64, 8)), a_video(), most=3)) == 3
 
 
 @pytest.mark.parametrize("scale", [(1, 1, 1, 1), (1, 100, 0.01, 3)])
@@ -65,7 +69,7 @@ def test_shifted_scores_belong_to_earlier_tokens():
 def test_shares_and_order():
     selection = scored(hot=(10, 11, 40))
     selection.scores[40 * 4 + 1] *= 5
-    first, second = find_moments(selection, a_video())
+    first, second = moments(selection, a_video())
     assert first.units == (40, 41) and 0.5 < first.share < 1 and 0.97 < first.share + second.share <= 1.0
     distance, excess = prominence(selection, 64)
     assert float(distance.median()) == pytest.approx(0, abs=0.2) and float(excess.min()) == 0.0
@@ -81,7 +85,7 @@ def test_edges_are_the_files_own_times():
     assert unit_edges(replace(a_video(3, seconds=seconds), about=part))[-1] == 15.5
     assert unit_edges(a_video(6, seconds=seconds)).tolist() == [10, 10.5, 11, 13, 14, 15, 16]
     assert unit_edges(a_video(2)).tolist() == [0, 1, 2], "unknown times: unit numbers"
-    moment = find_moments(scored(64, hot=(3,)), a_video(64, seconds=torch.arange(64.0, dtype=torch.float64) / 2))[0]
+    moment = moments(scored(64, hot=(3,)), a_video(64, seconds=torch.arange(64.0, dtype=torch.float64) / 2))[0]
     assert (moment.start, moment.end, moment.peak) == (1.5, 2.0, 1.75)
 
 

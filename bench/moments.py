@@ -1,0 +1,98 @@
+"""Moments of the demo's needles: raw, proven and by chance; deletions; absent shapes; and what the proof costs.
+
+    python -m bench.moments                               (a few minutes on two cores)
+    python -m bench.moments --patches 1024 --videos 4
+
+Each video has four shapes, each visible for 1.5 seconds. Questions with options are left out where absence is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from bench.measure import write_result
+from datamodules.needles import COLOURS, SHAPES, write_needle_videos
+from flexselect import FlexSelect
+from flexselect.evaluation.absence import summarise_absence
+from flexselect.evaluation.grounding import ground
+
+MODEL = "checkpoints/demo/video_llm"
+SCORERS = {"training-free": "self", "lite": "checkpoints/demo/selector"}
+
+
+def asked_about(session: Any, row: dict, length: float) -> dict[str, Any]:
+    """Ask one question with and without proof; return what the table counts."""
+    options = {"max_new_tokens": 4, "options": row["options"] or ()}
+    raw, proven = (session.ask(row["question"], verify=verify, **options) for verify in (False, True))
+    truth = [tuple(moment) for moment in row["moments"]]
+    grounds = [ground([moment.to_dict() for moment in answer.moments], truth, length) for answer in (raw, proven)]
+    right = row["answer"] == (raw.option.letter if raw.option else raw.text)
+    return {"raw": grounds[0], "proven": grounds[1], "right": right, "proof": proven.verification, "answer": proven}
+
+
+def measure(mode: str, selector: str, rows: list[dict], folder: Path, length: float) -> dict[str, Any]:
+    """Measure one mode over all videos."""
+    fs = FlexSelect.from_pretrained(MODEL, selector=selector, dtype="float32", device="cpu")
+    results, presence = [], []
+    for name in sorted({row["video"] for row in rows}):
+        session = fs.open(folder / name, keep="scores_kv", progress=False)
+        results += [asked_about(session, row, length) for row in rows if row["video"] == name]
+        shown = [row["needle"] for row in rows if row["video"] == name]
+        asked = [(f"What colour is the {shape}?", shape in {n["shape"] for n in shown}) for shape in SHAPES]
+        asked += [(f"Which shape is {colour}?", colour in {n["colour"] for n in shown}) for colour in COLOURS]
+        answers = session.ask_all([question for question, _ in asked], 4)
+        presence += [{"presence": a.presence, "absent": not there} for a, (_, there) in zip(answers, asked)]
+    right = [result for result in results if result["right"]]
+    absence = summarise_absence(presence) or {}
+
+    def mean(values: Any) -> float:
+        return round(statistics.mean(map(float, values)), 4)
+
+    timings = [result["answer"].timings for result in results]
+    return {
+        "mode": mode,
+        "questions": len(results),
+        "right": len(right),
+        "raw_iou_half": mean(result["raw"]["iou"] >= 0.5 for result in results),
+        "raw_pointing": mean(result["raw"]["pointing"] for result in results),
+        "proven_iou_half": mean(result["proven"]["iou"] >= 0.5 for result in results),
+        "proven_pointing": mean(result["proven"]["pointing"] for result in results),
+        "chance_iou": mean(result["proven"]["chance_iou"] for result in results),
+        "changed": mean(result["proof"].changed for result in right),
+        "changed_by_chance": mean(result["proof"].changed_without_others for result in right),
+        "auroc": absence["auroc"],
+        "absent_found_at_5_percent": absence["proposed"]["found"],
+        "verify_over_prefill": round(
+            statistics.median(t["verify"] for t in timings) / statistics.median(t["prefill"] for t in timings), 2
+        ),
+    }
+
+
+def main() -> None:
+    """Print one line per mode."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=8)
+    parser.add_argument("--patches", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=11)
+    options = parser.parse_args()
+    disable_progress_bar()
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        annotations = write_needle_videos(folder, options.videos, options.patches, seed=options.seed)
+        asked = [json.loads(line) for line in annotations.read_text(encoding="utf-8").split("\n") if line]
+        for mode, selector in SCORERS.items():
+            rows.append(measure(mode, selector, asked, folder, float(options.patches)))
+            print("\n".join(f"{name:28}{value}" for name, value in rows[-1].items()) + "\n", flush=True)
+    write_result(f"moments_{options.patches}_{options.seed}", vars(options), rows)
+
+
+if __name__ == "__main__":
+    main()
