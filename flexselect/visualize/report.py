@@ -1,6 +1,7 @@
 """A run as one HTML page: results, plots, provenance, and each question with its most relevant frames.
 
-The page is self-contained: it needs no network and no other file. Needs jinja2, extra `viz`.
+The page needs no network, and no other file but the videos that it plays, which stay where they are. Needs jinja2,
+extra `viz`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -42,8 +45,8 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
 
     Returns:
         `frames`, the units with kept tokens and the best scores: `when`, `score`, number of `kept` tokens, and `jpeg`
-        in base64.
-        Along the video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty for controls.
+        in base64. Along the video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty
+        for controls. `seconds`, the length, and `path`, the file, if they are known.
     """
     if selection is None:
         units, total = session.grid[0], math.prod(session.grid)
@@ -58,6 +61,7 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
         "kept": _binned(token_map.kept_by_unit, np.add),
         "best": _binned(token_map.best, np.maximum) if selection is not None and token_map.scored else [],
         "seconds": None if token_map.seconds is None else float(token_map.edges[-1]),
+        "path": str(Path(session.video).resolve()) if isinstance(session.video, str | Path) else None,
     }
 
 
@@ -90,10 +94,11 @@ def write_report(
     evidence_by_row = {i: evidence for i in pictured if (evidence := evidence_of(rows[i])) is not None}
     template = files("flexselect.visualize").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["clock"] = clock_time
     environment.filters["length_text"] = length_text
     page = environment.from_string(template).render(
         title=title,
-        rows=[{**row, "state": state(row), "evidence": evidence_by_row.get(i)} for i, row in enumerate(rows)],
+        rows=[_shown(row, evidence_by_row.get(i), path) for i, row in enumerate(rows)],
         results=results,
         wrong=summarise_errors(results) if results else None,
         provenance=flatten_settings(provenance),
@@ -104,6 +109,14 @@ def write_report(
         most=most if len(rows) > most else None,
     )
     write_atomically(path, page)
+
+
+def _shown(row: dict[str, Any], evidence: Evidence | None, page: Path) -> dict[str, Any]:
+    """Add to a row what the page shows: its state, its evidence, and the address of its video relative to the page."""
+    video, source = (evidence or {}).get("path"), None
+    if video is not None and Path(video).is_file():
+        source = quote(Path(os.path.relpath(video, page.resolve().parent)).as_posix())
+    return {**row, "state": state(row), "evidence": evidence, "source": source}
 
 
 def state(row: dict[str, Any]) -> str:

@@ -49,7 +49,9 @@ def test_validate_with_report(annotations, videos, tmp_path):
     assert "&lt;i&gt;this&lt;/i&gt;" in failed[1] and "no such file" in failed[2] and failed[3] == 0
     assert all(frames == 4 for what, _, _, frames in told if what != "error")
     assert results["fingerprint"]["weights"] in page and "reference_layer" in page
-    outside = re.findall(r"(?:src|href)=\"(?!data:)|@import|url\(|https?://", page)
+    videos_played = re.findall(r"<video controls preload=\"none\" src=\"([^\"]+)\">", page)
+    assert len(videos_played) == 8 and all((out / address).is_file() for address in videos_played), "beside the page"
+    outside = re.findall(r"(?:src|href)=\"(?!data:)|@import|url\(|https?://", re.sub(r"<video [^>]*>", "", page))
     assert not outside, f"the page needs {outside}"
 
 
@@ -171,3 +173,25 @@ def test_the_report_in_a_browser(annotations, videos, tmp_path, browser):
     outside = [url for url in asked if not url.startswith(("file://", "data:"))]
     assert not wrong and not outside
     context.close()
+
+
+def test_the_report_plays_the_video_at_a_moment(annotations, videos, tmp_path, browser):
+    """Opened from disk; a click on a moment, and one on the timeline, set the player's time."""
+    out = tmp_path / "out"
+    run("validate", "self", annotations, videos, out, "--report", "--model.budget", "20", "--model.verify", "true")
+    page = browser.new_context(offline=True).new_page()
+    page.goto(f"file://{out / 'report.html'}")
+    row = page.locator("details:has(video)").first
+    row.locator("summary").click()
+    moment = row.locator(".moment").first
+    moment.click()
+    at = float(moment.get_attribute("data-at"))
+    video = row.locator("video").element_handle()
+    page.wait_for_function("video => video.readyState > 0", arg=video)
+    assert page.evaluate("video => video.currentTime", video) == pytest.approx(at, abs=0.1)
+    assert page.evaluate("video => video.duration", video) == pytest.approx(6.0, abs=0.6)
+    along = row.locator(".along")
+    box = along.bounding_box()
+    along.click(position={"x": box["width"] / 2, "y": 5})
+    assert page.evaluate("video => video.currentTime", video) == pytest.approx(3.0, abs=0.3)
+    assert "without it the model gives" in row.inner_text() or "without the first" in row.inner_text()
