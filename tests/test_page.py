@@ -5,11 +5,13 @@ import signal
 import socket
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 import cli
+from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.page.facts import answer_facts, escape_markdown, video_facts
 from flexselect.page.modes import Modes
@@ -195,3 +197,35 @@ def test_it_holds_on_a_phone(page):
     for width in (390, 1400):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"cut off at {width} pixels"
+
+
+def test_a_click_on_a_moment_sets_the_players_time(page, videos, tmp_path):
+    """The file itself is played, in parts: nothing is copied."""
+    write_needle_videos(tmp_path, videos=1, patches=48, seed=2026)
+    long = videos / "long.mp4"
+    long.write_bytes((tmp_path / "needles_000.mp4").read_bytes())
+    try:
+        page.get_by_label("A video").click()
+        page.get_by_role("option", name=long.name).click()
+        page.get_by_text("432 visual tokens").wait_for()
+        video = page.locator("#player").element_handle()
+        page.wait_for_function("video => video.readyState > 0", arg=video)
+        ask(page, "What colour is the circle?")
+        page.get_by_text("9 of 432 visual tokens shown").nth(1).wait_for()
+        moment = page.locator(".moment").last
+        at = float(re.search(r"currentTime = ([\d.]+)", moment.get_attribute("onclick"))[1])
+        moment.click()
+        assert page.evaluate("video => video.currentTime", video) == pytest.approx(at, abs=0.1)
+        assert page.evaluate("video => video.duration", video) == pytest.approx(48.0, abs=0.6)
+        (address,) = {url for url in page.asked if "/file=" in url and url.endswith(".mp4")}
+        assert str(long) in address, "from where it lies"
+        status, headers = served_part(address)
+        assert status == 206 and headers["content-range"].startswith("bytes 0-99/")
+    finally:
+        long.unlink()
+
+
+def served_part(address):
+    request = urllib.request.Request(address, headers={"Range": "bytes=0-99"})
+    with urllib.request.urlopen(request) as answer:
+        return answer.status, {name.lower(): value for name, value in answer.headers.items()}

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import quote
+
 from flexselect.session import VideoSession
 from flexselect.structures.answer import Answer
-from flexselect.visualize.style import length_text
+from flexselect.visualize.style import clock_time, length_text
+
+JUMP = "const v = document.getElementById('player'); if (v) {{ v.currentTime = {}; v.scrollIntoView(false); }}"
+BUTTON = "margin: .2em .4em .2em 0; padding: .1em .5em; border: 1px solid; border-radius: 4px"
+PLAYER = '<video id="player" controls preload="metadata" style="width: 100%; max-height: 50vh" src="{}"></video>'
 
 
 def question_seconds(answer: Answer) -> float:
@@ -13,10 +20,21 @@ def question_seconds(answer: Answer) -> float:
 
 
 def answer_facts(answer: Answer) -> str:
-    """Format tokens and seconds of an answer."""
+    """Format tokens, seconds and moments of an answer as HTML; a click on a moment sets the player's time."""
     parts = ", ".join(f"{s} {answer.timings[s]:.3f}" for s in ("score", "prefill", "generate") if s in answer.timings)
     tokens = f"{answer.num_kept_tokens:,} of {answer.num_visual_tokens:,} visual tokens shown"
-    return f"{tokens}  \n{question_seconds(answer):.3f} s: {parts}"
+    seconds = f"{question_seconds(answer):.3f} s: {parts}"
+    buttons = "".join(
+        f'<button class="moment" style="{BUTTON}" onclick="{JUMP.format(moment.start)}">'
+        f"{clock_time(moment.start)}–{clock_time(moment.end)}</button>"
+        for moment in answer.moments
+    )
+    return f"{tokens}<br>{seconds}<div>{buttons}</div>"
+
+
+def player(path: Path) -> str:
+    """Return the HTML that plays a video, from its own file."""
+    return PLAYER.format(f"/gradio_api/file={quote(str(path.resolve()))}")
 
 
 def video_facts(session: VideoSession) -> str:

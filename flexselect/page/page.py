@@ -11,7 +11,7 @@ from typing import Any
 from flexselect.evaluation.results import EMPTY
 from flexselect.families import family_of
 from flexselect.options import Options, check_names
-from flexselect.page.facts import answer_facts, escape_markdown, question_seconds, video_facts
+from flexselect.page.facts import answer_facts, escape_markdown, player, question_seconds, video_facts
 from flexselect.page.modes import DENSE, Modes
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_trained
@@ -85,6 +85,7 @@ def serve(
         server_name=host,
         server_port=port or None,
         max_file_size=f"{max_upload_mb}mb",
+        allowed_paths=[] if videos is None else [str(Path(videos).resolve())],  # played from where they lie
         state_session_capacity=SESSIONS,
         theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # no download
         footer_links=[],
@@ -149,7 +150,7 @@ class Page:
                 with gr.Column(scale=2):
                     chosen = gr.Dropdown([], value=None, label="A video", visible=self.videos is not None)
                     file = gr.File(label="or upload one", file_types=VIDEOS, height=120)
-                    status = gr.Markdown("No video yet.")
+                    status, film = gr.Markdown("No video yet."), gr.HTML()
                 with gr.Column(scale=3):
                     question = gr.Textbox(label="Question", placeholder="What colour is the circle?")
                     modes = gr.CheckboxGroup(list(self.modes.models), value=list(self.modes.models), label="Modes")
@@ -171,7 +172,7 @@ class Page:
 
             for listing in (blocks.load, chosen.focus):  # so that files are seen that were added since
                 listing(self.list_again, None, [chosen], show_progress="hidden", queue=False)
-            opened = [sessions, status, budget, button, *shown]
+            opened = [sessions, status, film, budget, button, *shown]
             chosen.select(open_video, [chosen], opened, trigger_mode="always_last", **busy)  # `input` would fire twice
             chosen.select(None, None, file, js="() => null")  # clear the other way to choose
             file.upload(open_video, [file], opened, **busy)
@@ -185,7 +186,7 @@ class Page:
                 with gr.Column(min_width=280):
                     yield [
                         gr.Textbox(label=mode, interactive=False),
-                        gr.Markdown(),
+                        gr.HTML(),
                         *(
                             gr.Image(show_label=False, interactive=False, buttons=["fullscreen"], visible=mode != DENSE)
                             for _ in range(2)
@@ -206,19 +207,20 @@ class Page:
             return
         empty = [None] * (4 * len(self.modes.models))
         path = list_videos(self.videos).get(video, Path(video))
-        yield [{}, f"Decoding and encoding {path.name} ...", gr.skip(), gr.Button(interactive=False), *empty]
+        wait = gr.Button(interactive=False)
+        yield [{}, f"Decoding and encoding {path.name} ...", player(path), gr.skip(), wait, *empty]
         progress(0, desc=f"indexing {path.name}")
         try:
             sessions = self.modes.open(path)
         except (ValueError, RuntimeError, OSError) as error:
             reason = str(error).replace(str(path), path.name)
-            yield [{}, f"**{escape_markdown(reason)}**", gr.skip(), gr.skip(), *empty]
+            yield [{}, f"**{escape_markdown(reason)}**", "", gr.skip(), gr.skip(), *empty]
             return
         session = next(iter(sessions.values()))
         total = session.encode().num_tokens
         slider = gr.Slider(maximum=total, value=min(self.modes.budget, total))
         status = f"**{escape_markdown(path.name)}**: {video_facts(session)}"
-        yield [sessions, status, slider, gr.Button(interactive=True), *empty]
+        yield [sessions, status, gr.skip(), slider, gr.Button(interactive=True), *empty]
 
     def ask(
         self, sessions: dict[str, VideoSession], asked: list[list[Any]], question: str, modes: list[str], budget: int
