@@ -72,11 +72,16 @@ def demo(words: Sequence[str], loudness: Sequence[str]) -> int:
     """Run the verb `demo`: render a video, and ask the model that is included about it."""
     from datamodules.needles import write_needle_videos
     from flexselect.commands.demo import run_demo
+    from flexselect.nearest import did_you_mean
+    from flexselect.storage.run_settings import UsageError
 
     quiet_libraries(loudness)
-    parser = argparse.ArgumentParser(prog="flexselect demo", allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(prog="flexselect demo", allow_abbrev=False)
     parser.add_argument("--output_dir", default="outputs/try")
-    folder = parser.parse_args(words).output_dir
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise UsageError(f"demo has no option {unknown[0]}{did_you_mean(unknown[0], ['--output_dir'])}")
+    folder = options.output_dir
     return run_demo(write_needle_videos(folder, videos=1, patches=256, seed=2026))
 
 

@@ -114,7 +114,8 @@ def verify(engine: Engine, request: Request, answer: Answer) -> Answer:
     distance, excess = prominence(trial.selection, num_units)
     runs = sorted(runs_of((distance > FROM).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
     quiet = [(unit, unit + 1) for unit in distance.abs().sort(stable=True).indices[:QUIET].tolist()]
-    tried = trial.try_parts([*quiet, *(runs[:CANDIDATES] or [(0, num_units)])])
+    highest = int(distance.argmax())  # tried if no unit stands out
+    tried = trial.try_parts([*quiet, *(runs[:CANDIDATES] or [(highest, highest + 1)])])
     floor = statistics.mean(trial.probability(part.value) for part in tried[: len(quiet)])
     parts, whole = tried[len(quiet) :], answer.likelihood or 1.0
     best = trial.narrowed(_first(parts, distance))

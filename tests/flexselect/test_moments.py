@@ -105,6 +105,16 @@ def test_every_family_has_moments_and_a_likelihood(load):
     assert uniform.moments == (), "a control points to nothing"
 
 
+@pytest.mark.parametrize(("frames", "budget"), [(1, 1), (2, 10**6), (12, 3)])
+def test_any_clip_can_be_verified(load, frames, budget):
+    """One unit; everything kept, and so everything left out; one token."""
+    answer = load(selector="self").open(tiny.frames(frames, 56, 84)).ask("What?", 3, budget=budget, verify=True)
+    proof, (first, *_) = answer.verification, answer.moments
+    assert 0 <= proof.support <= 1 and 0 < proof.likelihood_without <= 1 and proof.cited >= 1
+    assert 0 <= first.units[0] < first.units[1] <= answer.num_visual_tokens and first.support is not None
+    assert proof.to_dict()["support"] == round(proof.support, 3)
+
+
 def test_the_likelihood_is_that_of_the_answers_tokens(load):
     """As a forward pass over prompt and answer gives it."""
     fs = load(selector="self", budget=9)
