@@ -45,4 +45,4 @@ def test_the_same_seed_writes_the_same_videos(tmp_path):
     assert frames[0].shape == (6, 84, 84, 3)
     assert bool((frames[0] == frames[1]).all()) and not bool((frames[0] == frames[2]).all())
     row = json.loads(same[0].splitlines()[0])
-    assert set(row) == {"id", "video", "question", "answer", "options", "needle"}
+    assert set(row) == {"id", "video", "question", "answer", "options", "needle", "moments"}

@@ -87,7 +87,7 @@ def test_an_answer_ends_with_the_turn(internvl):
     generate, generated = fs.lm.generate, []
     fs.lm.generate = lambda *arguments: generated.append(generate(*arguments)) or generated[-1]
     session.ask("Why?", max_new_tokens=8)
-    assert [ids.tolist() for ids in generated[0]] == [[end]]
+    assert [new.ids.tolist() for new in generated[0]] == [[end]]
 
 
 def test_prompts_that_do_not_fit_their_frames_are_refused(llava, internvl):
