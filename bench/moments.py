@@ -1,8 +1,9 @@
 """Moments of the demo's needles: raw, proven and by chance; deletions; absent shapes; and what the proof costs.
 
     python -m bench.moments                               (a few minutes on two cores)
-    python -m bench.moments --patches 1024 --videos 4
+    python -m bench.moments --patches 1024 --videos 3 --positions compact
 
+The demo's model never saw positions above 600, so it needs compact ones for longer videos.
 Each video has four shapes, each visible for 1.5 seconds. Questions with options are left out where absence is measured.
 """
 
@@ -37,9 +38,8 @@ def asked_about(session: Any, row: dict, length: float) -> dict[str, Any]:
     return {"raw": grounds[0], "proven": grounds[1], "right": right, "proof": proven.verification, "answer": proven}
 
 
-def measure(mode: str, selector: str, rows: list[dict], folder: Path, length: float) -> dict[str, Any]:
+def measure(mode: str, fs: FlexSelect, rows: list[dict], folder: Path, length: float) -> dict[str, Any]:
     """Measure one mode over all videos."""
-    fs = FlexSelect.from_pretrained(MODEL, selector=selector, dtype="float32", device="cpu")
     results, presence = [], []
     for name in sorted({row["video"] for row in rows}):
         session = fs.open(folder / name, keep="scores_kv", progress=False)
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=8)
     parser.add_argument("--patches", type=int, default=256)
     parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--positions", choices=["original", "compact"])
     options = parser.parse_args()
     disable_progress_bar()
     rows = []
@@ -89,7 +90,9 @@ def main() -> None:
         annotations = write_needle_videos(folder, options.videos, options.patches, seed=options.seed)
         asked = [json.loads(line) for line in annotations.read_text(encoding="utf-8").split("\n") if line]
         for mode, selector in SCORERS.items():
-            rows.append(measure(mode, selector, asked, folder, float(options.patches)))
+            how = {"max_frames": 2 * options.patches, "positions": options.positions}  # every frame: a unit is a second
+            fs = FlexSelect.from_pretrained(MODEL, selector=selector, dtype="float32", device="cpu", **how)
+            rows.append(measure(mode, fs, asked, folder, float(options.patches)))
             print("\n".join(f"{name:28}{value}" for name, value in rows[-1].items()) + "\n", flush=True)
     write_result(f"moments_{options.patches}_{options.seed}", vars(options), rows)
 
