@@ -84,6 +84,7 @@ def test_a_folder_is_asked_with_its_family(video, checkpoint, capfd):
     [
         ([], "a video and a question is missing"),
         (["VIDEO"], "a question is missing"),
+        (["VIDEO", " "], "a question is empty"),
         (["nowhere.mp4", "a?"], "nowhere.mp4: no such video"),
         (["VIDEO", "a?", "--modle", "x"], "ask has no option --modle; did you mean --model?"),
         (["VIDEO", "a?", "--budget"], "--budget has no value"),

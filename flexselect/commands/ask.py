@@ -44,6 +44,8 @@ def predict_words(words: Sequence[str]) -> list[str]:
         lack = "a question" if texts else "a video and a question"
         raise ValueError(f'{lack} is missing: ask VIDEO "What is shown?"')
     video, *questions = texts
+    if not all(question.strip() for question in questions):
+        raise ValueError('a question is empty: ask VIDEO "What is shown?"')
     if not Path(video).exists():
         raise FileNotFoundError(f"{video}: no such video")
     selector = options.get("--selector")
