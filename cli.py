@@ -62,6 +62,8 @@ def check(words: Sequence[str], loudness: Sequence[str]) -> int:
     from datamodules.needle_clips import NeedleClips
     from flexselect.commands.check import check_words
 
+    quiet_libraries(loudness)
+
     def clips(family: VideoFamily, count: int, units: int) -> list[NeedleClip]:
         return list(NeedleClips(family, count, units, distractors=min(3, units - 1)).predict_dataloader())
 
@@ -179,8 +181,8 @@ def run_verb(arguments: Sequence[str], interruption: Interruption, loudness: Seq
     from flexselect.storage.run_settings import UsageError
 
     verb, *words = ["--help" if word == "--help-all" else word for word in arguments]
-    if verb == "ask" and "--help" not in words:
-        words = predict_words(words)
+    if verb == "ask":
+        words = words if "--help" in words else predict_words(words)
     words = mark_texts(words)
     if verb == "validate" and names_experiment([verb, *words]):
         verb = "experiment"

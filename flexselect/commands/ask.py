@@ -44,10 +44,16 @@ def predict_words(words: Sequence[str]) -> list[str]:
         lack = "a question" if texts else "a video and a question"
         raise ValueError(f'{lack} is missing: ask VIDEO "What is shown?"')
     video, *questions = texts
+    if not video.strip():
+        raise ValueError('the video is empty: ask VIDEO "What is shown?"')
     if not all(question.strip() for question in questions):
         raise ValueError('a question is empty: ask VIDEO "What is shown?"')
     if not Path(video).exists():
-        raise FileNotFoundError(f"{video}: no such video")
+        swapped = '; the video comes first: ask VIDEO "What is shown?"' if Path(questions[0]).is_file() else ""
+        near = did_you_mean(video, map(str, Path(video).parent.glob("*"))) if len(video) < 200 else ""
+        raise FileNotFoundError(f"{video}: no such video{swapped or near}")
+    if Path(video).is_dir():
+        raise ValueError(f"{video} is a folder: ask is about one video; for all videos of a folder use predict")
     selector = options.get("--selector")
     if selector is not None:
         options["--selector"] = MODES.get(selector, selector)
@@ -66,8 +72,8 @@ def _model(name: str) -> list[str]:
     file = config_file(name)
     if Path(file).is_file():
         return ["--config", file]
-    if not Path(name).is_dir() and "/" not in name:
-        near = did_you_mean(name, config_names(), cutoff=0.5)
+    near = did_you_mean(name, config_names(), cutoff=0.5 if "/" not in name else 0.8)
+    if not Path(name).is_dir() and ("/" not in name or near):
         raise ValueError(f"--model {name}: no config has this name, and it is no folder and no hub id{near}")
     from flexselect.families import family_class  # imports PyTorch
 

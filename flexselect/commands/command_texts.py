@@ -82,7 +82,9 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
     if option is not None:
         return f"there is no {option[1]}{did_you_mean(option[1], options)}"
     if "arguments are required" in message:
-        return f"{message}; give --config FILE, for example --config configs/qwen2_5_vl_7b.yaml"
+        if "--config" in options:
+            return "a model is missing: give --config CONFIG, for example --config qwen2_5_vl_7b"
+        return message
     wrong = WRONG_VALUE.search(message)
     if wrong is None:
         return message

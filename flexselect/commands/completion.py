@@ -11,7 +11,14 @@ from flexselect.commands.help import option_of
 from flexselect.commands.verbs import LOUDNESS, VERBS
 from flexselect.shipped import config_names
 
-FILES, FOLDERS = ("FILE", "PATH", "CONFIG", "MODEL"), ("DIR",)  # types whose values are paths
+FOLDERS = ("DIR",)  # types whose values are folders
+TEXTS = ("--data.question", "--model.", "--family.max_frames", "--trainer.")  # how options begin that take no file
+POSITIONALS = {"ask": ("video",), "compare": ("one", "other")}  # files or folders
+MODELS = "demo/"  # besides the configs at the top, those of the demo are models
+
+
+SELECTORS = ("--selector", "--model.selector")
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
@@ -24,6 +31,10 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
     verbs = parser.add_subparsers()
     for name, verb in VERBS.items():
         words = verbs.add_parser(name, help=verb.line)
+        for place in POSITIONALS.get(name, ()):
+            words.add_argument(place, help="a file or folder").complete = shtab.FILE  # type: ignore[attr-defined]
+        if name == "completion":
+            words.add_argument("shell", choices=SHELLS)
         for option in verb.options:
             kind, meaning = option_of(verb, option)
             _add(words, option, kind, meaning.replace("%", "%%"))
@@ -37,9 +48,15 @@ def _add(words: argparse.ArgumentParser, option: str, kind: str, meaning: str) -
     if not kind:
         words.add_argument(option, action="store_true", help=meaning)
         return
-    choices = kind[1:-1].split(",") if kind.startswith("{") else config_names() if kind in ("CONFIG", "MODEL") else None
+    choices = kind[1:-1].split(",") if kind.startswith("{") else None
+    if kind == "CONFIG":
+        choices = config_names()
+    if kind == "MODEL":
+        choices = [name for name in config_names() if "/" not in name or name.startswith(MODELS)]
+    if option in SELECTORS:
+        choices = ["self", "dense", "uniform", "random"]
     argument: Any = words.add_argument(option, choices=choices, metavar=kind, help=meaning)
-    if kind in FILES and choices is None:
-        argument.complete = shtab.FILE
     if kind in FOLDERS:
         argument.complete = shtab.DIRECTORY
+    elif choices is None and not option.startswith(TEXTS) and kind != "INT":
+        argument.complete = shtab.FILE

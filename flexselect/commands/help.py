@@ -23,7 +23,7 @@ INDENT = 28  # columns before the meaning of an option
 
 
 def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
-    """Answer a command line that needs no model: help, the version, an unknown verb, a config that is not there.
+    """Answer a command line that needs no model: help, the version, mistakes that are seen without reading options.
 
     Args:
         words: the words after the program's name.
@@ -31,9 +31,9 @@ def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
     Returns:
         The exit status and the text; None: a verb must run.
     """
-    if not words or words[0] in HELP:
+    if not words or words[0] in (*HELP, "help"):
         return ALL_ANSWERED, overview()
-    if list(words) == ["--version"]:
+    if list(words) in (["--version"], ["-V"]):
         return ALL_ANSWERED, f"flexselect {__version__}\n"
     verb = words[0]
     if verb not in VERBS:
@@ -44,11 +44,26 @@ def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
         if not Path(config).exists():
             near = did_you_mean(config, [*config_names(), *map(str, Path("configs").rglob("*.yaml"))], cutoff=0.5)
             return BAD_USAGE, f"error: {config}: no such config{near}\n"
-    if verb == "ask":
+    missing = _missing(verb, words[1:])
+    return (BAD_USAGE, f"error: {missing}\n") if missing else None
+
+
+def _missing(verb: str, words: Sequence[str]) -> str | None:
+    """Say which file, folder or word of a verb is missing or wrong; None: nothing that is seen at once."""
+    if verb == "ask" and "--help-all" not in words:
         try:
-            predict_words(words[1:])
+            predict_words(words)
         except (ValueError, OSError) as error:
-            return BAD_USAGE, f"error: {error}\n"
+            return str(error)
+    values = {before: word for before, word in pairwise(words) if before.startswith("--")}
+    if verb == "compare":
+        folders = [word for word in words if not word.startswith("-") and word not in values.values()]
+        if len(folders) < 2:
+            return "two folders of runs are missing: compare OUT/self OUT/dense"
+        return next((f"{folder}: no such folder" for folder in folders if not Path(folder).is_dir()), None)
+    for option, what in (("--ckpt_path", "checkpoint"), ("--input", "folder")):
+        if verb in ("export", "convert") and option in values and not Path(values[option]).exists():
+            return f"{option} {values[option]}: no such {what}"
     return None
 
 
@@ -62,7 +77,7 @@ def overview() -> str:
     lines = [f"usage: {program()} VERB ...", ""]
     lines += [f"  {name:12}{verb.line}" for name, verb in VERBS.items()]
     lines += ["", f"`{program()} VERB --help` shows an example and the options of a verb.", "For example:", ""]
-    return "\n".join([*lines, f"  {program()} {VERBS['predict'].example}", ""])
+    return "\n".join([*lines, f"  {program()} {VERBS['ask'].example}", ""])
 
 
 def describe(verb: str) -> str:

@@ -37,6 +37,7 @@ def quiet_libraries(loudness: Sequence[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).handlers.clear()  # else each line comes twice: the root has a handler
         logging.getLogger(library).setLevel(logging.INFO if "--verbose" in loudness else logging.WARNING)
     if "--verbose" not in loudness:
         for message in (".*LeafSpec.*", "LightningCLI's args parameter"):  # Lightning gives these on every run

@@ -36,7 +36,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise FileNotFoundError(
             f"no config.json at {path!r}, neither a local folder nor on the hub: {error}\n"
-            "Without a network, download the checkpoint elsewhere and give its folder: --family.path FOLDER"
+            "Without a network, download the checkpoint elsewhere, and give its folder: --family.path, or ask --model"
         ) from error
     if file is None:
         raise FileNotFoundError(f"no config.json in {path}: not a checkpoint")

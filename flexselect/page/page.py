@@ -103,6 +103,8 @@ def check_port(host: str, port: int) -> None:
     Raises:
         UsageError: if the port is taken or not permitted.
     """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port} cannot be used: give another --port, from 1 to 65535, or 0 for any")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -244,5 +244,7 @@ def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
             if row.get("presence") is not None:  # else nothing was scored
                 log.info("%s", where(row))
             continue
+        if row["error"] is not None:
+            continue  # it was said when it happened
         lines = [*([row["video"]] if several else []), row["question"], shown_answer(row)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
