@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DIMMED = 0.3  # brightness of dropped tokens
 OUTLINE = (255, 140, 20)  # colour around kept tokens: on a dark frame brightness alone does not tell them
-HEATED = 0.35, 0.6  # weight of the colour in a heat map, from the lowest score to the highest
+HEATED = 0.3, 0.5  # weight of the colour in a heat map, from the lowest score to the highest
 COLUMNS, FRAME_WIDTH = 6, 1.5  # frames per line, and inches per frame
 
 Painter = Callable[[np.ndarray, int], np.ndarray]  # maps a frame uint8 [h, w, 3] and its unit to the drawn frame
@@ -72,7 +72,7 @@ def timeline(path: str | Path, token_map: TokenMap, title: str = "") -> None:
 def painter(token_map: TokenMap) -> Painter:
     """Return a function that colours frames by the scores of their tokens, on one scale for the whole video.
 
-    The frame stays visible in grey, so that a text in it can be read.
+    The frame stays visible, in dull colours, so that texts and shapes in it can be told.
     """
     from matplotlib import colormaps
 
@@ -81,9 +81,9 @@ def painter(token_map: TokenMap) -> Painter:
     def paint(frame: np.ndarray, unit: int) -> np.ndarray:
         share = np.sqrt((token_map.scores[unit] - low) / (high - low or 1.0))
         share = stretch(share, *frame.shape[:2])[..., None]  # [h, w, 1]
-        grey = frame.mean(-1, keepdims=True) * 0.8  # a bright frame must not look like a high score
+        dull = 0.4 * (frame + frame.mean(-1, keepdims=True))  # a bright frame must not look like a high score
         colour, weight = 255 * colours(share[..., 0])[..., :3], HEATED[0] + (HEATED[1] - HEATED[0]) * share
-        return (grey * (1 - weight) + colour * weight).astype(np.uint8)
+        return (dull * (1 - weight) + colour * weight).astype(np.uint8)
 
     return paint
 
