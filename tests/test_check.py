@@ -413,13 +413,13 @@ DEMO = "--config", "configs/demo/self.yaml"
     ("words", "message"),
     [
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
-        ([*DEMO, "--model.budgt", "3"], "budgt; did you mean budget?"),
+        ([*DEMO, "--model.budgt", "3"], "there is no --model.budgt; did you mean --model.budget?"),
         ([*DEMO, "--trainer.devices", "3"], "--trainer.devices: check takes --config"),
         ([*DEMO, "--family.path", "/nowhere"], "/nowhere is not a folder"),
         ([*DEMO, "--model.device", "cuda"], "check has no option device"),
         ([*DEMO, "--trainer.accelerator", "gpu"], "PyTorch finds no GPU here"),
         ([*DEMO, "--model.budget", "[1"], "--model.budget: '[1' cannot be read"),
-        ([*DEMO, "--family.max_framez", "3"], "has no option max_framez; did you mean max_frames?"),
+        ([*DEMO, "--family.max_framez", "3"], "there is no --family.max_framez; did you mean --family.max_frames?"),
         ([*DEMO, "--family.path", "7"], "family.path must be a folder or a hub id, got 7"),
         (
             [*DEMO, "--family.class_path", "flexselect.families.Qwen99VL"],

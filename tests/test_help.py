@@ -1,5 +1,6 @@
 """What the command line says before a model is loaded: help, the version, mistakes; at once, from the source."""
 
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -119,3 +120,34 @@ def test_an_experiment_with_a_mistyped_key(tmp_path, capsys):
     words = ["--config", str(tmp_path / "b.yaml"), "--output_dir", str(tmp_path), "--data.annotations", "x.jsonl"]
     assert cli.main(["experiment", *words]) == 2
     assert "did you mean --model.selector?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "right"),
+    [("--model.budgit", "--model.budget"), ("--data.vido=x", "--data.video"), ("--family.max_framez", "max_frames")],
+)
+def test_a_mistyped_option_is_named_without_the_parser(word, right):
+    code, text = help_texts.answer_at_once(["predict", "--config", "configs/demo/self.yaml", word, "4"])
+    assert code == 2 and right in text and len(text.splitlines()) == 1
+
+
+def test_every_option_of_every_class_is_known():
+    """Those that docs/config_keys.md lists are never called mistyped; nor is one of somebody else's class."""
+    listed = re.findall(r"^\| `((?:model|data|family)\.\w+)`", (ROOT / "docs" / "config_keys.md").read_text(), re.M)
+    assert len(listed) > 80
+    for name in [
+        *listed,
+        "data.columns.question",
+        "model.init_args.x",
+        "model.class_path",
+        "data.video+",
+        "model.zzzz",
+    ]:
+        assert help_texts._mistyped(f"--{name}") is None, name
+
+
+def test_options_of_other_packages_are_left_to_the_parser(tmp_path):
+    (tmp_path / "a.yaml").write_text("family:\n  class_path: mine.Family\n")
+    words = ["predict", "--config", str(tmp_path / "a.yaml"), "--family.max_framez", "4"]
+    assert help_texts.answer_at_once(words) is None
+    assert help_texts.answer_at_once(["predict", "--family", "mine.Family", "--family.max_framez", "4"]) is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from inspect import cleandoc
 from itertools import pairwise
@@ -19,6 +21,12 @@ from flexselect.shipped import config_names
 from flexselect.version import __version__
 
 HELP = ("-h", "--help")
+ROOMS_OF_OPTIONS = {  # where the options of each part of a config are defined
+    "model": ("lightning_modules", "flexselect.options"),
+    "data": ("datamodules",),
+    "family": ("flexselect.families",),
+}
+OUR_PACKAGES = ("flexselect.", "lightning_modules.", "datamodules.", "lightning.")
 INDENT = 28  # columns before the meaning of an option
 
 
@@ -61,10 +69,51 @@ def _missing(verb: str, words: Sequence[str]) -> str | None:
         if len(folders) < 2:
             return "two folders of runs are missing: compare OUT/self OUT/dense"
         return next((f"{folder}: no such folder" for folder in folders if not Path(folder).is_dir()), None)
+    if VERBS[verb].classes and not _names_other_classes(words):
+        mistyped = next(filter(None, map(_mistyped, words)), None)
+        if mistyped:
+            return mistyped
     for option, what in (("--ckpt_path", "checkpoint"), ("--input", "folder")):
         if verb in ("export", "convert") and option in values and not Path(values[option]).exists():
             return f"{option} {values[option]}: no such {what}"
     return None
+
+
+def _names_other_classes(words: Sequence[str]) -> bool:
+    """Return whether the configs or the words name a class of another package, whose options are not known here."""
+    texts = [Path(config).read_text(encoding="utf-8", errors="replace") for config in _configs(words)]
+    named = [name for text in texts for name in re.findall(r"class_path: *([\w.]+)", text)]
+    named += [word for before, word in pairwise(words) if before in ("--family", "--model", "--data")]
+    return not all(name.startswith(OUR_PACKAGES) for name in named)
+
+
+def _mistyped(word: str) -> str | None:
+    """Say that there is no such option of a model, a data module or a family, if one with a near name exists.
+
+    All constructors of the packages are read, so this takes a tenth of a second; only for names that no option has. The
+    parser finds other mistakes.
+    """
+    part, _, key = word.partition("=")[0].rstrip("+").partition(".")
+    key = key.partition(".")[0]
+    if part.removeprefix("--") not in ROOMS_OF_OPTIONS or not key or key in ("class_path", "init_args", "help"):
+        return None
+    known = {name for room in ROOMS_OF_OPTIONS[part.removeprefix("--")] for name in _all_options(room)}
+    near = did_you_mean(key, known, f"{part}.")
+    return f"there is no {part}.{key}{near}" if key not in known and near else None
+
+
+@cache
+def _all_options(room: str) -> set[str]:
+    """List the options of all classes in a package or module."""
+    package, _, rest = room.partition(".")
+    spec = find_spec(package)
+    place = Path(next(iter(spec.submodule_search_locations or ()))) if spec else Path(package)
+    place = place / rest.replace(".", "/") if rest else place
+    files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    return {
+        name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef) for name, *_ in _fields(node)
+    }
 
 
 def program() -> str:
@@ -151,7 +200,7 @@ def _fields(node: ast.ClassDef) -> list[tuple[str, str, str]]:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             value = item.value
             if isinstance(value, ast.Call):  # placement(default)
-                value = value.args[0]
+                value = value.args[0] if value.args else None
             rows.append((item.target.id, ast.unparse(item.annotation), ast.unparse(value) if value else ""))
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             arguments = item.args.args[1:]
