@@ -81,7 +81,8 @@ def _missing(verb: str, words: Sequence[str]) -> str | None:
 
 def _names_other_classes(words: Sequence[str]) -> bool:
     """Return whether the configs or the words name a class of another package, whose options are not known here."""
-    texts = [Path(config).read_text(encoding="utf-8", errors="replace") for config in _configs(words)]
+    files = [Path(config) for config in _configs(words) if Path(config).is_file()]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
     named = [name for text in texts for name in re.findall(r"class_path: *([\w.]+)", text)]
     named += [word for before, word in pairwise(words) if before in ("--family", "--model", "--data")]
     return not all(name.startswith(OUR_PACKAGES) for name in named)
