@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from flexselect.commands.ask import predict_words
-from flexselect.commands.help import answer_at_once
+from flexselect.commands.help import HELP, HELP_ALL, answer_at_once
 from flexselect.commands.loudness import quiet_libraries, set_up_logging
 from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, COULD_NOT_GO_ON, LOUDNESS, SOME_FAILED
 from flexselect.shipped import find_configs
@@ -73,6 +73,7 @@ def check(words: Sequence[str], loudness: Sequence[str]) -> int:
 def demo(words: Sequence[str], loudness: Sequence[str]) -> int:
     """Run the verb `demo`: render a video, and ask the model that is included about it."""
     from datamodules.needles import write_needle_videos
+    from datamodules.video_qa import read_annotations
     from flexselect.commands.demo import run_demo
     from flexselect.nearest import did_you_mean
     from flexselect.storage.run_settings import UsageError
@@ -83,8 +84,9 @@ def demo(words: Sequence[str], loudness: Sequence[str]) -> int:
     options, unknown = parser.parse_known_args(words)
     if unknown:
         raise UsageError(f"demo has no option {unknown[0]}{did_you_mean(unknown[0], ['--output_dir'])}")
-    folder = options.output_dir
-    return run_demo(write_needle_videos(folder, videos=1, patches=256, seed=2026))
+    annotations = write_needle_videos(options.output_dir, videos=1, patches=256, seed=2026)
+    questions = read_annotations(str(annotations))
+    return run_demo(annotations.parent / questions[0].video, questions)
 
 
 OWN_WORDS: dict[str, Callable[[Sequence[str], Sequence[str]], int]] = {  # verbs that parse their words themselves
@@ -138,6 +140,12 @@ def main(args: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if args is None else args)
     loudness = [word for word in typed if word in LOUDNESS]
     words = find_configs([word for word in typed if word not in LOUDNESS])
+    if words[:1] == ["ask"] and not {*HELP, HELP_ALL} & {*words}:
+        try:
+            words = ["ask", *predict_words(words[1:])]
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"error: {error}\n")
+            return BAD_USAGE
     at_once = answer_at_once(words)
     if at_once is not None:
         status, text = at_once
@@ -180,9 +188,7 @@ def run_verb(arguments: Sequence[str], interruption: Interruption, loudness: Seq
     from flexselect.commands.experiment import names_experiment
     from flexselect.storage.run_settings import UsageError
 
-    verb, *words = ["--help" if word == "--help-all" else word for word in arguments]
-    if verb == "ask":
-        words = words if "--help" in words else predict_words(words)
+    verb, *words = ["--help" if word == HELP_ALL else word for word in arguments]
     words = mark_texts(words)
     if verb == "validate" and names_experiment([verb, *words]):
         verb = "experiment"

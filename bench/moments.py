@@ -10,7 +10,6 @@ Each video has four shapes, each visible for 1.5 seconds. Questions with options
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from bench.measure import write_result
-from datamodules.needles import COLOURS, SHAPES, write_needle_videos
+from datamodules.needles import ask_about_all, write_needle_videos
 from flexselect import FlexSelect
 from flexselect.evaluation.absence import summarise_absence
 from flexselect.evaluation.grounding import ground
+from flexselect.storage.json_lines import read_json_lines
 
 MODEL = "checkpoints/demo/video_llm"
 SCORERS = {"training-free": "self", "lite": "checkpoints/demo/selector"}
@@ -45,8 +45,7 @@ def measure(mode: str, fs: FlexSelect, rows: list[dict], folder: Path, length: f
         session = fs.open(folder / name, keep="scores_kv", progress=False)
         results += [asked_about(session, row, length) for row in rows if row["video"] == name]
         shown = [row["needle"] for row in rows if row["video"] == name]
-        asked = [(f"What colour is the {shape}?", shape in {n["shape"] for n in shown}) for shape in SHAPES]
-        asked += [(f"Which shape is {colour}?", colour in {n["colour"] for n in shown}) for colour in COLOURS]
+        asked = ask_about_all((needle["shape"] for needle in shown), (needle["colour"] for needle in shown))
         answers = session.ask_all([question for question, _ in asked], 4)
         presence += [{"presence": a.presence, "absent": not there} for a, (_, there) in zip(answers, asked)]
     right = [result for result in results if result["right"]]
@@ -88,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         annotations = write_needle_videos(folder, options.videos, options.patches, seed=options.seed)
-        asked = [json.loads(line) for line in annotations.read_text(encoding="utf-8").split("\n") if line]
+        asked, _ = read_json_lines(annotations)
         for mode, selector in SCORERS.items():
             how = {"max_frames": 2 * options.patches, "positions": options.positions}  # every frame: a unit is a second
             fs = FlexSelect.from_pretrained(MODEL, selector=selector, dtype="float32", device="cpu", **how)

@@ -5,7 +5,7 @@ The data of the demo and the tests: real H.264 files of any length, with questio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 LETTERS = "ABCD"
+BY_SHAPE, BY_COLOUR = "What colour is the {}?", "Which shape is {}?"
 CELL = 28  # pixels: side of one visual token of Qwen2.5-VL
 MOMENT = 3  # frames in which a shape appears: at least one whole temporal patch
 CHUNK = 64  # frames rendered at a time
@@ -118,7 +119,7 @@ def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
 def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: bool, choice: bool) -> Question:
     """Ask for the colour of needle `index` by its shape, or for its shape by its colour; answers are words or A-D."""
     needle = needles[index]
-    question = f"What colour is the {needle.shape}?" if by_shape else f"Which shape is {needle.colour}?"
+    question = BY_SHAPE.format(needle.shape) if by_shape else BY_COLOUR.format(needle.colour)
     answer, words = (needle.colour, list(COLOURS)) if by_shape else (needle.shape, list(SHAPES))
     if not choice:
         return Question(question, answer, None, index)
@@ -126,6 +127,21 @@ def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: b
     options = [answer, *(others[i] for i in rng.permutation(len(others))[:3])]
     options = [options[i] for i in rng.permutation(4)]
     return Question(question, LETTERS[options.index(answer)], options, index)
+
+
+def ask_about_all(shapes: Iterable[str], colours: Iterable[str]) -> list[tuple[str, bool]]:
+    """Ask for every shape and every colour that a needle can have.
+
+    Args:
+        shapes: the shapes in a video.
+        colours: the colours in it.
+
+    Returns:
+        Questions in words, each with whether what it asks for is in the video.
+    """
+    there, vivid = {*shapes}, {*colours}
+    by_shape = [(BY_SHAPE.format(shape), shape in there) for shape in SHAPES]
+    return by_shape + [(BY_COLOUR.format(colour), colour in vivid) for colour in COLOURS]
 
 
 def write_needle_videos(

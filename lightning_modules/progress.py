@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 from typing import Any
 
@@ -97,8 +98,7 @@ class ProgressLines(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many steps there are."""
-        steps = trainer.estimated_stepping_batches
-        self._pace = Pace(int(steps) if steps != float("inf") else None)
+        self._pace = Pace(_known(trainer.estimated_stepping_batches))
         self._pace.first = trainer.global_step
         self._say(f"training: {self._pace.line(trainer.global_step, 'steps')}")
 
@@ -111,8 +111,7 @@ class ProgressLines(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        batches = trainer.num_predict_batches
-        self._pace = Pace(int(sum(batches)) if sum(batches) != float("inf") else None)
+        self._pace = Pace(_known(sum(trainer.num_predict_batches)))
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, row: Any, batch: Any, batch_idx: int, *_: Any
@@ -123,7 +122,7 @@ class ProgressLines(ProgressBar):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count, unless this is a validation in a training."""
         if trainer.state.fn == "validate":
-            self._pace = Pace(int(sum(trainer.num_val_batches)))
+            self._pace = Pace(_known(sum(trainer.num_val_batches)))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, row: Any, batch: Any, batch_idx: int, *_: Any
@@ -143,3 +142,8 @@ class ProgressLines(ProgressBar):
     def _say(self, text: str) -> None:
         if self._enabled:
             log.info(text)
+
+
+def _known(count: float) -> int | None:
+    """Return a number of steps; None for infinity, which Lightning gives if it is not known."""
+    return None if math.isinf(count) else int(count)

@@ -126,20 +126,21 @@ class VideoQA(LightningModule):
                 raise_lost_gpu(problem)
                 error = describe(problem)
         answer, opened = self.answer, self._opened == question.part
+        shown = answer.to_dict() if answer else {}
         return {
             "id": question.id,
             "video": question.video,
             "question": question.question,
-            "answer": answer.text if answer else None,
-            "num_visual_tokens": answer.num_visual_tokens if answer else 0,
-            "num_kept_tokens": answer.num_kept_tokens if answer else 0,
-            "timings": {stage: round(seconds, 6) for stage, seconds in answer.timings.items()} if answer else {},
+            "answer": shown.get("answer"),
+            "num_visual_tokens": shown.get("num_visual_tokens", 0),
+            "num_kept_tokens": shown.get("num_kept_tokens", 0),
+            "timings": shown.get("timings", {}),
             "error": error,
             "warnings": self._warnings(question) if opened else [],
-            "moments": [moment.to_dict() for moment in answer.moments] if answer else [],
-            "likelihood": round(answer.likelihood, 6) if answer and answer.likelihood is not None else None,
-            "presence": round(answer.presence, 3) if answer and answer.presence is not None else None,
-            **({"verification": answer.verification.to_dict()} if answer and answer.verification else {}),
+            "moments": shown.get("moments", []),
+            "likelihood": shown.get("likelihood"),
+            "presence": shown.get("presence"),
+            **({"verification": shown["verification"]} if shown.get("verification") else {}),
             "sampling": self.session.sampling if self.session and opened else None,
             "prompt_hash": question.prompt_hash,
             "video_hash": self._video_hash if opened else None,

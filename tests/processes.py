@@ -7,6 +7,7 @@ that outlive a process, launchers and DDP.
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,16 @@ def _launchers(spares):
 
     subprocess_script.subprocess = SimpleNamespace(Popen=start)
     subprocess_handler.Popen = start
+
+
+def copy_tree(folder, left_out):
+    """Copy the files that git knows into a folder, without those whose names begin with one of `left_out`."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in listed:
+        if not name.startswith(left_out) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 def run_copy(code, folder):

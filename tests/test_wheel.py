@@ -1,6 +1,5 @@
 """A wheel, installed into an environment without a checkout, answers the demo's question from an empty folder."""
 
-import shutil
 import site
 import subprocess
 import sys
@@ -11,19 +10,10 @@ from pathlib import Path
 import pytest
 
 from datamodules.needles import write_needle_videos
+from tests.processes import copy_tree
 
 ROOT = Path(__file__).parents[1]
 FROM_NOWHERE = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
-def tracked(folder):
-    """A copy of what a build reads: files that git knows."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for name in listed:
-        if not name.startswith(("tests", "bench", "docs")) and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +24,7 @@ def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), "."]
-    subprocess.run(build, cwd=tracked(tmp_path_factory.mktemp("source")), check=True)
+    subprocess.run(build, cwd=copy_tree(tmp_path_factory.mktemp("source"), ("tests", "bench", "docs")), check=True)
     (wheel,) = folder.glob("*.whl")
     assert wheel.stat().st_size < 10e6, "small enough for a package index"
     venv.create(folder / "env", with_pip=False)

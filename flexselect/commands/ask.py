@@ -10,12 +10,6 @@ from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_file, config_names
 
 DEFAULT_MODEL = "qwen2_5_vl_7b"
-FAMILY_CONFIGS = {
-    "Qwen25VL": "qwen2_5_vl",
-    "LlavaVideo": "llava_video",
-    "InternVL": "internvl",
-    "Qwen3VL": "qwen3_vl",
-}  # the config of each family, in configs/family
 MODES = {"dense": "null"}  # values of --selector that have another name in a YAML
 
 
@@ -77,6 +71,8 @@ def _model(name: str) -> list[str]:
         raise ValueError(f"--model {name}: no config has this name, and it is no folder and no hub id{near}")
     from flexselect.families import family_class  # imports PyTorch
 
-    family = FAMILY_CONFIGS[family_class(name).__name__]
-    configs = [config_file(config) for config in (f"family/{family}", "model/self", "data/video_qa")]
+    line = f"class_path: flexselect.families.{family_class(name).__name__}\n"
+    families = [config_file(config) for config in config_names() if config.startswith("family/")]
+    (family,) = [file for file in families if line in Path(file).read_text(encoding="utf-8")]
+    configs = [family, config_file("model/self"), config_file("data/video_qa")]
     return [*(word for config in configs for word in ("--config", config)), "--family.path", name]

@@ -15,9 +15,7 @@ FOLDERS = ("DIR",)  # types whose values are folders
 TEXTS = ("--data.question", "--model.", "--family.max_frames", "--trainer.")  # how options begin that take no file
 POSITIONALS = {"ask": ("video",), "compare": ("one", "other")}  # files or folders
 MODELS = "demo/"  # besides the configs at the top, those of the demo are models
-
-
-SELECTORS = ("--selector", "--model.selector")
+SELECTORS = {"--selector": ["self", "dense", "uniform", "random"], "--model.selector": ["self", "uniform", "random"]}
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -54,7 +52,7 @@ def _add(words: argparse.ArgumentParser, option: str, kind: str, meaning: str) -
     if kind == "MODEL":
         choices = [name for name in config_names() if "/" not in name or name.startswith(MODELS)]
     if option in SELECTORS:
-        choices = ["self", "dense", "uniform", "random"]
+        choices = SELECTORS[option]
     argument: Any = words.add_argument(option, choices=choices, metavar=kind, help=meaning)
     if kind in FOLDERS:
         argument.complete = shtab.DIRECTORY

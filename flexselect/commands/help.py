@@ -14,13 +14,12 @@ from inspect import cleandoc
 from itertools import pairwise
 from pathlib import Path
 
-from flexselect.commands.ask import predict_words
 from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, LOUDNESS, SHARED, SHORT, VERBS, Verb
 from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_names
 from flexselect.version import __version__
 
-HELP = ("-h", "--help")
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 ROOMS_OF_OPTIONS = {  # where the options of each part of a config are defined
     "model": ("lightning_modules", "flexselect.options"),
     "data": ("datamodules",),
@@ -58,11 +57,6 @@ def answer_at_once(words: Sequence[str]) -> tuple[int, str] | None:
 
 def _missing(verb: str, words: Sequence[str]) -> str | None:
     """Say which file, folder or word of a verb is missing or wrong; None: nothing that is seen at once."""
-    if verb == "ask" and "--help-all" not in words:
-        try:
-            predict_words(words)
-        except (ValueError, OSError) as error:
-            return str(error)
     values = {before: word for before, word in pairwise(words) if before.startswith("--")}
     if verb == "compare":
         folders = [word for word in words if not word.startswith("-") and word not in values.values()]
@@ -91,8 +85,7 @@ def _names_other_classes(words: Sequence[str]) -> bool:
 def _mistyped(word: str) -> str | None:
     """Say that there is no such option of a model, a data module or a family, if one with a near name exists.
 
-    All constructors of the packages are read, so this takes a tenth of a second; only for names that no option has. The
-    parser finds other mistakes.
+    All constructors of the packages are read, which takes a twentieth of a second. The parser finds other mistakes.
     """
     part, _, key = word.partition("=")[0].rstrip("+").partition(".")
     key = key.partition(".")[0]

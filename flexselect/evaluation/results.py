@@ -157,9 +157,7 @@ def ranges(videos: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def table(results: dict[str, Any], title: str) -> str:
     """Format results as a Markdown table."""
     lines = [f"# {title}", "", "| | accuracy | 95 % interval | right of |", "|---|---|---|---|"]
-    lines.append(_table_row("**all**", results))
-    for name, values in results["groups"].items():
-        lines += [_table_row(f"{name}: {value}", entry) for value, entry in values.items()]
+    lines += [_table_row(name, entry) for name, entry in _entries(results, "**all**").items()]
     settings, fingerprint = flatten_settings(results.get("settings", {})), results.get("fingerprint", {})
     unparsed = "count as a letter drawn by chance" if settings.get("unparsed") == "random" else "count as wrong"
     notes = f"{summarise_errors(results)}; {results['unparsed']} answers without a letter {unparsed}."
@@ -176,18 +174,14 @@ def frequent_warnings(rows: Iterable[dict[str, Any]], most: int | None = None) -
         most: how many kinds to return, the most frequent ones; None: all.
     """
     kinds = Counter(
-        re.sub(r"[\d.,]*\d", "N", re.sub(r"(['\"]).*\1", "...", warning))
-        for row in rows
-        for warning in row.get("warnings") or ()
+        re.sub(r"[\d.,]*\d", "N", _without_quotes(warning)) for row in rows for warning in row.get("warnings") or ()
     )
     return dict(kinds.most_common(most))
 
 
 def summary_lines(results: dict[str, Any]) -> str:
     """Format results for a terminal: a line for all questions and for each group, and what counts as wrong."""
-    entries = {"all questions": results}
-    for name, values in results["groups"].items():
-        entries |= {f"{name}: {value}": entry for value, entry in values.items()}
+    entries = _entries(results, "all questions")
     width = max(map(len, entries))
     lines = [
         f"{name:{width}}  accuracy {format_number(entry['accuracy'])}  95 % {format_interval(entry['interval'])}"
@@ -200,6 +194,14 @@ def summary_lines(results: dict[str, Any]) -> str:
         lines.append(absence_line(results["absence"]))
     doubts = [f"{count} rows: {warning}" for warning, count in results["warnings"].items()]
     return "\n".join([*lines, summarise_errors(results), *doubts, ""])
+
+
+def _entries(results: dict[str, Any], everything: str) -> dict[str, dict[str, Any]]:
+    """Return what is counted of all questions, under the name `everything`, and of each group."""
+    groups = {
+        f"{name}: {value}": entry for name, values in results["groups"].items() for value, entry in values.items()
+    }
+    return {everything: results, **groups}
 
 
 def shown_answer(row: dict[str, Any]) -> str:
@@ -223,7 +225,12 @@ def summarise_errors(results: dict[str, Any]) -> str:
 def _reason(row: dict[str, Any]) -> str:
     """Return why a row does not count, without details, so that rows with the same reason can be counted."""
     reason = re.sub(r"row \d+( of the annotations:? ?)?", "", str(row["error"] or NOTHING_EXPECTED))
-    return shorten(re.sub(r"(['\"]).*\1", "...", reason), 100, placeholder=" ...")
+    return shorten(_without_quotes(reason), 100, placeholder=" ...")
+
+
+def _without_quotes(text: str) -> str:
+    """Leave out what is quoted, so that sentences about different things can be counted together."""
+    return re.sub(r"(['\"]).*\1", "...", text)
 
 
 def _accuracy_entry(rows: Sequence[dict[str, Any]], groups: Sequence[str] | None = None) -> dict[str, Any]:

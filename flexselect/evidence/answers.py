@@ -44,6 +44,6 @@ def answer_with_moments(
             continue
         clock = Clock(engine.gpus, answer.timings)
         with clock("verify"):
-            proven = verify(engine, request, answer)
+            proven = verify(engine, request, answer, distance, excess)
         results.append(replace(proven, timings=clock.timings))
     return results

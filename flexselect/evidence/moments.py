@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +23,29 @@ def unit_edges(encoded: EncodedVideo) -> Tensor:
     A unit lasts from the time of its first frame to that of the next unit; the last one ends with the video, or with
     the part of it that was read. If times are unknown, these are unit numbers.
     """
-    units = encoded.num_units
-    if encoded.seconds is None:
-        return torch.arange(units + 1.0, dtype=torch.float64)
-    begins = encoded.seconds.cpu().double()[:: -(-len(encoded.seconds) // units)]
+    seconds, units = encoded.seconds, encoded.num_units
+    begins = None if seconds is None else seconds.cpu().double()[:: -(-len(seconds) // units)]
+    return edges_of(begins, units, end_of(encoded.about.facts))
+
+
+def end_of(facts: Mapping[str, Any]) -> float | None:
+    """Return where the part of a file ends that was read, in seconds, from its `VideoFacts`; None: unknown."""
+    return min((facts[name] for name in ("seconds", "end") if facts.get(name) is not None), default=None)
+
+
+def edges_of(begins: Tensor | None, num_units: int, end: float | None) -> Tensor:
+    """Append the end to the times at which units begin, see `unit_edges`: float64 [U + 1].
+
+    Args:
+        begins: when each unit begins, float64 [U]; None: unknown.
+        num_units: U.
+        end: where the video ends; None, or before the last unit: unknown, then the last unit lasts as long as others.
+    """
+    if begins is None:
+        return torch.arange(num_units + 1.0, dtype=torch.float64)
     last = float(begins[-1])
-    end = last + (float(begins.diff().mean()) if units > 1 else 1.0)
-    known = [encoded.about.facts[name] for name in ("seconds", "end") if encoded.about.facts.get(name) is not None]
-    if known and min(known) > last:
-        end = min(known)
+    if end is None or end <= last:
+        end = last + (float(begins.diff().mean()) if num_units > 1 else 1.0)
     return torch.cat([begins, torch.tensor([end], dtype=torch.float64)])
 
 
@@ -78,12 +93,8 @@ def find_moments(
         threshold: standard deviations of the background from which a unit belongs to a moment.
         most: the maximum number of moments.
     """
-    edges, total = unit_edges(encoded), float(excess.sum()) or 1.0
-    runs = sorted(runs_of((distance > threshold).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
-    moments = []
-    for first, stop in runs[:most]:
-        moments.append(moment_of(first, stop, distance, edges, float(excess[first:stop].sum()) / total))
-    return moments
+    edges = unit_edges(encoded)
+    return [moment_of(run, distance, excess, edges) for run in prominent_runs(distance, threshold)[:most]]
 
 
 def presence(likelihood: float, excess: Tensor) -> float:
@@ -97,12 +108,19 @@ def presence(likelihood: float, excess: Tensor) -> float:
     return math.log(sure / (1 - sure)) + math.log1p(float(excess.max()))
 
 
+def prominent_runs(distance: Tensor, threshold: float) -> list[tuple[int, int]]:
+    """List the runs of units above a threshold, the most prominent first; see `runs_of`."""
+    return sorted(runs_of((distance > threshold).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
+
+
 def moment_of(
-    first: int, stop: int, distance: Tensor, edges: Tensor, share: float, support: float | None = None
+    run: tuple[int, int], distance: Tensor, excess: Tensor, edges: Tensor, support: float | None = None
 ) -> Moment:
-    """Make the moment of units [first, stop), from the outputs of `prominence` and `unit_edges`."""
+    """Make the moment of a run of units, from the outputs of `prominence` and `unit_edges`."""
+    first, stop = run
     best = first + int(distance[first:stop].argmax())
     peak = float(edges[best] + edges[best + 1]) / 2
+    share = float(excess[first:stop].sum()) / (float(excess.sum()) or 1.0)
     return Moment(float(edges[first]), float(edges[stop]), peak, share, (first, stop), support)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from flexselect.engine.answering import Request
 from flexselect.engine.batching import left_padded
 from flexselect.engine.engine import Engine
-from flexselect.evidence.moments import MOST, moment_of, prominence, runs_of, unit_edges
+from flexselect.evidence.moments import MOST, moment_of, prominent_runs, unit_edges
 from flexselect.structures.answer import Answer, Moment, Verification
 from flexselect.structures.prompt import Selection
 
@@ -34,7 +34,7 @@ class Part:
 
     first: int
     stop: int
-    value: float = -math.inf
+    value: float
 
 
 class Trial:
@@ -98,24 +98,24 @@ class Trial:
         return math.exp(value / len(self.answer_ids))
 
 
-def verify(engine: Engine, request: Request, answer: Answer) -> Answer:
+def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, excess: Tensor) -> Answer:
     """Order an answer's moments by what it is worth from each alone, and ask again without the cited ones.
 
     Args:
         engine: the model, with a scorer that ranks content.
         request: the question, with its selection.
         answer: the answer to it.
+        distance: how far units stand out, float64 [U], see `prominence`.
+        excess: the factor above the background, float64 [U], see `prominence`.
 
     Returns:
         The answer with its proven moments first, and with `verification`.
     """
     assert answer.ids is not None
-    trial, num_units = Trial(engine, request, answer.ids), request.encoded.num_units
-    distance, excess = prominence(trial.selection, num_units)
-    runs = sorted(runs_of((distance > FROM).tolist()), key=lambda run: -float(distance[slice(*run)].max()))
+    trial, runs = Trial(engine, request, answer.ids), prominent_runs(distance, FROM)[:CANDIDATES]
     quiet = [(unit, unit + 1) for unit in distance.abs().sort(stable=True).indices[:QUIET].tolist()]
     highest = int(distance.argmax())  # tried if no unit stands out
-    tried = trial.try_parts([*quiet, *(runs[:CANDIDATES] or [(highest, highest + 1)])])
+    tried = trial.try_parts([*quiet, *(runs or [(highest, highest + 1)])])
     floor = statistics.mean(trial.probability(part.value) for part in tried[: len(quiet)])
     parts, whole = tried[len(quiet) :], answer.likelihood or 1.0
     best = trial.narrowed(_first(parts, distance))
@@ -126,11 +126,10 @@ def verify(engine: Engine, request: Request, answer: Answer) -> Answer:
 
     others = [part for part in parts if part.stop <= best.first or part.first >= best.stop]
     others.sort(key=lambda part: (-round(support(part), 2), -float(distance[part.first : part.stop].max())))
-    edges, total = unit_edges(request.encoded), float(excess.sum()) or 1.0
+    edges = unit_edges(request.encoded)
     moments = [
-        moment_of(p.first, p.stop, distance, edges, float(excess[p.first : p.stop].sum()) / total, support(p))
-        for p in (best, *others)
-    ][:MOST]
+        moment_of((part.first, part.stop), distance, excess, edges, support(part)) for part in (best, *others)[:MOST]
+    ]
     cited = 1 + sum((moment.support or 0.0) >= CITED for moment in moments[1:])  # they are in this order
     return replace(answer, moments=tuple(moments), verification=_without(trial, moments[:cited], whole, floor))
 

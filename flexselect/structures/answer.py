@@ -93,7 +93,7 @@ class Answer:
             "num_visual_tokens": self.num_visual_tokens,
             "num_kept_tokens": self.num_kept_tokens,
             "timings": {stage: round(seconds, 6) for stage, seconds in self.timings.items()},
-            "likelihood": _rounded(self.likelihood),
+            "likelihood": None if self.likelihood is None else round(self.likelihood, 6),
             "presence": _rounded(self.presence),
             "moments": [moment.to_dict() for moment in self.moments],
             "verification": None if self.verification is None else self.verification.to_dict(),

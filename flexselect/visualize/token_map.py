@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from flexselect.evidence.moments import edges_of, end_of
 from flexselect.session import VideoSession
 from flexselect.structures.frames import stream_of_file
 from flexselect.structures.prompt import Selection, VideoClip
@@ -28,7 +29,7 @@ class TokenMap:
     kept: np.ndarray  # bool [U, rows, columns]
     kept_by_unit: np.ndarray  # int [U], including tokens outside the picture
     seconds: np.ndarray | None  # float64 [U], when each unit begins; None if unknown
-    length: float | None  # seconds, to the end of the last frame; None if unknown
+    end: float | None  # seconds, where the part of the video ends that was read; None if unknown
     scored: bool  # whether scores depend on the content; false for controls (uniform, random)
     frames: Callable[[Sequence[int]], Iterator[np.ndarray]]  # reads the first frame of some units
 
@@ -61,13 +62,8 @@ class TokenMap:
     @property
     def edges(self) -> np.ndarray:
         """Start and end of the units on a time axis, float64 [U + 1]: seconds, or unit numbers if times are unknown."""
-        if self.seconds is None:
-            return np.arange(self.num_units + 1.0)
-        last = self.seconds[-1]
-        end = last + (np.diff(self.seconds).mean() if self.num_units > 1 else 1.0)
-        if self.length is not None and last < self.length:  # frames far apart: the last one may be near the end
-            end = min(end, self.length)
-        return np.append(self.seconds, end)
+        begins = None if self.seconds is None else torch.from_numpy(self.seconds).double()
+        return edges_of(begins, self.num_units, self.end).numpy()
 
 
 def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
@@ -99,7 +95,7 @@ def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
         family.on_picture(kept, grid).numpy(),
         kept.view(grid[0], -1).sum(1).numpy(),
         seconds,
-        (session.sampling or {}).get("seconds"),
+        end_of(session.sampling or {}),
         session.engine.scorer is None or session.engine.scorer.ranks_content,
         lambda units: unit_frames(session, units),
     )

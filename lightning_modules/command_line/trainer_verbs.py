@@ -228,7 +228,7 @@ def where(row: dict[str, Any]) -> str:
 
 
 def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
-    """Write answers to standard output, and errors to standard error if nothing else tells which row they are of.
+    """Write answers to standard output; the error of a row was said when it happened.
 
     Args:
         rows: the rows of the run.
@@ -238,13 +238,13 @@ def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
     for row in rows:
         for warning in row["warnings"]:
             log.warning("doubtful: %s", warning)
+        if row["error"] is not None:
+            continue
         if not with_questions:
-            (sys.stdout if row["error"] is None else sys.stderr).write(f"{shown_answer(row)}\n")
+            sys.stdout.write(f"{shown_answer(row)}\n")
             sys.stdout.flush()
             if row.get("presence") is not None:  # else nothing was scored
                 log.info("%s", where(row))
             continue
-        if row["error"] is not None:
-            continue  # it was said when it happened
         lines = [*([row["video"]] if several else []), row["question"], shown_answer(row)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))

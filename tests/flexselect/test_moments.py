@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules.needles import COLOURS, SHAPES, write_needle_videos
+from datamodules.needles import ask_about_all, write_needle_videos
 from datamodules.rows.times import absent_of, moments_of
 from flexselect import FlexSelect, Selection
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
@@ -225,8 +225,7 @@ def test_what_is_not_there_is_told_by_its_presence(needles):
     for name in sorted({row["video"] for row in rows}):
         session = fs.open(folder / name, keep="scores_kv")
         shown = [row["needle"] for row in rows if row["video"] == name]
-        asked = [(f"What colour is the {shape}?", shape in {n["shape"] for n in shown}) for shape in SHAPES]
-        asked += [(f"Which shape is {colour}?", colour in {n["colour"] for n in shown}) for colour in COLOURS]
+        asked = ask_about_all((needle["shape"] for needle in shown), (needle["colour"] for needle in shown))
         answers = session.ask_all([question for question, _ in asked], 4)
         results += [{"presence": a.presence, "absent": not there} for a, (_, there) in zip(answers, asked)]
     summary = summarise_absence(results, threshold=0.0)

@@ -3,8 +3,6 @@
 import dataclasses
 import inspect
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,7 @@ from lightning_modules.locating import Locating
 from lightning_modules.teacher_scoring import TeacherScoring
 from lightning_modules.video_qa import VideoQA
 from tests import tiny
-from tests.processes import run_copy
+from tests.processes import copy_tree, run_copy
 
 ROOT = Path(__file__).parents[2]
 WRONG = [
@@ -178,11 +176,7 @@ assert cli.main(arguments) == 0
 
 
 def test_to_add_an_option_is_to_touch_one_file(tmp_path):
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for name in listed:
-        if not name.startswith(("tests", "bench")) and (ROOT / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / name)
+    copy_tree(tmp_path, left_out=("tests", "bench"))
     file = tmp_path / "flexselect" / "options.py"
     source = file.read_text().replace("    scoring_only: bool =", "    made_up: int = 2\n    scoring_only: bool =", 1)
     output = "        made_up: nothing.\n        scoring_only: load"

@@ -235,14 +235,14 @@ def test_principal_components_are_those_of_the_covariance():
     assert torch.allclose(flat.var(0), values[[-1, -2]], rtol=1e-3)
 
 
-def a_map(scores, kept, seconds=None, length=None, scored=True):
+def a_map(scores, kept, seconds=None, end=None, scored=True):
     frames = np.full((len(scores), 60, 80, 3), 8, np.uint8)  # dark
     return TokenMap(
         np.asarray(scores, np.float32),
         np.asarray(kept, bool),
         np.asarray(kept).sum((1, 2)),
         seconds,
-        length,
+        end,
         scored,
         lambda units: (frames[unit] for unit in units),
     )
@@ -302,13 +302,13 @@ def test_ticks_are_on_round_times(first, last, expected):
 def test_a_time_axis_ends_with_the_video():
     """Frames that lie far apart: the last one is near the end."""
     seconds = np.array([0.0, 600.0, 1195.0])
-    token_map = a_map(np.zeros((3, 1, 1)), np.zeros((3, 1, 1)), seconds, length=1200.0)
-    assert token_map.edges[-1] == 1200.0 and replace(token_map, length=None).edges[-1] > 1700
+    token_map = a_map(np.zeros((3, 1, 1)), np.zeros((3, 1, 1)), seconds, end=1200.0)
+    assert token_map.edges[-1] == 1200.0 and replace(token_map, end=None).edges[-1] > 1700
 
 
 def test_the_overlay_plays_at_the_videos_pace(tmp_path):
     seconds = np.array([0.0, 2.5, 5.0, 7.5])
-    token_map = a_map(np.random.rand(4, 2, 2), np.ones((4, 2, 2)), seconds, length=10.0)
+    token_map = a_map(np.random.rand(4, 2, 2), np.ones((4, 2, 2)), seconds, end=10.0)
     overlay(tmp_path / "a.mp4", token_map, "What is shown? → " + "a very long answer " * 9)
     overlay(tmp_path / "b.mp4", token_map, "什么?")
     with av.open(str(tmp_path / "a.mp4")) as movie:
