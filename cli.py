@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from flexselect.commands.ask import predict_words
-from flexselect.commands.help import HELP, HELP_ALL, answer_at_once
+from flexselect.commands.help.at_once import HELP, HELP_ALL, answer_at_once
 from flexselect.commands.loudness import quiet_libraries, set_up_logging
-from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, COULD_NOT_GO_ON, LOUDNESS, SOME_FAILED
+from flexselect.commands.verbs import ALL_ANSWERED, BAD_USAGE, COULD_NOT_GO_ON, LOUDNESS, SOME_FAILED, VERBS
 from flexselect.shipped import find_configs
 
 if TYPE_CHECKING:
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
     from lightning_modules.command_line.interruption import Interruption
 
 __all__ = ["ALL_ANSWERED", "BAD_USAGE", "COULD_NOT_GO_ON", "SOME_FAILED", "main"]
-
-PLAIN_VERBS = {  # verbs without a Trainer: functions that return text, or nothing
-    "convert": "flexselect.commands.convert.convert",
-    "export": "flexselect.commands.export.export",
-    "compare": "flexselect.evaluation.comparison.compare",
-    "serve": "flexselect.page.page.serve",
-    "completion": "flexselect.commands.completion.completion",
-}
-POSITIONAL = ("compare", "completion")  # of these, verbs whose arguments have no names
 
 log = logging.getLogger("cli")
 
@@ -118,9 +109,10 @@ def run_plain(verb: str, *words: str) -> int:
     from flexselect.commands.command_texts import explain_mistake
     from flexselect.storage.run_settings import UsageError
 
-    function: Any = locate(PLAIN_VERBS[verb])
+    about = VERBS[verb]
+    function: Any = locate(about.function)
     try:
-        text = auto_cli(function, args=list(words), as_positional=verb in POSITIONAL, exit_on_error=False)
+        text = auto_cli(function, args=list(words), as_positional=bool(about.words), exit_on_error=False)
     except argparse.ArgumentError as error:
         options = [f"--{name}" for name in signature(function).parameters]
         raise UsageError(explain_mistake(str(error), options)) from error
@@ -188,12 +180,12 @@ def run_verb(arguments: Sequence[str], interruption: Interruption, loudness: Seq
     from flexselect.commands.experiment import names_experiment
     from flexselect.storage.run_settings import UsageError
 
-    verb, *words = ["--help" if word == HELP_ALL else word for word in arguments]
+    verb, *words = arguments
     words = mark_texts(words)
     if verb == "validate" and names_experiment([verb, *words]):
         verb = "experiment"
     try:
-        if verb in PLAIN_VERBS:
+        if VERBS[verb].function:
             return run_plain(verb, *words)
         if verb in OWN_WORDS:
             return OWN_WORDS[verb](words, loudness)

@@ -106,8 +106,8 @@ def draw(annotations: Path) -> list[Path]:
     answer = session.ask(question.text, max_new_tokens=4)
     title = f"{question.text} - {answer.text}   ({answer.num_kept_tokens} of {answer.num_visual_tokens} tokens kept)"
     token_map, paths = map_tokens(session, answer.selection), [OUT / "kept_tokens.png", OUT / "heat_map.png"]
-    for path, picture in zip(paths, (kept_tokens, heat_map)):
-        picture(path, token_map, title)
+    for path, draw_picture in zip(paths, (kept_tokens, heat_map)):
+        draw_picture(token_map, title).savefig(path)
     return paths
 
 

@@ -24,7 +24,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from bench.measure import extra_megabytes, write_result
 from bench.probe import whole_tensor
-from flexselect import attention
+from flexselect.attention import probe
 from flexselect.attention.probe import visual_attention
 from flexselect.families.qwen2_5_vl import Qwen25VLM
 from flexselect.scoring.frame_sets import frame_sets, split_budget
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[14080, 28160])
     sizes = parser.parse_args().tokens
-    attention.visual_attention = measured_attention
+    probe.visual_attention = measured_attention
     print(f"layer {LAYER}, {SIZES}, {QUERY} query rows, {BUDGET} of the tokens kept; median of {ROUNDS} (112k: one)")
     heads = (
         "floor s",

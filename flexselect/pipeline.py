@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -24,6 +23,7 @@ from flexselect.storage.video_source import open_frame_stream
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, VideoClip
+from flexselect.validation import Frames
 
 
 class FlexSelect(Engine):
@@ -61,7 +61,7 @@ class FlexSelect(Engine):
 
     def open(
         self,
-        video: str | Path | Tensor | np.ndarray,
+        video: str | Path | Frames,
         seconds: Tensor | Sequence[float] | None = None,
         keep: str = "features",
         keep_on: str | None = None,
@@ -76,7 +76,8 @@ class FlexSelect(Engine):
         A file is decoded a few frames at a time while the tower encodes earlier ones, so memory holds only features.
 
         Args:
-            video: a video file; or frames uint8 [T, h, w, 3], which are not sampled.
+            video: a video file; or frames uint8 [T, h, w, 3], which are not sampled, also as a list or generator of
+                arrays [h, w, 3] or PIL images.
             seconds: when each frame is shown, float [T]; only with frames.
             keep: what is kept between questions, see `VideoSession.keeping`.
             keep_on: device or "disk" that holds the kept data, see `VideoSession.keeping`.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from flexselect.nearest import did_you_mean
@@ -79,14 +80,43 @@ def check_cache(folder: str, max_gb: float) -> None:
         raise ValueError(f"feature_cache {folder} cannot be written: permission denied at {nearest}")
 
 
-def checked_frames(video: Tensor | np.ndarray) -> Tensor:
-    """Return frames as a tensor, uint8 [T, h, w, 3]; refuse any other shape or dtype."""
-    if not isinstance(video, (Tensor, np.ndarray)):
-        raise ValueError(f"a video is a path, or frames as a tensor or array; got {type(video).__name__}")
-    frames = torch.as_tensor(video)
+Frames = Tensor | np.ndarray | Iterable[Tensor | np.ndarray | Image.Image]  # uint8 [T, h, w, 3], or one after another
+
+
+def checked_frames(video: Frames) -> Tensor:
+    """Return frames as a tensor, uint8 [T, h, w, 3]; refuse any other shape or dtype.
+
+    Args:
+        video: a tensor or array; or a list or generator of frames, each a tensor, an array [h, w, 3] or a PIL image.
+    """
+    if isinstance(video, Tensor | np.ndarray):
+        frames = torch.as_tensor(video)
+    elif isinstance(video, Iterable) and not isinstance(video, bytes | Mapping):
+        frames = _stacked([_checked_frame(frame, number) for number, frame in enumerate(video)])
+    else:
+        raise ValueError(f"a video is a path, or frames; got {type(video).__name__}")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not len(frames):
         raise ValueError(f"frames must be uint8 [T, h, w, 3], T >= 1; got {frames.dtype} {list(frames.shape)}")
     return frames
+
+
+def _checked_frame(frame: Any, number: int) -> Tensor:
+    """Return one frame of a list as a tensor."""
+    if isinstance(frame, Image.Image):
+        return torch.from_numpy(np.array(frame.convert("RGB")))
+    if not isinstance(frame, Tensor | np.ndarray):
+        kind = type(frame).__name__
+        raise ValueError(f"frame {number} is {kind}: a frame is uint8 [h, w, 3], as a tensor, an array or a PIL image")
+    return torch.as_tensor(frame)
+
+
+def _stacked(frames: Sequence[Tensor]) -> Tensor:
+    """Stack frames of one size and dtype."""
+    for number, frame in enumerate(frames):
+        if frame.shape != frames[0].shape or frame.dtype != frames[0].dtype:
+            kinds = [f"{other.dtype} {list(other.shape)}" for other in (frames[0], frame)]
+            raise ValueError(f"frames must have one size: frame 0 is {kinds[0]}, frame {number} is {kinds[1]}")
+    return torch.stack(list(frames)) if frames else torch.empty(0)
 
 
 def checked_question(question: Any) -> str:

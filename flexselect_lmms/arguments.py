@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from flexselect.families import family_class, numbers_of
@@ -78,3 +79,16 @@ def check_identity(expected: str | None, path: str, selector: str | None) -> Non
         )
     elif expected != actual:
         raise ValueError(f"model_args say weights={expected}, but the weights are {actual}: the files have changed")
+
+
+def answers_file(path: str, rank: int) -> Path:
+    """Return the file for the answers of a process; its folder is created.
+
+    Raises:
+        ValueError: if the path is a folder.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"model_args say answers={path}, which is a folder: name a file in it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.with_stem(f"{file.stem}-{rank}") if rank else file

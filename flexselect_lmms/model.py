@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from flexselect import FlexSelect
 from flexselect.pipeline import VideoSession
+from flexselect.storage.json_lines import append_line
 from flexselect.validation import raise_lost_gpu
-from flexselect_lmms.arguments import check_identity, check_names, options
+from flexselect_lmms.arguments import answers_file, check_identity, check_names, options
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class FlexSelectLMMS(lmms):
         device: device of the model; None: this process's GPU, else the CPU.
         weights: hash of model and selector, checked against the loaded weights, so that lmms-eval's response cache,
             which compares these arguments, is right. `python -m flexselect_lmms` prints it.
+        answers: file that gets a line of JSON for each answer, with its moments, as lmms-eval's own files have no place
+            for them; the second process appends `-1` to its name, and so on. Answers from the cache are not written.
         arguments: options of `FlexSelect.from_pretrained` and numbers of the family, such as selector, budget,
             reference_layer, reduction, fps, max_frames; the names of the released scripts work too.
     """
@@ -43,6 +46,7 @@ class FlexSelectLMMS(lmms):
         max_batch_size: int | None = None,
         device: str | None = None,
         weights: str | None = None,
+        answers: str | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
@@ -53,6 +57,7 @@ class FlexSelectLMMS(lmms):
         if device is None or (device == "cuda" and self._world_size > 1):
             device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
+        self._answers = None if answers is None else answers_file(answers, self._rank)
         chosen = options(arguments)
         check_names(pretrained, chosen)
         check_identity(weights, pretrained, chosen.get("selector"))
@@ -68,7 +73,7 @@ class FlexSelectLMMS(lmms):
             video, question, max_new_tokens = parsed[i]
             if video != path:
                 path, session = video, self._open(video)
-            answers[i] = self._answer(session, question, max_new_tokens)
+            answers[i] = self._answer(session, question, max_new_tokens, _origin(requests[i]))
         return [answers[i] for i in range(len(requests))]
 
     def _open(self, video: str) -> VideoSession | None:
@@ -79,7 +84,9 @@ class FlexSelectLMMS(lmms):
             log.error("%s; its questions are answered with nothing", error)
             return None
 
-    def _answer(self, session: VideoSession | None, question: str, max_new_tokens: int) -> GenerationResult:
+    def _answer(
+        self, session: VideoSession | None, question: str, max_new_tokens: int, origin: dict[str, Any]
+    ) -> GenerationResult:
         if session is None:
             return GenerationResult("")
         try:
@@ -88,6 +95,8 @@ class FlexSelectLMMS(lmms):
             raise_lost_gpu(error)
             log.error("%s; answered with nothing", error)
             return GenerationResult("")
+        if self._answers is not None:
+            append_line(self._answers, {**origin, "video": str(session.video), **answer.to_dict()})
         return GenerationResult(answer.text, TokenCounts(input_tokens=answer.num_kept_tokens))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -97,6 +106,12 @@ class FlexSelectLMMS(lmms):
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not supported: FlexSelect answers one question at a time."""
         raise NotImplementedError("FlexSelect answers one question at a time; it has no task of several rounds")
+
+
+def _origin(request: Instance) -> dict[str, Any]:
+    """Return task and document of a request, as in lmms-eval's samples."""
+    *_, doc_id, task, _ = request.args
+    return {"task": task, "doc_id": doc_id}
 
 
 def _parse_request(tasks: Any, request: Instance) -> tuple[str, str, int]:

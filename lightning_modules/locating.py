@@ -1,4 +1,4 @@
-"""The verb `locate`: measure recall of needles at every layer, and recommend a reference layer."""
+"""The verb `locate`: measure at every layer how well it finds needles, and recommend a reference layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torchmetrics import CatMetric
 
-from flexselect.analysis.needle_recall import NeedleClip, clip_recalls, clip_states, format_recalls, summarise_recalls
+from flexselect.analysis.needle_recall import NeedleClip, clip_states, format_layers, measure_layers, summarise_layers
 from flexselect.contracts import Recorded
 from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
@@ -46,8 +46,8 @@ class Locating(LightningModule):
         self.options = LoadingOptions(device=None, **options)
         self.save_hyperparameters(asdict(self.options))
         self.family = family
-        self.recalls = CatMetric()  # gathers clips over all processes
-        self.chance = 0.0  # recall of random tokens
+        self.measures = CatMetric()  # gathers clips over all processes
+        self.chance = 0.0  # recall and pointing of random scores
         self._lm: VideoLM | None = None
 
     @property
@@ -66,16 +66,16 @@ class Locating(LightningModule):
             self._lm = load_lm(self.family, replace(self.options, device=device))
 
     def predict_step(self, clip: NeedleClip, batch_idx: int) -> Tensor:
-        """Compute recall at every layer; for the first clip also hidden states of text, needle and other tokens."""
+        """Measure every layer; of the first clip also draw hidden states of text, needle and other tokens."""
         assert self._lm is not None
-        recalls = clip_recalls(self._lm, clip)
-        self.recalls.update(recalls[None])
+        measures = measure_layers(self._lm, clip)
+        self.measures.update(measures[None])
         self.chance = 1 / clip.prompt.clip.num_units
         if batch_idx == 0 and self.trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             states, groups = clip_states(self._lm, clip)
-            states_by_layer(self.folder / "states_by_layer.png", states, groups, "Hidden states of a clip")
-        return recalls
+            states_by_layer(states, groups, "Hidden states of a clip").savefig(self.folder / "states_by_layer.png")
+        return measures
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -90,16 +90,16 @@ class Locating(LightningModule):
         }
 
     def on_predict_end(self) -> None:
-        """Gather the recalls, write and draw them, recommend a layer."""
-        recalls = self.recalls.compute().cpu()  # [clips, layers, 2]
+        """Gather the measures of all clips, write and draw them, recommend a layer."""
+        measures = self.measures.compute().cpu()  # [clips, 2, layers, 2]
         if not self.trainer.is_global_zero:
             return
-        summary_by_layer, folder = summarise_recalls(recalls, self.chance), self.folder
+        summary_by_layer, folder = summarise_layers(measures, self.chance), self.folder
         write_atomically(folder / "locate.json", json.dumps({**summary_by_layer, **self.provenance}, indent=2))
         recommended = {name: summary_by_layer[name] for name in ("reference_layer", "reduction")}
         write_atomically(
             folder / "use.yaml", USE.format(folder / "use.yaml") + yaml.safe_dump({"model": {"init_args": recommended}})
         )
-        recall_by_layer(folder / "locate.png", summary_by_layer)
-        sys.stdout.write(f"{format_recalls(summary_by_layer)}, or --config {folder / 'use.yaml'}\n")
+        recall_by_layer(summary_by_layer).savefig(folder / "locate.png")
+        sys.stdout.write(f"{format_layers(summary_by_layer)}, or --config {folder / 'use.yaml'}\n")
         log.info("%s", folder / "locate.png")

@@ -26,6 +26,7 @@ from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import ReadOptions
 from flexselect.validation import raise_lost_gpu
+from lightning_modules.grounding_metrics import GroundingMetrics
 
 
 class VideoQA(LightningModule):
@@ -47,6 +48,7 @@ class VideoQA(LightningModule):
         check_options(family, self.options)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
+        self.grounding = GroundingMetrics()
         self.answered: dict[tuple[str, str, str], dict[str, Any]] = {}  # predictions of an earlier run, by question
         self.flexselect: FlexSelect | None = None
         self.session: VideoSession | None = None  # session of the last question's video
@@ -146,9 +148,14 @@ class VideoQA(LightningModule):
             "video_hash": self._video_hash if opened else None,
         }
 
-    @staticmethod
-    def _grounding(question: VideoQuestion, row: dict[str, Any]) -> dict[str, Any]:
-        """Compare the row's moments with those of the annotations."""
+    @property
+    def _ranks_content(self) -> bool:
+        return self.flexselect is not None and self.flexselect.ranks_content
+
+    def _grounding(self, question: VideoQuestion, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Compare the row's moments with those of the annotations; None if either can have none."""
+        if not question.moments or not self._ranks_content:
+            return None
         return ground(row.get("moments") or [], question.moments, (row["sampling"] or {}).get("seconds"))
 
     def _warnings(self, question: VideoQuestion) -> list[str]:
@@ -163,7 +170,9 @@ class VideoQA(LightningModule):
     def validation_step(self, item: QuestionItem) -> dict[str, Any]:
         """Answer one question and compare it with the expected answer."""
         question, row = item.question, self.predict_step(item)
-        right = question.is_right(row["answer"])
+        right, grounding = question.is_right(row["answer"]), self._grounding(question, row)
+        if grounding is not None:
+            self.grounding.update(grounding["iou"], grounding["pointing"])
         if question.counts:
             self.accuracy.update(float(right))  # a failed video counts as wrong
         unexpected = row["error"] is None and question.answer is None and not question.absent
@@ -176,18 +185,22 @@ class VideoQA(LightningModule):
             **({"drawn": question.drawn(row["answer"] or "")} if question.guess and row["error"] is None else {}),
             "multiple_choice": bool(question.options),
             **({} if question.absent is None else {"absent": question.absent}),
-            **({"grounding": self._grounding(question, row)} if question.moments else {}),
+            **({} if grounding is None else {"grounding": grounding}),
             "groups": dict(question.groups),
         }
 
     def on_validation_epoch_start(self) -> None:
-        """Add a value of weight 0, so that a process without counted rows has an accuracy too."""
+        """Add values of weight 0, so that a process without counted rows has the metrics too."""
         self.accuracy.update(0.0, weight=0.0)
+        self.grounding.reset()
+        self.grounding.update(0.0, 0.0, weight=0.0)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracy over all processes, if any question counts."""
+        """Log the accuracy over all processes, if any question counts, and how right the moments are."""
         if any(question.counts for question in self.data.questions):
             self.log("accuracy", self.accuracy, prog_bar=True)
+        if self._ranks_content and any(question.moments for question in self.data.questions):
+            self.log_dict(self.grounding.compute())
 
     def _open(self, item: QuestionItem) -> None:
         self.session, self._video_error, self._video_hash = None, item.error, item.video_hash

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
 import bench.measure
-from bench import gpu, kernels, roofline
+from bench import benchmark, gpu, kernels, loss, moments, probe, roofline, scaling, selection, session, tower
+from flexselect.attention import probe as probe_of_layers
 
 
 @pytest.fixture
@@ -52,3 +53,38 @@ def test_the_gpu_measurement_runs_on_small_shapes(results, monkeypatch, capsys):
     gpu.main()
     shown = capsys.readouterr().out
     assert [shown.count(mode) for mode in ("dense", "self", "lite")] == [1, 1, 1] and not list(results.iterdir())
+
+
+def run_small(module, monkeypatch, *words, **constants):
+    """Run a bench with other constants, in this process."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+    for name, value in constants.items():
+        monkeypatch.setattr(module, name, value)
+    module.main()
+
+
+def test_selection_is_measured_beside_the_plain_version(results, monkeypatch):
+    monkeypatch.setattr(probe_of_layers, "visual_attention", probe_of_layers.visual_attention)  # the bench replaces it
+    run_small(selection, monkeypatch, "--tokens", "880", BUDGET=64, UNITS_PER_SET=2, ROUNDS=1)
+    (row,) = json.loads((results / "selection.json").read_text())["rows"]
+    assert row["same_kept"] == 1.0 and set(row["scoring_mb"]) == {"ours", "straightforward"}
+
+
+@pytest.mark.slow
+def test_small_runs_of_the_other_benches(results, monkeypatch, capsys):
+    run_small(tower, monkeypatch, UNITS=2, ROWS=8, COLUMNS=8, TIMES=1, WIDTHS=tower.WIDTHS[:1])
+    run_small(probe, monkeypatch, KEYS=(256,))
+    run_small(loss, monkeypatch, TOKENS=(256,))
+    written = {name: json.loads((results / f"{name}.json").read_text())["rows"] for name in ("tower", "probe", "loss")}
+    assert written["tower"][0]["difference"] < 1e-5 and written["probe"][0]["probe_s"] > 0
+    assert written["loss"][0]["difference"] < 1e-4
+    assert capsys.readouterr().out.count("\n") == 7
+
+
+@pytest.mark.slow
+def test_small_runs_of_the_benches_of_whole_questions(results, monkeypatch, capsys):
+    run_small(scaling, monkeypatch, FRAMES=(64,), ROUNDS=1)
+    run_small(session, monkeypatch, DEMO_UNITS=64, UNITS=16, UNITS_PER_SET=8)
+    run_small(benchmark, monkeypatch, VIDEOS=1, PATCHES=64, TIMES=1)
+    run_small(moments, monkeypatch, "--videos", "1", "--patches", "64")
+    assert len(list(results.iterdir())) == 4 and "training-free" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Through the front door, with the YAMLs that ship."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,9 +223,10 @@ MISTAKES = [
     (["--trainer.devics", "1"], "there is no --trainer.devics; did you mean --trainer.devices?"),
     (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
     (["--config", "configs/demo/selff.yaml"], "no such config; did you mean configs/demo/self.yaml?"),
-    (["--model.keep", "x"], "--model.keep cannot be x: Expected a typing.Literal['nothing', 'features', 'scores_kv']"),
-    (["--model.budget", "x"], "--model.budget cannot be x: Expected a <class 'int'>"),
-    (["--trainer.max_epochs", "x"], "--trainer.max_epochs cannot be x: Expected a <class 'int'>"),
+    (["--model.keep", "x"], "--model.keep cannot be x: it is one of nothing, features, scores_kv"),
+    (["--model.budget", "x"], "--model.budget cannot be x: it is a whole number"),
+    (["--model.budget", "[1]"], "--model.budget cannot be [1]: it is of type int"),
+    (["--trainer.max_epochs", "x"], "--trainer.max_epochs cannot be x: it is a whole number"),
 ]
 
 
@@ -308,8 +310,13 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "32 questions in common; difference +" in output and "self is better." in output
     assert "selector" in output and "differ" in output
+    assert "mIoU of moments" not in output, "a control has no moments"
+    assert re.search(r"'\w+' \(\d+(\.\d+)?-\d+(\.\d+)? s\) / '", output), "flips name the moment of each answer"
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "self")]) == 0
     output = capsys.readouterr().out
+    results = json.loads((tmp_path / "self" / "results.json").read_text())
+    assert re.search(rf"mIoU of moments +{results['grounding']['miou']['mean']:.3f}", output)
+    assert re.search(rf"pointing +{results['grounding']['pointing']['mean']:.3f}", output)
     assert "difference +0.000" in output and "p = 1.0000. both have the same questions right." in output
     assert cli.main(["compare", str(tmp_path / "self"), str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import cli
-from flexselect.commands import help as help_texts
+from flexselect.commands.help import mistakes, source, texts
+from flexselect.commands.help.at_once import answer_at_once
 from flexselect.commands.verbs import SHARED, SHORT, VERBS
 from flexselect.options import AskingOptions, option_names
 
@@ -43,11 +44,11 @@ def test_the_help_of_a_verb(verb, capsys):
 
 
 def test_types_and_defaults_are_those_of_the_source():
-    options = help_texts.read_options("flexselect.options", "AskingOptions")
+    options = source.read_options("flexselect.options", "AskingOptions")
     assert list(options) == option_names(AskingOptions)
     assert options["max_new_tokens"] == ("int", "64", "the maximum length of an answer, in tokens.")
     assert options["keep"][1] == "'features'" and options["budget"][0] == "int | None"
-    shown = help_texts.describe("predict")
+    shown = texts.describe("predict")
     assert "--model.keep {nothing,features,scores_kv}" in shown and "(default: 64)" in " ".join(shown.split())
 
 
@@ -56,8 +57,11 @@ def test_every_option_that_help_names_is_one():
         for option in verb.options:
             long = option if option in SHARED or name != "ask" else SHORT[option]
             part, dot, key = long.removeprefix("--").partition(".")
-            known = long in SHARED or key in help_texts.read_options(*verb.classes[part].split(":"))
-            assert (known and dot) or long in SHARED, (name, option)
+            if long in SHARED:
+                continue
+            owner = verb.classes.get(part, "")
+            options = source.read_options(*owner.split(":")) if dot else source.function_options(verb.function)
+            assert (key if dot else part) in options, (name, option)
 
 
 def test_examples_name_configs_that_there_are():
@@ -112,12 +116,68 @@ def test_a_shell_completes_verbs_options_and_configs(capsys):
     assert cli.main(["completion", "fish"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        ("predict --config configs/demo/self.yaml --model.budget abc", "--model.budget cannot be abc: it is a whole n"),
+        ("predict --config configs/demo/self.yaml --model.keep=score", "it is one of nothing, features, scores_kv"),
+        ("predict --config configs/demo/self.yaml --model.verify maybe", "cannot be maybe: it is true or false"),
+        ("predict --config configs/demo/self.yaml --family.fps fast", "--family.fps cannot be fast: it is a number"),
+        ("predict --config configs/demo/self.yaml --trainer.max_epoch 3", "did you mean --trainer.max_epochs?"),
+        ("fit --config configs/demo/self.yaml --trainer.max_epochs ten", "cannot be ten: it is a whole number"),
+        ("predict --config configs/demo/self.yaml --output_dri x", "did you mean --output_dir?"),
+        ("validate --config configs/demo/self.yaml --data.annotations READNE.md", "did you mean README.md?"),
+        ("predict", "give --config CONFIG"),
+        ("serve --config configs/demo/serve.yaml --budgit 4", "did you mean --budget?"),
+        ("serve --config configs/demo/serve.yaml --port http", "--port cannot be http: it is a whole number"),
+        ("serve", "missing: --path, for example serve"),
+        ("completion", "missing: SHELL"),
+        ("completion fish", "cannot be fish: it is one of bash, zsh, tcsh"),
+        ("compare README.md", "missing: OTHER"),
+        ("export --ckpt_path none.ckpt --output x", "--ckpt_path none.ckpt: no such checkpoint"),
+        ("export --ckpt_path README.md", "missing: --output"),
+        ("convert --inptu a --output b", "did you mean --input?"),
+    ],
+)
+def test_mistakes_that_are_seen_at_once(words, right):
+    code, text = answer_at_once(words.split())
+    assert code == 2 and right in text and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model.budget null --model.budget 4_000 --model.budget 1e3 --model.budget=0x10 --family.fps .inf",
+        "--family.fps 2 --model.verify True --trainer.precision 16-mixed --trainer.devices auto --trainer.devices 1",
+        "--trainer.max_time 00:01:00:00 --trainer.strategy ddp --model.selector self --data.columns {a:b}",
+        "--trainer.limit_val_batches 0.5 --trainer.max_epochs -1 --data.video a --data.question is-it-abc",
+        "--model.reduction token_selection --model.device_map auto --model.keep_on disk --data.annotations null",
+        "--data.video+ b --seed_everything 3 --ckpt_path x --trainer.logger.save_dir x --print_config",
+    ],
+)
+def test_right_values_are_left_alone(words):
+    assert answer_at_once(["predict", "--config", "configs/demo/self.yaml", *words.split()]) is None
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_all_options_of_a_verb(verb, capsys):
+    """Each with its type and meaning, those of the Trainer too, without the parser."""
+    assert cli.main([verb, "--help-all"]) == 0
+    shown = capsys.readouterr().out
+    names = re.findall(r"^  (--[\w.]+)", shown, re.M)
+    assert len(names) == len(set(names)) and set(VERBS[verb].options) <= set(names)
+    for part, owner in VERBS[verb].classes.items():
+        options = {f"--{part}.{name}" for name in source.read_options(*owner.split(":")) if name not in texts.SET_BY_US}
+        assert options <= {SHORT.get(name, name) if verb == "ask" else name for name in names}, verb
+    assert ("--trainer.precision" in names) == bool(VERBS[verb].classes)
+
+
 def test_an_experiment_with_a_mistyped_key(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("configs: [demo/self]\nrusn: {one: {}}\nruns: {}")
     assert cli.main(["experiment", "--config", str(tmp_path / "a.yaml"), "--output_dir", str(tmp_path)]) == 2
     assert "has no option rusn; did you mean runs?" in capsys.readouterr().err
     (tmp_path / "b.yaml").write_text("configs: [demo/self]\nruns: {one: {model.selectr: self}}")
-    words = ["--config", str(tmp_path / "b.yaml"), "--output_dir", str(tmp_path), "--data.annotations", "x.jsonl"]
+    words = ["--config", str(tmp_path / "b.yaml"), "--output_dir", str(tmp_path), "--data.annotations", "README.md"]
     assert cli.main(["experiment", *words]) == 2
     assert "did you mean --model.selector?" in capsys.readouterr().err
 
@@ -127,7 +187,7 @@ def test_an_experiment_with_a_mistyped_key(tmp_path, capsys):
     [("--model.budgit", "--model.budget"), ("--data.vido=x", "--data.video"), ("--family.max_framez", "max_frames")],
 )
 def test_a_mistyped_option_is_named_without_the_parser(word, right):
-    code, text = help_texts.answer_at_once(["predict", "--config", "configs/demo/self.yaml", word, "4"])
+    code, text = answer_at_once(["predict", "--config", "configs/demo/self.yaml", word, "4"])
     assert code == 2 and right in text and len(text.splitlines()) == 1
 
 
@@ -143,11 +203,11 @@ def test_every_option_of_every_class_is_known():
         "data.video+",
         "model.zzzz",
     ]:
-        assert help_texts._mistyped(f"--{name}") is None, name
+        assert mistakes.find_mistake("predict", ["--config", "configs/demo/self.yaml", f"--{name}"]) is None, name
 
 
 def test_options_of_other_packages_are_left_to_the_parser(tmp_path):
     (tmp_path / "a.yaml").write_text("family:\n  class_path: mine.Family\n")
     words = ["predict", "--config", str(tmp_path / "a.yaml"), "--family.max_framez", "4"]
-    assert help_texts.answer_at_once(words) is None
-    assert help_texts.answer_at_once(["predict", "--family", "mine.Family", "--family.max_framez", "4"]) is None
+    assert answer_at_once(words) is None
+    assert answer_at_once(["predict", "--family", "mine.Family", "--family.max_framez", "4"]) is None

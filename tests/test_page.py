@@ -1,6 +1,7 @@
 """The page to try a model on: what it answers, what it refuses, who reaches it; in a browser where there is one."""
 
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.page.facts import answer_facts, escape_markdown, video_facts
 from flexselect.page.modes import Modes
+from tests.datamodules.test_video_files import as_webm
 from tests.processes import Run
 
 ROOT = Path(__file__).parents[1]
@@ -199,11 +201,12 @@ def test_it_holds_on_a_phone(page):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"cut off at {width} pixels"
 
 
-def test_a_click_on_a_moment_sets_the_players_time(page, videos, tmp_path):
+@pytest.mark.parametrize(("name", "copy"), [("long.mp4", shutil.copy), ("other.webm", as_webm)])
+def test_a_click_on_a_moment_sets_the_players_time(page, videos, tmp_path, name, copy):
     """The file itself is played, in parts: nothing is copied."""
     write_needle_videos(tmp_path, videos=1, patches=48, seed=2026)
-    long = videos / "long.mp4"
-    long.write_bytes((tmp_path / "needles_000.mp4").read_bytes())
+    long = videos / name
+    copy(tmp_path / "needles_000.mp4", long)
     try:
         page.get_by_label("A video").click()
         page.get_by_role("option", name=long.name).click()
@@ -217,7 +220,7 @@ def test_a_click_on_a_moment_sets_the_players_time(page, videos, tmp_path):
         moment.click()
         assert page.evaluate("video => video.currentTime", video) == pytest.approx(at, abs=0.1)
         assert page.evaluate("video => video.duration", video) == pytest.approx(48.0, abs=0.6)
-        (address,) = {url for url in page.asked if "/file=" in url and url.endswith(".mp4")}
+        (address,) = {url for url in page.asked if "/file=" in url and url.endswith(name)}
         assert str(long) in address, "from where it lies"
         status, headers = served_part(address)
         assert status == 206 and headers["content-range"].startswith("bytes 0-99/")

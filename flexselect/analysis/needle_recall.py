@@ -29,10 +29,11 @@ class NeedleClip:
     others: int = 0  # number of other needles in the clip
 
 
-def clip_recalls(lm: VideoLM, clip: NeedleClip) -> Tensor:
-    """Return the recall of the needle's tokens at every layer: float32 [layers, 2], for max and mean.
+def measure_layers(lm: VideoLM, clip: NeedleClip) -> Tensor:
+    """Measure how well every layer finds a clip's needle: float32 [2, layers, 2], the last one for max and mean.
 
-    The clip is scored as one frame set; K is the number of tokens per unit.
+    The first row is the recall of the needle's tokens, where K is the number of tokens per unit; the second one is 1
+    where the best token of all is one of the needle's (pointing). The clip is scored as one frame set.
     """
     encoded = encode(lm, clip.prompt)
     layout = encoded.layout(clip.prompt.query_ids, lm.visual_id)
@@ -42,7 +43,9 @@ def clip_recalls(lm: VideoLM, clip: NeedleClip) -> Tensor:
         lm.decoder, assembled["inputs_embeds"], assembled["position_ids"], probe, **assembled["deepstack"]
     )
     needle = torch.arange(encoded.tokens_per_unit) + clip.unit * encoded.tokens_per_unit
-    return recall_at(scores[:, :, 0, layout.visual[layout.span].to(scores.device)], needle)
+    scores = scores[:, :, 0, layout.visual[layout.span].to(scores.device)]  # [layers, 2, V]
+    pointing = scores.argmax(-1) // encoded.tokens_per_unit == clip.unit
+    return torch.stack([recall_at(scores, needle), pointing.float()])
 
 
 def clip_states(lm: VideoLM, clip: NeedleClip) -> tuple[Tensor, dict[str, Tensor]]:
@@ -54,19 +57,22 @@ def clip_states(lm: VideoLM, clip: NeedleClip) -> tuple[Tensor, dict[str, Tensor
     return layer_states(lm.decoder, lm.assemble(encoded, clip.prompt.query_ids, None, "original"), groups)
 
 
-def summarise_recalls(recalls: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]:
-    """Summarise recall by layer, and recommend a layer.
+def summarise_layers(measures: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]:
+    """Summarise recall and pointing by layer, and recommend a layer.
 
     Args:
-        recalls: float [clips, layers, 2].
-        chance: recall of a random ranking, K / V.
+        measures: float [clips, 2, layers, 2], see `measure_layers`.
+        chance: recall and pointing of a random ranking: one over the number of units.
         draws: bootstrap draws for the 95 % intervals.
 
     Returns:
-        `by_reduction`: for each reduction, the `mean` and the ends `low` and `high` of its interval, listed by layer.
-        The recommended `reference_layer` and `reduction` have the best mean; the earlier of equal layers wins. `recall`
-        is that mean. `alike`: the layers that are not worse by the 95 % interval of the paired difference.
+        `by_reduction`: for each reduction, the `mean` recall and the ends `low` and `high` of its interval, and
+        `pointing`, the share of clips whose best token is one of the needle's; all listed by layer. The recommended
+        `reference_layer` and `reduction` have the best mean recall; the earlier of equal layers wins. `recall` and
+        `pointing` are that layer's. `alike`: the layers that are not worse by the 95 % interval of the paired
+        difference.
     """
+    recalls, pointing = measures[:, 0], measures[:, 1].mean(0)
     generator = torch.Generator().manual_seed(0)
     samples = torch.randint(len(recalls), (draws, len(recalls)), generator=generator)
     means = torch.stack([recalls[sample].mean(0) for sample in samples])  # [draws, layers, 2]
@@ -76,31 +82,34 @@ def summarise_recalls(recalls: Tensor, chance: float, draws: int = 2000) -> dict
         ends, flat = wilson(edge, len(recalls)), (low == high) & (mean == edge)
         low, high = low.masked_fill(flat, ends[0]), high.masked_fill(flat, ends[1])
     layer, reduction = divmod(int((mean - 1e-6 * torch.arange(len(mean))[:, None]).argmax()), len(REDUCTIONS))
+    by_layer = {"mean": mean, "low": low, "high": high, "pointing": pointing}
     by_reduction = {
-        name: {"mean": mean[:, r].tolist(), "low": low[:, r].tolist(), "high": high[:, r].tolist()}
-        for r, name in enumerate(REDUCTIONS)
+        name: {part: values[:, r].tolist() for part, values in by_layer.items()} for r, name in enumerate(REDUCTIONS)
     }
     lead = means[:, layer, reduction, None] - means[..., reduction]  # [draws, layers], paired: on the same clips
     not_worse = [
         other for other, least in enumerate(lead.quantile(0.025, dim=0)) if other != layer and float(least) <= 0
     ]
-    best = {"reference_layer": layer, "reduction": REDUCTIONS[reduction], "recall": float(mean[layer, reduction])}
+    measured = {"recall": float(mean[layer, reduction]), "pointing": float(pointing[layer, reduction])}
+    best = {"reference_layer": layer, "reduction": REDUCTIONS[reduction], **measured}
     return {**best, "alike": not_worse, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
 
 
-def format_recalls(result: dict[str, Any]) -> str:
-    """Format recall by layer as text; an arrow marks the recommended layer."""
-    lines = [f"{'layer':>5} " + " ".join(f"{name:>22}" for name in REDUCTIONS)]
+def format_layers(result: dict[str, Any]) -> str:
+    """Format recall and pointing by layer as text; an arrow marks the recommended layer."""
+    lines = [f"{'layer':>5} " + " ".join(f"{f'recall, {name}':>22}{'pointing':>10}" for name in REDUCTIONS)]
     for layer in range(len(result["by_reduction"]["max"]["mean"])):
         cells: Sequence[str] = [
-            f"{curve['mean'][layer]:.3f} ({curve['low'][layer]:.3f}-{curve['high'][layer]:.3f})"
+            f"{curve['mean'][layer]:9.3f} ({curve['low'][layer]:.3f}-{curve['high'][layer]:.3f})"
+            f"{curve['pointing'][layer]:9.3f}"
             for curve in result["by_reduction"].values()
         ]
         mark = "  <-" if layer == result["reference_layer"] else ""
-        lines.append(f"{layer:5} " + " ".join(f"{cell:>22}" for cell in cells) + mark)
+        lines.append(f"{layer:5} " + " ".join(f"{cell:>32}" for cell in cells) + mark)
     use = f"--model.reference_layer {result['reference_layer']} --model.reduction {result['reduction']}"
     if result["alike"]:
         layers = ", ".join(str(layer) for layer in result["alike"])
         lines.append(f"not significantly worse on {result['clips']} clips: layers {layers}")
-    lines.append(f"recall {result['recall']:.3f}, by chance {result['chance']:.3f}; use {use}")
+    measured = f"recall {result['recall']:.3f}, pointing {result['pointing']:.3f}, by chance {result['chance']:.3f}"
+    lines.append(f"{measured}; use {use}")
     return "\n".join(lines)

@@ -60,6 +60,7 @@ def error_message(error: Exception) -> str:
 
 UNKNOWN_KEY = re.compile(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted")
 WRONG_VALUE = re.compile(r"(?P<expected>Expected a [^\n]*?)(?:\. Got value: |\n[\s\S]*?Given value: )(?P<value>[^\n]+)")
+REQUIRED_KEY = re.compile(r"given class_path '([\w.]+)':\s+the following arguments are required: ([\w, ]+)")
 UNKNOWN_OPTION = re.compile(r"[Uu]nrecognized arguments: (--[\w.-]+)")
 
 
@@ -72,15 +73,18 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         message: the parser's message.
         options: the parser's options, such as "--output_dir".
     """
-    key, option = UNKNOWN_KEY.search(message), UNKNOWN_OPTION.search(message)
+    key, option, lacking = (pattern.search(message) for pattern in (UNKNOWN_KEY, UNKNOWN_OPTION, REQUIRED_KEY))
+    part = message.partition('"')[2].partition('"')[0]  # Parser key "data":
     if key is not None:
-        part = message.partition('"')[2].partition('"')[0]  # Parser key "data":
         owner: Any = locate(key[1])
         taken = signature(owner).parameters
         known = [*taken, *(option_names(AskingOptions) if "options" in taken else [])]
         return f"there is no --{part}.{key[2]}{did_you_mean(key[2], known, f'--{part}.')}"
     if option is not None:
         return f"there is no {option[1]}{did_you_mean(option[1], options)}"
+    if lacking is not None:
+        names = ", ".join(f"--{part}.{name.strip()}" for name in lacking[2].split(","))
+        return f"missing: {names}, which {lacking[1]} needs"
     if "arguments are required" in message:
         if "--config" in options:
             return "a model is missing: give --config CONFIG, for example --config qwen2_5_vl_7b"
@@ -89,7 +93,8 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
     if wrong is None:
         return message
     *parts, key = re.findall(r'Parser key "([\w.]+)":', message)
-    return f"--{'.'.join([*parts, key])} cannot be {wrong['value'].strip()}: {wrong['expected']}"
+    expected = re.sub(r"^Expected a <class '(\w+)'>$", r"it is of type \1", wrong["expected"])
+    return f"--{'.'.join([*parts, key])} cannot be {wrong['value'].strip()}: {expected}"
 
 
 def _mark(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import shtab
 
-from flexselect.commands.help import option_of
+from flexselect.commands.help.texts import option_of
 from flexselect.commands.verbs import LOUDNESS, VERBS
 from flexselect.shipped import config_names
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flexselect.commands.help import program
+from flexselect.commands.help.texts import program
 from flexselect.commands.verbs import ALL_ANSWERED
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.pipeline import FlexSelect

@@ -40,6 +40,7 @@ SHARED = {  # options that belong to no class
     "--config": ("CONFIG", "a YAML file, or the name of one that ships; give it several times, later ones count"),
     "--model": ("MODEL", "a config by name (default: qwen2_5_vl_7b), or a checkpoint: a folder, or a hub id"),
     "--output_dir": ("DIR", "folder for everything that is written"),
+    "--data.root": ("DIR", "folder with the benchmark's files, as its authors lay them out"),
     "--report": ("", "also write report.html: the run on one page"),
     "--moments": ("{vtt,chapters}", "also write the moments of each answer, for video players"),
     "--trainer.devices": ("INT", "number of GPUs or processes, which share the videos"),
@@ -49,9 +50,6 @@ SHARED = {  # options that belong to no class
     "--bench": ("", "also measure 64, 256 and 1,024 frames"),
     "--output": ("PATH", "file or folder for the result"),
     "--ckpt_path": ("FILE", "a checkpoint of a training"),
-    "--input": ("DIR", "a checkpoint in its authors' layout"),
-    "--videos": ("DIR", "folder of videos to choose from"),
-    "--port": ("INT", "port of the page; 0: any"),
 }
 
 
@@ -62,6 +60,8 @@ class Verb:
     line: str  # what it does
     example: str  # the words after the program's name
     options: tuple[str, ...] = ()  # the options that people need, in order
+    words: dict[str, str] = field(default_factory=dict)  # words without a name, and their meanings
+    function: str = ""  # of a verb without a Trainer: returns text, or nothing; its arguments are the options
     classes: dict[str, str] = field(default_factory=dict)  # where --model., --data. and --family. options are defined
 
 
@@ -75,67 +75,89 @@ VERBS = {
         "ask about one video",
         'ask talk.mp4 "What is on the first slide?" --model qwen2_5_vl_7b',
         tuple(SHORT),
-        ASKING,
+        {"VIDEO": "a video file", "QUESTION": "one question, or several, each in quotes"},
+        classes=ASKING,
     ),
     "predict": Verb(
         "answer questions about videos",
         'predict --config qwen2_5_vl_7b --data.video talk.mp4 --data.question "What is shown first?"',
         ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--model.verify", "--output_dir", "--report", "--moments"),
-        ASKING,
+        classes=ASKING,
     ),
     "validate": Verb(
         "answer questions and count the right answers",
         "validate --config qwen2_5_vl_7b --data.annotations questions.jsonl --data.video_root videos/",
         ("--config", *TABLE, "--data.limit", *SELECTING, *PLACE, "--output_dir", "--report"),
-        ASKING,
+        classes=ASKING,
     ),
     "visualize": Verb(
         "answer, and draw which tokens were kept",
         'visualize --config demo/lite --data.video talk.mp4 --data.question "What is shown?"',
         ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--output_dir"),
-        ASKING,
+        classes=ASKING,
     ),
     "check": Verb(
         "check machine, checkpoint, memory, numbers and speed: the first thing to run",
         "check --quick --config qwen2_5_vl_7b",
         ("--config", "--quick", "--bench", "--output", *SELECTING[:3], *PLACE[:4], "--trainer.accelerator"),
-        ASKING,
+        classes=ASKING,
     ),
     "serve": Verb(
         "a web page on this machine, to try a model on",
         "serve --config demo/serve",
-        ("--config", "--videos", "--port"),
+        (
+            "--config",
+            "--path",
+            "--selector",
+            "--videos",
+            "--fps",
+            "--max_frames",
+            "--max_new_tokens",
+            "--host",
+            "--port",
+        ),
+        function="flexselect.page.page.serve",
     ),
     "locate": Verb(
         "find the reference layer of a model: recall of needles by layer",
         "locate --config demo/locate --data.units 256 --data.clips 24",
         ("--config", "--data.clips", "--data.units", "--data.needles", "--data.haystacks", *PLACE, "--output_dir"),
-        LOCATING,
+        classes=LOCATING,
     ),
     "fit": Verb(
         "train a selector",
         "fit --config selector/qwen2_5_vl_7b --data.annotations FILE --data.video_root DIR",
         ("--config", *TABLE, "--model.start", "--model.lr", "--trainer.devices", "--trainer.max_steps", "--output_dir"),
-        TRAINING,
+        classes=TRAINING,
     ),
     "export": Verb(
         "write a training checkpoint as a selector",
         "export --ckpt_path outputs/fit/checkpoints/last.ckpt --output outputs/selector",
-        ("--ckpt_path", "--output"),
+        ("--ckpt_path", "--output", "--overwrite"),
+        function="flexselect.commands.export.export",
     ),
     "experiment": Verb(
         "several validations in one table: a result with its controls",
         "experiment --config experiment/videomme_qwen2_5_vl_7b --data.root DIR --output_dir OUT",
-        ("--config", "--output_dir"),
+        ("--config", "--output_dir", "--data.root"),
     ),
-    "compare": Verb("two runs side by side, with McNemar's exact test", "compare OUT/self OUT/dense"),
+    "compare": Verb(
+        "two runs side by side, with McNemar's exact test",
+        "compare OUT/self OUT/dense",
+        ("--flips",),
+        {"ONE": "folder of a run that `validate` wrote", "OTHER": "folder of another one, over the same questions"},
+        function="flexselect.evaluation.comparison.compare",
+    ),
     "completion": Verb(
         "print a script that completes verbs and options in a shell",
         "completion bash",
+        words={"SHELL": "bash, zsh or tcsh: put `source <(flexselect completion bash)` into ~/.bashrc"},
+        function="flexselect.commands.completion.completion",
     ),
     "convert": Verb(
         "rewrite a checkpoint from its authors' layout to Hugging Face's",
         "convert --input LLaVA-Video-7B-Qwen2 --output LLaVA-Video-7B-hf",
         ("--input", "--output"),
+        function="flexselect.commands.convert.convert",
     ),
 }

@@ -60,6 +60,11 @@ class Engine:
         return self.options.positions or self.family.default_positions
 
     @property
+    def ranks_content(self) -> bool:
+        """Whether tokens are kept for what they show: not if all are kept, and not by the controls."""
+        return self.scorer is not None and self.scorer.ranks_content
+
+    @property
     def gpus(self) -> set[torch.device]:
         """All GPUs that hold weights of the VideoLLM or the selector."""
         return self.lm.gpus | (set() if self.scorer is None else self.scorer.gpus)

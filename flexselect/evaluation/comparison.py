@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flexselect.evaluation.grounding import summarise_grounding
 from flexselect.evaluation.results import format_interval, prediction_key, read_predictions, short_key, shown_answer
 from flexselect.evaluation.statistics import interval, mcnemar, wilson
 from flexselect.storage.run_settings import flatten_settings, read_json_object
@@ -88,7 +90,8 @@ def compare(one: str, other: str, flips: int = 20) -> str:
 
     Returns:
         Both accuracies on the questions that both runs answered, the difference with its 95 % bootstrap interval,
-        McNemar's exact p-value, a verdict, the questions with different outcomes, and the settings that differ.
+        McNemar's exact p-value, a verdict, mean IoU and pointing where moments are annotated, the questions with
+        different outcomes with the moments that the answers come from, and the settings that differ.
 
     Raises:
         FileNotFoundError: naming the folder, if it has no results.
@@ -112,6 +115,7 @@ def compare(one: str, other: str, flips: int = 20) -> str:
         _row("only this run right", str((first & ~second).sum()), str((second & ~first).sum())),
         _row("errors", *(str(sum(row["error"] is not None for row in rows)) for rows in common)),
         _row("unparsed", *(str(sum(map(_is_unparsed, rows))) for rows in common)),
+        *_grounding_rows(common),
         f"{shared} questions in common; difference {pair.difference:+.3f}, 95 % {interval_of_difference}",
         f"McNemar's exact test: p = {pair.p:.4f}. {verdict}.",
         f"(All numbers are for these questions. The test counts questions, the intervals resample videos; {number}.)",
@@ -126,6 +130,16 @@ def compare(one: str, other: str, flips: int = 20) -> str:
     if reworded:
         lines.append(f"{reworded} of the questions in common were asked differently: other options, part or prompt")
     return "\n".join([*lines, *_list_flips(runs, pair, flips), *_list_differences(runs)]) + "\n"
+
+
+def _grounding_rows(common: Sequence[list[dict[str, Any]]]) -> list[str]:
+    """Compare the first moments with the annotated ones, if the questions have annotated moments."""
+    results = [summarise_grounding(rows) for rows in common]
+    kept = [result for result in results if result is not None]
+    if len(kept) < len(results):
+        return []
+    entries = {"mIoU of moments": [result["miou"] for result in kept], "pointing": [one["pointing"] for one in kept]}
+    return [_row(name, *(f"{entry['mean']:.3f}" for entry in values)) for name, values in entries.items()]
 
 
 def _list_flips(runs: list[dict[str, Any]], pair: PairedRuns, most: int) -> list[str]:
@@ -143,8 +157,12 @@ def _list_flips(runs: list[dict[str, Any]], pair: PairedRuns, most: int) -> list
 
 
 def _shorten(row: dict[str, Any]) -> str:
+    """Format a row's answer, with the moment that it comes from."""
     text = repr(row["answer"][:40]) if row["answer"] else shown_answer(row)
-    return text if row["error"] is None else repr(f"error: {text}"[:40])
+    if row["error"] is not None:
+        return repr(f"error: {text}"[:40])
+    moment = next(iter(row.get("moments") or ()), None)
+    return f"{text} ({moment['start']:g}-{moment['end']:g} s)" if moment else text
 
 
 def _is_unparsed(row: dict[str, Any]) -> bool:

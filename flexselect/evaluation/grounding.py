@@ -32,21 +32,24 @@ def ground(moments: Sequence[dict[str, Any]], truth: Sequence[Span], length: flo
     Returns:
         `iou` with the best annotated moment, `pointing` (whether the peak is inside one), and both by chance:
         `chance_iou` for a moment of this length anywhere in the video, `chance_pointing` the annotated share of it.
+        `uniform_iou` is for the whole video as one moment.
     """
+    uniform = None if not length else round(max(overlap((0.0, length), span) for span in truth), 4)
     if not moments:
-        return {"iou": 0.0, "pointing": False, "chance_iou": 0.0, "chance_pointing": 0.0}
+        return {"iou": 0.0, "pointing": False, "chance_iou": 0.0, "chance_pointing": 0.0, "uniform_iou": uniform}
     first = moments[0]
     result = {
         "iou": round(max(overlap((first["start"], first["end"]), span) for span in truth), 4),
         "pointing": any(start <= first["peak"] <= end for start, end in truth),
     }
     if length is None:
-        return {**result, "chance_iou": None, "chance_pointing": None}
+        return {**result, "chance_iou": None, "chance_pointing": None, "uniform_iou": None}
     size = first["end"] - first["start"]
     starts = [max(0.0, length - size) * place / (PLACES - 1) for place in range(PLACES)]
     by_chance = statistics.mean(max(overlap((start, start + size), span) for span in truth) for start in starts)
     covered = sum(min(end, length) - min(start, length) for start, end in truth) / length if length else 0.0
-    return {**result, "chance_iou": round(by_chance, 4), "chance_pointing": round(min(1.0, covered), 4)}
+    by_chance, covered = round(by_chance, 4), round(min(1.0, covered), 4)
+    return {**result, "chance_iou": by_chance, "chance_pointing": covered, "uniform_iou": uniform}
 
 
 def summarise_grounding(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -54,7 +57,7 @@ def summarise_grounding(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None
 
     Returns:
         `questions`; mean IoU (`miou`), recall at 1 by threshold (`r1`) and pointing accuracy (`pointing`), each with a
-        95 % interval over whole videos; and mean IoU and pointing by chance.
+        95 % interval over whole videos; mean IoU and pointing by chance; and mean IoU of whole videos (`uniform_miou`).
     """
     grounded = [(row["grounding"], row["video"]) for row in rows if row.get("grounding")]
     if not grounded:
@@ -69,7 +72,7 @@ def summarise_grounding(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None
         }
 
     def by_chance(name: str) -> float | None:
-        known = [result[name] for result, _ in grounded if result[name] is not None]
+        known = [result[name] for result, _ in grounded if result.get(name) is not None]
         return round(statistics.mean(known), 4) if known else None
 
     ious = [result["iou"] for result, _ in grounded]
@@ -80,6 +83,7 @@ def summarise_grounding(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None
         "pointing": entry([result["pointing"] for result, _ in grounded]),
         "chance_miou": by_chance("chance_iou"),
         "chance_pointing": by_chance("chance_pointing"),
+        "uniform_miou": by_chance("uniform_iou"),
     }
 
 
@@ -89,5 +93,7 @@ def grounding_line(summary: dict[str, Any]) -> str:
     chance = ""
     if summary["chance_miou"] is not None:
         chance = f"; by chance mIoU {summary['chance_miou']:.3f}, pointing {summary['chance_pointing']:.3f}"
+    if summary["uniform_miou"] is not None:
+        chance += f"; of whole videos mIoU {summary['uniform_miou']:.3f}"
     scores = f"mIoU {summary['miou']['mean']:.3f}, {recalls}, pointing {summary['pointing']['mean']:.3f}"
     return f"moments of {summary['questions']} questions: {scores}{chance}"

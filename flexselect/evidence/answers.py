@@ -28,11 +28,10 @@ def answer_with_moments(
     Raises:
         ValueError: if `prove` is set and no scorer ranks content (dense, uniform, random).
     """
-    points = engine.scorer is not None and engine.scorer.ranks_content
-    if prove and not points:
+    if prove and not engine.ranks_content:
         raise ValueError('verify needs scores that point to moments: load with selector="self", or a trained selector')
     answered = engine.answer(requests, max_new_tokens)
-    if not points:
+    if not engine.ranks_content:
         return answered
     results = []
     for request, answer in zip(requests, answered):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from PIL import Image
 
@@ -62,9 +61,6 @@ class Modes:
         if answer.selection is None:
             return ModeAnswer(answer, [])
         token_map, pictures = map_tokens(session, answer.selection), []
-        with TemporaryDirectory() as folder:
-            for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
-                draw(Path(folder) / "picture.png", token_map, title, UNITS, COLUMNS)
-                with Image.open(Path(folder) / "picture.png") as picture:
-                    pictures.append(picture.convert("RGB"))
+        for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
+            pictures.append(draw(token_map, title, UNITS, COLUMNS).image())
         return ModeAnswer(answer, pictures)

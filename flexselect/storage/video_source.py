@@ -23,7 +23,7 @@ def open_frame_stream(
     """Open a stream of a video's frames.
 
     Args:
-        video: path of a file, or frames uint8 [T, h, w, 3].
+        video: path of a file, or frames uint8 [T, h, w, 3], see `checked_frames`.
         seconds: when each frame is shown, float [T]; only with frames. None: unknown.
         reading: which part of a file to read, and how; only the default is allowed with frames.
         sample: sampling rule for a file: (frames in the file, frames per second) -> indices.

@@ -1,6 +1,7 @@
 """Pictures of a selection: kept tokens, scores, layers.
 
-Needs matplotlib, extra `viz`. Each function writes one file; `draw_all` writes all pictures of a question.
+Needs matplotlib, extra `viz`. Each function returns a figure, which a notebook shows and `savefig` writes; `overlay`
+writes a video, and `draw_all` all pictures of a question.
 """
 
 from flexselect.visualize.all import draw_all

@@ -43,17 +43,17 @@ def draw_all(
     token_map = map_tokens(session, selection)
     names = ("kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png")
     files = [folder / name for name in names]
-    kept_tokens(files[0], token_map, title, units)
-    timeline(files[1], token_map, title)
+    kept_tokens(token_map, title, units).savefig(files[0])
+    timeline(token_map, title).savefig(files[1])
     overlay(files[2], token_map, title)
-    states_by_layer(files[3], *hidden_states(session, question, selection), title)
+    states_by_layer(*hidden_states(session, question, selection), title).savefig(files[3])
     if token_map.scored:
         files.append(folder / "heat_map.png")
-        heat_map(files[-1], token_map, title, units)
+        heat_map(token_map, title, units).savefig(files[-1])
     if session.engine.scorer is not None and session.engine.scorer.teacher is not None:
         files.append(folder / "teacher_and_selector.png")
         teacher = map_tokens(session, teacher_selection(session, question, selection))
-        side_by_side(files[-1], teacher, token_map, ("teacher", "selector"), title)
+        side_by_side(teacher, token_map, ("teacher", "selector"), title).savefig(files[-1])
     return files
 
 

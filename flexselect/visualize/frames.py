@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+    from flexselect.visualize.picture import Picture
+
 DIMMED = 0.3  # brightness of dropped tokens
 OUTLINE = (255, 140, 20)  # colour around kept tokens: on a dark frame brightness alone does not tell them
 HEATED = 0.3, 0.5  # weight of the colour in a heat map, from the lowest score to the highest
@@ -23,50 +24,48 @@ COLUMNS, FRAME_WIDTH = 6, 1.5  # frames per line, and inches per frame
 Painter = Callable[[np.ndarray, int], np.ndarray]  # maps a frame uint8 [h, w, 3] and its unit to the drawn frame
 
 
-def kept_tokens(
-    path: str | Path, token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS
-) -> None:
+def kept_tokens(token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS) -> Picture:
     """Draw units with kept tokens, these outlined and all others dimmed, above a timeline.
 
     The units are those with the best scores; those of a control are evenly spread.
 
     Args:
-        path: PNG to write.
         token_map: the selection on the frames, see `map_tokens`.
         title: title of the picture, for example question and answer.
         units: the most units to draw, in the order of the video.
         columns: frames per line.
     """
     title, shown = title or f"{token_map.kept_by_unit.sum()} tokens kept", token_map.kept_units(units)
-    _frames_and_timeline(path, token_map, title, shown, columns, lambda frame, unit: light(frame, token_map.kept[unit]))
+    return _frames_and_timeline(
+        token_map, title, shown, columns, lambda frame, unit: light(frame, token_map.kept[unit])
+    )
 
 
-def heat_map(path: str | Path, token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS) -> None:
+def heat_map(token_map: TokenMap, title: str = "", units: int = 12, columns: int = COLUMNS) -> Picture:
     """Draw the units with the best scores, coloured by the scores of their tokens, above a timeline.
 
     Colours follow the square root of the score, because a few tokens have most of the total score.
 
     Args:
-        path: PNG to write.
         token_map: the selection on the frames, see `map_tokens`.
         title: title of the picture, for example question and answer.
         units: number of units to draw, in the order of the video.
         columns: frames per line.
     """
     paint, title = painter(token_map), title or "Score of each token"
-    _frames_and_timeline(path, token_map, title, token_map.best_units(units), columns, paint, with_scale=True)
+    return _frames_and_timeline(token_map, title, token_map.best_units(units), columns, paint, with_scale=True)
 
 
-def timeline(path: str | Path, token_map: TokenMap, title: str = "") -> None:
+def timeline(token_map: TokenMap, title: str = "") -> Picture:
     """Draw the kept tokens and the best score of each unit along the video.
 
     Args:
-        path: PNG to write.
         token_map: the selection on the frames, see `map_tokens`.
         title: title of the picture.
     """
-    with drawing(path, 9, 2.4, title) as figure:
+    with drawing(9, 2.4, title) as figure:
         draw_timeline(figure.add_subplot(), token_map)
+    return figure
 
 
 def painter(token_map: TokenMap) -> Painter:
@@ -147,22 +146,22 @@ def draw_timeline(axis: Axes, token_map: TokenMap) -> None:
 
 
 def _frames_and_timeline(
-    path: str | Path,
     token_map: TokenMap,
     title: str,
     shown: list[int],
     columns: int,
     paint: Painter,
     with_scale: bool = False,
-) -> None:
+) -> Picture:
     frames = dict(zip(shown, token_map.frames(shown)))
     lines, tall = -(-len(shown) // columns), line_height(frames[shown[0]], FRAME_WIDTH)
-    with drawing(path, FRAME_WIDTH * columns, lines * tall + 2.2, title) as figure:
+    with drawing(FRAME_WIDTH * columns, lines * tall + 2.2, title) as figure:
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[lines * tall, 1.8])[:, 0]
         axes = draw_frames(above, token_map, frames, paint, min(columns, max(3, len(shown))), by_kept=not with_scale)
         if with_scale:
             _draw_scale(above, axes, token_map)
         draw_timeline(below.add_subplot(), token_map)
+    return figure
 
 
 def _draw_scale(figure: SubFigure, axes: list[Axes], token_map: TokenMap) -> None:

@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flexselect.visualize.style import DARK, PALE, WARM, drawing
 
+if TYPE_CHECKING:
+    from flexselect.visualize.picture import Picture
+
 COLUMNS = 4
 MARKS = ((PALE, ".", 2.0), (DARK, "+", 4.0), (WARM, "o", 3.0))  # colour, shape, size: they differ in greyscale too
 
 
-def recall_by_layer(path: str | Path, summary: dict[str, Any]) -> None:
-    """Draw recall at every layer with 95 % intervals, chance, and the recommended layer.
+def recall_by_layer(summary: dict[str, Any]) -> Picture:
+    """Draw recall at every layer with 95 % intervals, pointing, chance, and the recommended layer.
 
     Args:
-        path: PNG to write.
-        summary: the result of `needle_recall.summarise_recalls`.
+        summary: the result of `needle_recall.summarise_layers`.
     """
     from matplotlib.ticker import MaxNLocator
 
     best = f"layer {summary['reference_layer']}, {summary['reduction']}: {summary['recall']:.2f}"
-    with drawing(path, 7, 3.6, f"{best} on {summary['clips']} clips") as figure:
+    with drawing(7, 3.6, f"{best} on {summary['clips']} clips") as figure:
         axis = figure.add_subplot()
         for (name, curve), (colour, line) in zip(summary["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
             layers = range(len(curve["mean"]))
             axis.fill_between(layers, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
-            axis.plot(
-                layers, curve["mean"], line, marker="o", markersize=3, color=colour, label=f"{name} over heads, rows"
-            )
+            label = f"{name} over heads, rows"
+            axis.plot(layers, curve["mean"], line, marker="o", markersize=3, color=colour, label=label)
+            axis.plot(layers, curve["pointing"], "x", markersize=5, color=colour, label=f"pointing, {name}")
         axis.axhline(summary["chance"], color=PALE, linewidth=0.8, linestyle=":", label="chance")
         axis.axvline(summary["reference_layer"], color=PALE, linewidth=0.8, label="recommended")
-        axis.set(xlabel="layer", ylabel="recall@K of the needle's unit", ylim=(0, 1.02))
+        axis.set(xlabel="layer", ylabel="recall@K of the needle's unit, pointing", ylim=(0, 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
+    return figure
 
 
-def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tensor], title: str = "") -> None:
+def states_by_layer(states: Tensor, groups: Mapping[str, Tensor], title: str = "") -> Picture:
     """Draw hidden states by their two principal components, one panel per layer and one colour per group of tokens.
 
     Args:
-        path: PNG to write.
         states: float [layers + 1, n, D], embeddings first, see `every_layer.layer_states`; at most 8 layers are drawn,
             evenly spread, with the first and the last.
         groups: indices of tokens by name of the group, int64 [*] each; at most three, the most important one last.
@@ -52,7 +53,7 @@ def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tenso
     """
     shown = torch.linspace(0, len(states) - 1, min(8, len(states))).round().long().tolist()
     lines = -(-len(shown) // COLUMNS)
-    with drawing(path, 9, 2.3 * lines + 0.5, title) as figure:
+    with drawing(9, 2.3 * lines + 0.5, title) as figure:
         for place, layer in enumerate(shown):
             axis = figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1)
             flat, share = principal_components(states[layer])
@@ -63,6 +64,7 @@ def states_by_layer(path: str | Path, states: Tensor, groups: Mapping[str, Tenso
             axis.set(xlabel="first component" if place >= len(shown) - COLUMNS else "")
             axis.set(ylabel="second component" if place % COLUMNS == 0 else "")
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), markerscale=2)
+    return figure
 
 
 def principal_components(states: Tensor) -> tuple[Tensor, float]:

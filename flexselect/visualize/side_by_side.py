@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,14 +11,14 @@ from flexselect.visualize.frames import draw_frames, line_height, painter
 from flexselect.visualize.style import DARK, PALE, WARM, drawing, time_axis
 from flexselect.visualize.token_map import TokenMap
 
+if TYPE_CHECKING:
+    from flexselect.visualize.picture import Picture
 
-def side_by_side(
-    path: str | Path, one: TokenMap, other: TokenMap, names: tuple[str, str], title: str = "", units: int = 6
-) -> None:
+
+def side_by_side(one: TokenMap, other: TokenMap, names: tuple[str, str], title: str = "", units: int = 6) -> Picture:
     """Draw two rankings of one video: heat maps of the same units, best scores over time, rank against rank.
 
     Args:
-        path: PNG to write.
         one: the ranking whose best units are drawn, for example the teacher's.
         other: the other ranking, for example the selector's.
         names: names of the two rankings.
@@ -28,7 +28,7 @@ def side_by_side(
     shown = one.best_units(units)
     frames = dict(zip(shown, one.frames(shown)))  # both rankings are of the same video
     tall = line_height(frames[shown[0]], 9 / max(4, len(shown))) + 0.25
-    with drawing(path, 9, 2 * tall + 2.9, title) as figure:
+    with drawing(9, 2 * tall + 2.9, title) as figure:
         upper, lower, below = figure.subfigures(3, 1, squeeze=False, height_ratios=[tall, tall, 2.6])[:, 0]
         for part, token_map, name in ((upper, one, names[0]), (lower, other, names[1])):
             part.suptitle(name, fontsize=8, x=0.01, ha="left")
@@ -48,3 +48,4 @@ def side_by_side(
             f"Spearman {spearman(*scores):.2f}, overlap of best {k}: {overlap_at_k(scores[0], scores[1], k):.2f}"
         )
         ranks.set(xlabel=f"rank by {names[0]} (0: best)", ylabel=f"rank by {names[1]}", title=agreement, aspect="equal")
+    return figure

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +17,13 @@ from flexselect.storage.run_settings import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from flexselect.visualize.picture import Picture
 
 HEAT = "inferno"  # colours of scores
 DARK, WARM, PALE = "0.15", "#d55e00", "0.6"  # colours of the first and second series, and of the background
 BARS = "0.4"
+DPI = 130  # pixels per inch
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800)  # seconds between ticks
 TICKS = 9  # the most on an axis
 STYLE: Any = {
@@ -47,23 +48,23 @@ def check_matplotlib() -> None:
 
 
 @contextmanager
-def drawing(path: str | Path, width: float, height: float, title: str = "") -> Iterator[Figure]:
-    """Open a figure with a size in inches, and write it to a PNG at the end. Thread-safe: no window, no global state.
+def drawing(width: float, height: float, title: str = "") -> Iterator[Picture]:
+    """Open a figure with a size in inches, in the style of all pictures. Thread-safe: no window, no global state.
 
     Raises:
         UsageError: if matplotlib is not installed.
     """
     check_matplotlib()
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    from flexselect.visualize.picture import Picture
+
     with rc_context({**STYLE, "font.family": fonts()}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Picture(figsize=(width, height), layout="constrained", dpi=DPI)
         if title:
             figure.suptitle(shorten(title, int(12 * width)), fontsize=10)
         yield figure
-        figure.savefig(path, dpi=130)
+        figure.draw_without_rendering()  # now, while the style is set: ticks are made when they are drawn
 
 
 @cache

@@ -40,6 +40,19 @@ def write_at(path, times, unit=Fraction(1, 1000), codec="libx264", frames=None, 
     return path
 
 
+def as_webm(source, target):
+    """Write a video again as VP8."""
+    with av.open(str(source)) as container:
+        video = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video)]
+        height, width = frames[0].shape[:2]
+        times = [round(1000 * number / video.average_rate) for number in range(len(frames))]
+    rate, options = round(video.average_rate), {"deadline": "realtime", "crf": "20", "b": "1M"}
+    return write_at(
+        target, times, codec="libvpx", frames=frames, rate=rate, height=height, width=width, options=options
+    )
+
+
 def two_a_second(num_frames, fps):
     return even_frames(num_frames, fps, 2.0, 1024)
 

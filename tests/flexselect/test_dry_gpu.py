@@ -7,7 +7,7 @@ import torch
 
 from datamodules.needle_clips import NeedleClips
 from flexselect import FlexSelect, LiteSelector
-from flexselect.analysis.needle_recall import clip_recalls, clip_states
+from flexselect.analysis.needle_recall import clip_states, measure_layers
 from flexselect.contracts import TrainingClip
 from flexselect.engine.clock import Clock
 from flexselect.families import base, family_of
@@ -273,12 +273,12 @@ def test_locate(model_folder):
     family = family_of(str(model_folder))
     (clip,) = NeedleClips(family, clips=1, units=4).predict_dataloader()
     cpu = read(model_folder, device="cpu")
-    expected = clip_recalls(cpu.lm, clip)
+    expected = measure_layers(cpu.lm, clip)
     with DryGPU(2):
         fs = read(model_folder, device_map=two_gpus(cpu))
-        recalls = clip_recalls(fs.lm, clip)
+        measures = measure_layers(fs.lm, clip)
         states, _ = clip_states(fs.lm, clip)
-    assert_near(values(recalls), expected)
+    assert_near(values(measures), expected)
     assert states.isfinite().all()
 
 

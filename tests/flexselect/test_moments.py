@@ -18,6 +18,8 @@ from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.frames import VideoFacts
 from flexselect.structures.prompt import EncodedVideo
 from tests import tiny
+from tests.datamodules.test_video_files import write_at
+from tests.flexselect.test_visualize import moving
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
 
@@ -181,12 +183,14 @@ def test_grounding_by_hand():
     result = ground(moments, [(3.0, 5.0), (9.0, 10.0)], 10.0)
     assert result["iou"] == pytest.approx(1 / 3, abs=1e-4) and result["pointing"] is True
     assert result["chance_pointing"] == 0.3 and 0 < result["chance_iou"] < 0.4
+    assert result["uniform_iou"] == 0.2, "the whole video as one moment"
     assert ground([], [(3.0, 5.0)], 10.0)["iou"] == 0.0 and ground(moments, [(0.0, 1.0)], None)["chance_iou"] is None
     other = ground(moments, [(2.0, 4.0)], 10.0)
     rows = [{"video": "a", "grounding": result}, {"video": "b", "grounding": other}, {"video": "c"}]
     summary = summarise_grounding(rows)
     assert summary["questions"] == 2 and summary["miou"]["mean"] == pytest.approx(2 / 3, abs=1e-3)
     assert [entry["mean"] for entry in summary["r1"].values()] == [1.0, 0.5, 0.5] and summary["pointing"]["mean"] == 1.0
+    assert summary["uniform_miou"] == 0.2
     assert summary["miou"]["interval"][0] < 0.5 < summary["miou"]["interval"][1] and summarise_grounding([]) is None
 
 
@@ -254,3 +258,30 @@ def test_moments_for_video_players():
     lines = chapters("Is a=b; why?", "#1", moments).splitlines()
     assert lines[:5] == [";FFMETADATA1", "[CHAPTER]", "TIMEBASE=1/1000", "START=2000", "END=4000"]
     assert lines[5] == r"title=\#1: Is a\=b\; why? (share 0.25)"
+
+
+KINDS = {  # times of 48 frames in milliseconds, ending of the file, part that is read, seconds of frames 24 to 27
+    "constant": (range(0, 24_000, 500), "mp4", {}, (12.0, 14.0)),
+    "variable": ([*range(0, 8000, 250), *range(8000, 24_000, 1000)], "mkv", {}, (6.0, 7.0)),
+    "late": (range(3_600_000, 3_624_000, 500), "mkv", {}, (12.0, 14.0)),  # an hour after the clock's zero
+    "part": (range(0, 24_000, 500), "mp4", {"start": 5.0, "end": 21.0}, (12.0, 14.0)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_of_real_files_are_at_their_own_seconds(load, tmp_path, kind):
+    """A needle at known seconds, in every family: scores are how much each token changes with it."""
+    times, ending, part, (start, end) = KINDS[kind]
+    fs, files = load(fps=2.0), [tmp_path / f"{name}.{ending}" for name in ("with", "without")]
+    for file, shown in zip(files, (range(24, 28), range(0))):
+        write_at(file, times, frames=list(moving(56, 84, (0.1, 0.1, 0.9, 0.9), shown, 48)), height=56, width=84)
+    there, away = (fs.open(file, **part).encode() for file in files)
+    change = (there.features - away.features).float().norm(dim=-1)
+    scores = 1 + 10 * (change / change.max()).square()  # the file's compression changes a little everywhere
+    sets = frame_sets(there.num_units, there.tokens_per_unit, there.num_units)
+    (moment,) = moments(Selection(scores, torch.arange(2), sets), there)
+    unit = fs.family.frames_per_unit / 2  # seconds: when a frame is looked at, see `fps`
+    assert moment.start == pytest.approx(start, abs=unit) and moment.end == pytest.approx(end, abs=unit)
+    assert start <= moment.peak <= end
+    last = float(unit_edges(there)[-1])
+    assert last == 21.0 if part else 23.0 < last <= 24.0, "ends with the video, or with the part"

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 
 from flexselect import FlexSelect, Selection
 from flexselect.scoring.controls import RandomScorer, UniformScorer
@@ -198,6 +199,27 @@ def test_frames_of_another_form_are_refused(load):
         with pytest.raises(ValueError, match=r"frames must be uint8 \[T, h, w, 3\]"):
             load().open(wrong)
     assert load().open(tiny.frames(2).numpy()).encode().num_units in (1, 2)
+
+
+def test_frames_one_after_another(load):
+    """A list or a generator of arrays, tensors or PIL images, as other tools return them."""
+    fs, frames = load(), tiny.frames(4)
+    expected = fs.open(frames).encode().features
+    images = [Image.fromarray(frame.numpy()) for frame in frames]
+    grey = Image.fromarray(frames[0].numpy()).convert("L")
+    for video in (list(frames), [frame.numpy() for frame in frames], images, (image for image in images)):
+        assert torch.equal(fs.open(video).encode().features, expected)
+    assert fs.open([grey, grey]).encode().num_units in (1, 2)
+    for wrong, why in (
+        ([frames[0], "talk.mp4"], "frame 1 is str: a frame is uint8"),
+        ([frames[0], frames[0][:5]], "frames must have one size: frame 0 is torch.uint8 .*, frame 1 is torch.uint8"),
+        ([frames[0].float()] * 2, "frames must be uint8"),
+        ([], "frames must be uint8"),
+        ({"video": frames}, "a video is a path, or frames; got dict"),
+        (None, "a video is a path, or frames; got NoneType"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            fs.open(wrong)
 
 
 @pytest.mark.parametrize("selector", [None, "self"])

@@ -195,7 +195,7 @@ def test_where_frames_come_from(load, tmp_path):
     with pytest.raises(ValueError, match=r"set session\.video"):
         map_tokens(loaded, loaded.select("?"))
     loaded.video = torch.from_numpy(video)
-    heat_map(tmp_path / "heat.png", map_tokens(loaded, loaded.select("?")))
+    heat_map(map_tokens(loaded, loaded.select("?"))).savefig(tmp_path / "heat.png")
     assert Image.open(tmp_path / "heat.png").size[0] > 800
 
 
@@ -210,7 +210,7 @@ def test_a_long_video_is_drawn_frame_by_frame(load, tmp_path):
         asked.append(len(list(units)))
         return token_map.frames(units)
 
-    heat_map(tmp_path / "heat.png", replace(token_map, frames=frames), units=5)
+    heat_map(replace(token_map, frames=frames), units=5)
     assert asked == [5], "read once"
     overlay(tmp_path / "all.mp4", replace(token_map, frames=frames))
     assert asked[-1] == token_map.num_units

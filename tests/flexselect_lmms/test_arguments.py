@@ -13,7 +13,7 @@ from datamodules.benchmarks.mlvu import MLVU
 from datamodules.benchmarks.videomme import VideoMME
 from datamodules.rows import read_rows
 from flexselect.families import family_of
-from flexselect_lmms.arguments import check_identity, check_names, identity, options
+from flexselect_lmms.arguments import answers_file, check_identity, check_names, identity, options
 from flexselect_lmms.tasks import questions
 from tests import miniature, tiny
 from tests.test_architecture import ROOT
@@ -21,6 +21,14 @@ from tests.test_architecture import ROOT
 DEMO = str(ROOT / "checkpoints" / "demo" / "video_llm")
 SELECTOR = str(ROOT / "checkpoints" / "demo" / "selector")
 KINDS = {"videomme": VideoMME, "mlvu": MLVU, "lvbench": LVBench, "longvideobench": LongVideoBench}
+
+
+def test_the_file_for_answers(tmp_path):
+    assert answers_file(str(tmp_path / "new" / "answers.jsonl"), 0) == tmp_path / "new" / "answers.jsonl"
+    assert answers_file(str(tmp_path / "new" / "answers.jsonl"), 2) == tmp_path / "new" / "answers-2.jsonl"
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(ValueError, match=r"answers=.*, which is a folder: name a file in it"):
+        answers_file(str(tmp_path), 0)
 
 
 def test_own_and_released_names(caplog):

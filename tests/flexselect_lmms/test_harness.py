@@ -110,6 +110,22 @@ def test_stock_tasks_answer_as_the_lmms_protocol(home, asked, tmp_path, monkeypa
     assert results["questions"] == 12
 
 
+def test_moments_of_every_answer(home, tmp_path, monkeypatch):
+    """In a file beside lmms-eval's own, by task and document: the same moments as natively."""
+    monkeypatch.chdir(ROOT)
+    known = f"pretrained={DEMO},selector=self,dtype=float32,answers={tmp_path / 'answers.jsonl'}"
+    _, rows, _ = harness(home, tmp_path, ["lvbench_local"], known)
+    _, mine = native(home, tmp_path / "mine", "LVBench", "lmms")
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    written = {line["doc_id"]: line for line in lines}
+    assert {line["task"] for line in lines} == {"lvbench_local"} and len(written) == len(lines) == 12
+    for row, original in zip(rows["lvbench_local"], mine):
+        line = written[row["doc_id"]]
+        assert line["answer"] == row["filtered_resps"] == original["answer"]
+        assert line["moments"] == original["moments"] and Path(line["video"]).is_file()
+    assert any(line["moments"] for line in lines), "canary"
+
+
 def test_stock_scores(home, asked, tmp_path, monkeypatch):
     """In their own units; MLVU's mean has seven types there, two of which are in the miniature."""
     monkeypatch.chdir(ROOT)

@@ -11,7 +11,7 @@ from PIL import Image
 import cli
 from datamodules.needle_clips import NeedleClips
 from datamodules.needles import write_needle_videos
-from flexselect.analysis.needle_recall import clip_recalls, format_recalls, summarise_recalls
+from flexselect.analysis.needle_recall import format_layers, measure_layers, summarise_layers
 from flexselect.families import family_of
 from tests.processes import TWO, Run
 
@@ -24,6 +24,7 @@ def test_the_demo_finds_its_needles_at_its_reference_layer(tmp_path, capsys):
     result = json.loads((tmp_path / "locate.json").read_text())
     mean, low = (result["by_reduction"]["max"][name] for name in ("mean", "low"))
     assert len(mean) == 5 and mean[1] >= 0.95 and low[1] > 10 * result["chance"]
+    assert result["by_reduction"]["max"]["pointing"][1] == 1.0 and result["pointing"] >= 0.9
     assert result["data"]["seed"] == 0 and result["data"]["units"] == 32 and result["weights"] and result["packages"]
     assert result["recall"] == max(*mean, *result["by_reduction"]["mean"]["mean"]) and result["clips"] == 12
     assert Image.open(tmp_path / "locate.png").size[0] > 500
@@ -49,8 +50,10 @@ def test_all_families_and_the_needle_stands_where_it_is_said(load):
         frames = clip.prompt.clip.pixels.view(6, -1, *clip.prompt.clip.pixels.shape[1:]).float()
         away = (frames - frames.median(0).values).abs().mean((1, 2, 3, 4))  # the scene moves slowly
         assert 1 <= clip.unit < 5 and int(away.argmax()) == clip.unit
-        recalls = clip_recalls(fs.lm, clip)
-        assert recalls.shape == (len(fs.lm.decoder.layers), 2) and bool(((recalls >= 0) & (recalls <= 1)).all())
+        recalls, pointing = measure_layers(fs.lm, clip)
+        assert recalls.shape == pointing.shape == (len(fs.lm.decoder.layers), 2)
+        assert bool(((recalls >= 0) & (recalls <= 1)).all()) and set(pointing.flatten().tolist()) <= {0.0, 1.0}
+        assert bool((recalls[pointing == 1] > 0).all()), "the best token is among the K best"
     assert not torch.equal(clips[0].prompt.clip.pixels, clips[1].prompt.clip.pixels), "canary"
 
 
@@ -87,10 +90,12 @@ def table(folder, row):
 def test_the_layer_to_use():
     recalls = torch.zeros(50, 4, 2)
     recalls[:, 2, 1], recalls[:, 3, 0], recalls[::2, 1, 0] = 0.8, 0.8, 1.0
-    result = summarise_recalls(recalls, chance=0.1)
+    result = summarise_layers(torch.stack([recalls, recalls.eq(1).float()], 1), chance=0.1)
     assert (result["reference_layer"], result["reduction"]) == (2, "mean") and result["recall"] == pytest.approx(0.8)
     of = result["by_reduction"]["max"]
     assert of["low"][1] < 0.5 < of["high"][1] and of["low"][3] == pytest.approx(0.8)
+    assert of["pointing"] == [0.0, 0.5, 0.0, 0.0] and result["pointing"] == 0.0
+    assert "recall 0.800, pointing 0.000, by chance 0.100" in format_layers(result)
 
 
 def test_layers_are_told_apart_on_the_same_clips():
@@ -98,10 +103,10 @@ def test_layers_are_told_apart_on_the_same_clips():
     recalls = torch.rand(24, 3, 2, generator=torch.Generator().manual_seed(0))
     recalls[:, 1] = recalls[:, 0] - 0.05
     recalls[:, 2, 0], recalls[:, :, 1] = recalls[:, 0, 0] + torch.linspace(-0.1, 0.09, 24), 0.0
-    result = summarise_recalls(recalls, chance=0.1)
+    result = summarise_layers(torch.stack([recalls, recalls], 1), chance=0.1)
     of = result["by_reduction"]["max"]
     assert result["reference_layer"] == 0 and of["high"][1] > of["low"][0] and result["alike"] == [2]
-    assert "not significantly worse on 24 clips: layers 2\n" in format_recalls(result)
+    assert "not significantly worse on 24 clips: layers 2\n" in format_layers(result)
 
 
 def test_processes_share_clips_that_do_not_share_out_evenly(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import cli
 from flexselect import FlexSelect
 from flexselect.visualize.report import write_report
+from tests.datamodules.test_video_files import as_webm
 
 DEMO = "configs/demo/{}.yaml"
 QUIET = ["--trainer.enable_progress_bar", "false"]
@@ -175,9 +176,16 @@ def test_the_report_in_a_browser(annotations, videos, tmp_path, browser):
     context.close()
 
 
-def test_the_report_plays_the_video_at_a_moment(annotations, videos, tmp_path, browser):
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_the_report_plays_the_video_at_a_moment(annotations, videos, tmp_path, browser, ending):
     """Opened from disk; a click on a moment, and one on the timeline, set the player's time."""
     out = tmp_path / "out"
+    if ending == "webm":
+        for file in videos.glob("*.mp4"):
+            as_webm(file, tmp_path / f"{file.stem}.webm")
+        videos, rows = tmp_path, annotations.read_text().replace(".mp4", ".webm")
+        annotations = tmp_path / "rows.jsonl"
+        annotations.write_text(rows)
     run("validate", "self", annotations, videos, out, "--report", "--model.budget", "20", "--model.verify", "true")
     page = browser.new_context(offline=True).new_page()
     page.goto(f"file://{out / 'report.html'}")
