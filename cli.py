@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ALL_ANSWERED", "BAD_USAGE", "COULD_NOT_GO_ON", "SOME_FAILED", "main"]
 
+CAN_GO_ON = ("predict", "validate", "visualize", "fit", "experiment")  # verbs that a new call continues
+
 log = logging.getLogger("cli")
 
 
@@ -162,7 +164,8 @@ def run_until_signal(words: Sequence[str], loudness: Sequence[str]) -> int:
             status = 128 + signal.SIGINT
         if interruption.received is not None and status in (COULD_NOT_GO_ON, 128 + interruption.received):
             status = 128 + interruption.received  # an error while the run stops is a consequence of stopping
-            log.warning("stopped by %s; call again to go on", signal.Signals(interruption.received).name)
+            go_on = "; call again to go on" if words[0] in CAN_GO_ON else ""
+            log.warning("stopped by %s%s", signal.Signals(interruption.received).name, go_on)
             if interruption.received == signal.SIGUSR1:
                 requeue()
     return ALL_ANSWERED if started_by_another() and status > 128 else status

@@ -1,4 +1,4 @@
-"""Moments of the demo's needles: raw, proven and by chance; deletions; absent shapes; and what the proof costs.
+"""Moments of the demo's needles: raw, proven, placed without looking; deletions; absent shapes; the cost of the proof.
 
     python -m bench.moments                               (a few minutes on two cores)
     python -m bench.moments --patches 1024 --videos 3 --positions compact
@@ -10,6 +10,7 @@ Each video has four shapes, each visible for 1.5 seconds. Questions with options
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import tempfile
 from pathlib import Path
@@ -25,6 +26,13 @@ from flexselect.evaluation.grounding import ground
 from flexselect.storage.json_lines import read_json_lines
 
 MODEL = "checkpoints/demo/video_llm"
+WAYS = (
+    "raw",
+    "proven",
+    "random",
+    "uniform",
+)  # the last two: a moment as long as the proven one, placed without looking
+RANDOM = random.Random(0)
 SCORERS = {"training-free": "self", "lite": "checkpoints/demo/selector"}
 
 
@@ -35,7 +43,16 @@ def asked_about(session: Any, row: dict, length: float) -> dict[str, Any]:
     truth = [tuple(moment) for moment in row["moments"]]
     grounds = [ground([moment.to_dict() for moment in answer.moments], truth, length) for answer in (raw, proven)]
     right = row["answer"] == (raw.option.letter if raw.option else raw.text)
-    return {"raw": grounds[0], "proven": grounds[1], "right": right, "proof": proven.verification, "answer": proven}
+    controls = [ground([place], truth, length) for place in elsewhere(proven.moments[0].to_dict(), length)]
+    named = dict(zip(WAYS, grounds + controls))
+    return {**named, "right": right, "proof": proven.verification, "answer": proven}
+
+
+def elsewhere(moment: dict[str, Any], length: float) -> list[dict[str, Any]]:
+    """Place a moment of the same length at random, and in the middle of the video."""
+    size = moment["end"] - moment["start"]
+    starts = RANDOM.uniform(0, length - size), (length - size) / 2
+    return [{"start": start, "end": start + size, "peak": start + size / 2} for start in starts]
 
 
 def measure(mode: str, fs: FlexSelect, rows: list[dict], folder: Path, length: float) -> dict[str, Any]:
@@ -59,10 +76,8 @@ def measure(mode: str, fs: FlexSelect, rows: list[dict], folder: Path, length: f
         "mode": mode,
         "questions": len(results),
         "right": len(right),
-        "raw_iou_half": mean(result["raw"]["iou"] >= 0.5 for result in results),
-        "raw_pointing": mean(result["raw"]["pointing"] for result in results),
-        "proven_iou_half": mean(result["proven"]["iou"] >= 0.5 for result in results),
-        "proven_pointing": mean(result["proven"]["pointing"] for result in results),
+        **{f"{way}_iou_half": mean(result[way]["iou"] >= 0.5 for result in results) for way in WAYS},
+        **{f"{way}_pointing": mean(result[way]["pointing"] for result in results) for way in WAYS},
         "chance_iou": mean(result["proven"]["chance_iou"] for result in results),
         "changed": mean(result["proof"].changed for result in right),
         "changed_by_chance": mean(result["proof"].changed_without_others for result in right),

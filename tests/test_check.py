@@ -91,7 +91,7 @@ def test_canary_other_scores_are_seen(checkpoint, tmp_path, monkeypatch):
 def test_quick_stops_before_loading(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("flexselect.pipeline.load_lm", lambda *_: pytest.fail("loaded"))
     findings = checked(tmp_path, "--config", config_of(checkpoint, tmp_path), "--quick")
-    first = ["machine", "GPUs", "versions", "attention kernels", "files", "names and shapes", "tokenizer", "weights"]
+    first = ["machine", "GPUs", "versions", "attention kernels", "files", "names and shapes", "tokenizer"]
     assert list(findings)[: len(first)] == first and list(findings)[-2:] == ["room", "time"]
     frames = [name for name in findings if name.endswith("frames")]
     assert frames == [f"{count} frames" for count in sorted({64, 256, 1024, family_of(str(checkpoint)).max_frames})]
@@ -194,6 +194,19 @@ def test_a_wrong_tokenizer(checkpoint, tmp_path):
     (folder / "tokenizer.json").unlink()
     tokenizer = checked(tmp_path, "--config", config_of(folder, tmp_path), status=1)["tokenizer"]
     assert tokenizer["state"] == "not ok" and "is missing or does not belong to the model" in tokenizer["text"]
+
+
+def test_what_changes_greedy_answers_is_named(checkpoint, tmp_path):
+    folder = copied(checkpoint, tmp_path)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({"temperature": 0.1, "do_sample": True, "repetition_penalty": 1.05, "min_length": 0}))
+    words = ("--quick", "--config", config_of(folder, tmp_path))
+    assert checked(tmp_path, *words)["generation_config.json"]["text"].startswith("repetition_penalty 1.05 changes gr")
+    file.write_text(json.dumps({"temperature": 0.1, "repetition_penalty": 1.0}))
+    assert checked(tmp_path, *words)["generation_config.json"]["text"] == "answers are greedy"
+    file.write_text('{"temperature": ')
+    finding = checked(tmp_path, *words, status=1)["generation_config.json"]
+    assert finding["state"] == "not ok" and "generation_config.json" in finding["text"]
 
 
 def not_ok(findings):
@@ -429,7 +442,7 @@ DEMO = "--config", "configs/demo/self.yaml"
         ([*DEMO, "--quik"], "did you mean --quick?"),
         ([*DEMO, "--model.budget"], "--model.budget has no value"),
         ([*DEMO, "--quick", "--bench"], "leave out one of them"),
-        ([*DEMO, "--model.keep", "nonsense"], "keep must be one of nothing, features, scores_kv"),
+        ([*DEMO, "--model.keep", "nonsense"], "--model.keep cannot be nonsense: it is one of nothing"),
         ([*DEMO, "--model.reference_layer", "99"], "reference_layer must be between 0 and 4"),
         ([*DEMO, "--model.selector", "/nowhere"], "/nowhere is not a folder"),
         ([*DEMO, "--quick", "--output", "configs"], "--output configs cannot be written"),

@@ -207,6 +207,7 @@ def test_other_settings_do_not_mix(run, videos, capsys):
         (["--model.reduction", "median"], "unknown reduction"),
         (["--data.annotations", "nowhere.jsonl"], "nowhere.jsonl: no such annotation file"),
         (["--family.path", "/nowhere"], "error: /nowhere is not a folder with a checkpoint"),
+        (["--family.path", "demo/self"], "error: demo/self is the name of a config; here a checkpoint is needed"),
     ],
 )
 def test_impossible_options_end_with_status_2(run, videos, capsys, arguments, message):

@@ -235,6 +235,12 @@ def test_answers_of_several_kinds(run, made, tmp_path):
     assert (results["right"], results["counted"], results["questions"]) == (2, 3, 5)
 
 
+def test_without_answers_there_is_no_accuracy(run, made, capsys):
+    assert run("validate", [{**row(made), "answer": None}]) == 3
+    shown = capsys.readouterr().out
+    assert shown == "no accuracy: 1 rows do not count: 1 the annotations have no answer to compare with\n"
+
+
 # -- videos on the command line
 
 

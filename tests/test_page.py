@@ -42,6 +42,7 @@ def served(videos):
     yield address[0]
     process.send_signal(signal.SIGTERM)
     process.wait(30)
+    assert "stopped by SIGTERM" in process.said()[1] and "call again" not in process.said()[1]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def page(served, browser):
     page.on("request", lambda request: page.asked.append(request.url))
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
     page.goto(served)
-    page.get_by_text("No video yet.").wait_for()
+    page.get_by_text("No video yet. Choose or upload one, then ask.").wait_for()
     yield page
     assert not page.wrong
     outside = [url for url in page.asked if not url.startswith((served, "data:", "blob:"))]
@@ -80,7 +81,7 @@ def test_one_video_in_memory_answers_as_three_models_would(videos):
             assert shown.answer.selection.kept.tolist() == alone.selection.kept.tolist()
             assert modes.ask(session, QUESTION, 4, 4).answer.num_kept_tokens == 4
         assert f"of {alone.num_visual_tokens} visual tokens shown" in answer_facts(shown.answer)
-        assert re.match(r"0:0\d long, 6 units, 54 visual tokens; decode .* MB kept$", video_facts(session))
+        assert re.match(r"0:0\d long, 12 frames, 54 visual tokens; decode .* MB kept$", video_facts(session))
 
 
 def test_modes_keep_the_options_of_the_model(videos):
@@ -155,7 +156,8 @@ def test_upload(page, videos, tmp_path):
     page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
     upload.set_input_files(tmp_path / "no_video.mp4")
     page.get_by_text("is not a video, or is cut short").wait_for()
-    assert page.get_by_role("button", name="Ask").is_disabled(), "there is nothing to ask about"
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("Please choose or upload a video").wait_for()
     page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
     (tmp_path / "large.mp4").write_bytes(bytes(2 << 20))
     upload.set_input_files(tmp_path / "large.mp4")
@@ -175,6 +177,11 @@ def test_files_that_were_added_since_are_listed(page, videos, tmp_path):
         page.get_by_text("54 visual tokens").wait_for()
     finally:
         new.unlink()
+
+
+def test_asking_without_a_video_says_what_is_missing(page):
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("Please choose or upload a video and write a question.").wait_for()
 
 
 def test_what_is_missing_is_named_and_the_table_stays(page, videos):

@@ -25,9 +25,15 @@ from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained
 from flexselect.selectors.lite_selector import selector_at
+from flexselect.shipped import checkpoint_folder
+from flexselect.storage.run_settings import read_json_object
 
 FRAMES = (64, 256, 1024)
 VIDEO_TOKEN = "<|video_pad|>"  # of the Qwen families, whose config.json has its id
+CHANGES_ANSWERS = (  # entries of generation_config.json that greedy decoding follows
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"),
+    *("min_length", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "sequence_bias"),
+)
 RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors, on each GPU
 
 
@@ -125,6 +131,19 @@ def check_tokenizer(findings: Findings, plan: Plan) -> None:
                 f"video_token_id in config.json is {expected}, the tokenizer reads {VIDEO_TOKEN} as {actual}"
             )
         findings.add("tokenizer", "ok", f"{len(prompter.tokenizer):,} tokens; the text after a video has {len(ids)}")
+
+
+def check_generation(findings: Findings, path: str) -> None:
+    """Say what generation_config.json changes about answers, which are greedy: numbers of sampling have no effect."""
+    file = Path(checkpoint_folder(path)) / "generation_config.json"
+    if not file.is_file():
+        return
+    with findings.step("generation_config.json", "download the file again, or delete it"):
+        settings = read_json_object(file)
+        changing = {name: settings[name] for name in CHANGES_ANSWERS if settings.get(name) not in (None, 1, 1.0, 0)}
+        listing = ", ".join(f"{name} {value}" for name, value in changing.items())
+        text = f"{listing} changes greedy answers, as in transformers" if changing else "answers are greedy"
+        findings.add("generation_config.json", "ok", text, **changing)
 
 
 def check_shapes(findings: Findings, plan: Plan) -> None:

@@ -23,6 +23,7 @@ from flexselect.analysis.after_loading import (
 )
 from flexselect.analysis.before_loading import (
     check_files,
+    check_generation,
     check_machine,
     check_memory,
     check_selector,
@@ -228,6 +229,7 @@ def _before(findings: Findings, plan: Plan) -> None:
     if whole:
         check_shapes(findings, plan)
     check_tokenizer(findings, plan)
+    check_generation(findings, plan.family.path)
     with findings.step("selector", "choose another selector"):
         check_selector(findings, plan)
     if any(finding.name == "tokenizer" and finding.state == "not ok" for finding in findings):

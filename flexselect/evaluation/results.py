@@ -181,6 +181,8 @@ def frequent_warnings(rows: Iterable[dict[str, Any]], most: int | None = None) -
 
 def summary_lines(results: dict[str, Any]) -> str:
     """Format results for a terminal: a line for all questions and for each group, and what counts as wrong."""
+    if results["accuracy"] is None:
+        return _answered_lines(results)
     entries = _entries(results, "all questions")
     width = max(map(len, entries))
     lines = [
@@ -188,12 +190,23 @@ def summary_lines(results: dict[str, Any]) -> str:
         f"  right {_right_of(entry)}"
         for name, entry in entries.items()
     ]
-    if results.get("grounding"):
-        lines.append(grounding_line(results["grounding"]))
-    if results.get("absence"):
-        lines.append(absence_line(results["absence"]))
-    doubts = [f"{count} rows: {warning}" for warning, count in results["warnings"].items()]
-    return "\n".join([*lines, summarise_errors(results), *doubts, ""])
+    return "\n".join([*lines, *_evidence_lines(results), summarise_errors(results), *_doubts(results), ""])
+
+
+def _answered_lines(results: dict[str, Any]) -> str:
+    """Format results in which no row counts: there is no accuracy."""
+    line = f"no accuracy: {summarise_errors(results).partition('; ')[2] or 'there are no questions'}"
+    return "\n".join([line, *_evidence_lines(results), *_doubts(results), ""])
+
+
+def _evidence_lines(results: dict[str, Any]) -> list[str]:
+    """Format what annotations say about moments and absence."""
+    grounding, absence = results.get("grounding"), results.get("absence")
+    return [*([grounding_line(grounding)] if grounding else []), *([absence_line(absence)] if absence else [])]
+
+
+def _doubts(results: dict[str, Any]) -> list[str]:
+    return [f"{count} rows: {warning}" for warning, count in results["warnings"].items()]
 
 
 def _entries(results: dict[str, Any], everything: str) -> dict[str, dict[str, Any]]:

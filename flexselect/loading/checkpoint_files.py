@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
-from flexselect.shipped import checkpoint_folder
+from flexselect.shipped import checkpoint_folder, config_file
 
 LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS did not fetch
 FOREIGN = ("*.bin", "*.pt", "*.pth", "*.gguf")  # weights in formats that are not read
@@ -28,6 +28,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = checkpoint_folder(str(path))
     folder = Path(path)
     parent_is_local = str(path).count("/") == 1 and folder.parent.is_dir()  # so "parent/name" is no hub id
+    if not folder.exists() and Path(config_file(path)).is_file():
+        raise FileNotFoundError(f"{path} is the name of a config; here a checkpoint is needed: a folder or a hub id")
     is_path = folder.is_absolute() or str(path).count("/") > 1 or folder.exists() or parent_is_local
     if is_path and not folder.is_dir():
         raise FileNotFoundError(f"{path} is not a folder with a checkpoint")

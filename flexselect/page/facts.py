@@ -44,7 +44,9 @@ def video_facts(session: VideoSession) -> str:
     seconds = ", ".join(f"{stage} {timings[stage]:.1f} s" for stage in ("decode", "encode") if stage in timings)
     size = sum(session.num_bytes.values()) / 1e6
     doubts = "".join(f"  \ndoubtful: {escape_markdown(warning)}" for warning in session.warnings)
-    kept = f"{encoded.num_units:,} units, {encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
+    frames = (session.sampling or {}).get("frames")
+    looked = "" if frames is None else f"{frames:,} frames, "
+    kept = f"{looked}{encoded.num_tokens:,} visual tokens; {seconds}; {size:.1f} MB kept"
     return f"{length}{kept}{doubts}"
 
 

@@ -152,14 +152,14 @@ class Page:
                 with gr.Column(scale=2):
                     chosen = gr.Dropdown([], value=None, label="A video", visible=self.videos is not None)
                     file = gr.File(label="or upload one", file_types=VIDEOS, height=120)
-                    status, film = gr.Markdown("No video yet."), gr.HTML()
+                    status, film = gr.Markdown("No video yet. Choose or upload one, then ask."), gr.HTML()
                 with gr.Column(scale=3):
                     question = gr.Textbox(label="Question", placeholder="What colour is the circle?")
                     modes = gr.CheckboxGroup(list(self.modes.models), value=list(self.modes.models), label="Modes")
                     budget = gr.Slider(
                         1, 2 * self.modes.budget, self.modes.budget, step=1, label="Budget: tokens shown"
                     )
-                    button = gr.Button("Ask", variant="primary", interactive=False)
+                    button = gr.Button("Ask", variant="primary")
             shown = [part for mode in self.columns(gr) for part in mode]
             table = gr.Dataframe(headers=HISTORY, label="Asked so far", interactive=False, wrap=True)
             busy = {**ONE_AT_A_TIME, "show_progress_on": [status]}  # one progress bar, not one per element
@@ -216,7 +216,7 @@ class Page:
             sessions = self.modes.open(path)
         except (ValueError, RuntimeError, OSError) as error:
             reason = str(error).replace(str(path), path.name)
-            yield [{}, f"**{escape_markdown(reason)}**", "", gr.skip(), gr.skip(), *empty]
+            yield [{}, f"**{escape_markdown(reason)}**", "", gr.skip(), gr.Button(interactive=True), *empty]
             return
         session = next(iter(sessions.values()))
         total = session.encode().num_tokens

@@ -37,8 +37,10 @@ def list_videos(name: str, root: str | Path = ".") -> list[str]:
     """List the videos that a name means: a file, all in a folder, or all that match a pattern; relative to `root`.
 
     Raises:
-        ValueError: if a folder has no videos, or no file matches a pattern.
+        ValueError: if the name is empty, a folder has no videos, or no file matches a pattern.
     """
+    if not name.strip():
+        raise ValueError("the name of the video is empty")
     path = resolve_path(name, root)
     if is_folder(path):
         videos = sorted(str(Path(name) / file.relative_to(path)) for file in videos_below(path))

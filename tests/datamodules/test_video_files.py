@@ -512,6 +512,8 @@ def test_a_folder_and_a_pattern(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="the folder has no video"):
         list_videos("empty")
+    with pytest.raises(ValueError, match="the name of the video is empty"):
+        list_videos(" ")
 
 
 def test_facts_are_of_one_stream_each():

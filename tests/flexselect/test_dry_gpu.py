@@ -282,14 +282,16 @@ def test_locate(model_folder):
     assert states.isfinite().all()
 
 
-def test_a_training_step(model_folder, selector):
-    """Tower, teacher, student and loss under bf16-mixed; scores stay float32."""
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_training_step(model_folder, selector, gpus):
+    """Tower, teacher, student and loss under bf16-mixed; scores stay float32. The teacher may be spread over GPUs."""
     if selector is None:
         pytest.skip("no selectors of this family")
     family = family_of(str(model_folder))
     module = SelectorTraining(family, start=None, sizes=SIZES | {"intermediate_size": 96}, dtype="bfloat16")
-    with DryGPU() as gpu:
-        lm = family.load(LoadOptions(device="cuda"))
+    place = {"device": "cuda"} if gpus == 1 else {"device_map": two_gpus(read(model_folder, device="cpu"))}
+    with DryGPU(gpus) as gpu:
+        lm = family.load(LoadOptions(**place))
         module.to("cuda:0")
         module._student = LiteScorer(lm, module.selector, "max", alignment="exact")
         clip = lm.prompter.clip(lm.prompter.resize(tiny.frames(4, 56, 84)))
