@@ -126,7 +126,10 @@ def test_a_shell_completes_verbs_options_and_configs(capsys):
         ("predict --config configs/demo/self.yaml --trainer.max_epoch 3", "did you mean --trainer.max_epochs?"),
         ("fit --config configs/demo/self.yaml --trainer.max_epochs ten", "cannot be ten: it is a whole number"),
         ("predict --config configs/demo/self.yaml --output_dri x", "did you mean --output_dir?"),
-        ("validate --config configs/demo/self.yaml --data.annotations READNE.md", "did you mean README.md?"),
+        (
+            "validate --config configs/demo/self.yaml --data.annotations checkpoints/demo/selector/confg.json",
+            "config.json?",
+        ),
         ("predict", "give --config CONFIG"),
         ("serve --config configs/demo/serve.yaml --budgit 4", "did you mean --budget?"),
         ("serve --config configs/demo/serve.yaml --port http", "--port cannot be http: it is a whole number"),
@@ -152,6 +155,7 @@ def test_mistakes_that_are_seen_at_once(words, right):
         "--trainer.max_time 00:01:00:00 --trainer.strategy ddp --model.selector self --data.columns {a:b}",
         "--trainer.limit_val_batches 0.5 --trainer.max_epochs -1 --data.video a --data.question is-it-abc",
         "--model.reduction token_selection --model.device_map auto --model.keep_on disk --data.annotations null",
+        "--data.annotations owner/set --data.annotations owner/set:test",
         "--data.video+ b --seed_everything 3 --ckpt_path x --trainer.logger.save_dir x --print_config",
     ],
 )

@@ -27,6 +27,7 @@ INPUTS = (  # options that name what must be there
     ("--data.root", "folder", ()),
     ("--videos", "folder", ("serve",)),
 )
+TABLES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".yaml", ".yml")
 KINDS = {  # types whose values are told apart, and how a message calls them
     "int": "a whole number",
     "float": "a number",
@@ -178,8 +179,12 @@ def _missing_input(verb: str, pairs: Sequence[tuple[str, str | None]]) -> str | 
         return None
     for name, what, verbs in INPUTS:
         value = values.get(name)
-        if value and (not verbs or verb in verbs) and value.lower() not in NOTHING and not Path(value).exists():
-            parent = Path(value).parent
+        if not value or (verbs and verb not in verbs) or value.lower() in NOTHING:
+            continue
+        if what == "annotation file" and not value.lower().endswith(TABLES):
+            continue  # a data set on the hub
+        if not Path(value).expanduser().exists():
+            parent = Path(value).expanduser().parent
             near = did_you_mean(value, map(str, parent.glob("*"))) if parent.is_dir() else ""
             return f"{name} {value}: no such {what}{near}"
     return None
