@@ -169,10 +169,6 @@ class AskingOptions(Options):
         check_place(self.keep_on)
         if self.feature_cache is not None:
             check_cache(self.feature_cache, self.feature_cache_gb)
-        if self.verify and self.selector in (None, "uniform", "random"):
-            choices = "selector=self or a trained one"
-            choices = "selector=self or a trained one"
-            raise ValueError(f"verify needs scores that point to moments: {choices}, got {self.selector!r}")
 
 
 class OptionNames(TypedDict, total=False):

@@ -45,7 +45,7 @@ class VideoQA(LightningModule):
         check_names(AskingOptions, options, "VideoQA", set_by=("device", "scoring_only"))
         self.options = AskingOptions(device=None, scoring_only=False, **options)
         self.save_hyperparameters(asdict(self.options))
-        check_options(family, self.options)
+        check_options(family, self.options, self.options.verify)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.grounding = GroundingMetrics()

@@ -19,9 +19,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 ROOMS = ("flexselect", "datamodules", "lightning_modules", "flexselect_lmms")
 FOLDERS = (*ROOMS, "configs", "docs", "tests", "bench", "checkpoints")
-YOURS = ("mine.yaml", "FILE", "...")  # configs that a reader writes, or any
+YOURS = ("mine.yaml", "data/mybench", "FILE", "...")  # configs that a reader writes, or any
 WRITTEN = ("use.yaml",)  # by `locate`
-TO_WRITE = ("flexselect/scoring/recent.py", "datamodules/benchmarks/mybench.py")  # by who follows CONTRIBUTING.md
+TO_WRITE = (
+    "flexselect/scoring/recent.py",
+    "datamodules/benchmarks/mybench.py",
+    "configs/data/mybench.yaml",
+)  # by who follows CONTRIBUTING.md
 GAP = "…"  # what an error message says of the case at hand
 
 
@@ -227,7 +231,7 @@ def test_the_scorer_of_contributing_does_what_it_says(load, monkeypatch):
     code, test = blocks("Add a scorer")
     present = {"tiny": tiny, "__name__": "recent"}
     exec(code, present)
-    monkeypatch.setitem(factory.MODES, "recent", lambda lm, options: present["RecentScorer"]())
+    monkeypatch.setitem(factory.MODES, "recent", present["RecentScorer"])
     exec(test, present)
     present["test_recent_keeps_the_end_of_the_video"](load)
 

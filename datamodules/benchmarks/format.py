@@ -6,6 +6,7 @@ It needs no Trainer: `Benchmark` makes a data module from it, and lmms-eval's ta
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -22,6 +23,8 @@ from flexselect.storage.video_paths import files_below
 from flexselect.validation import check_choice
 
 EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,16 +123,28 @@ class BenchmarkFormat(ABC):
 
         Raises:
             FileNotFoundError: naming the folder and the patterns, if there is no table.
-            ValueError: if the table has an unknown format.
+            ValueError: naming the file and the row, if it has another format.
         """
         files = self.files()
+        name = files[0] if len(files) == 1 else files[0].parent
+        kind, questions = type(self).__name__.removesuffix("Format"), list[VideoQuestion]()
         try:
             rows = [row for file in files for row in self.rows(file)]
-            return [self.to_question(row) for row in rows[:limit]]
         except KeyError as error:
-            name = files[0] if len(files) == 1 else files[0].parent
-            kind = type(self).__name__.removesuffix("Format")
             raise ValueError(f"{name} has no column {error}: it is not the table of {kind}") from error
+        for row in rows[:limit]:
+            try:
+                questions.append(self.to_question(row))
+            except KeyError as error:
+                raise ValueError(f"{name} has no column {error}: it is not the table of {kind}") from error
+            except (TypeError, ValueError, AttributeError, IndexError) as error:
+                number = len(questions) + 1
+                raise ValueError(f"row {number} of {name} is no question of {kind}: {error}") from error
+        odd = [question for question in questions if question.options and None in question.expected_letters]
+        if odd:
+            message = "%s: %d answers are none of their options and will count as wrong; the first: question %s, %r"
+            log.warning(message, name, len(odd), odd[0].id, odd[0].answer)
+        return questions
 
     def table_hash(self) -> str:
         """Hash the table's files, 16 hex digits."""
@@ -183,6 +198,7 @@ class BenchmarkFormat(ABC):
     def to_question(self, row: dict[str, Any]) -> VideoQuestion:
         """Convert a row of the table to a question as the protocol asks it."""
         asked, protocol = self.question(row), self.protocol
+        asked = replace(asked, id=str(asked.id), video=str(asked.video))
         if len(asked.options) > len(LETTERS):
             raise ValueError(f"question {asked.id} has {len(asked.options)} options; letters end at {LETTERS[-1]}")
         options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, asked.options))

@@ -12,7 +12,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import weight_files
 from flexselect.options import Options
-from flexselect.scoring.factory import is_trained, reference_layer
+from flexselect.scoring.factory import is_trained, ranks_content, reference_layer
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_at
 from flexselect.structures.prompt import VideoClip
 
@@ -61,8 +61,8 @@ class Plan:
 
     @property
     def ranks_content(self) -> bool:
-        """Whether tokens are chosen by what they show: training-free or lite."""
-        return self.options.selector == "self" or is_trained(self.options.selector)
+        """Whether tokens are chosen by what they show."""
+        return ranks_content(self.options.selector)
 
     @property
     def layer(self) -> int:

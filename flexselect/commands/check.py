@@ -40,7 +40,9 @@ from flexselect.loading.weights import LoadOptions, quantization_config
 from flexselect.nearest import did_you_mean
 from flexselect.options import AskingOptions, Options, check_names, option_names
 from flexselect.pipeline import FlexSelect
-from flexselect.scoring.factory import check_options, training_free
+from flexselect.scoring.factory import check_options
+from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.scoring.scorer import Scorer
 from flexselect.storage.run_settings import UsageError, write_atomically
 from flexselect.validation import check_known
 
@@ -262,7 +264,7 @@ def _after(findings: Findings, plan: Plan, clips: Clips, bench: bool) -> None:
         return  # all else would follow from it
     with findings.step("reads text", REPORT):
         check_text(findings, fs.lm, plan.weights)
-    scorers = {"training-free": training_free(fs.lm, plan.options)}
+    scorers: dict[str, Scorer] = {"training-free": ReferenceLayerScorer.make(fs.lm, plan.options)}
     if fs.scorer is not None and plan.selector is not None:
         scorers["lite"] = fs.scorer
     with findings.step("needles", REPORT):

@@ -9,13 +9,14 @@ import shtab
 
 from flexselect.commands.help.texts import option_of
 from flexselect.commands.verbs import LOUDNESS, VERBS
+from flexselect.scoring.factory import MODES
 from flexselect.shipped import config_names
 
 FOLDERS = ("DIR",)  # types whose values are folders
 TEXTS = ("--data.question", "--model.", "--family.max_frames", "--trainer.")  # how options begin that take no file
 POSITIONALS = {"ask": ("video",), "compare": ("one", "other")}  # files or folders
 MODELS = "demo/"  # besides the configs at the top, those of the demo are models
-SELECTORS = {"--selector": ["self", "dense", "uniform", "random"], "--model.selector": ["self", "uniform", "random"]}
+SELECTORS = {"--selector": [*MODES, "dense"], "--model.selector": list(MODES)}
 SHELLS = ("bash", "zsh", "tcsh")
 
 

@@ -24,6 +24,7 @@ from flexselect.structures.prompt import Selection
 CANDIDATES, FROM = 8, 2.0  # the most parts that are tried; standard deviations from which a part is one
 TOKENS = 64  # the most tokens of a part
 TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
+TIE_SHARE = 0.25  # of what the best part gains: likelihoods count as equal only within this
 QUIET = 2  # units that no score points to
 CITED = 0.5  # support from which a further moment is cited
 
@@ -97,6 +98,10 @@ class Trial:
         """Return the geometric mean per token of a log-likelihood."""
         return math.exp(value / len(self.answer_ids))
 
+    def log_likelihood(self, probability: float) -> float:
+        """Return the log-likelihood that has this `probability`."""
+        return math.log(max(probability, 1e-12)) * len(self.answer_ids)
+
 
 def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, excess: Tensor) -> Answer:
     """Order an answer's moments by what it is worth from each alone, and ask again without the cited ones.
@@ -118,7 +123,7 @@ def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, e
     tried = trial.try_parts([*quiet, *(runs or [(highest, highest + 1)])])
     floor = statistics.mean(trial.probability(part.value) for part in tried[: len(quiet)])
     parts, whole = tried[len(quiet) :], answer.likelihood or 1.0
-    best = trial.narrowed(_first(parts, distance))
+    best = trial.narrowed(_first(parts, distance, trial.log_likelihood(floor)))
 
     def support(part: Part) -> float:
         gained = trial.probability(part.value) - floor
@@ -134,10 +139,14 @@ def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, e
     return replace(answer, moments=tuple(moments), verification=_without(trial, moments[:cited], whole, floor))
 
 
-def _first(parts: Sequence[Part], distance: Tensor) -> Part:
-    """Return the part that is worth most; of equal ones, that with the highest scores."""
+def _first(parts: Sequence[Part], distance: Tensor, floor: float) -> Part:
+    """Return the part that is worth most; of equal ones, that with the highest scores.
+
+    A model that is almost sure without any evidence gains little from it: parts then differ by less than `TIE`.
+    """
     most = max(part.value for part in parts)
-    equal = [part for part in parts if part.value >= most - TIE]
+    tie = min(TIE, TIE_SHARE * max(0.0, most - floor))
+    equal = [part for part in parts if part.value >= most - tie]
     return max(equal, key=lambda part: float(distance[part.first : part.stop].max()))
 
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeGuard
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.checkpoint_files import read_config
 from flexselect.loading.weights import LoadOptions
-from flexselect.options import Options, ScoringOptions
+from flexselect.options import Options
 from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.scoring.lite import LiteScorer
-from flexselect.scoring.reference_layer import ReferenceLayerScorer
+from flexselect.scoring.reference_layer import ReferenceLayerScorer, reference_layer
 from flexselect.scoring.scorer import Scorer
 from flexselect.selectors.lite_selector import LiteSelector
 from flexselect.validation import check_choice
 
-
-def training_free(lm: VideoLM, options: ScoringOptions) -> Scorer:
-    """Make the training-free scorer: attention of the VideoLLM at its reference layer."""
-    return ReferenceLayerScorer(lm, reference_layer(lm.family, options), options.reduction or "max")
-
-
-MODES: dict[str, Callable[[VideoLM, ScoringOptions], Scorer]] = {  # values of `selector` besides a trained selector
-    "self": training_free,
-    "uniform": lambda lm, options: UniformScorer(),
-    "random": lambda lm, options: RandomScorer(),
+MODES: dict[str, type[Scorer]] = {  # values of `selector` besides a trained selector
+    "self": ReferenceLayerScorer,
+    "uniform": UniformScorer,
+    "random": RandomScorer,
 }
 
 
@@ -35,21 +28,18 @@ def is_trained(selector: str | None) -> TypeGuard[str]:
     return selector is not None and selector not in MODES
 
 
-def reference_layer(family: VideoFamily, options: ScoringOptions) -> int:
-    """Return the reference layer, 0-based.
-
-    Raises:
-        ValueError: if the VideoLLM has no such layer.
-    """
-    layer = options.reference_layer
-    if layer is not None and not 0 <= layer < family.num_layers:
-        most = family.num_layers - 1
-        raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {layer}")
-    return family.default_reference_layer if layer is None else layer
+def ranks_content(selector: str | None) -> bool:
+    """Return whether tokens are kept for what they show: not if all are kept, and not by the controls."""
+    return selector is not None and (is_trained(selector) or MODES[selector].ranks_content)
 
 
-def check_options(family: VideoFamily, options: Options) -> None:
+def check_options(family: VideoFamily, options: Options, verify: bool = False) -> None:
     """Check the options that depend on the model or on files, before weights are loaded.
+
+    Args:
+        family: the family of the model.
+        options: the options of the run.
+        verify: whether answers will be verified, which needs scores that point to moments.
 
     Raises:
         ValueError: for a wrong value; the message names the option, the value and the choices.
@@ -60,6 +50,9 @@ def check_options(family: VideoFamily, options: Options) -> None:
         check_choice("selector", selector, (*MODES, "the folder or hub id of a trained selector"))
     if is_trained(selector):
         read_config(selector)
+    if verify and not ranks_content(selector):
+        choices = "selector=self or a trained one"
+        raise ValueError(f"verify needs scores that point to moments: {choices}, got {selector!r}")
     reference_layer(family, options)
 
 
@@ -93,4 +86,4 @@ def make_scorer(lm: VideoLM, options: Options, lite: LiteSelector | None = None)
     """
     if lite is not None:
         return LiteScorer(lm, lite, options.reduction, options.selector_alignment)
-    return None if options.selector is None else MODES[options.selector](lm, options)
+    return None if options.selector is None else MODES[options.selector].make(lm, options)

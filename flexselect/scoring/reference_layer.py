@@ -6,12 +6,32 @@ from typing import Any
 
 from torch import Tensor
 
+from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.options import ScoringOptions
 from flexselect.scoring.attention_scorer import AttentionScorer
 from flexselect.structures.prompt import EncodedVideo
 
 
+def reference_layer(family: VideoFamily, options: ScoringOptions) -> int:
+    """Return the reference layer, 0-based.
+
+    Raises:
+        ValueError: if the VideoLLM has no such layer.
+    """
+    layer = options.reference_layer
+    if layer is not None and not 0 <= layer < family.num_layers:
+        most = family.num_layers - 1
+        raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {layer}")
+    return family.default_reference_layer if layer is None else layer
+
+
 class ReferenceLayerScorer(AttentionScorer):
     """Attention of the VideoLLM at its reference layer: training-free FlexSelect (section 3.1)."""
+
+    @classmethod
+    def make(cls, lm: VideoLM, options: ScoringOptions) -> ReferenceLayerScorer:
+        """Make the scorer for the options' layer and reduction."""
+        return cls(lm, reference_layer(lm.family, options), options.reduction or "max")
 
     @property
     def decoder(self) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.families.base import VisionProjector
+from flexselect.families.base import VideoLM, VisionProjector
+from flexselect.options import ScoringOptions
 from flexselect.scoring.prefix_cache import PrefixCache
 from flexselect.structures.prompt import EncodedVideo
 
@@ -24,6 +25,11 @@ class Scorer(ABC):
     """
 
     ranks_content: bool = True  # whether scores depend on the video's content; false for controls
+
+    @classmethod
+    def make(cls, lm: VideoLM, options: ScoringOptions) -> Scorer:
+        """Make the scorer of a mode from the loaded VideoLLM and the options of the run."""
+        return cls()
 
     @abstractmethod
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The benchmarks on miniatures in their real layouts: files, prompts to the letter, scores computed by hand."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -348,3 +349,20 @@ def test_a_sixth_option_is_asked_too(roots):
     assert "\nF. thing F\n" in six.prompt and six.is_right("F")
     with pytest.raises(ValueError, match="has 27 options; letters end at Z"):
         form.to_question({**row, "options": [f"A. thing {i}" for i in range(27)]})
+
+
+def test_a_row_that_is_no_question_is_named(tmp_path, checkpoint, caplog):
+    """Values of other types than the table has; and an answer that is none of the options, which counts as before."""
+    root = miniature.BUILDERS["VideoMME"](tmp_path)
+    (table,) = root.rglob("*.parquet")
+    rows = Dataset.from_parquet(str(table), cache_dir=str(tmp_path / "cache")).to_list()
+    Dataset.from_list([rows[0], {**rows[1], "answer": "Z"}, *rows[2:]]).to_parquet(str(table))
+    with caplog.at_level(logging.WARNING):
+        questions = videomme.VideoMME(family_of(str(checkpoint)), str(root)).questions
+    assert len(questions) == len(rows) and not questions[1].is_right("Z")
+    assert "1 answers are none of their options and will count as wrong; the first: question" in caplog.text
+    Dataset.from_list([{**row, "options": None if row is rows[1] else row["options"]} for row in rows]).to_parquet(
+        str(table)
+    )
+    with pytest.raises(ValueError, match=r"row 2 of .*parquet is no question of VideoMME: "):
+        videomme.VideoMME(family_of(str(checkpoint)), str(root))
