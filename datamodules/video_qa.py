@@ -34,7 +34,7 @@ class VideoQADataModule(QuestionData):
         groups: columns for accuracy by group; None: columns with few short words; []: none.
         limit: use only this many rows, from the first; None: all.
         encoding: encoding of a text file; None: detected from the first bytes.
-        start: read `video` from this second on.
+        start: read `video` from this second on; also as minutes and seconds, 2:40.
         end: read `video` up to this second.
         track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does.
@@ -52,8 +52,8 @@ class VideoQADataModule(QuestionData):
         groups: str | list[str] | None = None,
         limit: int | None = None,
         encoding: str | None = None,
-        start: float | None = None,
-        end: float | None = None,
+        start: float | str | None = None,
+        end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
     ) -> None:
@@ -63,7 +63,7 @@ class VideoQADataModule(QuestionData):
             raise ValueError("--data.video and --data.question go together")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        reading = self.reading = ReadOptions(start, end, track, square_pixels)
+        reading = self.reading = ReadOptions.of(start, end, track, square_pixels)
         if annotations is None:
             root = video_root or "."
             texts = [question] if isinstance(question, str) else list(question or [])

@@ -156,7 +156,7 @@ class AskingOptions(Options):
     """
 
     max_new_tokens: int = 64
-    keep: Literal["nothing", "features", "scores_kv"] = placement("features")
+    keep: Literal["auto", "nothing", "features", "scores_kv"] = placement("auto")
     keep_on: str | None = placement(None)
     feature_cache: str | None = placement(None)
     feature_cache_gb: float = placement(100.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing_extensions import Unpack
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
+from flexselect.evaluation.questions import question_text
 from flexselect.evidence.answers import answer_with_moments
 from flexselect.families import load_lm, open_family
 from flexselect.families.base import VideoFamily
 from flexselect.options import OptionNames, Options, option_names, show_options
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
-from flexselect.session import VideoSession, load_session, question_text
+from flexselect.session import VideoSession, load_session
 from flexselect.storage.video_source import open_frame_stream
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
@@ -59,15 +60,20 @@ class FlexSelect(Engine):
         lm = load_lm(family, checked, reference_layer(family, checked) + 1 if checked.scoring_only else None)
         return cls(lm, family, make_scorer(lm, checked, lite), **vars(checked))
 
+    def __repr__(self) -> str:
+        options = self.options
+        budget = "all tokens" if options.selector is None else f"{self.budget} tokens"
+        return f"FlexSelect({self.family.path}, selector={options.selector!r}, {budget})"
+
     def open(
         self,
         video: str | Path | Frames,
-        seconds: Tensor | Sequence[float] | None = None,
-        keep: str = "features",
+        seconds: Tensor | Iterable[float] | None = None,
+        keep: str = "auto",
         keep_on: str | None = None,
         progress: bool | None = None,
-        start: float | None = None,
-        end: float | None = None,
+        start: float | str | None = None,
+        end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
     ) -> VideoSession:
@@ -82,7 +88,8 @@ class FlexSelect(Engine):
             keep: what is kept between questions, see `VideoSession.keeping`.
             keep_on: device or "disk" that holds the kept data, see `VideoSession.keeping`.
             progress: whether to show a progress bar if the video takes long; None: on a terminal only.
-            start: read the file from this second on. This and the following options are for files only.
+            start: read the file from this second on, or from a time such as "2:40". This and the following options are
+                for files only.
             end: read the file up to this second.
             track: number among the file's video tracks, from 0; None: the one that players show.
             square_pixels: stretch pixels that are not square, as players do.
@@ -90,7 +97,7 @@ class FlexSelect(Engine):
         Raises:
             ValueError: if the file cannot be read, or the frames have another shape or dtype.
         """
-        clock, reading = Clock(self.gpus), ReadOptions(start, end, track, square_pixels)
+        clock, reading = Clock(self.gpus), ReadOptions.of(start, end, track, square_pixels)
         with clock("decode"):
             stream, origin = open_frame_stream(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
@@ -150,6 +157,10 @@ class FlexSelect(Engine):
         Raises:
             ValueError: for an empty question, or a session of another model.
         """
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in asked):
+            raise ValueError(
+                "ask_all of a model takes pairs of a session and a question; a session has its own ask_all"
+            )
         texts = [question_text(question) for _, question in asked]
         if any(session.engine is not self for session, _ in asked):
             raise ValueError("a question is about a session of another model: ask it with that model's `ask_all`")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
@@ -16,17 +15,21 @@ from torch import Tensor
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
-from flexselect.evaluation.questions import VideoQuestion, with_option
+from flexselect.evaluation.answer_parsing import LETTERS
+from flexselect.evaluation.questions import question_text, with_option
 from flexselect.evidence.answers import answer_with_moments
-from flexselect.options import AskingOptions, choices_of
+from flexselect.evidence.doubts import fewer_frames, with_doubts
+from flexselect.options import AskingOptions, check_at_least, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
+from flexselect.storage.free_memory import free_bytes
 from flexselect.storage.run_settings import describe_differences
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
-from flexselect.validation import check_choice, check_place, checked_question
+from flexselect.validation import check_choice, check_place, checked_options, checked_question
 
+SHARE = 0.25  # of the free memory, for the keys and values that keep="auto" keeps
 KEEP = choices_of(get_type_hints(AskingOptions)["keep"])
 
 
@@ -51,7 +54,7 @@ class VideoSession:
     ) -> None:
         self.engine, self.source, self.progress = engine, source, progress
         self.timings = self._spent_before = dict(timings or {})
-        self.keep: str = "features"
+        self.keep: str = "auto"
         self.keep_on: str | None = None
         self.video: str | Path | Tensor | None = None  # a file or frames [T, h, w, 3], from which pictures are drawn
         self.options = ReadOptions()  # how the file is read
@@ -66,8 +69,9 @@ class VideoSession:
 
         Args:
             keep: "features": the visual tokens. "scores_kv": also the keys and values of prefix and visual tokens up to
-                the reference layer, so that a later question runs only its query rows. "nothing": the video is decoded
-                and encoded for each question.
+                the reference layer, so that a later question runs only its query rows. "auto": these too, if they fit
+                into a quarter of the free memory where they will lie. "nothing": the video is decoded and encoded for
+                each question.
             on: device that holds the kept data, such as "cpu"; or "disk" (temporary files, mapped into memory);
                 None: the device that computed the data.
 
@@ -87,13 +91,6 @@ class VideoSession:
             folder.cleanup()
         return self
 
-    def read_clip(self) -> VideoClip | None:
-        """Return the frames, decoded again if they were not kept; None if the session has no video."""
-        if isinstance(self.source, FrameStream):
-            clip = self.engine.lm.prompter.clip(self.source.all_frames(), self.source.seconds)
-            return replace(clip, about=self.source.about)
-        return self.source
-
     @property
     def seconds(self) -> Tensor | None:
         """When each frame is shown, float64 [T]; None if unknown."""
@@ -102,9 +99,9 @@ class VideoSession:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about what is doubtful in the video file; complete once the video is encoded."""
+        """Sentences about what is doubtful in the video; complete once it is encoded."""
         video = self.source if self._encoded is None else self._encoded
-        return [] if video is None else video.about.warnings
+        return [] if video is None else [*video.about.warnings, *fewer_frames(self.engine.family, self.sampling or {})]
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -131,11 +128,15 @@ class VideoSession:
 
     def prefix_cache(self, encoded: EncodedVideo) -> list[PrefixCache] | None:
         """Return the keys and values for scoring, computed at the first question; None if they are not kept."""
-        if self.keep != "scores_kv":
-            return None
-        if self._prefix_cache is None:
+        if self._prefix_cache is None and self._keeps_states(encoded):
             self._prefix_cache = list(self._store_states(self.engine.prepare(encoded)))
         return self._prefix_cache or None
+
+    def _keeps_states(self, encoded: EncodedVideo) -> bool:
+        """Return whether keys and values are kept; with keep="auto", if they fit."""
+        if self.keep != "auto":
+            return self.keep == "scores_kv"
+        return self.engine.prefix_cache_bytes(encoded) <= SHARE * free_bytes(self.keep_on or self.engine.lm.device)
 
     @contextmanager
     def name_file_in_errors(self) -> Iterator[None]:
@@ -158,7 +159,8 @@ class VideoSession:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in self.num_bytes.items())
-        return f"VideoSession({self.sampling or 'not yet encoded'}, keeps {sizes} on {self.keep_on or 'its device'})"
+        where, how = self.keep_on or "its device", f"keep={self.keep!r}"
+        return f"VideoSession({self.sampling or 'not yet encoded'}, {how}: {sizes} on {where})"
 
     def save(self, file: str | Path) -> None:
         """Write the session to a file; `FlexSelect.load_session` reads it in another process, without the video.
@@ -166,7 +168,7 @@ class VideoSession:
         With keep="scores_kv" the keys and values are written too; they are computed now if no question was asked yet.
         """
         encoded = self.encode()
-        states = named_states(self.prefix_cache(encoded) or ())
+        states = named_states((self.prefix_cache(encoded) or ()) if self.keep == "scores_kv" else ())
         write_encoded(Path(file), encoded, self.engine.provenance, states)
 
     def restore(self, states: dict[str, Any]) -> VideoSession:
@@ -208,15 +210,19 @@ class VideoSession:
             this question, `decode` and `encode` for the video.
 
         Raises:
-            ValueError: for an empty question or a list of them; for `verify` if no scorer points to moments.
+            ValueError: for an empty question or a list of them, or for options that are not texts; for `verify` if no
+                scorer points to moments, and for `budget` if all tokens are kept.
         """
-        with self.name_file_in_errors():
-            requests = self.requests([question_text(question, options)], budget)
-            (answer,) = answer_with_moments(self.engine, requests, max_new_tokens, verify)
-        return with_option(answer, options)
+        checked_question(question)  # a list would be several questions
+        return self.ask_all([question], max_new_tokens, [options], budget, verify)[0]
 
     def ask_all(
-        self, questions: Sequence[str], max_new_tokens: int = 64, options: Sequence[Sequence[str]] = ()
+        self,
+        questions: Iterable[str],
+        max_new_tokens: int = 64,
+        options: Iterable[Sequence[str]] = (),
+        budget: int | None = None,
+        verify: bool = False,
     ) -> list[Answer]:
         """Answer several questions in one batch.
 
@@ -224,19 +230,28 @@ class VideoSession:
         questions about several videos, see `FlexSelect.ask_all`.
 
         Args:
-            questions: a list of texts.
+            questions: texts.
             max_new_tokens: the maximum length of an answer, in tokens.
             options: one list of options per question; empty if no question has options.
+            budget: K for these questions; None: the model's budget.
+            verify: prove the answers' moments, see `Answer.verification`.
         """
-        if isinstance(questions, str) or (options and len(options) != len(questions)):
+        asked = [] if isinstance(questions, str) else list(questions)
+        choices = [checked_options(each, len(LETTERS)) for each in options] or [()] * len(asked)
+        if isinstance(questions, str) or len(choices) != len(asked):
             raise ValueError(
                 "ask_all takes a list of questions, and options for each or none; for one question, use ask"
             )
-        choices = options or [()] * len(questions)
-        texts = [question_text(*pair) for pair in zip(questions, choices)]
+        check_at_least("max_new_tokens", max_new_tokens, 1)
+        if budget is not None and self.engine.scorer is None:
+            raise ValueError("a budget has no effect on a dense model, which keeps all tokens: load with a selector")
+        texts = [question_text(*pair) for pair in zip(asked, choices)]
         with self.name_file_in_errors():
-            answers = answer_with_moments(self.engine, self.requests(texts), max_new_tokens)
-        return [with_option(*pair) for pair in zip(answers, choices)]
+            answers = answer_with_moments(self.engine, self.requests(texts, budget), max_new_tokens, verify)
+        return [
+            with_option(with_doubts(answer, self.warnings, self.seconds is not None), texts)
+            for answer, texts in zip(answers, choices)
+        ]
 
     # -- storage
 
@@ -260,15 +275,6 @@ class VideoSession:
                 yield fill_prefix_caches([part], load_file(file))[0]
             else:
                 yield part if self.keep_on is None else part.to(self.keep_on)
-
-
-def question_text(question: str, options: Sequence[str] = ()) -> str:
-    """Return a question with its options as the model reads them.
-
-    Raises:
-        ValueError: if the question is empty.
-    """
-    return VideoQuestion("", "", checked_question(question), tuple(options)).text
 
 
 def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSession:

@@ -116,21 +116,39 @@ def _stacked(frames: Sequence[Tensor]) -> Tensor:
         if frame.shape != frames[0].shape or frame.dtype != frames[0].dtype:
             kinds = [f"{other.dtype} {list(other.shape)}" for other in (frames[0], frame)]
             raise ValueError(f"frames must have one size: frame 0 is {kinds[0]}, frame {number} is {kinds[1]}")
-    return torch.stack(list(frames)) if frames else torch.empty(0)
+    if not frames:
+        raise ValueError("there are no frames")
+    return torch.stack(list(frames))
 
 
 def checked_question(question: Any) -> str:
     """Return the question; refuse one that is empty or not a string."""
-    if isinstance(question, list | tuple):
-        raise ValueError(f"ask takes one question as text, got {type(question).__name__}: use ask_all for several")
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str):
+        several = ": use ask_all for several" if isinstance(question, list | tuple) else ""
+        raise ValueError(f"ask takes one question as text, got {type(question).__name__}{several}")
+    if not question.strip():
         raise ValueError("the question is empty")
     return question
 
 
-def checked_seconds(seconds: Tensor | Sequence[float], count: int) -> Tensor:
+def checked_options(options: Any, most: int) -> tuple[str, ...]:
+    """Return the options of a multiple-choice question, also as a list; refuse what are not at most `most` texts."""
+    if options is None:
+        return ()
+    if isinstance(options, str | Mapping) or not isinstance(options, Iterable):
+        raise ValueError(f"options must be a list of texts, got {type(options).__name__}")
+    texts = tuple(options)
+    wrong = [option for option in texts if not isinstance(option, str) or not option.strip()]
+    if wrong:
+        raise ValueError(f"options must be texts that are not empty, got {wrong[0]!r}")
+    if len(texts) > most:
+        raise ValueError(f"there are {len(texts)} options; letters end at {most}")
+    return texts
+
+
+def checked_seconds(seconds: Tensor | Iterable[float], count: int) -> Tensor:
     """Return the times of `count` frames as float64 [count]; refuse times that are not finite and ascending."""
-    times = torch.as_tensor(seconds, dtype=torch.float64)
+    times = torch.as_tensor(seconds if isinstance(seconds, Tensor) else list(seconds), dtype=torch.float64)
     if times.shape != (count,) or not bool(times.isfinite().all() and (times.diff() >= 0).all()):
         raise ValueError(f"seconds must be {count} finite numbers in ascending order, one per frame")
     return times

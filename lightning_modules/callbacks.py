@@ -143,6 +143,8 @@ class PredictionWriter(Callback):
         """Log how many answers a new call can continue from."""
         if self._file is not None and trainer.is_global_zero:
             count = len(read_answers(self.folder(pl_module)))
+            if count == 0:
+                return
             log.warning("%d answers are in %s; call again to go on", count, self.folder(pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -159,7 +159,8 @@ class MomentFiles(QuestionFiles):
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
         """Write the moments of one answer, the cited ones if they were verified; there may be none."""
         moments = row["moments"][: row["verification"]["cited"]] if "verification" in row else row["moments"]
-        write_atomically(self.path(row), FORMATS[self.kind](row["question"], row["answer"], moments))
+        starts_at = (row["sampling"] or {}).get("starts_at") or 0.0
+        write_atomically(self.path(row), FORMATS[self.kind](row["question"], row["answer"], moments, starts_at))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the folder."""

@@ -45,7 +45,8 @@ class VideoQA(LightningModule):
         check_names(AskingOptions, options, "VideoQA", set_by=("device", "scoring_only"))
         self.options = AskingOptions(device=None, scoring_only=False, **options)
         self.save_hyperparameters(asdict(self.options))
-        check_options(family, self.options, self.options.verify)
+        needs = {"verify": self.options.verify, "absent_below": self.options.absent_below is not None}
+        check_options(family, self.options, next((name for name, is_set in needs.items() if is_set), None))
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.grounding = GroundingMetrics()
@@ -156,12 +157,16 @@ class VideoQA(LightningModule):
         """Compare the row's moments with those of the annotations; None if either can have none."""
         if not question.moments or not self._ranks_content:
             return None
-        return ground(row.get("moments") or [], question.moments, (row["sampling"] or {}).get("seconds"))
+        result = ground(row.get("moments") or [], question.moments, (row["sampling"] or {}).get("seconds"))
+        return {**result, "annotated": [list(moment) for moment in question.moments]}
 
     def _warnings(self, question: VideoQuestion) -> list[str]:
         """List what is doubtful in the video's file, and in the answer."""
         answer = None if self.answer is None else with_option(self.answer, question.options)
-        warnings = [*self._video_warnings, *(answer.warnings if answer else ())]
+        warnings = list(self._video_warnings if answer is None else answer.warnings)
+        length = (self.session.sampling or {}).get("seconds") if self.session else None
+        if length is not None and any(start >= length for start, _ in question.moments):
+            warnings.append("an annotated moment lies after the end of the video")
         least = self.options.absent_below
         if least is not None and answer is not None and answer.presence is not None and answer.presence < least:
             warnings.append(f"probably not in this video: presence {answer.presence:.2f} is below {least}")
@@ -175,7 +180,8 @@ class VideoQA(LightningModule):
             self.grounding.update(grounding["iou"], grounding["pointing"])
         if question.counts:
             self.accuracy.update(float(right))  # a failed video counts as wrong
-        unexpected = row["error"] is None and question.answer is None and not question.absent
+        measured = question.absent or question.moments  # something other than its answer is
+        unexpected = row["error"] is None and question.answer is None and not measured
         return {
             **row,
             "error": NOTHING_EXPECTED if unexpected else row["error"],

@@ -178,7 +178,7 @@ def test_where_an_answer_comes_from(video, tmp_path, capfd, caplog):
     assert cli.main([*words, "--verify", "true", "--output_dir", str(tmp_path), "--moments", "vtt"]) == 0
     assert "; without it another answer (support " in caplog.text
     (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert row["verification"]["changed"] is True and row["moments"][0]["support"] == 1.0 and row["presence"] > 5
+    assert row["verification"]["changed"] is True and row["moments"][0]["alone"] == 1.0 and row["presence"] > 5
     (file,) = (tmp_path / "moments").iterdir()
     assert file.read_text().count("-->") == row["verification"]["cited"] and QUESTION in file.read_text()
     assert len(capfd.readouterr().out.splitlines()) == 2, "the answers alone"

@@ -442,7 +442,7 @@ DEMO = "--config", "configs/demo/self.yaml"
         ([*DEMO, "--quik"], "did you mean --quick?"),
         ([*DEMO, "--model.budget"], "--model.budget has no value"),
         ([*DEMO, "--quick", "--bench"], "leave out one of them"),
-        ([*DEMO, "--model.keep", "nonsense"], "--model.keep cannot be nonsense: it is one of nothing"),
+        ([*DEMO, "--model.keep", "nonsense"], "--model.keep cannot be nonsense: it is one of auto"),
         ([*DEMO, "--model.reference_layer", "99"], "reference_layer must be between 0 and 4"),
         ([*DEMO, "--model.selector", "/nowhere"], "/nowhere is not a folder"),
         ([*DEMO, "--quick", "--output", "configs"], "--output configs cannot be written"),

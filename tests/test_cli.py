@@ -224,7 +224,7 @@ MISTAKES = [
     (["--trainer.devics", "1"], "there is no --trainer.devics; did you mean --trainer.devices?"),
     (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
     (["--config", "configs/demo/selff.yaml"], "no such config; did you mean configs/demo/self.yaml?"),
-    (["--model.keep", "x"], "--model.keep cannot be x: it is one of nothing, features, scores_kv"),
+    (["--model.keep", "x"], "--model.keep cannot be x: it is one of auto, nothing, features, scores_kv"),
     (["--model.budget", "x"], "--model.budget cannot be x: it is a whole number"),
     (["--model.budget", "[1]"], "--model.budget cannot be [1]: it is of type int"),
     (["--trainer.max_epochs", "x"], "--trainer.max_epochs cannot be x: it is a whole number"),

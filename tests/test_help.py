@@ -47,9 +47,9 @@ def test_types_and_defaults_are_those_of_the_source():
     options = source.read_options("flexselect.options", "AskingOptions")
     assert list(options) == option_names(AskingOptions)
     assert options["max_new_tokens"] == ("int", "64", "the maximum length of an answer, in tokens.")
-    assert options["keep"][1] == "'features'" and options["budget"][0] == "int | None"
+    assert options["keep"][1] == "'auto'" and options["budget"][0] == "int | None"
     shown = texts.describe("predict")
-    assert "--model.keep {nothing,features,scores_kv}" in shown and "(default: 64)" in " ".join(shown.split())
+    assert "--model.keep {auto,nothing,features,scores_kv}" in shown and "(default: 64)" in " ".join(shown.split())
 
 
 def test_every_option_that_help_names_is_one():
@@ -120,7 +120,10 @@ def test_a_shell_completes_verbs_options_and_configs(capsys):
     ("words", "right"),
     [
         ("predict --config configs/demo/self.yaml --model.budget abc", "--model.budget cannot be abc: it is a whole n"),
-        ("predict --config configs/demo/self.yaml --model.keep=score", "it is one of nothing, features, scores_kv"),
+        (
+            "predict --config configs/demo/self.yaml --model.keep=score",
+            "it is one of auto, nothing, features, scores_kv",
+        ),
         ("predict --config configs/demo/self.yaml --model.verify maybe", "cannot be maybe: it is true or false"),
         ("predict --config configs/demo/self.yaml --family.fps fast", "--family.fps cannot be fast: it is a number"),
         ("predict --config configs/demo/self.yaml --trainer.max_epoch 3", "did you mean --trainer.max_epochs?"),

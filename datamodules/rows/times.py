@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")  # hours, minutes, seconds
+from flexselect.structures.times import checked_time, seconds_of
 
 
 def part_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,14 +15,7 @@ def part_of(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: naming the one that is no time.
     """
-    part = {}
-    for name in ("start", "end"):
-        if values[name] is None or values[name] == "":
-            continue
-        try:
-            part[name] = seconds_of(values[name])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be seconds, or hours:minutes:seconds, got {values[name]!r}") from error
+    part = {name: checked_time(name, values[name]) for name in ("start", "end") if values[name] not in (None, "")}
     return part
 
 
@@ -60,19 +51,3 @@ def absent_of(value: Any) -> bool | None:
     if word not in words:
         raise ValueError(f"absent must be true or false, got {value!r}")
     return words[word]
-
-
-def seconds_of(value: Any) -> float:
-    """Convert a time to seconds: 90, "90", "1:30", "00:01:30.5".
-
-    Raises:
-        TypeError: if it is neither a number nor a text.
-        ValueError: for any other text, or if it is not finite.
-    """
-    if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
-        hours, minutes, seconds = clock.groups()
-        return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
-    seconds = float(value)
-    if not math.isfinite(seconds):
-        raise ValueError(f"{value!r} is no time")
-    return seconds

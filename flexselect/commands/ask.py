@@ -31,9 +31,15 @@ def predict_words(words: Sequence[str]) -> list[str]:
             continue
         if name not in SHORT and "." not in name:
             raise ValueError(f"ask has no option {name}{did_you_mean(name, SHORT)}")
+        if name == "--report" and not equals:  # it takes no value
+            options[name] = "true"
+            continue
         if not equals and not rest:
             raise ValueError(f"{name} has no value")
         options[name] = value if equals else rest.pop(0)
+    files = next((name for name in ("--report", "--moments") if name in options), None)
+    if files and "--output_dir" not in options:
+        raise ValueError(f"{files} writes a file, and ask keeps none: give --output_dir DIR")
     if len(texts) < 2:
         lack = "a question" if texts else "a video and a question"
         raise ValueError(f'{lack} is missing: ask VIDEO "What is shown?"')

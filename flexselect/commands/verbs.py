@@ -29,7 +29,11 @@ SHORT = {  # options of `ask`, and what `predict` calls them
     "--max_new_tokens": "--model.max_new_tokens",
     "--dtype": "--model.dtype",
     "--verify": "--model.verify",
+    "--absent_below": "--model.absent_below",
+    "--start": "--data.start",
+    "--end": "--data.end",
     "--moments": "--moments",
+    "--report": "--report",
     "--output_dir": "--output_dir",
 }
 LOUDNESS = {  # options of every verb, without a value

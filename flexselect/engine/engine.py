@@ -135,6 +135,10 @@ class Engine:
         """
         return iter(()) if self.scorer is None else self.scorer.prepare(encoded, self.frame_sets(encoded))
 
+    def prefix_cache_bytes(self, encoded: EncodedVideo) -> int:
+        """Return the bytes of all that `prepare` yields."""
+        return 0 if self.scorer is None else self.scorer.prefix_cache_bytes(encoded, self.frame_sets(encoded))
+
     def prefix_cache_layouts(self, encoded: EncodedVideo) -> Iterator[PrefixCache]:
         """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
         return iter(()) if self.scorer is None else self.scorer.prefix_cache_layouts(encoded, self.frame_sets(encoded))

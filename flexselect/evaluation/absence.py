@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ def summarise_absence(rows: Sequence[dict[str, Any]], threshold: float | None = 
         threshold: the run's `absent_below`; None: it has none.
 
     Returns:
-        The numbers of `present` and `absent` questions; `auroc`; `proposed`, the threshold at which 5 % of the present
-        ones are called absent, and the share of absent ones that it finds; and both rates at the run's threshold.
+        The numbers of `present` and `absent` questions; `auroc`; `proposed`, the threshold at which at most
+        5 % of the present ones are called absent, and the share of absent ones that it finds; and both rates at the
+        run's threshold.
     """
     known = [row for row in rows if row.get("absent") is not None and row.get("presence") is not None]
     present = [row["presence"] for row in known if not row["absent"]]
@@ -41,7 +43,7 @@ def summarise_absence(rows: Sequence[dict[str, Any]], threshold: float | None = 
         "present": len(present),
         "absent": len(absent),
         "auroc": round(auroc(present, absent), 4),
-        "proposed": rates(round(float(np.quantile(present, FALSE_ALARMS)), 3)),
+        "proposed": rates(math.floor(1000 * float(np.quantile(present, FALSE_ALARMS, method="lower"))) / 1000),
         "at_threshold": None if threshold is None else rates(threshold),
     }
 

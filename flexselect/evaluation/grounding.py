@@ -40,7 +40,7 @@ def ground(moments: Sequence[dict[str, Any]], truth: Sequence[Span], length: flo
     first = moments[0]
     result = {
         "iou": round(max(overlap((first["start"], first["end"]), span) for span in truth), 4),
-        "pointing": any(start <= first["peak"] <= end for start, end in truth),
+        "pointing": any(start <= first["peak"] < end for start, end in truth),
     }
     if length is None:
         return {**result, "chance_iou": None, "chance_pointing": None, "uniform_iou": None}

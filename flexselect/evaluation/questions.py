@@ -13,6 +13,7 @@ from flexselect.evaluation.answer_parsing import LETTERS, named_option, normalis
 from flexselect.evaluation.letter_extraction import EXTRACTORS
 from flexselect.structures.answer import Answer, Option
 from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
+from flexselect.validation import checked_question
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,15 @@ class VideoQuestion:
     def expected_letters(self) -> list[str | None]:
         """Letters of the options that the expected answers name, by letter or in words; None for an unknown option."""
         return [named_option(answer, self.options) for answer in self.expected]
+
+
+def question_text(question: str, options: Sequence[str] = ()) -> str:
+    """Return a question with its options as the model reads them.
+
+    Raises:
+        ValueError: if the question is empty, or no text.
+    """
+    return VideoQuestion("", "", checked_question(question), tuple(options)).text
 
 
 def with_option(answer: Answer, options: Sequence[str]) -> Answer:

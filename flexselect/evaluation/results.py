@@ -163,7 +163,8 @@ def table(results: dict[str, Any], title: str) -> str:
     notes = f"{summarise_errors(results)}; {results['unparsed']} answers without a letter {unparsed}."
     about = {**settings, **{name: value for name, value in fingerprint.items() if not isinstance(value, dict)}}
     settings_lines = [f"- {name}: {value}" for name, value in about.items() if value is not None]
-    return "\n".join([*lines, "", notes, "", *settings_lines, ""])
+    evidence = [f"{line}." for line in evidence_lines(results)]
+    return "\n".join([*lines, "", *evidence, notes, "", *settings_lines, ""])
 
 
 def frequent_warnings(rows: Iterable[dict[str, Any]], most: int | None = None) -> dict[str, int]:
@@ -190,16 +191,16 @@ def summary_lines(results: dict[str, Any]) -> str:
         f"  right {_right_of(entry)}"
         for name, entry in entries.items()
     ]
-    return "\n".join([*lines, *_evidence_lines(results), summarise_errors(results), *_doubts(results), ""])
+    return "\n".join([*lines, *evidence_lines(results), summarise_errors(results), *_doubts(results), ""])
 
 
 def _answered_lines(results: dict[str, Any]) -> str:
     """Format results in which no row counts: there is no accuracy."""
     line = f"no accuracy: {summarise_errors(results).partition('; ')[2] or 'there are no questions'}"
-    return "\n".join([line, *_evidence_lines(results), *_doubts(results), ""])
+    return "\n".join([line, *evidence_lines(results), *_doubts(results), ""])
 
 
-def _evidence_lines(results: dict[str, Any]) -> list[str]:
+def evidence_lines(results: dict[str, Any]) -> list[str]:
     """Format what annotations say about moments and absence."""
     grounding, absence = results.get("grounding"), results.get("absence")
     return [*([grounding_line(grounding)] if grounding else []), *([absence_line(absence)] if absence else [])]

@@ -114,14 +114,15 @@ def prominent_runs(distance: Tensor, threshold: float) -> list[tuple[int, int]]:
 
 
 def moment_of(
-    run: tuple[int, int], distance: Tensor, excess: Tensor, edges: Tensor, support: float | None = None
+    run: tuple[int, int], distance: Tensor, excess: Tensor, edges: Tensor, alone: float | None = None
 ) -> Moment:
     """Make the moment of a run of units, from the outputs of `prominence` and `unit_edges`."""
     first, stop = run
-    best = first + int(distance[first:stop].argmax())
-    peak = float(edges[best] + edges[best + 1]) / 2
+    weights = excess[first:stop] + 1e-9  # nothing stands out of a part that is tried all the same
+    middles = (edges[first:stop] + edges[first + 1 : stop + 1]) / 2
     share = float(excess[first:stop].sum()) / (float(excess.sum()) or 1.0)
-    return Moment(float(edges[first]), float(edges[stop]), peak, share, (first, stop), support)
+    peak = float((middles * weights).sum() / weights.sum())
+    return Moment(float(edges[first]), float(edges[stop]), peak, share, (first, stop), alone)
 
 
 def runs_of(high: Sequence[bool]) -> list[tuple[int, int]]:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 
-def web_vtt(question: str, answer: str, moments: Sequence[dict[str, Any]]) -> str:
-    """Format moments as WebVTT: a cue for each, in the order of the video, with question, answer and support.
+def web_vtt(question: str, answer: str, moments: Sequence[dict[str, Any]], starts_at: float = 0.0) -> str:
+    """Format moments as WebVTT: a cue for each, in the order of the video, with question, answer and worth.
 
     Args:
         question: the question.
         answer: the answer.
-        moments: `start` and `end` in seconds, `share`, and `support` if it is known.
+        moments: `start` and `end` in seconds, `share`, and `alone` if it is known.
+        starts_at: the file's own time of its first frame, which players in browsers count from 0.
     """
-    title = _one_line(f"{question} {answer}")
+    title = escape(_one_line(f"{question} {answer}"), quote=False)
     cues = [
-        f"{_clock(moment['start'])} --> {_clock(moment['end'])}\n{title.replace('-->', '->')}\n{_worth(moment)}\n"
+        f"{_clock(moment['start'] + starts_at)} --> {_clock(moment['end'] + starts_at)}\n{title}\n{_worth(moment)}\n"
         for moment in sorted(moments, key=lambda moment: moment["start"])
     ]
     return "\n".join(["WEBVTT\n", *cues])
 
 
-def chapters(question: str, answer: str, moments: Sequence[dict[str, Any]]) -> str:
-    """Format moments as chapters, as `ffmpeg -i VIDEO -i FILE -map_metadata 1 -c copy OUT` reads them."""
+def chapters(question: str, answer: str, moments: Sequence[dict[str, Any]], starts_at: float = 0.0) -> str:
+    """Format moments as chapters, as `ffmpeg -i VIDEO -i FILE -map_metadata 1 -c copy OUT` reads them.
+
+    `starts_at` has no effect: ffmpeg lets a video begin at 0.
+    """
     lines = [";FFMETADATA1"]
     for moment in sorted(moments, key=lambda moment: moment["start"]):
         title = "".join(f"\\{c}" if c in "=;#\\" else c for c in _one_line(f"{answer}: {question} ({_worth(moment)})"))
@@ -37,8 +42,8 @@ ENDINGS = {"vtt": "vtt", "chapters": "txt"}
 
 
 def _worth(moment: dict[str, Any]) -> str:
-    """Say how much a moment is worth: its support if it was verified, else its share."""
-    name = "support" if moment.get("support") is not None else "share"
+    """Say how much a moment is worth: what it gives by itself if it was verified, else its share."""
+    name = "alone" if moment.get("alone") is not None else "share"
     return f"{name} {moment[name]:.2f}"
 
 

@@ -26,7 +26,7 @@ TOKENS = 64  # the most tokens of a part
 TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
 TIE_SHARE = 0.25  # of what the best part gains: likelihoods count as equal only within this
 QUIET = 2  # units that no score points to
-CITED = 0.5  # support from which a further moment is cited
+CITED = 0.5  # of the answer's likelihood by itself, from which a further moment is cited
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,17 @@ def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, e
     parts, whole = tried[len(quiet) :], answer.likelihood or 1.0
     best = trial.narrowed(_first(parts, distance, trial.log_likelihood(floor)))
 
-    def support(part: Part) -> float:
+    def alone(part: Part) -> float:
         gained = trial.probability(part.value) - floor
         return min(1.0, max(0.0, gained / max(whole - floor, 1e-6)))
 
     others = [part for part in parts if part.stop <= best.first or part.first >= best.stop]
-    others.sort(key=lambda part: (-round(support(part), 2), -float(distance[part.first : part.stop].max())))
+    others.sort(key=lambda part: (-round(alone(part), 2), -float(distance[part.first : part.stop].max())))
     edges = unit_edges(request.encoded)
     moments = [
-        moment_of((part.first, part.stop), distance, excess, edges, support(part)) for part in (best, *others)[:MOST]
+        moment_of((part.first, part.stop), distance, excess, edges, alone(part)) for part in (best, *others)[:MOST]
     ]
-    cited = 1 + sum((moment.support or 0.0) >= CITED for moment in moments[1:])  # they are in this order
+    cited = 1 + sum((moment.alone or 0.0) >= CITED for moment in moments[1:])  # they are in this order
     return replace(answer, moments=tuple(moments), verification=_without(trial, moments[:cited], whole, floor))
 
 
@@ -157,10 +157,11 @@ def _without(trial: Trial, cited: Sequence[Moment], whole: float, floor: float) 
     dropped = torch.zeros(len(kept), dtype=torch.bool)
     for moment in cited:
         dropped |= (unit >= moment.units[0]) & (unit < moment.units[1])
-    rest = (~dropped).nonzero().flatten()
-    drawn = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[: int(dropped.sum())]
+    rest, count = (~dropped).nonzero().flatten(), int(dropped.sum())
     other = torch.ones(len(kept), dtype=torch.bool)
-    other[rest[drawn]] = False
-    values, changed = trial.log_likelihoods([kept[~dropped], kept[other]])
-    without, without_others = (trial.probability(value) for value in values)
-    return Verification(len(cited), changed[0], changed[1], whole, without, without_others, floor)
+    other[rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[:count]]] = False
+    both = [kept[~dropped], kept[other]] if len(rest) >= count else [kept[~dropped]]
+    values, changed = trial.log_likelihoods(both)
+    without, without_others = [*map(trial.probability, values), None][:2]
+    assert without is not None
+    return Verification(len(cited), changed[0], [*changed, None][1], whole, without, without_others, floor)

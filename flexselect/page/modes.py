@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from flexselect.page.facts import starts_at, timeline_html
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import load_selector, make_scorer
 from flexselect.scoring.scorer import Scorer
@@ -20,10 +21,11 @@ DENSE, SELF, LITE = "dense", "training-free", "lite"
 
 @dataclass(frozen=True)
 class ModeAnswer:
-    """An answer with its pictures, heat map and kept tokens; a dense answer has none."""
+    """An answer with its pictures, heat map and kept tokens, and a timeline in HTML; a dense answer has none."""
 
     answer: Answer
     pictures: list[Image.Image]
+    timeline: str = ""
 
 
 class Modes:
@@ -55,12 +57,14 @@ class Modes:
             other.video = video
         return {**sessions, last: session}
 
-    def ask(self, session: VideoSession, question: str, budget: int, max_new_tokens: int) -> ModeAnswer:
-        """Answer in one mode, and draw the kept tokens."""
-        answer = session.ask(question, max_new_tokens, budget=budget)
-        if answer.selection is None:
-            return ModeAnswer(answer, [])
+    def ask(
+        self, session: VideoSession, question: str, budget: int, max_new_tokens: int, verify: bool = False
+    ) -> ModeAnswer:
+        """Answer in one mode, and draw the kept tokens; a dense answer has no budget, and cannot be verified."""
+        if session.engine.scorer is None:
+            return ModeAnswer(session.ask(question, max_new_tokens), [])
+        answer = session.ask(question, max_new_tokens, budget=budget, verify=verify)
         token_map, pictures = map_tokens(session, answer.selection), []
         for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
             pictures.append(draw(token_map, title, UNITS, COLUMNS).image())
-        return ModeAnswer(answer, pictures)
+        return ModeAnswer(answer, pictures, timeline_html(token_map, starts_at(session)))

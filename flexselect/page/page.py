@@ -11,7 +11,7 @@ from typing import Any
 from flexselect.evaluation.results import EMPTY
 from flexselect.families import family_of
 from flexselect.options import Options, check_names
-from flexselect.page.facts import answer_facts, escape_markdown, player, question_seconds, video_facts
+from flexselect.page.facts import answer_facts, escape_markdown, player, question_seconds, starts_at, video_facts
 from flexselect.page.modes import DENSE, Modes
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_trained
@@ -159,11 +159,12 @@ class Page:
                     budget = gr.Slider(
                         1, 2 * self.modes.budget, self.modes.budget, step=1, label="Budget: tokens shown"
                     )
+                    verify = gr.Checkbox(label="Verify: ask again without the moments that the answer comes from")
                     button = gr.Button("Ask", variant="primary")
             shown = [part for mode in self.columns(gr) for part in mode]
             table = gr.Dataframe(headers=HISTORY, label="Asked so far", interactive=False, wrap=True)
             busy = {**ONE_AT_A_TIME, "show_progress_on": [status]}  # one progress bar, not one per element
-            inputs, outputs = [sessions, asked, question, modes, budget], [*shown, asked, table]
+            inputs, outputs = [sessions, asked, question, modes, budget, verify], [*shown, asked, table]
             gr.on([button.click, question.submit], self.ask, inputs, outputs, **ONE_AT_A_TIME, show_progress_on=[table])
 
             bar = gr.Progress(track_tqdm=True)
@@ -225,7 +226,13 @@ class Page:
         yield [sessions, status, gr.skip(), slider, gr.Button(interactive=True), *empty]
 
     def ask(
-        self, sessions: dict[str, VideoSession], asked: list[list[Any]], question: str, modes: list[str], budget: int
+        self,
+        sessions: dict[str, VideoSession],
+        asked: list[list[Any]],
+        question: str,
+        modes: list[str],
+        budget: int,
+        verify: bool,
     ) -> Iterator[list[Any]]:
         """Ask in one mode after another; yield each answer at once."""
         import gradio as gr
@@ -241,14 +248,17 @@ class Page:
             if mode not in modes:
                 continue
             try:
-                shown = self.modes.ask(session, question, int(budget), self.max_new_tokens)
+                shown = self.modes.ask(session, question, int(budget), self.max_new_tokens, verify)
             except (ValueError, RuntimeError, OSError) as error:
                 gr.Warning(f"{mode}: {error}")  # an error would hide the table
                 parts[4 * place] = f"refused: {error}"
                 yield [*parts, gr.skip(), gr.skip()]
                 continue
             answer = shown.answer
-            parts[4 * place : 4 * place + 2] = [answer.text or EMPTY, answer_facts(answer)]
+            parts[4 * place : 4 * place + 2] = [
+                answer.text or EMPTY,
+                answer_facts(answer, starts_at(session)) + shown.timeline,
+            ]
             parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
             name = Path(str(session.video)).name
             facts = answer.text or EMPTY, answer.num_kept_tokens, round(question_seconds(answer), 3)

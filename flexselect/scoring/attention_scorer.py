@@ -114,6 +114,14 @@ class AttentionScorer(Scorer):
         for batch in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets]):
             yield PrefixCache(batch, (len(batch[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
 
+    def prefix_cache_bytes(self, encoded: EncodedVideo, sets: list[Tensor]) -> int:
+        """Return the bytes of all that `prepare` yields, from the decoder's configuration."""
+        config, parts = self.decoder.config, self.prefix_cache_layouts(encoded, sets)
+        head = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
+        tokens = sum(len(s.layout.before_query.ids) for part in parts for s in part.sets)
+        size = torch.finfo(self.decoder.dtype).bits // 8
+        return 2 * (self.layer + 1) * tokens * config.num_key_value_heads * head * size
+
     def _score_rows(self, query: Tensor, part: PrefixCache, scores: Tensor) -> None:
         """Run only the query rows on a prefix cache, and write the scores of its visual tokens into `scores` [V]."""
         layout = part.sets[0].layout.with_query(query)  # other sets have other delimiter ids at the same positions

@@ -33,13 +33,13 @@ def ranks_content(selector: str | None) -> bool:
     return selector is not None and (is_trained(selector) or MODES[selector].ranks_content)
 
 
-def check_options(family: VideoFamily, options: Options, verify: bool = False) -> None:
+def check_options(family: VideoFamily, options: Options, evidence: str | None = None) -> None:
     """Check the options that depend on the model or on files, before weights are loaded.
 
     Args:
         family: the family of the model.
         options: the options of the run.
-        verify: whether answers will be verified, which needs scores that point to moments.
+        evidence: an option of the run that needs scores that point to moments; None: none was given.
 
     Raises:
         ValueError: for a wrong value; the message names the option, the value and the choices.
@@ -50,9 +50,9 @@ def check_options(family: VideoFamily, options: Options, verify: bool = False) -
         check_choice("selector", selector, (*MODES, "the folder or hub id of a trained selector"))
     if is_trained(selector):
         read_config(selector)
-    if verify and not ranks_content(selector):
+    if evidence and not ranks_content(selector):
         choices = "selector=self or a trained one"
-        raise ValueError(f"verify needs scores that point to moments: {choices}, got {selector!r}")
+        raise ValueError(f"{evidence} needs scores that point to moments: {choices}, got {selector!r}")
     reference_layer(family, options)
 
 

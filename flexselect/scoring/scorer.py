@@ -96,6 +96,10 @@ class Scorer(ABC):
         """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
         yield from ()
 
+    def prefix_cache_bytes(self, encoded: EncodedVideo, sets: list[Tensor]) -> int:
+        """Return the bytes of all that `prepare` yields."""
+        return 0
+
     def shift(self, encoded: EncodedVideo) -> int:
         """Return how many places before a scored token the visual token is that it stands for."""
         return 0

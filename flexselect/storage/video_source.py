@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from flexselect.validation import checked_frames, checked_seconds
 
 def open_frame_stream(
     video: Any,
-    seconds: Tensor | Sequence[float] | None,
+    seconds: Tensor | Iterable[float] | None,
     reading: ReadOptions,
     sample: Sample,
     resize: Callable[[Tensor], Tensor],
@@ -35,6 +35,8 @@ def open_frame_stream(
     Raises:
         ValueError: if the arguments contradict each other, or the video cannot be read.
     """
+    if isinstance(video, str) and not video.strip():
+        raise ValueError("the name of the video is empty")
     if isinstance(video, str | Path):
         if seconds is not None:
             raise ValueError("seconds go with frames; a video file already has timestamps")

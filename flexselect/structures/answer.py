@@ -20,10 +20,14 @@ class Moment:
 
     start: float
     end: float
-    peak: float  # the middle of the unit with the best score
-    share: float  # of all scores that stand out of the video's background, from 0 to 1
+    peak: float  # the mean of its units' middles, weighted by how far their scores stand out
+    share: float  # of all that stands out of the video's background, from 0 to 1
     units: tuple[int, int]  # the first unit, and the one after the last
-    support: float | None = None  # how much of the answer's likelihood it alone gives, 0 to 1; None: not verified
+    alone: float | None = None  # how much of the answer's likelihood it gives by itself, 0 to 1; None: not verified
+
+    def __repr__(self) -> str:
+        worth = f"share={self.share:.2f}" if self.alone is None else f"alone={self.alone:.2f}"
+        return f"Moment({self.start:.2f} to {self.end:.2f}, peak={self.peak:.2f}, {worth})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, rounded to three digits."""
@@ -34,16 +38,21 @@ class Moment:
 class Verification:
     """Proof of an answer: the same question without the moments that it cites, and without as many tokens elsewhere.
 
-    Likelihoods are the model's probability of the answer, geometric mean per token.
+    It shows that the answer depends on the moments, not that it is right. Likelihoods are the model's probability of
+    the answer, geometric mean per token.
     """
 
     cited: int  # how many of the answer's moments, from the first, are left out
     changed: bool  # whether the model answers something else without them
-    changed_without_others: bool  # whether it does without as many others, drawn by chance
+    changed_without_others: bool | None  # whether it does without as many others, drawn by chance; None: there are none
     likelihood: float  # of the answer, from all kept tokens
     likelihood_without: float  # without those of the cited moments
-    likelihood_without_others: float  # without as many others
+    likelihood_without_others: float | None  # without as many others; None: there are none
     background: float  # likelihood from parts of the video that no score points to
+
+    def __repr__(self) -> str:
+        answer = "another" if self.changed else "the same"
+        return f"Verification(without {self.cited} cited: {answer} answer, support={self.support:.2f})"
 
     @property
     def support(self) -> float:

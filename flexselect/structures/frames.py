@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexselect.structures.times import checked_time
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -30,6 +32,11 @@ class ReadOptions:
             raise ValueError(f"a part of a video needs 0 <= start < end in seconds, got start {self.start}, end {end}")
         if self.track is not None and self.track < 0:
             raise ValueError(f"track must be at least 0, got {self.track}")
+
+    @classmethod
+    def of(cls, start: Any, end: Any, track: int | None = None, square_pixels: bool = True) -> ReadOptions:
+        """Make options from times as people write them, see `checked_time`."""
+        return cls(checked_time("start", start), checked_time("end", end), track, square_pixels)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -86,6 +86,9 @@ class EncodedVideo(_TensorGroup):
         """U, the number of units."""
         return self.grid[0]
 
+    def __repr__(self) -> str:
+        return f"EncodedVideo({self.num_units} units, {self.num_tokens} visual tokens)"
+
     @property
     def sampling(self) -> dict[str, Any]:
         """How the video was sampled: `grid`, the number of `frames` T and their real `fps` (None if times are unknown).
@@ -143,3 +146,6 @@ class Selection(_TensorGroup):
     kept: Tensor  # int64 [K], strictly ascending
     sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
     shift: int = 0  # scores belong to tokens this many places before the visual tokens (released InternVL selectors)
+
+    def __repr__(self) -> str:
+        return f"Selection({len(self.kept)} of {len(self.scores)} tokens kept, {len(self.sets)} frame sets)"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flexselect.evaluation.results import summarise_errors
+from flexselect.evaluation.results import evidence_lines, summarise_errors
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
@@ -45,8 +45,9 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
 
     Returns:
         `frames`, the units with kept tokens and the best scores: `when`, `score`, number of `kept` tokens, and `jpeg`
-        in base64. Along the video: `kept` tokens and `best` score per bin, at most 120 numbers each; `best` is empty
-        for controls. `seconds`, the length, and `path`, the file, if they are known.
+        in base64. Along the part of the video that was read: `kept` tokens and `best` score per bin of equal time, at
+        most 120 numbers each; `best` is empty for controls. `start` and `seconds`, where the part begins and ends, and
+        `path`, the file, if they are known.
     """
     if selection is None:
         units, total = session.grid[0], math.prod(session.grid)
@@ -58,8 +59,9 @@ def collect_evidence(session: VideoSession, selection: Selection | None) -> Evid
     pictures = zip(shown, token_map.frames(shown))
     return {
         "frames": [_frame(token_map, unit, frame) for unit, frame in pictures],
-        "kept": _binned(token_map.kept_by_unit, np.add),
-        "best": _binned(token_map.best, np.maximum) if selection is not None and token_map.scored else [],
+        "kept": mean_along(token_map.kept_by_unit, token_map.edges),
+        "best": best_along(token_map.best, token_map.edges) if selection is not None and token_map.scored else [],
+        "start": None if token_map.seconds is None else float(token_map.edges[0]),
         "seconds": None if token_map.seconds is None else float(token_map.edges[-1]),
         "path": str(Path(session.video).resolve()) if isinstance(session.video, str | Path) else None,
     }
@@ -101,6 +103,7 @@ def write_report(
         rows=[_shown(row, evidence_by_row.get(i), path) for i, row in enumerate(rows)],
         results=results,
         wrong=summarise_errors(results) if results else None,
+        evidence=evidence_lines(results) if results else [],
         provenance=flatten_settings(provenance),
         stages=stage_medians(rows),
         along=_along(list(evidence_by_row.values())),
@@ -116,7 +119,8 @@ def _shown(row: dict[str, Any], evidence: Evidence | None, page: Path) -> dict[s
     video, source = (evidence or {}).get("path"), None
     if video is not None and Path(video).is_file():
         source = quote(Path(os.path.relpath(video, page.resolve().parent)).as_posix())
-    return {**row, "state": state(row), "evidence": evidence, "source": source}
+    offset = (row.get("sampling") or {}).get("starts_at") or 0.0  # browsers count from the file's own zero
+    return {**row, "state": state(row), "evidence": evidence, "source": source, "offset": offset}
 
 
 def state(row: dict[str, Any]) -> str:
@@ -161,10 +165,24 @@ def _frame(token_map: TokenMap, unit: int, frame: np.ndarray) -> dict[str, Any]:
     return {"when": time, "score": float(token_map.best[unit]), "kept": int(token_map.kept_by_unit[unit]), "jpeg": jpeg}
 
 
-def _binned(values: np.ndarray, reduction: np.ufunc) -> list[float]:
-    """Reduce values along the video to at most 120 bins of equal length."""
-    bins = min(BINS, len(values))
-    place = np.arange(len(values)) * bins // len(values)
-    binned = np.zeros(bins)
-    reduction.at(binned, place, values / np.bincount(place)[place] if reduction is np.add else values)
-    return [round(float(value), 6) for value in binned]
+def _bins(edges: np.ndarray) -> np.ndarray:
+    """Return the ends of at most 120 bins of equal time; as many as units, if these are even."""
+    lengths = np.diff(edges)
+    even = lengths.max() < 1.1 * lengths.min()
+    return np.linspace(edges[0], edges[-1], (min(BINS, len(lengths)) if even else BINS) + 1)
+
+
+def mean_along(values: np.ndarray, edges: np.ndarray) -> list[float]:
+    """Average values of units [U] over bins of equal time; edges [U + 1] are where units begin and end."""
+    bins = _bins(edges)
+    so_far = np.concatenate([[0.0], np.cumsum(values * np.diff(edges))])
+    return np.round(np.diff(np.interp(bins, edges, so_far)) / np.diff(bins), 6).tolist()
+
+
+def best_along(values: np.ndarray, edges: np.ndarray) -> list[float]:
+    """Take the largest value of the units [U] that each bin of equal time meets."""
+    bins = _bins(edges)
+    slack = 1e-6 * (bins[1] - bins[0])  # ends that are equal but for rounding
+    first = np.searchsorted(edges, bins[:-1] + slack, "right") - 1
+    stop = np.searchsorted(edges, bins[1:] - slack, "left")
+    return [round(float(values[a:b].max()), 6) for a, b in zip(first, stop)]

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from flexselect.evidence.moments import edges_of, end_of
 from flexselect.session import VideoSession
+from flexselect.structures.answer import Answer
 from flexselect.structures.frames import stream_of_file
 from flexselect.structures.prompt import Selection, VideoClip
 
@@ -32,6 +33,9 @@ class TokenMap:
     end: float | None  # seconds, where the part of the video ends that was read; None if unknown
     scored: bool  # whether scores depend on the content; false for controls (uniform, random)
     frames: Callable[[Sequence[int]], Iterator[np.ndarray]]  # reads the first frame of some units
+
+    def __repr__(self) -> str:
+        return f"TokenMap({self.num_units} units, {self.kept_by_unit.sum()} tokens kept)"
 
     @property
     def num_units(self) -> int:
@@ -66,7 +70,7 @@ class TokenMap:
         return edges_of(begins, self.num_units, self.end).numpy()
 
 
-def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
+def map_tokens(session: VideoSession, selection: Selection | Answer | None) -> TokenMap:
     """Lay a selection out on the frames of a session's video.
 
     Only frames that are drawn are read, when they are drawn.
@@ -74,11 +78,13 @@ def map_tokens(session: VideoSession, selection: Selection | None) -> TokenMap:
     Args:
         session: the session. `session.video` must be the video's file; set it if the session was loaded from a file
             or a cache.
-        selection: the result of `session.select`, or of an answer.
+        selection: the result of `session.select`; or an answer, for its selection.
 
     Raises:
         ValueError: if there is no selection (dense), or the session does not know its video.
     """
+    if isinstance(selection, Answer):
+        selection = selection.selection
     if selection is None:
         raise ValueError("dense shows every token, there is nothing to draw: load with a selector")
     family, grid, total = session.engine.family, session.grid, len(selection.scores)

@@ -8,6 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
+from textwrap import shorten
 from typing import Any, Literal
 
 from jsonargparse import ActionYesNo, Namespace
@@ -235,16 +236,15 @@ def write_answers(rows: Sequence[dict[str, Any]], with_questions: bool) -> None:
         with_questions: write each question above its answer; and each video, if there are several.
     """
     several = len({row["video"] for row in rows}) > 1
+    for warning in dict.fromkeys(warning for row in rows for warning in row["warnings"]):
+        asked = [row["question"] for row in rows if warning in row["warnings"]]
+        about = "" if len(asked) == len(rows) else f" ({shorten(asked[0], 60, placeholder=' …')})"
+        log.warning("doubtful: %s%s", warning, about)
     for row in rows:
-        for warning in row["warnings"]:
-            log.warning("doubtful: %s", warning)
         if row["error"] is not None:
             continue
-        if not with_questions:
-            sys.stdout.write(f"{shown_answer(row)}\n")
-            sys.stdout.flush()
-            if row.get("presence") is not None:  # else nothing was scored
-                log.info("%s", where(row))
-            continue
-        lines = [*([row["video"]] if several else []), row["question"], shown_answer(row)]
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        above = [*([row["video"]] if several else []), row["question"]] if with_questions else []
+        sys.stdout.write("".join(f"{line}\n" for line in (*above, shown_answer(row))))
+        sys.stdout.flush()
+        if row.get("presence") is not None:  # else nothing was scored
+            log.info("%s", where(row))

@@ -159,7 +159,7 @@ def test_the_clock_waits_for_all_gpus(monkeypatch):
 
 def answer_by_stages(gpu, fs, new_tokens=1):
     with gpu.stage("encode"):
-        session = opened(fs)
+        session = opened(fs, keep="features")
     with gpu.stage("score"):
         requests = session.requests([QUESTIONS[0]])
     with gpu.stage("answer"):

@@ -113,7 +113,7 @@ def test_any_clip_can_be_verified(load, frames, budget):
     answer = load(selector="self").open(tiny.frames(frames, 56, 84)).ask("What?", 3, budget=budget, verify=True)
     proof, (first, *_) = answer.verification, answer.moments
     assert 0 <= proof.support <= 1 and 0 < proof.likelihood_without <= 1 and proof.cited >= 1
-    assert 0 <= first.units[0] < first.units[1] <= answer.num_visual_tokens and first.support is not None
+    assert 0 <= first.units[0] < first.units[1] <= answer.num_visual_tokens and first.alone is not None
     assert proof.to_dict()["support"] == round(proof.support, 3)
 
 
@@ -163,7 +163,7 @@ def test_proven_moments_of_the_demo(needles, selector):
         if row["answer"] == (answer.option.letter if answer.option else answer.text):
             changed.append(answer.verification.changed)
             by_chance.append(answer.verification.changed_without_others)
-            assert answer.moments[0].support > 0.5 and answer.timings["verify"] > 0
+            assert answer.moments[0].alone > 0.5 and answer.timings["verify"] > 0
     share = [sum(values) / len(values) for values in (ious, pointing, changed, by_chance, raw)]
     assert share[0] >= 0.9 and share[1] >= 0.9 and len(changed) >= 13, share
     assert share[2] >= 0.85 and share[3] <= 0.1, share
@@ -249,12 +249,12 @@ def test_absence_by_hand():
 
 def test_moments_for_video_players():
     moments = [
-        {"start": 3661.5, "end": 3663.25, "share": 0.5, "support": 0.987},
+        {"start": 3661.5, "end": 3663.25, "share": 0.5, "alone": 0.987},
         {"start": 2.0, "end": 4.0, "share": 0.25},
     ]
     vtt = web_vtt("What --> is\nit?", "a cup", moments)
-    assert vtt.startswith("WEBVTT\n\n00:00:02.000 --> 00:00:04.000\nWhat -> is it? a cup\nshare 0.25\n\n")
-    assert "01:01:01.500 --> 01:01:03.250\nWhat -> is it? a cup\nsupport 0.99\n" in vtt and vtt.count("-->") == 2
+    assert vtt.startswith("WEBVTT\n\n00:00:02.000 --> 00:00:04.000\nWhat --&gt; is it? a cup\nshare 0.25\n\n")
+    assert "01:01:01.500 --> 01:01:03.250\nWhat --&gt; is it? a cup\nalone 0.99\n" in vtt and vtt.count("-->") == 2
     lines = chapters("Is a=b; why?", "#1", moments).splitlines()
     assert lines[:5] == [";FFMETADATA1", "[CHAPTER]", "TIMEBASE=1/1000", "START=2000", "END=4000"]
     assert lines[5] == r"title=\#1: Is a\=b\; why? (share 0.25)"

@@ -214,7 +214,7 @@ def test_frames_one_after_another(load):
         ([frames[0], "talk.mp4"], "frame 1 is str: a frame is uint8"),
         ([frames[0], frames[0][:5]], "frames must have one size: frame 0 is torch.uint8 .*, frame 1 is torch.uint8"),
         ([frames[0].float()] * 2, "frames must be uint8"),
-        ([], "frames must be uint8"),
+        ([], "there are no frames"),
         ({"video": frames}, "a video is a path, or frames; got dict"),
         (None, "a video is a path, or frames; got NoneType"),
     ):

@@ -11,6 +11,7 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.engine.batching import left_padded
 from flexselect.families import family_of
 from flexselect.selectors.lite_selector import selector_config
+from flexselect.storage.free_memory import free_bytes
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
@@ -41,7 +42,7 @@ def same_as_from_scratch(fs):
     session = fs.open(frames, seconds, keep="scores_kv")
     assert session.num_bytes["scores_kv"] == 0
     for question in QUESTIONS:
-        kept, fresh = (s.ask(question, max_new_tokens=4) for s in (session, fs.open(frames, seconds)))
+        kept, fresh = (s.ask(question, max_new_tokens=4) for s in (session, fs.open(frames, seconds, keep="features")))
         expected = fresh.selection.scores
         assert float((kept.selection.scores - expected).abs().max()) < 1e-5 * float(expected.max())
         assert torch.equal(kept.selection.kept, fresh.selection.kept) and kept.text == fresh.text
@@ -72,7 +73,7 @@ def test_only_the_rows_of_the_question_run(load):
     )
     session.select(QUESTIONS[1])
     few, rows = list(lengths), len(fs.lm.prompter.query_ids(QUESTIONS[1]))
-    fs.open(tiny.frames(8, 56, 84), range(8)).select(QUESTIONS[1])  # canary: the whole prompt
+    fs.open(tiny.frames(8, 56, 84), range(8), keep="features").select(QUESTIONS[1])  # canary: the whole prompt
     hook.remove()
     assert few and max(few) <= rows + 4 < max(lengths)  # four: what may close the last unit
 
@@ -83,7 +84,7 @@ def test_states_may_lie_elsewhere_and_keep_must_be_known(load):
     here, present = fs.open(frames, keep="scores_kv"), fs.open(frames, keep="scores_kv", keep_on="cpu")
     assert_near(here.select(QUESTIONS[0]).scores, present.select(QUESTIONS[0]).scores)
     assert here.num_bytes == present.num_bytes
-    with pytest.raises(ValueError, match="keep must be one of nothing, features, scores_kv, got 'all'"):
+    with pytest.raises(ValueError, match="keep must be one of auto, nothing, features, scores_kv, got 'all'"):
         fs.open(frames, keep="all")
     dense = load(selector=None).open(frames, keep="scores_kv")
     assert dense.ask(QUESTIONS[0], max_new_tokens=1).selection is None and dense.num_bytes["scores_kv"] == 0
@@ -104,7 +105,7 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
     assert len(result.delimiters) == len(whole.delimiters)
     for actual, expected in zip(result.delimiters, whole.delimiters):
         assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1], expected[1])
-    assert torch.equal(session.read_clip().pixels, prompter.clip(frames, seconds).pixels)
+    assert torch.equal(session.source.all_frames(), prompter.resize(frames))
 
 
 @pytest.mark.parametrize("keep", ["nothing", "features", "scores_kv"])
@@ -112,7 +113,9 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
 def test_what_is_kept_and_where_changes_no_answer(load, keep, keep_on):
     fs = load(selector="self", budget=6, units_per_set=2)
     frames, seconds = tiny.frames(5, 56, 84), range(5)
-    session, plain = (fs.open(frames, seconds, **kept) for kept in ({"keep": keep, "keep_on": keep_on}, {}))
+    session, plain = (
+        fs.open(frames, seconds, **kept) for kept in ({"keep": keep, "keep_on": keep_on}, {"keep": "features"})
+    )
     for question in QUESTIONS:
         one, other = (s.ask(question, max_new_tokens=3) for s in (session, plain))
         assert one.text == other.text and torch.equal(one.selection.kept, other.selection.kept)
@@ -120,6 +123,27 @@ def test_what_is_kept_and_where_changes_no_answer(load, keep, keep_on):
     sizes = session.num_bytes
     assert (sizes["features"] > 0) == (keep != "nothing") and (sizes["scores_kv"] > 0) == (keep == "scores_kv")
     assert session.sampling == plain.sampling and ("disk" in repr(session)) == (keep_on == "disk")
+
+
+@pytest.mark.parametrize("keep_on", [None, "cpu", "disk"])
+def test_states_are_kept_by_themselves_if_they_fit(load, monkeypatch, keep_on, tmp_path):
+    """Into a quarter of the free memory; their size is computed before they are."""
+    fs = load(selector="self", budget=6, units_per_set=2)
+    frames, seconds = tiny.frames(5, 56, 84), range(5)
+    always = fs.open(frames, seconds, keep="scores_kv")
+    expected = always.select(QUESTIONS[0]).scores
+    needed = fs.prefix_cache_bytes(always.encode())
+    assert needed == always.num_bytes["scores_kv"] > 0
+    for free, kept in ((4 * needed, needed), (4 * needed - 1, 0)):
+        monkeypatch.setattr("flexselect.session.free_bytes", lambda place, free=free: free)
+        session = fs.open(frames, seconds, keep_on=keep_on)
+        assert_near(session.select(QUESTIONS[0]).scores, expected)
+        assert session.num_bytes["scores_kv"] == kept and "keep='auto'" in repr(session)
+    session.save(tmp_path / "talk.session")
+    assert fs.load_session(tmp_path / "talk.session").num_bytes["scores_kv"] == 0, "only if asked for"
+    monkeypatch.undo()
+    assert free_bytes("cpu") > 1e8 and free_bytes("disk") > 1e6
+    assert load(selector="uniform").open(frames, seconds).num_bytes["scores_kv"] == 0
 
 
 def test_what_lies_on_disk_goes_with_the_session(load, tmp_path, monkeypatch):
@@ -283,7 +307,7 @@ def test_a_saved_session_answers_without_the_video(load, tmp_path):
     for question in QUESTIONS:
         one, other = (s.ask(question, max_new_tokens=4) for s in (session, again))
         assert one.text == other.text and torch.equal(one.selection.kept, other.selection.kept)
-    assert again.read_clip() is None and again.encode().sampling == session.encode().sampling
+    assert again.source is None and again.encode().sampling == session.encode().sampling
     assert [file.name for file in tmp_path.iterdir() if "session" in file.name] == ["talk.session"]
 
 

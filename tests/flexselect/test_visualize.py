@@ -16,7 +16,7 @@ from flexselect.visualize import draw_all, heat_map, map_tokens, overlay
 from flexselect.visualize.all import teacher_selection
 from flexselect.visualize.frames import OUTLINE, light, painter
 from flexselect.visualize.layers import principal_components
-from flexselect.visualize.report import _along, _binned, collect_evidence
+from flexselect.visualize.report import _along, best_along, collect_evidence, mean_along
 from flexselect.visualize.style import HEAT, clock_time, length_text, round_times, shorten
 from flexselect.visualize.token_map import HEIGHT, TokenMap, stretch
 
@@ -177,10 +177,16 @@ def test_pictures_of_any_form_are_of_a_size_to_look_at(tmp_path, size, frames):
 
 def test_time_along_a_report_is_even():
     for units in (1, 90, 256):
-        bars = _binned(np.full(units, 9), np.add)
+        bars = mean_along(np.full(units, 9), np.arange(units + 1.0))
         assert len(bars) == min(units, 120) and set(bars) == {9.0}, "as many tokens a unit are as tall a bar"
-    bars = _binned(np.arange(256) == 128, np.maximum)
+    bars = best_along(np.arange(256) == 128, np.arange(257.0))
     assert bars.index(1.0) == 60, "the middle is in the middle"
+    uneven = np.array([10.0, 11.0, 12.0, 22.0, 30.0])  # a part of a video with a variable frame rate
+    bars = best_along(np.array([0, 1, 0, 2]), uneven)
+    assert len(bars) == 120 and bars[6] == bars[11] == 1.0 and bars[5] == bars[12] == 0.0 and set(bars[72:]) == {2.0}
+    assert mean_along(np.array([4, 0, 0, 0]), uneven)[:7] == [4.0] * 6 + [0.0]
+    for values in (np.arange(5.0), np.arange(90.0)):
+        assert best_along(values, np.arange(len(values) + 1) / 3) == values.tolist()
     assert _along([{"kept": [5]}]) == pytest.approx([0.05] * 20), "a unit lasts as long as its video"
 
 

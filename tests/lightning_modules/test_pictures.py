@@ -3,14 +3,16 @@
 import json
 import re
 
+import av
 import pytest
 
 import cli
 from flexselect import FlexSelect
 from flexselect.visualize.report import write_report
-from tests.datamodules.test_video_files import as_webm
+from tests.datamodules.test_video_files import as_webm, write_at
 
 DEMO = "configs/demo/{}.yaml"
+AT = "([video, at]) => video.readyState > 2 && Math.abs(video.currentTime - at) < 0.1"  # a player's time
 QUIET = ["--trainer.enable_progress_bar", "false"]
 
 
@@ -195,11 +197,38 @@ def test_the_report_plays_the_video_at_a_moment(annotations, videos, tmp_path, b
     moment.click()
     at = float(moment.get_attribute("data-at"))
     video = row.locator("video").element_handle()
-    page.wait_for_function("video => video.readyState > 0", arg=video)
-    assert page.evaluate("video => video.currentTime", video) == pytest.approx(at, abs=0.1)
+    page.wait_for_function(AT, arg=[video, at])
     assert page.evaluate("video => video.duration", video) == pytest.approx(6.0, abs=0.6)
     along = row.locator(".along")
     box = along.bounding_box()
     along.click(position={"x": box["width"] / 2, "y": 5})
     assert page.evaluate("video => video.currentTime", video) == pytest.approx(3.0, abs=0.3)
     assert "without it the model gives" in row.inner_text() or "without the first" in row.inner_text()
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.webm"])
+def test_a_click_finds_the_moment_of_a_file_that_starts_late(videos, tmp_path, browser, name):
+    """Chromium counts from the file's own zero; moments count from the first frame."""
+    source = sorted(videos.glob("needles*.mp4"))[0]
+    with av.open(str(source)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    times = [5000 + 500 * number for number in range(len(frames))]
+    codec, (height, width) = {"late.mp4": "libx264", "late.webm": "libvpx"}[name], frames[0].shape[:2]
+    write_at(tmp_path / name, times, codec=codec, frames=frames, rate=2, height=height, width=width)
+    words = ["predict", "--config", DEMO.format("self"), *QUIET, "--data.video", str(tmp_path / name), "--report"]
+    words += ["--data.question", "What colour is the circle?", "--output_dir", str(tmp_path / "out")]
+    assert cli.main([*words, "--model.budget", "20", "--model.verify", "true"]) == 0
+    (row,) = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert row["sampling"]["starts_at"] == 5.0 and row["moments"][0]["end"] <= len(frames) / 2 + 0.1
+    page = browser.new_context(offline=True).new_page()
+    page.goto(f"file://{tmp_path / 'out' / 'report.html'}")
+    page.locator("details summary").first.click()
+    video = page.locator("video").element_handle()
+    page.locator(".moment").first.click()
+    page.wait_for_function(AT, arg=[video, row["moments"][0]["start"] + 5])
+    assert page.evaluate("video => video.duration", video) == pytest.approx(5 + len(frames) / 2, abs=0.6), (
+        "its own zero"
+    )
+    along = page.locator(".along").first
+    along.click(position={"x": along.bounding_box()["width"] / 2, "y": 5})
+    assert page.evaluate("video => video.currentTime", video) == pytest.approx(5 + len(frames) / 4, abs=0.3)

@@ -83,6 +83,9 @@ def _mistake_of_option(name: str, value: str | None) -> str | None:
     if not dot:
         known = {*SHARED, *OF_ANY_RUN, *(f"--{room}" for room in ROOMS)}
         near = did_you_mean(name, known, cutoff=SURE)
+        choices = SHARED.get(name, ("", ""))[0].strip("{}").split(",")
+        if len(choices) > 1 and value is not None and value not in choices:
+            return f"{name} cannot be {value}: it is one of {', '.join(choices)}{did_you_mean(value, choices)}"
         return f"there is no {name}{near}" if name not in known and near else None
     key, nested, _ = key.partition(".")
     if part.removeprefix("--") not in ROOMS or key in ("class_path", "init_args", "help", "dict_kwargs", ""):

@@ -1,0 +1,37 @@
+"""Times as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:\.\d+)?)")  # hours, minutes, seconds
+
+
+def seconds_of(value: Any) -> float:
+    """Convert a time to seconds: 90, "90", "1:30", "00:01:30.5".
+
+    Raises:
+        TypeError: if it is neither a number nor a text.
+        ValueError: for any other text, or if it is not finite.
+    """
+    if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
+        hours, minutes, seconds = clock.groups()
+        return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value!r} is no time")
+    return seconds
+
+
+def checked_time(name: str, value: Any) -> float | None:
+    """Convert a time to seconds, see `seconds_of`; None stays None.
+
+    Raises:
+        ValueError: naming the option, for anything that is no time.
+    """
+    try:
+        return None if value is None else seconds_of(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be seconds, or hours:minutes:seconds, got {value!r}") from error
