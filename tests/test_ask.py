@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -190,6 +191,34 @@ def test_what_is_doubtful_is_said(video, caplog):
     caplog.clear()
     assert cli.main([*words[:5], "--selector", "dense"]) == 0 and "stands out" not in caplog.text
     assert cli.main([*words[:5], "--selector", "uniform", "--verify", "true"]) == 2
+    assert cli.main([*words[:5], "--selector", "dense", "--absent_below", "3"]) == 2
+
+
+def test_several_questions_each_say_where(video, caplog, capfd):
+    words = ["ask", str(video), QUESTION, "What colour is the ring?", "--model", "demo/self", "--budget", "12"]
+    assert cli.main([*words, "--start", "0:00", "--end", "2:40"]) == 0
+    assert caplog.text.count("stands out") == 2 and len(capfd.readouterr().out.splitlines()) == 4
+    for option in (["--moments", "vtt"], ["--report"]):
+        assert cli.main([*words, *option]) == 2
+        assert f"{option[0]} writes a file, and ask keeps none: give --output_dir DIR" in capfd.readouterr().err
+    assert cli.main([*words, "--moments", "srt", "--output_dir", "x"]) == 2
+    assert "--moments cannot be srt: it is one of vtt, chapters" in capfd.readouterr().err
+
+
+def test_grounding_needs_no_answers(video, tmp_path, capfd):
+    """As in the common sets of temporal grounding: a question, and when."""
+    (row,) = [json.loads(line) for line in (video.parent / "annotations.jsonl").read_text().splitlines()[:1]]
+    row = {"id": "1", "video": video.name, "question": row["question"], "timestamps": row["moments"]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["validate", "--config", "demo/self", "--data.annotations", str(tmp_path / "a.jsonl")]
+    words += ["--data.video_root", str(video.parent), "--output_dir", str(tmp_path / "out")]
+    assert cli.main([*words, "--report"]) == 0
+    (answered,) = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert answered["error"] is None and answered["grounding"]["annotated"] == row["timestamps"]
+    assert "moments of 1 questions: mIoU" in capfd.readouterr().out
+    for file in ("report.html", "results.md"):
+        assert "moments of 1 questions: mIoU" in (tmp_path / "out" / file).read_text()
+    assert re.search(r"annotated: \d:\d\d–\d:\d\d", (tmp_path / "out" / "report.html").read_text())
 
 
 def test_validate_counts_moments_and_absence(video, tmp_path, capfd):

@@ -11,12 +11,13 @@ from datamodules.rows.times import absent_of, moments_of
 from flexselect import FlexSelect, Selection
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
-from flexselect.evidence.moments import find_moments, prominence, runs_of, unit_edges
+from flexselect.evidence.moments import find_moments, moment_of, prominence, runs_of, unit_edges
 from flexselect.evidence.subtitles import chapters, web_vtt
-from flexselect.evidence.verification import Part, Trial
+from flexselect.evidence.verification import Part, Trial, _first
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.frames import VideoFacts
 from flexselect.structures.prompt import EncodedVideo
+from flexselect.visualize.token_map import map_tokens
 from tests import tiny
 from tests.datamodules.test_video_files import write_at
 from tests.flexselect.test_visualize import moving
@@ -244,7 +245,79 @@ def test_absence_by_hand():
     rows = [{"presence": float(i), "absent": i < 4} for i in range(10)] + [{"presence": None, "absent": True}, {}]
     summary = summarise_absence(rows, 5.0)
     assert summary["at_threshold"] == {"threshold": 5.0, "false_alarms": pytest.approx(1 / 6, abs=1e-4), "found": 1.0}
+    few = [{"presence": float(value), "absent": value < 2} for value in (1, 3, 4, 5, 6)]
+    assert summarise_absence(few)["proposed"]["false_alarms"] == 0.0, "at most 5 %, of few questions too"
     assert summary["auroc"] == 1.0 and summarise_absence(rows[4:10]) is None and summarise_absence(rows)["proposed"]
+
+
+def test_the_peak_is_where_the_scores_balance():
+    edges = torch.arange(6, dtype=torch.float64)
+    moment = moment_of((1, 3), torch.zeros(5), torch.tensor([0.0, 3.0, 1.0, 0.0, 0.0], dtype=torch.float64), edges)
+    assert moment.peak == pytest.approx(1.75) and repr(moment) == "Moment(1.00 to 3.00, peak=1.75, share=1.00)"
+    assert moment_of((1, 3), torch.zeros(5), torch.zeros(5).double(), edges).peak == pytest.approx(2.0)
+
+
+def test_a_model_that_is_almost_sure_without_evidence():
+    """It gains little from any part: the part that it gains most from comes first, not the highest score."""
+    parts = [Part(0, 2, -0.012), Part(5, 7, -0.001)]
+    distance = torch.tensor([9.0, 9.0, 0, 0, 0, 4.0, 4.0])
+    assert _first(parts, distance, -0.012) == parts[1]
+    assert _first(parts, distance, -3.0) == parts[0], "from far below they are as good as equal"
+
+
+def test_without_others_there_is_nothing_to_compare_with(load):
+    answer = load(selector="self").open(tiny.frames(1, 56, 84)).ask("What?", 3, budget=10**6, verify=True)
+    proof = answer.verification
+    assert proof.changed_without_others is None and proof.likelihood_without_others is None
+    assert json.loads(answer.json())["verification"]["changed_without_others"] is None
+
+
+def test_several_questions_proven_with_a_budget(load):
+    session = load(selector="self", budget=9).open(tiny.frames(12, 56, 84), range(12))
+    one, other = session.ask_all((text for text in ("What?", "Why?")), 3, budget=5, verify=True)
+    assert one.num_kept_tokens == other.num_kept_tokens == 5 and one.verification and other.verification
+    alone = session.ask("What?", 3, budget=5, verify=True)
+    assert alone.text == one.text and alone.moments[0].units == one.moments[0].units
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"question": None}, "ask takes one question as text, got NoneType"),
+        ({"question": b"What?"}, "ask takes one question as text, got bytes"),
+        ({"question": " "}, "the question is empty"),
+        ({"options": "red"}, "options must be a list of texts, got str"),
+        ({"options": {"A": "red"}}, "options must be a list of texts, got dict"),
+        ({"options": [1, 2]}, "options must be texts that are not empty, got 1"),
+        ({"options": ["red", " "]}, "options must be texts that are not empty"),
+        ({"options": ["x"] * 27}, "there are 27 options; letters end at 26"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(load, arguments, why):
+    session = load(selector="self", budget=9).open(tiny.frames(2, 56, 84))
+    with pytest.raises(ValueError, match=why):
+        session.ask(**{"question": "What?", **arguments})
+    dense = load().open(tiny.frames(2, 56, 84))
+    with pytest.raises(ValueError, match="a budget has no effect on a dense model"):
+        dense.ask("What?", budget=3)
+    with pytest.raises(ValueError, match="takes pairs of a session and a question"):
+        load().ask_all([dense])
+
+
+def test_what_is_doubtful_in_the_video_is_in_the_answer(tmp_path):
+    write_needle_videos(tmp_path, videos=1, patches=16, questions=1)
+    (video,) = tmp_path.glob("*.mp4")
+    for most, expected in ((64, ()), (8, ("shown at 0.452 frames per second instead of 2: longer than max_frames=8",))):
+        fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", max_frames=most)
+        answer = fs.open(video, start="0:00", end=16).ask("What colour is the circle?", 4)
+        assert [text.partition(" allows")[0] for text in answer.warnings] == list(expected)
+    numbers = fs.open(torch.randint(0, 255, (12, 84, 84, 3), dtype=torch.uint8)).ask("What?", 4, verify=True)
+    assert "the times of the frames are unknown: moments are numbers of units" in numbers.warnings
+    with pytest.raises(ValueError, match="end must be seconds, or hours:minutes:seconds, got inf"):
+        fs.open(video, end=float("inf"))
+    assert map_tokens(fs.open(video), answer).num_units == 4, "an answer stands for its selection"
+    assert len(repr(fs)) < 120 and len(repr(answer.selection)) < 80 and len(repr(fs.open(video).encode())) < 80
 
 
 def test_moments_for_video_players():
@@ -254,6 +327,7 @@ def test_moments_for_video_players():
     ]
     vtt = web_vtt("What --> is\nit?", "a cup", moments)
     assert vtt.startswith("WEBVTT\n\n00:00:02.000 --> 00:00:04.000\nWhat --&gt; is it? a cup\nshare 0.25\n\n")
+    assert "00:00:07.000 --> 00:00:09.000" in web_vtt("?", "a", moments, starts_at=5.0), "as browsers count"
     assert "01:01:01.500 --> 01:01:03.250\nWhat --&gt; is it? a cup\nalone 0.99\n" in vtt and vtt.count("-->") == 2
     lines = chapters("Is a=b; why?", "#1", moments).splitlines()
     assert lines[:5] == [";FFMETADATA1", "[CHAPTER]", "TIMEBASE=1/1000", "START=2000", "END=4000"]
