@@ -100,7 +100,9 @@ class VideoLLMTraining(LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, weight_decay=0.01, betas=(0.9, 0.98))
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams.warmup_steps
         if not warmup < steps < math.inf:
-            raise ValueError(f"the training must have a known length of more than {warmup} steps, got {steps}")
+            length = f"has {steps} steps" if steps > 0 else "has no end"
+            advice = "set --trainer.max_steps or --trainer.max_epochs, or lower --model.warmup_steps"
+            raise ValueError(f"the training {length}, but the warm-up takes {warmup}: {advice}")
         return warmup_cosine(optimizer, int(steps), warmup, floor=0.01)
 
     def configure_callbacks(self) -> list[Callback]:
