@@ -81,7 +81,7 @@ def test_a_training_of_unknown_length_is_refused(checkpoint):
     """Its cosine would end after warm-up, silently."""
     module = VideoLLMTraining(Qwen25VL(str(checkpoint)), warmup_steps=50)
     module._trainer = type("Trainer", (), {"estimated_stepping_batches": -1})()
-    with pytest.raises(ValueError, match="the training has no end, but the warm-up takes 50: set --trainer.max_steps"):
+    with pytest.raises(ValueError, match="the training has no end, but the warm-up takes 50"):
         module.configure_optimizers()
 
 
