@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from flexselect.session import VideoSession
@@ -34,7 +33,8 @@ def starts_at(session: VideoSession) -> float:
 
 def timeline_html(token_map: TokenMap, offset: float) -> str:
     """Draw kept tokens and best scores along the video as SVG; a click sets the player's time."""
-    kept, best = (along(values, token_map.edges) for along, values in _curves(token_map))
+    kept = mean_along(token_map.kept_by_unit, token_map.edges)
+    best = best_along(token_map.best, token_map.edges)
     width = WIDTH / len(kept)
     bars = "".join(
         f'<rect x="{i * width:.2f}" y="{HEIGHT - HEIGHT * value / (max(kept) or 1):.2f}" width="{width:.2f}"'
@@ -50,10 +50,6 @@ def timeline_html(token_map: TokenMap, offset: float) -> str:
     click = f'onclick="{JUMP.format(place)}" style="width: 100%; height: 3em; cursor: pointer"'
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="tokens along the video"'
     return f'<svg class="along" {box} {click}>{bars}{line}</svg>'
-
-
-def _curves(token_map: TokenMap) -> list[tuple[Any, Any]]:
-    return [(mean_along, token_map.kept_by_unit), (best_along, token_map.best)]
 
 
 def answer_facts(answer: Answer, offset: float = 0.0) -> str:
