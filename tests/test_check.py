@@ -71,9 +71,7 @@ def test_every_family(model_folder, tmp_path, monkeypatch):
     names = [name for name, finding in findings.items() if "apart" in finding["values"]]
     assert "all tokens kept" in names and any(name.startswith("scores at layer") for name in names)
     from_pixels = findings["logits from pixels"]
-    no_way_in = "llava" in str(model_folder) or "internvl" in str(
-        model_folder
-    )  # a tiny InternVL's vocabulary is smaller
+    no_way_in = "internvl" in str(model_folder)  # a tiny one's vocabulary lacks the placeholder
     assert from_pixels["state"] == ("not known" if no_way_in else "ok")
     assert all(findings[name]["values"]["apart"] < 1e-4 for name in names), "float32 on one machine"
 

@@ -223,6 +223,20 @@ class LlavaVideoLM(VideoLM):
         """Return the weights of the projector, and the newline."""
         return {**self.model.model.multi_modal_projector.state_dict(), "newline": self.model.model.image_newline.data}
 
+    @torch.inference_mode()
+    def logits_from_pixels(self, prompt: VideoPrompt) -> Tensor:
+        """Run transformers' tower, projector, pooling and language model; the newlines are put in here."""
+        model, clip = self.model.model, prompt.clip
+        pixels = self._pixel_values(clip, 0, clip.num_units)[None].to(self.device, self.model.dtype)
+        visual = model.get_video_features(pixels).pooler_output[0]  # [196 t + 1, D], the newline last
+        if self.family.newlines == "grid":
+            rows = visual[:-1].unflatten(0, (-1, clip.grid[2] - 1))  # [14 t, 14, D]
+            visual = torch.cat([rows, visual[-1].expand(len(rows), 1, -1)], 1).flatten(0, 1)
+        texts = (model.get_input_embeddings()(ids.to(self.device)) for ids in (prompt.prefix_ids, prompt.query_ids))
+        before, after = texts
+        embedded = torch.cat([before, visual.to(before), after])[None]
+        return self.model(inputs_embeds=embedded, use_cache=False).logits[0, -1].float()
+
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """Return the positions 0, 1, 2, ...: int64 [1, N]."""
         return plain_positions(layout)

@@ -32,6 +32,7 @@ def test_dense_equals_the_models_own_forward_from_pixels(fs):
     ids = torch.cat([prompt.prefix_ids, torch.full((3 * 196 + 1,), own_id), prompt.query_ids])[None]
     original = fs.lm.model(input_ids=ids, pixel_values_videos=video, attention_mask=torch.ones_like(ids))
     torch.testing.assert_close(fs.next_token_logits(prompt), original.logits[0, -1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fs.lm.logits_from_pixels(prompt), original.logits[0, -1].float(), atol=1e-5, rtol=1e-4)
     assert fs.encode(prompt).num_tokens == 3 * 196
 
 
