@@ -71,7 +71,21 @@ def test_examples_name_configs_that_there_are():
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["predict", "--help"], ["predikt"], ["predict", "--config", "none.yaml"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["predict", "--help"],
+        ["fit", "--help-all"],
+        ["predikt"],
+        ["predict", "--config", "none.yaml"],
+        ["predict", "--config", "configs/demo/self.yaml", "--model.budget", "many"],
+        ["fit", "--config", "configs/demo/self.yaml", "--trainer.max_epoch", "3"],
+        ["validate", "--config", "configs/demo/self.yaml", "--data.annotations", "none.jsonl"],
+        ["compare", "none", "other"],
+        ["ask", "none.mp4", "What is shown?"],
+        ["serve", "--port", "x", "--path", "y"],
+    ],
 )
 def test_nothing_heavy_is_imported(words):
     program = f"import sys, cli; cli.main(sys.argv[1:]); print([n for n in {HEAVY!r} if n in sys.modules])"
