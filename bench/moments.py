@@ -80,7 +80,11 @@ def measure(mode: str, fs: FlexSelect, rows: list[dict], folder: Path, length: f
         **{f"{way}_pointing": mean(result[way]["pointing"] for result in results) for way in WAYS},
         "chance_iou": mean(result["proven"]["chance_iou"] for result in results),
         "changed": mean(result["proof"].changed for result in right),
-        "changed_by_chance": mean(result["proof"].changed_without_others for result in right),
+        "changed_by_chance": mean(
+            result["proof"].changed_without_others
+            for result in right
+            if result["proof"].changed_without_others is not None  # there are as many others
+        ),
         "auroc": absence["auroc"],
         "absent_found_at_5_percent": absence["proposed"]["found"],
         "verify_over_prefill": round(

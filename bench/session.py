@@ -24,7 +24,7 @@ from flexselect.session import VideoSession
 
 DEMO, DEMO_UNITS = "checkpoints/demo/video_llm", 512
 UNITS, UNITS_PER_SET, SHARE = 128, 32, 16
-QUESTIONS, NEW_TOKENS = {"features": 4, "scores_kv": 16}, 4
+QUESTIONS, NEW_TOKENS = {"features": 4, "scores_kv": 16, "auto": 16}, 4
 SHAPES = ("circle", "square", "ring", "cross")
 STAGES = ("score", "prefill", "generate")
 
@@ -50,7 +50,7 @@ def measured(name: str, selector: str, open_session: Callable[[], VideoSession])
         open_session: opens a new session.
     """
     rows = []
-    for keep in ("features", "scores_kv"):
+    for keep in QUESTIONS:
         open_session().keeping(keep).ask("What colour is the circle?", NEW_TOKENS)  # warm-up
         row = {"model": name, "selector": selector, "keep": keep, **ask_all(open_session().keeping(keep))}
         later = row["later"]
