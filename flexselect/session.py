@@ -180,7 +180,7 @@ class VideoSession:
     def requests(self, texts: Sequence[str], budget: int | None = None) -> list[Request]:
         """Score the video for several questions, given as text with their options; `Engine.answer` answers them."""
         encoded = self.encode()
-        return self.engine.requests(encoded, texts, self.prefix_cache(encoded), self.timings, budget)
+        return self.engine.requests(encoded, texts, lambda: self.prefix_cache(encoded), self.timings, budget)
 
     def select(self, question: str, options: Sequence[str] = (), budget: int | None = None) -> Selection:
         """Select the visual tokens for a question without answering it; the arguments are those of `ask`."""

@@ -155,7 +155,7 @@ VERBS = {
     "completion": Verb(
         "print a script that completes verbs and options in a shell",
         "completion bash",
-        words={"SHELL": "bash or zsh: put `eval \"$(flexselect completion bash)\"` into ~/.bashrc (~/.zshrc); tcsh"},
+        words={"SHELL": 'bash or zsh: put `eval "$(flexselect completion bash)"` into ~/.bashrc (~/.zshrc); tcsh'},
         function="flexselect.commands.completion.completion",
     ),
     "convert": Verb(

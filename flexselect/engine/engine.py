@@ -5,7 +5,7 @@ This is the method of the paper from top to bottom. Files and sessions are in `f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -176,7 +176,7 @@ class Engine:
         self,
         encoded: EncodedVideo,
         questions: Sequence[str],
-        prefix_cache: Iterable[PrefixCache] | None = None,
+        prefix_cache: Callable[[], Iterable[PrefixCache] | None] = lambda: None,
         timings: dict[str, float] | None = None,
         budget: int | None = None,
     ) -> list[Request]:
@@ -185,7 +185,7 @@ class Engine:
         Args:
             encoded: the video.
             questions: texts.
-            prefix_cache: see `select_encoded`.
+            prefix_cache: returns what `select_encoded` takes; its seconds count as scoring.
             timings: seconds spent on the video so far, by stage.
             budget: see `select_encoded`.
         """
@@ -195,7 +195,7 @@ class Engine:
         with clock("score"):
             selections: Sequence[Selection | None] = [None] * len(queries)
             if self.scorer is not None:
-                selections = self.select_encoded(encoded, queries, prefix_cache, budget)
+                selections = self.select_encoded(encoded, queries, prefix_cache(), budget)
         seconds = {**(timings or {}), "score": clock.timings["score"] / len(queries)}
         return [Request(encoded, query, selection, seconds) for query, selection in zip(queries, selections)]
 

@@ -1,6 +1,7 @@
 """What a session keeps between questions: exact, and less work."""
 
 import gc
+import time
 
 import pytest
 import torch
@@ -144,6 +145,21 @@ def test_states_are_kept_by_themselves_if_they_fit(load, monkeypatch, keep_on, t
     monkeypatch.undo()
     assert free_bytes("cpu") > 1e8 and free_bytes("disk") > 1e6
     assert load(selector="uniform").open(frames, seconds).num_bytes["scores_kv"] == 0
+
+
+@pytest.mark.parametrize("keep", ["auto", "scores_kv"])
+def test_the_first_question_counts_the_seconds_of_what_is_kept(load, monkeypatch, keep):
+    fs = load(selector="self", budget=6)
+    prepare = fs.scorer.prepare
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        yield from prepare(*arguments)
+
+    monkeypatch.setattr(fs.scorer, "prepare", slow)
+    session = fs.open(tiny.frames(5, 56, 84), range(5), keep=keep)
+    first, later = (session.ask(QUESTIONS[0], max_new_tokens=1).timings["score"] for _ in range(2))
+    assert first > 0.3 > later
 
 
 def test_what_lies_on_disk_goes_with_the_session(load, tmp_path, monkeypatch):
