@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -19,12 +20,14 @@ from flexselect.families import load_lm, open_family
 from flexselect.families.base import VideoFamily
 from flexselect.options import OptionNames, Options, option_names, show_options
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
-from flexselect.session import VideoSession, load_session
+from flexselect.session import VideoSession
+from flexselect.storage.encoded_file import read_encoded
+from flexselect.storage.run_settings import describe_differences
 from flexselect.storage.video_source import open_frame_stream
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, VideoClip
-from flexselect.validation import Frames
+from flexselect.validation import Frames, check_place
 
 
 class FlexSelect(Engine):
@@ -171,3 +174,24 @@ class FlexSelect(Engine):
                 indices = [i for i, (other, _) in enumerate(asked) if other is session]
                 requests |= zip(indices, session.requests([texts[i] for i in indices]))
             return answer_with_moments(self, [requests[i] for i in range(len(asked))], max_new_tokens)
+
+
+def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSession:
+    """Read a session file; see `FlexSelect.load_session`."""
+    check_place(keep_on)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, not a session file")
+    try:
+        encoded, saved, states = read_encoded(file, engine.lm.prompter.prefix_ids)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
+    scored, expected = saved.pop("scored", None), engine.provenance
+    same_scorer = scored == expected.pop("scored")
+    if engine.scorer is None or engine.scorer.projection is None:  # selector features are not used
+        saved["selector"] = None
+    differences = describe_differences(saved, expected)
+    if differences:
+        raise ValueError(f"{file} was saved by another model ({differences}): open the video again")
+    session = VideoSession(engine, None, encoded if keep_on is not None else encoded.to(engine.lm.device))
+    session.keep_on, session.saved_in = keep_on, file
+    return session.restore(states) if states and same_scorer else session

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
 
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,7 +23,6 @@ from flexselect.options import AskingOptions, check_at_least, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.storage.free_memory import free_bytes
-from flexselect.storage.run_settings import describe_differences
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
@@ -129,7 +128,12 @@ class VideoSession:
     def prefix_cache(self, encoded: EncodedVideo) -> list[PrefixCache] | None:
         """Return the keys and values for scoring, computed at the first question; None if they are not kept."""
         if self._prefix_cache is None and self._keeps_states(encoded):
-            self._prefix_cache = list(self._store_states(self.engine.prepare(encoded)))
+            try:
+                self._prefix_cache = list(self._store_states(self.engine.prepare(encoded)))
+            except torch.OutOfMemoryError:
+                if self.keep != "auto":
+                    raise
+                self.keep = "features"  # there is no room after all
         return self._prefix_cache or None
 
     def _keeps_states(self, encoded: EncodedVideo) -> bool:
@@ -275,24 +279,3 @@ class VideoSession:
                 yield fill_prefix_caches([part], load_file(file))[0]
             else:
                 yield part if self.keep_on is None else part.to(self.keep_on)
-
-
-def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSession:
-    """Read a session file; see `FlexSelect.load_session`."""
-    check_place(keep_on)
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder, not a session file")
-    try:
-        encoded, saved, states = read_encoded(file, engine.lm.prompter.prefix_ids)
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} holds no session, or is cut short ({error}): save it again") from error
-    scored, expected = saved.pop("scored", None), engine.provenance
-    same_scorer = scored == expected.pop("scored")
-    if engine.scorer is None or engine.scorer.projection is None:  # selector features are not used
-        saved["selector"] = None
-    differences = describe_differences(saved, expected)
-    if differences:
-        raise ValueError(f"{file} was saved by another model ({differences}): open the video again")
-    session = VideoSession(engine, None, encoded if keep_on is not None else encoded.to(engine.lm.device))
-    session.keep_on, session.saved_in = keep_on, file
-    return session.restore(states) if states and same_scorer else session

@@ -147,6 +147,22 @@ def test_states_are_kept_by_themselves_if_they_fit(load, monkeypatch, keep_on, t
     assert load(selector="uniform").open(frames, seconds).num_bytes["scores_kv"] == 0
 
 
+def test_without_room_after_all_features_are_kept(load, monkeypatch):
+    """The estimate was of the kept data alone. If the user asked for it, the error stays."""
+    fs = load(selector="self", budget=6)
+    expected = fs.open(tiny.frames(5, 56, 84), range(5), keep="features").select(QUESTIONS[0])
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no room")
+        yield
+
+    monkeypatch.setattr(fs, "prepare", full)
+    session = fs.open(tiny.frames(5, 56, 84), range(5))
+    assert torch.equal(session.select(QUESTIONS[0]).kept, expected.kept) and session.keep == "features"
+    with pytest.raises(torch.OutOfMemoryError):
+        fs.open(tiny.frames(5, 56, 84), range(5), keep="scores_kv").select(QUESTIONS[0])
+
+
 @pytest.mark.parametrize("keep", ["auto", "scores_kv"])
 def test_the_first_question_counts_the_seconds_of_what_is_kept(load, monkeypatch, keep):
     fs = load(selector="self", budget=6)
