@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from flexselect.contracts import QuestionItem
 from flexselect.evaluation.results import prediction_key, read_predictions, short_key
+from flexselect.evidence.moments import player_offset
 from flexselect.evidence.subtitles import ENDINGS, FORMATS
 from flexselect.storage.run_settings import UsageError, read_json_object, write_atomically
 from flexselect.visualize.style import check_matplotlib, question_title
@@ -159,8 +160,8 @@ class MomentFiles(QuestionFiles):
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
         """Write the moments of one answer, the cited ones if they were verified; there may be none."""
         moments = row["moments"][: row["verification"]["cited"]] if "verification" in row else row["moments"]
-        starts_at = (row["sampling"] or {}).get("starts_at") or 0.0
-        write_atomically(self.path(row), FORMATS[self.kind](row["question"], row["answer"], moments, starts_at))
+        text = FORMATS[self.kind](row["question"], row["answer"], moments, player_offset(row["sampling"]))
+        write_atomically(self.path(row), text)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the folder."""

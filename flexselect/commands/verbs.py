@@ -66,6 +66,7 @@ class Verb:
     options: tuple[str, ...] = ()  # the options that people need, in order
     words: dict[str, str] = field(default_factory=dict)  # words without a name, and their meanings
     function: str = ""  # of a verb without a Trainer: returns text, or nothing; its arguments are the options
+    takes: str = ""  # the class whose fields the function takes as options too
     classes: dict[str, str] = field(default_factory=dict)  # where --model., --data. and --family. options are defined
 
 
@@ -121,6 +122,7 @@ VERBS = {
             "--port",
         ),
         function="flexselect.page.page.serve",
+        takes="flexselect.options:Options",
     ),
     "locate": Verb(
         "find the reference layer of a model: recall of needles by layer",

@@ -33,6 +33,11 @@ def end_of(facts: Mapping[str, Any]) -> float | None:
     return min((facts[name] for name in ("seconds", "end") if facts.get(name) is not None), default=None)
 
 
+def player_offset(facts: Mapping[str, Any] | None) -> float:
+    """Return what a browser's player adds to our times, in seconds: it counts from the file's own zero."""
+    return float((facts or {}).get("starts_at") or 0.0)
+
+
 def edges_of(begins: Tensor | None, num_units: int, end: float | None) -> Tensor:
     """Append the end to the times at which units begin, see `unit_edges`: float64 [U + 1].
 

@@ -26,11 +26,6 @@ def question_seconds(answer: Answer) -> float:
     return sum(answer.timings.get(stage, 0.0) for stage in ("score", "prefill", "generate"))
 
 
-def starts_at(session: VideoSession) -> float:
-    """Return the file's own time of its first frame, in seconds: browsers count from the file's zero."""
-    return float((session.sampling or {}).get("starts_at") or 0.0)
-
-
 def timeline_html(token_map: TokenMap, offset: float) -> str:
     """Draw kept tokens and best scores along the video as SVG; a click sets the player's time."""
     kept = mean_along(token_map.kept_by_unit, token_map.edges)
@@ -57,7 +52,7 @@ def answer_facts(answer: Answer, offset: float = 0.0) -> str:
 
     Args:
         answer: the answer.
-        offset: see `starts_at`.
+        offset: see `player_offset`.
     """
     parts = ", ".join(f"{s} {answer.timings[s]:.3f}" for s in ("score", "prefill", "generate") if s in answer.timings)
     tokens = f"{answer.num_kept_tokens:,} of {answer.num_visual_tokens:,} visual tokens shown"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from flexselect.page.facts import starts_at, timeline_html
+from flexselect.evidence.moments import player_offset
+from flexselect.page.facts import timeline_html
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import load_selector, make_scorer
 from flexselect.scoring.scorer import Scorer
@@ -67,4 +68,4 @@ class Modes:
         token_map, pictures = map_tokens(session, answer.selection), []
         for draw, title in ((heat_map, "Score of each token"), (kept_tokens, "Tokens shown")):
             pictures.append(draw(token_map, title, UNITS, COLUMNS).image())
-        return ModeAnswer(answer, pictures, timeline_html(token_map, starts_at(session)))
+        return ModeAnswer(answer, pictures, timeline_html(token_map, player_offset(session.sampling)))

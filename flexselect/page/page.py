@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flexselect.evaluation.results import EMPTY
+from flexselect.evidence.moments import player_offset
 from flexselect.families import family_of
 from flexselect.options import Options, check_names
-from flexselect.page.facts import answer_facts, escape_markdown, player, question_seconds, starts_at, video_facts
+from flexselect.page.facts import answer_facts, escape_markdown, player, question_seconds, video_facts
 from flexselect.page.modes import DENSE, Modes
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_trained
@@ -257,7 +258,7 @@ class Page:
             answer = shown.answer
             parts[4 * place : 4 * place + 2] = [
                 answer.text or EMPTY,
-                answer_facts(answer, starts_at(session)) + shown.timeline,
+                answer_facts(answer, player_offset(session.sampling)) + shown.timeline,
             ]
             parts[4 * place + 2 : 4 * place + 2 + len(shown.pictures)] = shown.pictures
             name = Path(str(session.video)).name

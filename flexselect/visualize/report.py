@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from flexselect.evaluation.results import evidence_lines, summarise_errors
+from flexselect.evidence.moments import player_offset
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
 from flexselect.structures.prompt import Selection
@@ -119,7 +120,7 @@ def _shown(row: dict[str, Any], evidence: Evidence | None, page: Path) -> dict[s
     video, source = (evidence or {}).get("path"), None
     if video is not None and Path(video).is_file():
         source = quote(Path(os.path.relpath(video, page.resolve().parent)).as_posix())
-    offset = (row.get("sampling") or {}).get("starts_at") or 0.0  # browsers count from the file's own zero
+    offset = player_offset(row.get("sampling"))
     return {**row, "state": state(row), "evidence": evidence, "source": source, "offset": offset}
 
 

@@ -5,12 +5,18 @@ What is not sure to be a mistake is left to the parser: options of other people'
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flexselect.commands.help.source import ROOMS, alternatives, function_options, options_of_part, read_options
+from flexselect.commands.help.source import (
+    ROOMS,
+    alternatives,
+    function_options,
+    literal_choices,
+    options_of_part,
+    read_options,
+)
 from flexselect.commands.verbs import SHARED, VERBS
 from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_names
@@ -47,7 +53,7 @@ def find_mistake(verb: str, words: Sequence[str]) -> str | None:
             return f"{config}: no such config{near}"
     if VERBS[verb].function:
         mistake = _mistake_of_function(verb, words, pairs)
-    elif VERBS[verb].classes and not _names_other_classes(configs, words):
+    elif VERBS[verb].classes and not _names_other_classes(configs, pairs):
         mistake = _mistake_of_run(verb, pairs, has_config=bool(configs))
     else:
         mistake = None
@@ -81,12 +87,12 @@ def _mistake_of_option(name: str, value: str | None) -> str | None:
     """Find what is wrong with one option of a model, a data module, a family, the Trainer, or of the whole run."""
     part, dot, key = name.rstrip("+").partition(".")
     if not dot:
-        known = {*SHARED, *OF_ANY_RUN, *(f"--{room}" for room in ROOMS)}
-        near = did_you_mean(name, known, cutoff=SURE)
         choices = SHARED.get(name, ("", ""))[0].strip("{}").split(",")
         if len(choices) > 1 and value is not None and value not in choices:
             return f"{name} cannot be {value}: it is one of {', '.join(choices)}{did_you_mean(value, choices)}"
-        return f"there is no {name}{near}" if name not in known and near else None
+        known = {*SHARED, *OF_ANY_RUN, *(f"--{room}" for room in ROOMS)}
+        near = "" if name in known else did_you_mean(name, known, cutoff=SURE)
+        return f"there is no {name}{near}" if near else None
     key, nested, _ = key.partition(".")
     if part.removeprefix("--") not in ROOMS or key in ("class_path", "init_args", "help", "dict_kwargs", ""):
         return None
@@ -102,9 +108,9 @@ def _wrong_value(name: str, value: str, kinds: set[str]) -> str | None:
     allowed = {kind.strip() for types in kinds for kind in alternatives(types)}
     choices: list[str] = []
     for kind in allowed - {"None", *KINDS}:
-        if not kind.startswith("Literal["):
+        if not literal_choices(kind):
             return None  # a text, or something that only the parser knows
-        choices += map(str, ast.literal_eval(f"[{kind.removeprefix('Literal[').removesuffix(']')}]"))
+        choices += literal_choices(kind)
     if value in choices or value.lower() in NOTHING or not re.match(r"[\w.+-]", value):
         return None
     if any(_is_of(kind, value) for kind in allowed & {*KINDS}):
@@ -128,11 +134,11 @@ def _is_of(kind: str, value: str) -> bool:
     return kind == "float" or number.is_integer()
 
 
-def _names_other_classes(configs: Sequence[str], words: Sequence[str]) -> bool:
-    """Return whether the configs or the words name a class of another package, whose options are not known here."""
+def _names_other_classes(configs: Sequence[str], pairs: Sequence[tuple[str, str | None]]) -> bool:
+    """Return whether the configs or the options name a class of another package, whose options are not known here."""
     texts = [Path(config).read_text(encoding="utf-8", errors="replace") for config in configs if Path(config).is_file()]
     named = [name for text in texts for name in re.findall(r"class_path: *([\w.]+)", text)]
-    named += [value for name, value in _options(words) if value and name in ("--family", "--model", "--data")]
+    named += [value for name, value in pairs if value and name in ("--family", "--model", "--data")]
     return not all(name.startswith(OUR_PACKAGES) for name in named)
 
 
@@ -143,8 +149,8 @@ def _mistake_of_function(verb: str, words: Sequence[str], pairs: Sequence[tuple[
     """Find what is missing or wrong in the words of a verb without a Trainer."""
     about = VERBS[verb]
     options = function_options(about.function)
-    if verb == "serve":  # it also takes the options of loading a model
-        options = {**read_options("flexselect.options", "Options"), **options}
+    if about.takes:
+        options = {**read_options(*about.takes.split(":")), **options}
     required = [name for name, (_, default, _) in options.items() if not default]
     if about.words:
         taken = {value for _, value in pairs}

@@ -45,6 +45,12 @@ def alternatives(types: str) -> list[str]:
     return re.split(r"\s*\|\s*(?![^\[]*\])", types)
 
 
+def literal_choices(kind: str) -> list[str]:
+    """Return the choices of a `Literal`, as written in the source; empty for another type."""
+    inside = re.fullmatch(r"Literal\[(.*)\]", kind)
+    return [str(choice) for choice in ast.literal_eval(f"[{inside[1]}]")] if inside else []
+
+
 def _place(module: str) -> Path:
     """Return where a module or package lies, without the ending of a file."""
     package, _, rest = module.partition(".")

@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 
-from flexselect.commands.help.source import alternatives, function_options, read_options
+from flexselect.commands.help.source import alternatives, function_options, literal_choices, read_options
 from flexselect.commands.verbs import LOUDNESS, SHARED, SHORT, VERBS, Verb
 
 SET_BY_US = ("family", "device", "scoring_only", "callbacks", "default_root_dir")  # not by people
@@ -38,7 +38,7 @@ def describe(verb: str) -> str:
         lines += _formatted(f"{name} {kind}".rstrip(), meaning)
     for name, meaning in LOUDNESS.items():
         lines += _formatted(name, meaning)
-    if about.classes or verb == "serve":
+    if about.classes or about.takes:
         lines += ["", f"All options: {program()} {verb} --help-all"]
     return "\n".join([*lines, ""])
 
@@ -49,14 +49,13 @@ def describe_all(verb: str) -> str:
     sections = {part: read_options(*owner.split(":")) for part, owner in about.classes.items()}
     if about.classes:
         sections["trainer"] = read_options("lightning.pytorch.trainer.trainer", "Trainer")
-    if verb == "serve":
-        sections[""] = read_options("flexselect.options", "Options")
-    shown = {"".join(name.split()[:1]) for name in about.options}
+    if about.takes:
+        sections[""] = read_options(*about.takes.split(":"))
     for part, options in sections.items():
         lines += ["", f"Of {part or 'loading a model'}:", ""]
         for key, option in options.items():
             name = f"--{part}.{key}" if part else f"--{key}"
-            if name not in shown and key not in SET_BY_US:
+            if name not in about.options and key not in SET_BY_US:
                 kind, meaning = _shown(*option)
                 lines += _formatted(f"{name} {kind}", meaning)
     if "data" in about.classes:
@@ -87,8 +86,8 @@ def option_of(about: Verb, name: str) -> tuple[str, str]:
 def _shown(kind: str, default: str, meaning: str) -> tuple[str, str]:
     """Format an option's type, and its meaning with the default."""
     names = {"str": "STR", "int": "INT", "float": "FLOAT", "bool": "BOOL"}
-    shown = names.get(alternatives(kind)[0], "VALUE")
-    if kind.startswith("Literal["):
-        shown = "{" + ",".join(ast.literal_eval(f"[{kind.partition('[')[2].partition(']')[0]}]")) + "}"
+    first = alternatives(kind)[0]
+    choices = literal_choices(first)
+    shown = "{" + ",".join(choices) + "}" if choices else names.get(first, "VALUE")
     known = "" if default in ("", "None") else f" (default: {ast.literal_eval(default)})"
     return shown, meaning.rstrip(".").replace("None: ", "not given: ").replace("``", "`") + known
