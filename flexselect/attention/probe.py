@@ -26,7 +26,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from flexselect.attention.kernels import attention_kernels
 
-Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer up to the reference layer
+Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer, from the first
 
 PROBED = "flexselect_probe"  # the attention function's name in transformers
 REDUCTIONS = {
@@ -183,7 +183,7 @@ def probed_scores(
     Returns:
         float32 [B, V].
     """
-    _run_to_layer(decoder, embeddings, position_ids, probe, _cache(past), **more)
+    _run_to_layer(decoder, embeddings, position_ids, probe, None if past is None else cache_of(past), **more)
     assert probe.scores is not None
     return probe.scores
 
@@ -204,15 +204,13 @@ def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Te
     return [(cached.keys, cached.values) for cached in layers]
 
 
-def cache_keyword(decoder: PreTrainedModel) -> str:
-    """Return the name of a decoder's cache argument: `cache` since transformers 5.24, before `past_key_values`."""
-    return "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
+def cache_keyword(model: Any) -> str:
+    """Return the name of a model's cache argument: `cache` since transformers 5.24, before `past_key_values`."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
-def _cache(past: Past | None) -> DynamicCache | None:
+def cache_of(past: Past) -> DynamicCache:
     """Wrap keys and values in a cache of transformers. The decoder appends to copies, so `past` stays unchanged."""
-    if past is None:
-        return None
     cache = DynamicCache()
     for keys, values in past:
         layer = DynamicLayer()

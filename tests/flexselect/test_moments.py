@@ -9,6 +9,7 @@ import torch
 from datamodules.needles import ask_about_all, write_needle_videos
 from datamodules.rows.times import absent_of, moments_of
 from flexselect import FlexSelect, Selection
+from flexselect.engine.answering import answers
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
 from flexselect.evidence.moments import find_moments, moment_of, prominence, runs_of, unit_edges
@@ -124,10 +125,33 @@ def test_the_likelihood_is_that_of_the_answers_tokens(load):
     session = fs.open(tiny.frames(12, 56, 84), range(12))
     (request,) = session.requests(["What is there?"])
     (answer,) = fs.answer([request], 5)
-    trial = Trial(fs, request, answer.ids)
+    trial = Trial(fs, request, answer.ids, [])
     values, changed = trial.log_likelihoods([request.selection.kept, request.selection.kept])
     assert trial.probability(values[0]) == pytest.approx(answer.likelihood, rel=1e-3) and values[0] == values[1]
     assert changed == [False, False], "from the same tokens the model answers the same"
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_what_was_computed_for_the_answer_is_used_again(load, together):
+    """Without some tokens, from the first place that changes: as if all were computed. Prompts of a batch are padded.
+
+    Half-cached attention runs another kernel, so in float32 the sums differ by rounding.
+    """
+    fs = load(selector="self", budget=9)
+    session = fs.open(tiny.frames(12, 56, 84), range(12))
+    requests = session.requests(["What is there?", "Why?", "Is it a very large red circle?"][:together])
+    for request, (answer, past) in zip(requests, answers(fs.lm, requests, fs.positions, 5, keep_past=True)):
+        trial, kept = Trial(fs, request, answer.ids, past), request.selection.kept
+        for left_out in ([0], [4, 5], [8], range(9), []):
+            dropped = torch.zeros(len(kept), dtype=torch.bool)
+            dropped[list(left_out)] = True
+            value, changed = trial.without(dropped)
+            (expected,), (other,) = trial.log_likelihoods([kept[~dropped]])
+            assert value == pytest.approx(expected, rel=1e-4, abs=1e-5) and changed == other
+        states = [(keys + 1, values) for keys, values in past]
+        wrong, _ = Trial(fs, request, answer.ids, states).without(torch.arange(len(kept)) == 8)
+        right, _ = trial.without(torch.arange(len(kept)) == 8)
+        assert wrong != pytest.approx(right, rel=1e-4, abs=1e-5), "canary: the states are used"
 
 
 def test_two_things_in_a_row_are_told_apart():
