@@ -27,6 +27,7 @@ from flexselect.structures.frames import WHOLE_VIDEO, FrameStream, ReadOptions, 
 log = logging.getLogger(__name__)
 
 MIN_RATE_RATIO = 0.9  # between the header's frame rate and the timestamps'; a lower ratio gives a warning
+LEAST_OFFSET = 0.1  # seconds between the clock's zero and the first frame that a viewer would notice
 MIN_LENGTH_SHARE = 0.9  # of the length in the header; a file with a shorter video track may be cut short
 
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's messages come as exceptions, with the file's name
@@ -225,7 +226,7 @@ def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
     """Return how frames are chosen, as plain values for the results."""
     rule = "constant rate" if index.is_steady else "variable rate"
     facts: dict[str, Any] = {"rule": rule, "file_fps": round(index.rate, 3), "seconds": round(index.length, 3)}
-    if abs(index.starts_at) > 1:
+    if abs(index.starts_at) > LEAST_OFFSET:
         facts["starts_at"] = round(index.starts_at, 3)
     part = {name: value for name, value in (("start", options.start), ("end", options.end)) if value is not None}
     return facts | part | ({"track": index.track} if index.track else {}) | options.settings

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.structures.times import checked_time
+from flexselect.structures.times import checked_time, either
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class ReadOptions:
             raise ValueError(f"track must be at least 0, got {self.track}")
 
     @classmethod
-    def of(cls, start: Any, end: Any, track: int | None = None, square_pixels: bool = True) -> ReadOptions:
-        """Make options from times as people write them, see `checked_time`."""
-        return cls(checked_time("start", start), checked_time("end", end), track, square_pixels)
+    def of(cls, start: Any, end: Any, video_start: Any = None, video_end: Any = None, **more: Any) -> ReadOptions:
+        """Make options from times as people write them, see `checked_time`, under either of their names."""
+        start = either("start", start, "video_start", video_start)
+        end = either("end", end, "video_end", video_end)
+        return cls(checked_time("start", start), checked_time("end", end), **more)
 
     @property
     def settings(self) -> dict[str, Any]:

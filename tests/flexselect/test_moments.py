@@ -12,7 +12,7 @@ from flexselect import FlexSelect, Selection
 from flexselect.engine.answering import answers
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
-from flexselect.evidence.moments import find_moments, moment_of, prominence, runs_of, unit_edges
+from flexselect.evidence.moments import find_moments, moment_of, player_offset, prominence, runs_of, unit_edges
 from flexselect.evidence.subtitles import chapters, web_vtt
 from flexselect.evidence.verification import Part, Trial, _first
 from flexselect.scoring.frame_sets import frame_sets
@@ -334,10 +334,14 @@ def test_what_is_doubtful_in_the_video_is_in_the_answer(tmp_path):
     (video,) = tmp_path.glob("*.mp4")
     for most, expected in ((64, ()), (8, ("shown at 0.452 frames per second instead of 2: longer than max_frames=8",))):
         fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", max_frames=most)
-        answer = fs.open(video, start="0:00", end=16).ask("What colour is the circle?", 4)
+        answer = fs.open(video, video_start="0:00", end=16).ask("What colour is the circle?", 4)
         assert [text.partition(" allows")[0] for text in answer.warnings] == list(expected)
     numbers = fs.open(torch.randint(0, 255, (12, 84, 84, 3), dtype=torch.uint8)).ask("What?", 4, verify=True)
     assert "the times of the frames are unknown: moments are numbers of units" in numbers.warnings
+    part = fs.open(video, video_start=4, video_end="0:12")
+    assert part.seconds.tolist() == fs.open(video, start=4, end=12).seconds.tolist() and part.seconds[0] == 4
+    with pytest.raises(ValueError, match="start and video_start are two names of one option"):
+        fs.open(video, start=1, video_start=1)
     with pytest.raises(ValueError, match="end must be seconds, or hours:minutes:seconds, got inf"):
         fs.open(video, end=float("inf"))
     assert map_tokens(fs.open(video), answer).num_units == 4, "an answer stands for its selection"
@@ -362,6 +366,7 @@ KINDS = {  # times of 48 frames in milliseconds, ending of the file, part that i
     "constant": (range(0, 24_000, 500), "mp4", {}, (12.0, 14.0)),
     "variable": ([*range(0, 8000, 250), *range(8000, 24_000, 1000)], "mkv", {}, (6.0, 7.0)),
     "late": (range(3_600_000, 3_624_000, 500), "mkv", {}, (12.0, 14.0)),  # an hour after the clock's zero
+    "a little late": (range(400, 24_400, 500), "mkv", {}, (12.0, 14.0)),
     "part": (range(0, 24_000, 500), "mp4", {"start": 5.0, "end": 21.0}, (12.0, 14.0)),
 }
 
@@ -378,6 +383,7 @@ def test_moments_of_real_files_are_at_their_own_seconds(load, tmp_path, kind):
     scores = 1 + 10 * (change / change.max()).square()  # the file's compression changes a little everywhere
     sets = frame_sets(there.num_units, there.tokens_per_unit, there.num_units)
     (moment,) = moments(Selection(scores, torch.arange(2), sets), there)
+    assert player_offset(there.about.facts) == (times[0] / 1000 if "late" in kind else 0.0)
     unit = fs.family.frames_per_unit / 2  # seconds: when a frame is looked at, see `fps`
     assert moment.start == pytest.approx(start, abs=unit) and moment.end == pytest.approx(end, abs=unit)
     assert start <= moment.peak <= end
