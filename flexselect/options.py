@@ -92,15 +92,21 @@ class ScoringOptions(LoadingOptions):
             for a selector's teacher; None: the family's layer for this model size.
         reduction: "max" or "mean" over heads and query rows; None: as the selector was trained, else "max".
         units_per_set: the maximum number of units that are scored together.
+        tokens_per_batch: the number of prompt tokens up to which frame sets are scored in one batch; changes memory,
+            not scores. None: 8,192 on a CPU; on a GPU up to 32,768, as a quarter of its free memory allows. A frame set
+            is never split.
     """
 
     reference_layer: int | None = None
     reduction: str | None = None
     units_per_set: int = 64
+    tokens_per_batch: int | None = placement(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least("units_per_set", self.units_per_set, 1)
+        if self.tokens_per_batch is not None:
+            check_at_least("tokens_per_batch", self.tokens_per_batch, 1)
         if self.reference_layer is not None:
             check_integer("reference_layer", self.reference_layer)
         resolve_reduction(self.reduction or "max")
@@ -186,6 +192,7 @@ class OptionNames(TypedDict, total=False):
     reference_layer: int | None
     reduction: str | None
     units_per_set: int
+    tokens_per_batch: int | None
     budget: int | None
     budget_split: str
     positions: str | None

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flexselect.attention.probe import Past
+from flexselect.attention.states import Past
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
 from flexselect.families.base import VideoLM

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.attention.kernels import attention_kernels
-from flexselect.attention.probe import Past, cache_keyword, cache_of
+from flexselect.attention.states import Past, cache_keyword, cache_of
 from flexselect.families.decoding import NewTokens, answering, greedy
 from flexselect.families.merging import after_past, merge_embeddings
 from flexselect.families.prompter import Prompter

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from flexselect.attention.kernels import PADDED, attention_kernels
-from flexselect.attention.probe import Past, cache_keyword, use_attention
+from flexselect.attention.probe import use_attention
+from flexselect.attention.states import Past, cache_keyword
 from flexselect.families.merging import deepstack_hooks
 from flexselect.structures.layout import lay_out
 from flexselect.structures.prompt import VideoPrompt
