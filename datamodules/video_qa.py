@@ -38,6 +38,7 @@ class VideoQADataModule(QuestionData):
         end: read `video` up to this second.
         track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does.
+        reader: what decodes files: "pyav", "decord", "torchcodec", or a reader of another package.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class VideoQADataModule(QuestionData):
         end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
+        reader: str = "pyav",
     ) -> None:
         if (annotations is None) == (video is None):
             raise ValueError("give either --data.annotations FILE, or --data.video FILE with --data.question TEXT")
@@ -63,7 +65,7 @@ class VideoQADataModule(QuestionData):
             raise ValueError("--data.video and --data.question go together")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        reading = self.reading = ReadOptions.of(start, end, track, square_pixels)
+        reading = self.reading = ReadOptions.of(start, end, track, square_pixels, reader)
         if annotations is None:
             root = video_root or "."
             texts = [question] if isinstance(question, str) else list(question or [])

@@ -79,6 +79,7 @@ class FlexSelect(Engine):
         end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
+        reader: str = "pyav",
     ) -> VideoSession:
         """Open a video: sample, decode, resize and encode it, once for all questions.
 
@@ -96,11 +97,12 @@ class FlexSelect(Engine):
             end: read the file up to this second.
             track: number among the file's video tracks, from 0; None: the one that players show.
             square_pixels: stretch pixels that are not square, as players do.
+            reader: what decodes the file: "pyav", "decord", "torchcodec", or a reader of another package.
 
         Raises:
-            ValueError: if the file cannot be read, or the frames have another shape or dtype.
+            ValueError: if there is no such reader, the file cannot be read, or the frames have another shape or dtype.
         """
-        clock, reading = Clock(self.gpus), ReadOptions.of(start, end, track, square_pixels)
+        clock, reading = Clock(self.gpus), ReadOptions.of(start, end, track, square_pixels, reader)
         with clock("decode"):
             stream, origin = open_frame_stream(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
