@@ -33,7 +33,6 @@ except (ImportError, OSError) as error:
     ) from error
 
 NO_REPEATED_FRAME = 1e-9  # decord's `fault_tol`: the share of frames that it may repeat; 0 would mean any
-UNKNOWN_CODECS = ("av1",)
 MAX_SHIFT = 0.25  # of a frame's length, between decord's times and those of the index
 ERRORS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError)
 
@@ -60,8 +59,8 @@ class DecordFrames:
     def __init__(self, index: FrameIndex, wanted: frozenset[int], square_pixels: bool = True) -> None:
         self._index, self._square_pixels = index, square_pixels
         track = find_track(index, "decord")
-        if index.codec in UNKNOWN_CODECS:
-            raise refused("decord", f"it does not know {index.codec}")
+        if "av1" in index.codec:  # also FFmpeg's libdav1d
+            raise refused("decord", "it does not know AV1")
         if index.moving_tracks > 1:
             raise refused("decord", "it cannot choose a track")
         if index.matrix is not None and "mp4" not in track.container:
