@@ -1,9 +1,9 @@
 """Pictures decoded by decord 0.6, whose known faults are avoided, or are errors that name them.
 
 - It counts the frames of a file by itself. If it counts others than the index, or at other times, the file is refused.
-- It looks for key frames by their numbers in decoding order, and for frames by times that count from the first frame.
-  So it returns wrong frames after seeking in open GOPs (HEVC's default), and in files whose times do not begin at 0
-  (fragmented MP4). Such files are read in order from their start: right, but slower.
+- It takes a key frame's number in decoding order for its number when shown, so it returns wrong frames after seeking
+  in open GOPs (HEVC's default). It also does in files whose times do not begin at 0 (fragmented MP4). Such files are
+  read in order from their start: right, but slower.
 - It repeats frames that it cannot decode, in silence. Here that is an error.
 - It knows no AV1, and cannot choose a track.
 """

@@ -1,5 +1,6 @@
 """Every reader by name: the frames, times, warnings and errors of the default one, or an error that says what to do."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -236,6 +237,18 @@ def test_decord_alone_would_return_other_frames(made, name):
     assert not np.array_equal(alone, frames.numpy())
     seeks = [DecordFrames(read_file(made(n), ReadOptions())[0], frozenset())._seeks for n in (name, "b_frames.mp4")]
     assert seeks == [False, True]
+
+
+def test_decord_may_not_repeat_frames(made):
+    """A canary: by default it does, in silence."""
+    decord = pytest.importorskip("decord", reason="NOT CHECKED: no decord here")
+    from datamodules.readers.decord_frames import NO_REPEATED_FRAME
+
+    path = str(made("edit_list.mp4"))
+    frames = decord.VideoReader(path).get_batch(range(96)).asnumpy()
+    assert sum(np.array_equal(one, other) for one, other in itertools.pairwise(frames)) == 20
+    with pytest.raises(decord.DECORDLimitReachedError):
+        decord.VideoReader(path, fault_tol=NO_REPEATED_FRAME).get_batch(range(96))
 
 
 # -- on a GPU
