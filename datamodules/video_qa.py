@@ -38,6 +38,7 @@ class VideoQADataModule(QuestionData):
         end: read `video` up to this second.
         track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does.
+        reader: what decodes files: "pyav", "decord", "torchcodec", or a reader of another package.
         video_start: another name of `start`, as in Qwen's utilities.
         video_end: another name of `end`.
     """
@@ -58,6 +59,7 @@ class VideoQADataModule(QuestionData):
         end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
+        reader: str = "pyav",
         video_start: float | str | None = None,
         video_end: float | str | None = None,
     ) -> None:
@@ -67,7 +69,7 @@ class VideoQADataModule(QuestionData):
             raise ValueError("--data.video and --data.question go together")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        how: dict[str, Any] = {"track": track, "square_pixels": square_pixels}
+        how: dict[str, Any] = {"track": track, "square_pixels": square_pixels, "reader": reader}
         reading = self.reading = ReadOptions.of(start, end, video_start, video_end, **how)
         if annotations is None:
             root = video_root or "."

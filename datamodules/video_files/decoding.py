@@ -35,10 +35,14 @@ class DecodingError(ValueError):
     """Decoded frames that contradict the frame index."""
 
 
+class ReaderError(ValueError):
+    """A file that the default reader may read, but not the reader that was asked for."""
+
+
 class FrameSource(Protocol):
     """One thread's reader of a file, forwards only."""
 
-    def frame(self, time: int) -> np.ndarray | None:
+    def frame(self, time: int) -> np.ndarray | Tensor | None:
         """Return the frame at a timestamp, uint8 [h, w, 3], or None if it is missing; timestamps only increase."""
 
     def close(self) -> None:
@@ -250,7 +254,7 @@ def _read_ahead(
         source = idle.get()
         try:
             pictures = (source.frame(time) for time in piece)
-            frames = [None if frame is None else resize(torch.from_numpy(frame)[None]) for frame in pictures]
+            frames = [None if frame is None else resize(torch.as_tensor(frame)[None]) for frame in pictures]
             sizes.update(tuple(frame.shape[1:3]) for frame in frames if frame is not None)
             if len(sizes) > 1:
                 first, other = (f"{width} x {height}" for height, width in list(sizes)[:2])
