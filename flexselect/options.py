@@ -158,7 +158,8 @@ class AskingOptions(Options):
         verify: prove the moments that an answer comes from: the question is asked again without them. It needs scores,
             and costs about two prefills more.
         absent_below: an answer whose `presence` is below this number gets a warning that what was asked for is probably
-            not in the video; None: no warning. `validate` proposes a number where annotations say `absent`.
+            not in the video; None: no warning. `validate` proposes a number where annotations say `absent`; `verify`
+            has a scale of its own.
     """
 
     max_new_tokens: int = 64

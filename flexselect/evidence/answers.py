@@ -37,13 +37,16 @@ def answer_with_moments(
     for request, (answer, past) in zip(requests, answered):
         assert request.selection is not None and answer.likelihood is not None
         distance, excess = prominence(request.selection, request.encoded.num_units)
-        answer = replace(answer, presence=presence(answer.likelihood, excess))
         if not prove:
-            results.append(replace(answer, moments=tuple(find_moments(distance, excess, request.encoded))))
+            moments = tuple(find_moments(distance, excess, request.encoded))
+            results.append(replace(answer, moments=moments, presence=presence(answer.likelihood, excess)))
             continue
         clock = Clock(engine.gpus, answer.timings)
         with clock("verify"):
             assert past is not None
             proven = verify(engine, request, answer, past, distance, excess)
-        results.append(replace(proven, timings=clock.timings))
+        proof, worth = proven.verification, proven.moments[0].alone
+        assert proof is not None and worth is not None
+        alone = proof.background + worth * (proof.likelihood - proof.background)
+        results.append(replace(proven, presence=presence(answer.likelihood, excess, alone), timings=clock.timings))
     return results

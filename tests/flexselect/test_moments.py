@@ -1,6 +1,7 @@
 """Moments: what stands out of a video's background, when it is, and what an answer is worth with and without it."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,15 @@ from flexselect import FlexSelect, Selection
 from flexselect.engine.answering import answers
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
-from flexselect.evidence.moments import find_moments, moment_of, player_offset, prominence, runs_of, unit_edges
+from flexselect.evidence.moments import (
+    find_moments,
+    moment_of,
+    player_offset,
+    presence,
+    prominence,
+    runs_of,
+    unit_edges,
+)
 from flexselect.evidence.subtitles import chapters, web_vtt
 from flexselect.evidence.verification import Part, Trial, _first
 from flexselect.scoring.frame_sets import frame_sets
@@ -169,6 +178,15 @@ def needles(tmp_path_factory):
     return folder, [json.loads(line) for line in annotations.read_text().splitlines()]
 
 
+def test_presence_by_hand():
+    """Log-odds of the answer, of the first moment alone, and the logarithm of the factor above the background."""
+    excess = torch.tensor([0.0, math.e - 1], dtype=torch.float64)
+    odds = math.log(0.8 / 0.2)
+    assert presence(0.5, excess) == pytest.approx(1.0) and presence(0.8, excess) == pytest.approx(1 + odds)
+    assert presence(0.8, excess, 0.2) == pytest.approx(1.0), "a moment that does not give the answer speaks against it"
+    assert math.isfinite(presence(1.0, excess, 0.0))
+
+
 @pytest.mark.parametrize("selector", ["self", SELECTOR])
 def test_proven_moments_of_the_demo(needles, selector):
     """Where the needle is, with three other shapes in each video; without it the answer is another."""
@@ -246,7 +264,8 @@ def test_absent_in_annotations():
         absent_of("perhaps")
 
 
-def test_what_is_not_there_is_told_by_its_presence(needles):
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_is_not_there_is_told_by_its_presence(needles, verify):
     """Shapes and colours that are in a demo video against those that are not; error rates as `validate` prints them."""
     folder, rows = needles
     fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", budget=56)
@@ -255,7 +274,7 @@ def test_what_is_not_there_is_told_by_its_presence(needles):
         session = fs.open(folder / name, keep="scores_kv")
         shown = [row["needle"] for row in rows if row["video"] == name]
         asked = ask_about_all((needle["shape"] for needle in shown), (needle["colour"] for needle in shown))
-        answers = session.ask_all([question for question, _ in asked], 4)
+        answers = session.ask_all([question for question, _ in asked], 4, verify=verify)
         results += [{"presence": a.presence, "absent": not there} for a, (_, there) in zip(answers, asked)]
     summary = summarise_absence(results, threshold=0.0)
     assert summary["present"] == 16 and summary["absent"] == 12 and summary["auroc"] >= 0.9, summary
