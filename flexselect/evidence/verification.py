@@ -178,7 +178,7 @@ def _first(parts: Sequence[Part], distance: Tensor, floor: float) -> Part:
 
 
 def _without(trial: Trial, cited: Sequence[Moment], whole: float, floor: float) -> Verification:
-    """Ask again without the cited moments' tokens, and without as many others that follow one another, as theirs do."""
+    """Ask again without the cited moments' tokens, and without as many consecutive tokens elsewhere."""
     kept = trial.selection.kept.cpu()
     unit = (kept - trial.selection.shift).clamp_min(0) // trial.per_unit
     dropped = torch.zeros(len(kept), dtype=torch.bool)
