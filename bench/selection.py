@@ -219,14 +219,8 @@ def main() -> None:
         shown += [f"{mb[name]:12.1f}" for name in SCORING] + [f"{row['same_kept']:12.4f}"]
         print(f"{tokens:7}" + "".join(shown), flush=True)
         rows.append(row)
-    about = {
-        "layer": LAYER,
-        **SIZES,
-        "query_rows": QUERY,
-        "budget": BUDGET,
-        "batches": compare_batches(options.batches),
-    }
-    write_result("selection", about, rows)
+    about = {"layer": LAYER, **SIZES, "query_rows": QUERY, "budget": BUDGET}
+    write_result("selection", {**about, "batches": compare_batches(options.batches)}, rows)
 
 
 if __name__ == "__main__":
