@@ -38,7 +38,7 @@ class PrefixCache:
 
     @cached_property
     def places(self) -> Tensor:
-        """Where the visual tokens are in `span`: int64 [v]; other sets have other delimiters at the same places."""
+        """The places of the visual tokens in `span`, the same in all sets: int64 [v]."""
         return self.sets[0].layout.visual[self.span].nonzero().flatten()
 
     @cached_property
@@ -61,7 +61,7 @@ class PrefixCache:
         return self.to_layers([torch.device(device)] * len(self.past))
 
     def to_layers(self, devices: Sequence[torch.device]) -> PrefixCache:
-        """Return a copy with the keys and values of each layer on the device of that layer; no copy if all are there."""
+        """Return a copy with the keys and values of each layer on the device of that layer, unless all are there."""
         if all(keys.device == device == values.device for (keys, values), device in zip(self.past, devices)):
             return self
         moved = [(keys.to(device), values.to(device)) for (keys, values), device in zip(self.past, devices)]
