@@ -18,8 +18,9 @@ from torch.utils.data import get_worker_info
 from datamodules.processor_cores import cores
 from datamodules.video_files.animated_webp import AnimationFrames, is_animated_webp, read_animation
 from datamodules.video_files.decoding import Decoder, DecodingError, decode_frames, open_container
-from datamodules.video_files.frame_index import FrameIndex, read_index
+from datamodules.video_files.frame_index import FrameIndex
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
+from datamodules.video_files.packets import read_index
 from datamodules.video_files.truncation import promised_size
 from flexselect.storage.video_paths import explain_unreadable, printable_path, resolve_path
 from flexselect.structures.frames import WHOLE_VIDEO, FrameStream, ReadOptions, Sample, VideoFacts

@@ -1,7 +1,7 @@
 """Decode the frames at given timestamps: from key frame to key frame, in several threads, with bounded memory.
 
 A frame that is not wanted is decoded only if another frame is built on it: about half of the frames of H.264 and HEVC.
-The wanted frames are the same to the last bit.
+Nothing is decoded after the last wanted frame before a key frame. The wanted frames are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from datamodules.video_files.geometry import to_picture
 
 MIN_PIECE, MAX_PIECE = 16, 64  # frames that one thread decodes at a time
 MAX_MISSING = 0.02  # share of the wanted frames that may be missing; a file with more missing frames is broken
-# Codecs whose decoders obey `skip_frame` exactly, packet by packet, as tests show; libdav1d (AV1) reads it only once.
-SKIPPING_CODECS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # codec -> decoder that reads the transparency of a WebM
 
 
@@ -61,7 +59,8 @@ class Decoder:
         self.index, self.wanted = index, wanted
         self.pixel_aspect = index.pixel_aspect if square_pixels else Fraction(1)
         self._seeks = index.seekable
-        self._skips = index.has_timestamps and index.codec in SKIPPING_CODECS and not index.has_alpha
+        self._skips = index.can_skip
+        self._ends = index.last_decoded(wanted)  # the decoder is emptied after these, instead of fed further packets
         self._is_cut = False  # True if the last packet cannot be decoded
         self._last: tuple[int, np.ndarray] | None = None  # timestamp and picture that `frame` returned last
         self._ahead: tuple[int, av.VideoFrame] | None = None  # a decoded frame that is later than the wanted one
@@ -156,11 +155,18 @@ class Decoder:
                     raise
                 broken, self._is_cut = error, True
                 continue
+            is_end = self._seeks and packet.pts in self._ends
+            if is_end:  # a decoder holds frames back until later ones come; nobody needs those
+                frames += self._context.decode(None)
+                self._context.flush_buffers()
             for frame in frames:
                 timestamp = frame.pts if self.index.has_timestamps else count
                 count += 1
                 if timestamp is not None:
                     yield timestamp, frame
+            if is_end:
+                self._sought = True  # what follows has to be sought
+                return
 
 
 def open_container(path: str) -> av.container.InputContainer:

@@ -29,10 +29,17 @@ def to_picture(frame: av.VideoFrame, pixel_aspect: Fraction, matrix: DisplayMatr
     size: dict[str, Any] = (
         {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
     )
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", **size)
+    pixels = _pixels(frame.reformat(format="rgba" if has_alpha else "rgb24", **size), 4 if has_alpha else 3)
     if has_alpha:
         pixels = ((pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255).astype(np.uint8)
     return make_upright(pixels, matrix)
+
+
+def _pixels(frame: av.VideoFrame, channels: int) -> np.ndarray:
+    """Return a frame's pixels, uint8 [h, w, channels], without copying them unless its rows have padding."""
+    plane = frame.planes[0]
+    shape, strides = (frame.height, frame.width, channels), (plane.line_size, channels, 1)
+    return np.ascontiguousarray(np.ndarray(shape, np.uint8, plane, strides=strides))
 
 
 def usable_aspect(aspect: Fraction | None) -> Fraction:
