@@ -175,7 +175,8 @@ class _Reader:
         """
         self.prompter = self.prompter or self.family.prompter()
         try:
-            return self.prompter.clip(*read_video(path, self.family.sample, self.prompter.resize, self.reading))
+            reading = self.family.reading(self.reading)
+            return self.prompter.clip(*read_video(path, self.family.sample, self.prompter.resize, reading))
         except VideoError:
             raise
         except (ValueError, OSError, RuntimeError, MemoryError) as error:

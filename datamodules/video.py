@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import av
@@ -105,6 +106,11 @@ def open_video(
         reason = f"has no second {options.start:g}: it is {index.length:.1f} seconds long"
         raise VideoError(path, reason, about.warnings)
     chosen = index.choose(sample, options.start, options.end)
+    if options.sampling == "near":
+        tolerance = index.half_step(chosen) if options.tolerance is None else options.tolerance
+        near = index.choose_near(chosen, tolerance, options.start, options.end)
+        about.facts |= {"tolerance": round(tolerance, 3), **_moves(index, chosen, near)}
+        chosen = near
     seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
     def pick(positions: Sequence[int]) -> Iterator[Tensor]:
@@ -230,6 +236,14 @@ def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
         facts["starts_at"] = round(index.starts_at, 3)
     part = {name: value for name, value in (("start", options.start), ("end", options.end)) if value is not None}
     return facts | part | ({"track": index.track} if index.track else {}) | options.settings
+
+
+def _moves(index: FrameIndex, wanted: list[int], chosen: list[int]) -> dict[str, Any]:
+    """Return how far the chosen frames are from the wanted ones, and how many frames are decoded for them."""
+    moved = [abs(index.seconds[i] - index.seconds[j]) for i, j in zip(wanted, chosen)]
+    distances = {"mean": round(fmean(moved), 3), "max": round(max(moved), 3)}
+    costs = index.costs
+    return {"moved": distances, "decoded": costs.decoded(chosen), "decoded_if_exact": costs.decoded(wanted)}
 
 
 def _decode(

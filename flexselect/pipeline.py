@@ -102,7 +102,8 @@ class FlexSelect(Engine):
         """
         clock, reading = Clock(self.gpus), ReadOptions.of(start, end, track, square_pixels)
         with clock("decode"):
-            stream, origin = open_frame_stream(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
+            rules = self.family.reading(reading), self.family.sample, self.lm.prompter.resize
+            stream, origin = open_frame_stream(video, seconds, *rules)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
         session.video, session.options = origin, reading
         if keep != "nothing":

@@ -137,19 +137,21 @@ class FrameIndex:
         nearest = np.where(wanted - seconds[before] <= seconds[after] - wanted, before, after)
         return [first + int(i) for i in np.unique(nearest)]
 
+    def half_step(self, chosen: Sequence[int]) -> float:
+        """Return half the mean distance of chosen frames, in seconds; 0 for a single one."""
+        return (self.seconds[chosen[-1]] - self.seconds[chosen[0]]) / max(1, len(chosen) - 1) / 2
+
     def choose_near(
-        self, chosen: Sequence[int], tolerance: float | None, start: float | None = None, end: float | None = None
+        self, chosen: Sequence[int], tolerance: float, start: float | None = None, end: float | None = None
     ) -> list[int]:
         """Replace chosen frames by frames nearby that are cheaper to decode, see `choose_cheap_frames`.
 
         Args:
             chosen: indices that `choose` returned.
-            tolerance: seconds by which a frame may move; None: half the mean distance of the chosen frames.
+            tolerance: seconds by which a frame may move.
             start: second from which frames are chosen, as for `choose`.
             end: second before which frames are chosen, as for `choose`.
         """
-        if tolerance is None:
-            tolerance = (self.seconds[chosen[-1]] - self.seconds[chosen[0]]) / max(1, len(chosen) - 1) / 2
         first = 0 if start is None else min(chosen[0], bisect_left(self.seconds, start))
         last = len(self.seconds) if end is None else max(chosen[-1] + 1, bisect_left(self.seconds, end))
         return choose_cheap_frames(chosen, np.asarray(self.seconds), tolerance, self.costs, first, last)

@@ -39,7 +39,7 @@ def _pixels(frame: av.VideoFrame, channels: int) -> np.ndarray:
     """Return a frame's pixels, uint8 [h, w, channels], without copying them unless its rows have padding."""
     plane = frame.planes[0]
     shape, strides = (frame.height, frame.width, channels), (plane.line_size, channels, 1)
-    return np.ascontiguousarray(np.ndarray(shape, np.uint8, plane, strides=strides))
+    return np.ascontiguousarray(np.ndarray(shape, np.uint8, memoryview(plane), strides=strides))
 
 
 def usable_aspect(aspect: Fraction | None) -> Fraction:

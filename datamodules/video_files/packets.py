@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -131,22 +130,18 @@ def _index(container: av.container.InputContainer, track: _Track, moving_tracks:
     keys = sorted(packet.pts for packet in packets if packet.is_key and packet.pts is not None)
     packets, name = [packet for packet in packets[first_key:] if packet.is_shown], container.format.name
     tick = float(stream.time_base)
-    stamps = sorted({packet.pts for packet in packets if packet.pts is not None})
+    place = {packet.pts: i for i, packet in enumerate(packets) if packet.pts is not None}  # in decoding order
     decode_times = [packet.dts for packet in packets if packet.dts is not None]
     in_order = all(earlier <= later for earlier, later in pairwise(decode_times))
-    has_timestamps = "avi" not in name and in_order and len(stamps) == len(packets) and bool(keys)
-    header_rate: float | None = float(stream.average_rate or 0) or None
-    warnings: tuple[str, ...] = ()
+    has_timestamps = "avi" not in name and in_order and len(place) == len(packets) and bool(keys)
+    header_rate, warnings = float(stream.average_rate or 0) or None, tuple[str, ...]()
     if has_timestamps:
-        times = stamps[bisect_left(stamps, keys[0]) :]
-        clock = [time * tick for time in times]
-        place = {packet.pts: i for i, packet in enumerate(packets)}  # in decoding order
-        positions = [place[time] for time in times]
+        times = [time for time in sorted(place) if time >= keys[0]]
+        clock, positions = [time * tick for time in times], [place[time] for time in times]
     else:
-        positions = times = list(range(len(packets)))
-        keys = [0]
+        times, keys, positions = list(range(len(packets))), [0], list(range(len(packets)))
         clock = _repair_times([time * tick for time in decode_times], len(packets), header_rate)
-        if not stamps and "avi" not in name:
+        if not place and "avi" not in name:
             assumed = f"{header_rate:g} frames a second are assumed" if header_rate else "its frames are only counted"
             warnings = (f"has no timestamps: {assumed}",)
     start = clock[0] if container.start_time is None else container.start_time / av.time_base

@@ -12,19 +12,24 @@ from torch import Tensor
 
 from flexselect.structures.times import checked_time
 
+SAMPLINGS = ("exact", "near")  # see `ReadOptions.sampling`
+
 
 @dataclass(frozen=True)
 class ReadOptions:
     """Which part of a video file is read, and how.
 
     Raises:
-        ValueError: if the part has no length, or the track is below 0.
+        ValueError: if the part has no length, the track is below 0, or `sampling` and `tolerance` do not fit.
     """
 
     start: float | None = None  # seconds; None: the beginning of the video
     end: float | None = None  # seconds; None: the end of the video
     track: int | None = None  # number among the video tracks, from 0; None: the one that players show
     square_pixels: bool = True  # stretch pixels that are not square, as players do; decord does not
+    # The family sets these two, and its settings record them; so they are not in the text that keys of caches have.
+    sampling: str = field(default="exact", repr=False)  # or "near": the cheapest frame near each wanted one
+    tolerance: float | None = field(default=None, repr=False)  # seconds; None: half the distance of wanted frames
 
     def __post_init__(self) -> None:
         start, end = self.start or 0.0, self.end
@@ -32,6 +37,14 @@ class ReadOptions:
             raise ValueError(f"a part of a video needs 0 <= start < end in seconds, got start {self.start}, end {end}")
         if self.track is not None and self.track < 0:
             raise ValueError(f"track must be at least 0, got {self.track}")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
+        if self.tolerance is None:
+            return
+        if not isinstance(self.tolerance, int | float) or not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be a number of seconds, at least 0, got {self.tolerance!r}")
+        if self.sampling == "exact":
+            raise ValueError(f'a tolerance needs sampling "near": got tolerance {self.tolerance:g} with "exact"')
 
     @classmethod
     def of(cls, start: Any, end: Any, track: int | None = None, square_pixels: bool = True) -> ReadOptions:
