@@ -142,8 +142,7 @@ def _index(container: av.container.InputContainer, track: _Track, moving_tracks:
         times, keys, positions = list(range(len(packets))), [0], list(range(len(packets)))
         clock = _repair_times([time * tick for time in decode_times], len(packets), header_rate)
         if not place and "avi" not in name:
-            assumed = f"{header_rate:g} frames a second are assumed" if header_rate else "its frames are only counted"
-            warnings = (f"has no timestamps: {assumed}",)
+            warnings = (_without_times(header_rate),)
     start = clock[0] if container.start_time is None else container.start_time / av.time_base
     origin = start if has_timestamps and clock[0] - start > LATE_START else clock[0]
     return FrameIndex(
@@ -166,6 +165,11 @@ def _index(container: av.container.InputContainer, track: _Track, moving_tracks:
         warnings=warnings,
         last_duration=_last_duration(stream, packets),
     )
+
+
+def _without_times(rate: float | None) -> str:
+    """Return the warning about a file whose packets have no timestamps."""
+    return f"has no timestamps: {f'{rate:g} frames a second are assumed' if rate else 'its frames are only counted'}"
 
 
 def _last_duration(stream: av.VideoStream, packets: list[_Packet]) -> float | None:
