@@ -21,6 +21,7 @@ from datamodules.video_files.animated_webp import AnimationFrames, is_animated_w
 from datamodules.video_files.decoding import Decoder, DecodingError, decode_frames, open_container
 from datamodules.video_files.frame_index import FrameIndex
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
+from datamodules.video_files.index_cache import cached_index
 from datamodules.video_files.packets import read_index
 from datamodules.video_files.truncation import promised_size
 from flexselect.storage.video_paths import explain_unreadable, printable_path, resolve_path
@@ -147,7 +148,7 @@ def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, Video
     if reason is not None:
         raise VideoError(path, reason)
     try:
-        index, warnings = _index_animation(file) if is_animated_webp(file) else _index_video(file, options.track)
+        index, warnings = cached_index(file, options.track, lambda: _read_index(file, options.track))
     except PermissionError as error:
         raise VideoError(path, "may not be read: permission denied") from error
     except (av.FFmpegError, OSError) as error:
@@ -180,12 +181,10 @@ def _add_warning(about: VideoFacts, warning: str) -> None:
         about.warnings.append(warning)
 
 
-def _index_animation(file: Path) -> tuple[FrameIndex, list[str]]:
-    return read_animation(file), []
-
-
-def _index_video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
+def _read_index(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
     """Read the index of a video file, and the warnings that its container gives reason for."""
+    if is_animated_webp(file):
+        return read_animation(file), []
     with open_container(str(file.absolute())) as container:  # FFmpeg would take the "12:" of "12:30.mp4" for a protocol
         index = read_index(container, track)
         if index is None:

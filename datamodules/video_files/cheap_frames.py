@@ -20,7 +20,7 @@ _Link = Any  # the frames of one group, and the link to those of the groups befo
 
 @dataclass(frozen=True)
 class DecodingCosts:
-    """What decoding a video's frames takes, counted in frames. All arrays are int64 [F], one number per frame."""
+    """Costs of decoding the frames of a video, counted in frames. All arrays are int64 [F], one number per frame."""
 
     groups: (
         Array  # which key frame decoding begins at, as a number, ascending; frames of one group are decoded together

@@ -92,7 +92,7 @@ class FrameIndex:
 
     @cached_property
     def costs(self) -> DecodingCosts:
-        """What decoding each frame takes."""
+        """Costs of decoding each frame."""
         order = np.argsort(self.positions) if self.positions else np.arange(len(self.times))
         references = np.ones(len(order), dtype=np.int64)
         if self.can_skip and self.are_references:
