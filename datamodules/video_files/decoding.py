@@ -67,6 +67,7 @@ class Decoder:
         self._decoded: Generator[tuple[int, av.VideoFrame], None, None]
         self._context: Any
         self._position: int  # timestamp of the last decoded frame
+        self._began: int  # timestamp of the frame that decoding began at; frames before it come out of other key frames
         self._open()
 
     def close(self) -> None:
@@ -105,6 +106,7 @@ class Decoder:
         if self._seeks and key > self._position:
             self._decoded.close()
             self._container.seek(key, stream=self._stream)
+            self._began = key
             self._decoded, self._ahead, self._sought = self._decode(), None, True
         while (following := self._ahead or next(self._decoded, None)) is not None:
             timestamp, frame = following
@@ -137,7 +139,8 @@ class Decoder:
         self._context.thread_count = (
             1  # one decoder per thread costs less than threads inside a decoder: see docs/LOG.md
         )
-        self._position, self._sought = self.index.times[0], False
+        self._position = self._began = self.index.times[0]
+        self._sought = False
         self._decoded = self._decode()
         self._ahead = None
 
@@ -155,7 +158,7 @@ class Decoder:
                     raise
                 broken, self._is_cut = error, True
                 continue
-            is_end = self._seeks and packet.pts in self._ends
+            is_end = self._seeks and packet.pts in self._ends and packet.pts >= self._began
             if is_end:  # a decoder holds frames back until later ones come; nobody needs those
                 frames += self._context.decode(None)
                 self._context.flush_buffers()

@@ -93,16 +93,17 @@ class FrameIndex:
     @cached_property
     def costs(self) -> DecodingCosts:
         """Costs of decoding each frame."""
-        order = np.argsort(self.positions) if self.positions else np.arange(len(self.times))
-        references = np.ones(len(order), dtype=np.int64)
+        position = np.asarray(self.positions) if self.positions else np.arange(len(self.times))
+        references = np.ones(len(position), dtype=np.int64)
         if self.can_skip and self.are_references:
             references = np.asarray(self.are_references, dtype=np.int64)
+        begins, group = np.unique(self.groups, return_index=True, return_inverse=True)[1:]
+        order = np.lexsort((position, group))
         through = np.empty_like(references)
         through[order] = np.cumsum(references[order])
-        _, group = np.unique(self.groups, return_inverse=True)
-        before = np.full(group[-1] + 1, len(order))  # reference frames that are decoded before each group's key frame
-        np.minimum.at(before, group, through - references)
-        return DecodingCosts(group, through - before[group], 1 - references)
+        through -= np.concatenate([[0], np.cumsum(references)])[begins][group]  # counted from each group's key frame
+        next_key = np.append(np.minimum.reduceat(position, begins)[1:], len(position))
+        return DecodingCosts(group, through + (position > next_key[group]), 1 - references)
 
     def last_decoded(self, wanted: Iterable[int]) -> frozenset[int]:
         """Return the frames, of some `times`, after which no other one is decoded before the next key frame."""
