@@ -237,7 +237,8 @@ def decode_frames(
                     output += [last] * waiting
                     waiting = 0
             if output:
-                yield torch.cat(output)
+                # not torch.cat: torch's threads would wait for more of it, and take the processor from the decoders
+                yield torch.from_numpy(np.concatenate([frame.numpy() for frame in output]))
     if waiting:
         raise DecodingError("all of its frames are missing")
     return len(missing)
