@@ -40,7 +40,8 @@ def long_video(minutes: int, size: tuple[int, int], keys: int, codec: str = "h26
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         _render(piece, size, keys, codec)
-        _repeat(piece, path, minutes * 60 // PIECE)
+        _repeat(piece, FOLDER / "unfinished.mp4", minutes * 60 // PIECE)
+        (FOLDER / "unfinished.mp4").rename(path)
     return path
 
 
