@@ -1,31 +1,34 @@
-"""Time and memory to decode and resize sampled frames of a long 1080p video, compared with decord's `get_batch`.
+"""Time and memory to decode and resize sampled frames of a long 1080p video, with each reader.
 
     python -m bench.decode        (in `make bench`; --minutes 120 --frames 1024 for two hours)
 
-Half a minute is rendered with libx264 and repeated without encoding it again. decord returns frames at native
-resolution, which are then resized. Each measurement runs in a separate process. `open` is a whole session of the demo's
-model at the published frame size: decoding and encoding.
+Half a minute is rendered with libx264 and repeated without encoding it again. `get_batch` is decord alone: it returns
+all frames at native resolution, which are then resized. `ratio` is the time divided by that of pyav, the default, and
+`same` says whether the frames are pyav's, bit for bit. `open` is a whole session of the demo's model at the published
+frame size: decoding and encoding. Each measurement runs in a separate process.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from bench.measure import alone, write_result
-from datamodules.video import read_video
 from flexselect import FlexSelect
 from flexselect.families.inputs import resize_to_area
+from flexselect.structures.frames import ReadOptions, stream_of_file
+from flexselect.structures.readers import load_reader
 
 HEIGHT, WIDTH, FPS, PIECE = 1080, 1920, 24, 30  # pixels, pixels, frames per second, seconds rendered
 AREA = 128 * 28**2, 308 * 560  # least and most pixels of Qwen2.5-VL, as published
@@ -79,18 +82,30 @@ def resize(frames: Tensor) -> Tensor:
     return resize_to_area(frames, 28, *AREA)
 
 
-def with_decord(path: str, count: int) -> Tensor:
-    """Decode all frames at once with decord, then resize them; return their checksums."""
-    reader = decord.VideoReader(path)
-    indices = np.linspace(0, len(reader) - 1, count).round().astype(int)
-    frames = torch.from_numpy(reader.get_batch(indices).asnumpy())
-    return checksums(torch.cat([resize(chunk) for chunk in frames.split(8)]))
+def with_reader(name: str, path: str, count: int) -> Tensor:
+    """Decode and resize a few frames at a time with a reader; return CPU seconds and the frames' checksums."""
+    began = time.process_time()
+    stream = stream_of_file(path, partial(even, count), resize, ReadOptions(reader=name))
+    return timed(began, stream.all_frames())
 
 
-def with_read_video(path: str, count: int) -> Tensor:
-    """Decode and resize a few frames at a time with this project's reader; return their checksums."""
-    frames, _ = read_video(path, lambda n, fps: np.linspace(0, n - 1, count).round().astype(int).tolist(), resize)
-    return checksums(frames)
+def with_get_batch(path: str, count: int) -> Tensor:
+    """Decode all frames at once with decord alone, then resize them; return CPU seconds and the frames' checksums."""
+    import decord  # not everywhere
+
+    began, reader = time.process_time(), decord.VideoReader(path)
+    frames = torch.from_numpy(reader.get_batch(even(count, len(reader), 0.0)).asnumpy())
+    return timed(began, torch.cat([resize(chunk) for chunk in frames.split(8)]))
+
+
+def even(count: int, num_frames: int, fps: float) -> list[int]:
+    """Choose frames that are evenly spread."""
+    return np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
+
+
+def timed(began: float, frames: Tensor) -> Tensor:
+    """Return the CPU seconds of this process since `began`, and a checksum of each frame: float64 [1 + T]."""
+    return torch.tensor([time.process_time() - began, *checksums(frames).tolist()], dtype=torch.float64)
 
 
 def checksums(frames: Tensor) -> Tensor:
@@ -113,35 +128,46 @@ def with_model(path: str, count: int) -> tuple[FlexSelect, str, int]:
 
 
 def with_path(path: str, count: int) -> tuple[str, int]:
-    """Return the arguments of `with_decord` and `with_read_video`."""
+    """Return the arguments of `with_reader` and `with_get_batch`."""
     return path, count
 
 
+def methods() -> dict[str, Callable[..., Tensor]]:
+    """Return what is measured, by name: the readers that can be used here, and decord alone."""
+    usable = dict[str, Callable[..., Tensor]]()
+    for name in ("pyav", "torchcodec", "decord"):
+        try:
+            load_reader(name)
+            usable[name] = partial(with_reader, name)
+        except ValueError as error:
+            print(f"not measured: {error}")
+    return usable | ({"get_batch": with_get_batch} if "decord" in usable else {})
+
+
 def main() -> None:
-    """Measure decord, this project's reader and a whole session; print the table and write it as JSON."""
+    """Measure the readers, decord alone and a whole session; print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, default=20)
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 128])
     options = parser.parse_args()
-    path = str(long_video(options.minutes))
+    path, measured_by, rows = str(long_video(options.minutes)), methods(), []
     print(f"{options.minutes} minutes of {WIDTH} x {HEIGHT}, {FPS} frames per second, H.264; resized to 308 x 532")
-    heads = ("get_batch s", "ours s", "ratio", "get_batch MB", "ours MB", "same", "open s", "open MB")
-    print(f"{'frames':>7}" + "".join(f"{head:>13}" for head in heads))
-    rows = []
+    print(f"{'frames':>7}{'':12}{'seconds':>10}{'CPU s':>10}{'ratio':>8}{'extra MB':>10}{'same':>7}")
     for count in options.frames:
-        decord_mb, decord_s, expected = alone(with_decord, partial(with_path, path), count, 2, times=1)
-        mb, seconds, actual = alone(with_read_video, partial(with_path, path), count, 2, times=1)
-        open_mb, open_s, _ = alone(open_session, partial(with_model, path), count, 2, times=1)
-        same = bool((actual == expected).all())
-        shown = [f"{value:13.1f}" for value in (decord_s, seconds)] + [f"{decord_s / seconds:13.2f}"]
-        shown += [f"{value:13.0f}" for value in (decord_mb, mb)] + [f"{same!s:>13}{open_s:13.1f}{open_mb:13.0f}"]
-        print(f"{count:7}" + "".join(shown), flush=True)
-        times = {"get_batch_s": decord_s, "ours_s": seconds, "open_s": open_s, "ratio": decord_s / seconds}
-        memory = {"get_batch_mb": decord_mb, "ours_mb": mb, "open_mb": open_mb}
-        rows.append({"frames": count, **times, "same": same, **memory})
-    write_result(
-        f"decode_{options.minutes}_minutes", {"minutes": options.minutes, "size": [HEIGHT, WIDTH], "fps": FPS}, rows
-    )
+        first = None  # the default reader's seconds and checksums
+        for name, method in measured_by.items():
+            mb, seconds, (cpu, *sums) = alone(method, partial(with_path, path), count, 2, times=1)
+            first = first or (seconds, sums)
+            same = sums == first[1]
+            shown = f"{seconds:10.1f}{cpu:10.1f}{seconds / first[0]:8.2f}{mb:10.0f}{same!s:>7}"
+            print(f"{count:7} {name:11}{shown}", flush=True)
+            measured = {"seconds": seconds, "cpu_seconds": cpu, "ratio": seconds / first[0], "extra_mb": mb}
+            rows.append({"frames": count, "reader": name, **measured, "same": same})
+        mb, seconds, _ = alone(open_session, partial(with_model, path), count, 2, times=1)
+        print(f"{count:7} {'open':11}{seconds:10.1f}{'':18}{mb:10.0f}", flush=True)
+        rows.append({"frames": count, "reader": "open", "seconds": seconds, "extra_mb": mb})
+    about = {"minutes": options.minutes, "size": [HEIGHT, WIDTH], "fps": FPS}
+    write_result(f"decode_{options.minutes}_minutes", about, rows)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 The lower bound ("floor") runs only the decoder's layers below the reference layer, over the same frame sets. No method
 that scores at that layer can be faster. The plain version follows section 3.2 literally: one set at a time, the whole
 score tensor of the reference layer, a loop over the kept tokens. The weights are random, in Qwen2.5-VL's classes.
+A second table has the time and the extra memory of selection by the number of frame sets that run together, each way
+in a fresh process, the ways in turn.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from bench.measure import extra_megabytes, write_result
+from bench.measure import alone, extra_megabytes, write_result
 from bench.probe import whole_tensor
 from flexselect.attention import probe
 from flexselect.attention.probe import visual_attention
@@ -35,6 +38,7 @@ from flexselect.structures.prompt import EncodedVideo
 SIZES = {"hidden_size": 224, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 896}
 LAYER, BUDGET, ROWS, COLUMNS, UNITS_PER_SET, QUERY, ROUNDS = 4, 7040, 11, 20, 64, 48, 3
 VISUAL = 9  # id of the visual tokens' placeholder
+TOGETHER = {"one set": 1, "default": None, "up to 32768 tokens": 32768}  # prompt tokens that run in one batch
 SCORING: dict[str, list[float]] = {"ours": [], "straightforward": []}  # extra megabytes of each scoring
 
 
@@ -95,19 +99,20 @@ def prompts(v: Video, together: int) -> Iterator[tuple[list[Tensor], Tensor, Ten
 
 @torch.inference_mode()
 def floor(v: Video) -> Tensor:
-    """Run only the layers below the reference layer, two sets at a time as FlexSelect does."""
+    """Run only the layers below the reference layer, one set at a time as FlexSelect does on a CPU."""
     last = torch.empty(0)
     with below_the_layer(v.lm.decoder):
-        for _, embedded, position_ids, _ in prompts(v, 2):
+        for _, embedded, position_ids, _ in prompts(v, 1):
             last = v.lm.decoder(inputs_embeds=embedded, position_ids=position_ids, use_cache=False).last_hidden_state
     return last[0, -1]
 
 
 @torch.inference_mode()
-def select_tokens(v: Video) -> Tensor:
+def select_tokens(v: Video, tokens_per_batch: int | None = None) -> Tensor:
     """Return the indices of the tokens that FlexSelect keeps."""
     sets = frame_sets(v.encoded.num_units, ROWS * COLUMNS, UNITS_PER_SET)
-    (scores,) = ReferenceLayerScorer(v.lm, LAYER, "max").score_many(v.encoded, [v.query], sets)
+    scorer = ReferenceLayerScorer(v.lm, LAYER, "max", tokens_per_batch)
+    (scores,) = scorer.score_many(v.encoded, [v.query], sets)
     return select(scores, sets, split_budget(BUDGET, [len(tokens) for tokens in sets])).kept
 
 
@@ -164,11 +169,34 @@ def measured(tokens: int) -> dict[str, Any]:
     return {"tokens": tokens, "seconds": median, "to_floor": to_floor, "scoring_mb": scoring, "same_kept": same}
 
 
+def with_batches(tokens: int, tokens_per_batch: int | None) -> tuple[Video, int | None]:
+    """Return the arguments of `select_tokens`."""
+    return random_video(tokens), tokens_per_batch
+
+
+def compare_batches(tokens: int) -> list[dict[str, Any]]:
+    """Measure selection with one set, the default, and up to 32,768 prompt tokens together; print one row for each."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in TOGETHER}
+    for _ in range(ROUNDS):
+        for name, limit in TOGETHER.items():
+            mb, seconds, _ = alone(select_tokens, partial(with_batches, tokens_per_batch=limit), tokens, 220, times=1)
+            measured[name].append((mb, seconds))
+    print(f"\n{tokens} tokens, {UNITS_PER_SET} units of {ROWS * COLUMNS} tokens in a set; medians of {ROUNDS}")
+    rows = []
+    for name, pairs in measured.items():
+        mb, seconds = (statistics.median(values) for values in zip(*pairs))
+        print(f"{name:22}{seconds:8.2f} s{mb:8.0f} MB more", flush=True)
+        rows.append({"together": name, "tokens": tokens, "seconds": seconds, "extra_mb": mb})
+    return rows
+
+
 def main() -> None:
-    """Print one row per number of tokens."""
+    """Print one row per number of tokens, and one per number of sets that run together."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[14080, 28160])
-    sizes = parser.parse_args().tokens
+    parser.add_argument("--batches", type=int, default=56320, help="tokens of the second table: 256 units")
+    options = parser.parse_args()
+    sizes = options.tokens
     probe.visual_attention = measured_attention
     print(f"layer {LAYER}, {SIZES}, {QUERY} query rows, {BUDGET} of the tokens kept; median of {ROUNDS} (112k: one)")
     heads = (
@@ -191,7 +219,8 @@ def main() -> None:
         shown += [f"{mb[name]:12.1f}" for name in SCORING] + [f"{row['same_kept']:12.4f}"]
         print(f"{tokens:7}" + "".join(shown), flush=True)
         rows.append(row)
-    write_result("selection", {"layer": LAYER, **SIZES, "query_rows": QUERY, "budget": BUDGET}, rows)
+    about = {"layer": LAYER, **SIZES, "query_rows": QUERY, "budget": BUDGET}
+    write_result("selection", {**about, "batches": compare_batches(options.batches)}, rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Two kinds of models are measured: the demo's model on a rendered video, and the three published families with random
 weights. The latter get random features in place of the tower's, with the released models' number of tokens per unit.
-One token in sixteen is kept, as published.
+One token in sixteen is kept, as published. `verify` is the time of a proof over that of a prefill of the kept tokens.
 """
 
 from __future__ import annotations
@@ -25,20 +25,26 @@ from flexselect.session import VideoSession
 DEMO, DEMO_UNITS = "checkpoints/demo/video_llm", 512
 UNITS, UNITS_PER_SET, SHARE = 128, 32, 16
 QUESTIONS, NEW_TOKENS = {"features": 4, "scores_kv": 16, "auto": 16}, 4
+PROOFS = 4
 SHAPES = ("circle", "square", "ring", "cross")
 STAGES = ("score", "prefill", "generate")
 
 
 def ask_all(session: VideoSession) -> dict:
     """Ask many questions; return the seconds of each stage for the first, the second and the median later question."""
-    answers = [
-        session.ask(f"What colour is the {SHAPES[i % 4]}?", NEW_TOKENS).timings for i in range(QUESTIONS[session.keep])
-    ]
+    answers = [session.ask(question(i), NEW_TOKENS).timings for i in range(QUESTIONS[session.keep])]
     later = {stage: statistics.median(timings[stage] for timings in answers[1:]) for stage in STAGES}
     first, second = ({stage: answers[i][stage] for stage in STAGES} for i in range(2))
     answering = later["prefill"] + later["generate"]
     seconds = {"first": first, "second": second, "later": later, "ratio": (later["score"] + answering) / answering}
-    return {**seconds, "kept_mb": sum(session.num_bytes.values()) / 1e6}
+    proofs = [session.ask(question(i), NEW_TOKENS, verify=True).timings for i in range(PROOFS)]
+    verify = statistics.median(timings["verify"] / timings["prefill"] for timings in proofs)
+    return {**seconds, "verify_over_prefill": verify, "kept_mb": sum(session.num_bytes.values()) / 1e6}
+
+
+def question(number: int) -> str:
+    """Return one of four questions."""
+    return f"What colour is the {SHAPES[number % len(SHAPES)]}?"
 
 
 def measured(name: str, selector: str, open_session: Callable[[], VideoSession]) -> list[dict]:
@@ -51,13 +57,13 @@ def measured(name: str, selector: str, open_session: Callable[[], VideoSession])
     """
     rows = []
     for keep in QUESTIONS:
-        open_session().keeping(keep).ask("What colour is the circle?", NEW_TOKENS)  # warm-up
+        open_session().keeping(keep).ask(question(0), NEW_TOKENS, verify=True)  # warm-up
         row = {"model": name, "selector": selector, "keep": keep, **ask_all(open_session().keeping(keep))}
         later = row["later"]
         print(
             f"{name:12}{selector:6}{keep:>10}{row['first']['score']:13.4f}{row['second']['score']:9.4f}"
             f"{later['score']:9.4f}{later['prefill']:9.4f}{later['generate']:10.4f}{row['ratio']:7.2f}"
-            f"{row['kept_mb']:8.1f}",
+            f"{row['verify_over_prefill']:8.2f}{row['kept_mb']:8.1f}",
             flush=True,
         )
         rows.append(row)
@@ -71,7 +77,7 @@ def main() -> None:
     print(f"demo: {DEMO_UNITS} units of 9 tokens, 112 kept; others: {UNITS} units, one token in {SHARE} kept; seconds")
     print(
         f"{'model':12}{'':6}{'keep':>10}{'first score':>13}{'second':>9}{'later':>9}{'prefill':>9}{'generate':>10}"
-        f"{'ratio':>7}{'MB':>8}"
+        f"{'ratio':>7}{'verify':>8}{'MB':>8}"
     )
     table = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
 from datamodules.processor_cores import workers
-from datamodules.video import VideoError, open_video
+from datamodules.video import VideoError
 from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
@@ -22,7 +22,7 @@ from flexselect.families.prompter import Prompter
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.storage.file_hash import file_hash
 from flexselect.storage.video_paths import resolve_path, size_of
-from flexselect.structures.frames import ReadOptions
+from flexselect.structures.frames import ReadOptions, stream_of_file
 
 
 class QuestionData(LightningDataModule):
@@ -138,7 +138,7 @@ class _Items(Dataset):
         encoded = self.cache.get(path, prompter.prefix_ids, reading) if self.cache else None
         if encoded is not None:
             return {"encoded": encoded}
-        stream = open_video(path, self.family.sample, prompter.resize, self.family.reading(reading))
+        stream = stream_of_file(str(path), self.family.sample, prompter.resize, self.family.reading(reading))
         if get_worker_info() is None:  # the main process decodes while the tower encodes
             return {"stream": stream}
         return {"clip": replace(prompter.clip(stream.all_frames(), stream.seconds), about=stream.about)}

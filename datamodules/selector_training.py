@@ -15,11 +15,11 @@ from datamodules.annotations import Record, RecordRules, read_records
 from datamodules.epoch_order import EpochOrder, ResumableLoader
 from datamodules.processes import keep_frames_on_cpu, rank_and_world_size, start_worker
 from datamodules.processor_cores import workers
-from datamodules.video import VideoError, probe, read_video
+from datamodules.video import VideoError, probe
 from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily
 from flexselect.storage.score_store import ScoreStore
-from flexselect.structures.frames import ReadOptions
+from flexselect.structures.frames import ReadOptions, stream_of_file
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 
@@ -46,6 +46,7 @@ class SelectorDataModule(LightningDataModule):
         encoding: encoding of text files; None: detected from the first bytes.
         track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do.
+        reader: what decodes files: "pyav", "decord", "torchcodec", or a reader of another package.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SelectorDataModule(LightningDataModule):
         encoding: str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
+        reader: str = "pyav",
     ) -> None:
         super().__init__()
         if annotations is None and val_annotations is None:
@@ -73,7 +75,7 @@ class SelectorDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.family, self.batch_size, self.query = family, batch_size, query
         self.num_workers, self.seed = num_workers, seed
-        self.reading = ReadOptions(track=track, square_pixels=square_pixels)
+        self.reading = ReadOptions(track=track, square_pixels=square_pixels, reader=reader)
         rules = RecordRules(turns, unusable, columns or {}, encoding, query == "question_and_answer")
         self.records = read_records(annotations, video_root, seed, rules) if annotations else []
         self.val_records = read_records(val_annotations, video_root, seed, rules) if val_annotations else []
@@ -176,7 +178,8 @@ class _Reader:
         self.prompter = self.prompter or self.family.prompter()
         try:
             reading = self.family.reading(self.reading)
-            return self.prompter.clip(*read_video(path, self.family.sample, self.prompter.resize, reading))
+            stream = stream_of_file(str(path), self.family.sample, self.prompter.resize, reading)
+            return self.prompter.clip(stream.all_frames(), stream.seconds)
         except VideoError:
             raise
         except (ValueError, OSError, RuntimeError, MemoryError) as error:

@@ -18,7 +18,14 @@ from torch.utils.data import get_worker_info
 
 from datamodules.processor_cores import cores
 from datamodules.video_files.animated_webp import AnimationFrames, is_animated_webp, read_animation
-from datamodules.video_files.decoding import Decoder, DecodingError, decode_frames, open_container
+from datamodules.video_files.decoding import (
+    Decoder,
+    DecodingError,
+    FrameSource,
+    ReaderError,
+    decode_frames,
+    open_container,
+)
 from datamodules.video_files.frame_index import FrameIndex
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
 from datamodules.video_files.index_cache import cached_index
@@ -29,7 +36,10 @@ from flexselect.structures.frames import WHOLE_VIDEO, FrameStream, ReadOptions, 
 
 log = logging.getLogger(__name__)
 
+MakeSource = Callable[[FrameIndex, frozenset[int], bool], FrameSource]  # (index, wanted, square_pixels), see `Decoder`
+
 MIN_RATE_RATIO = 0.9  # between the header's frame rate and the timestamps'; a lower ratio gives a warning
+LEAST_OFFSET = 0.1  # seconds between the clock's zero and the first frame that a viewer would notice
 MIN_LENGTH_SHARE = 0.9  # of the length in the header; a file with a shorter video track may be cut short
 
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's messages come as exceptions, with the file's name
@@ -85,7 +95,12 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def open_video(
-    path: str | Path, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE_VIDEO
+    path: str | Path,
+    sample: Sample,
+    resize: Callable[[Tensor], Tensor],
+    options: ReadOptions = WHOLE_VIDEO,
+    make_source: MakeSource = Decoder,
+    max_threads: int = 8,
 ) -> FrameStream:
     """Choose the frames of a video; they are decoded when the caller iterates over the stream.
 
@@ -95,6 +110,8 @@ def open_video(
             `FrameIndex.choose`.
         resize: uint8 [1, h, w, 3] -> uint8 [1, H, W, 3].
         options: which part of the file to read, and how.
+        make_source: makes one thread's source of pictures; other libraries than FFmpeg are in `datamodules.readers`.
+        max_threads: highest number of threads, each with a source.
 
     Returns:
         The stream: frames uint8 [t, H, W, 3], and the second at which each frame is shown.
@@ -117,7 +134,7 @@ def open_video(
     def pick(positions: Sequence[int]) -> Iterator[Tensor]:
         wanted = [index.times[chosen[position]] for position in positions]
         with _name_failed_frames(path, wanted, index, about.warnings):
-            missing = yield from _decode(index, wanted, resize, _threads(), options)
+            missing = yield from _decode(index, wanted, resize, min(max_threads, _threads()), options, make_source)
         if missing:
             _add_warning(about, f"{missing} of {len(wanted)} frames have no picture: the frame before is shown instead")
 
@@ -231,7 +248,7 @@ def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
     """Return how frames are chosen, as plain values for the results."""
     rule = "constant rate" if index.is_steady else "variable rate"
     facts: dict[str, Any] = {"rule": rule, "file_fps": round(index.rate, 3), "seconds": round(index.length, 3)}
-    if abs(index.starts_at) > 1:
+    if abs(index.starts_at) > LEAST_OFFSET:
         facts["starts_at"] = round(index.starts_at, 3)
     part = {name: value for name, value in (("start", options.start), ("end", options.end)) if value is not None}
     return facts | part | ({"track": index.track} if index.track else {}) | options.settings
@@ -246,13 +263,19 @@ def _moves(index: FrameIndex, wanted: list[int], chosen: list[int]) -> dict[str,
 
 
 def _decode(
-    index: FrameIndex, wanted: Sequence[int], resize: Callable[[Tensor], Tensor], threads: int, options: ReadOptions
+    index: FrameIndex,
+    wanted: Sequence[int],
+    resize: Callable[[Tensor], Tensor],
+    threads: int,
+    options: ReadOptions,
+    make_source: MakeSource = Decoder,
 ) -> Any:
-    """Decode the frames of any file; an animated WebP has a source other than FFmpeg. See `decode_frames`."""
+    """Decode the frames of any file; an animated WebP has one source for every reader. See `decode_frames`."""
     if index.codec == "webp" and len(index.times) > 1:
         return decode_frames(index, wanted, resize, 1, AnimationFrames)
-    make_source = lambda index, wanted: Decoder(index, wanted, options.square_pixels)  # noqa: E731
-    return decode_frames(index, wanted, resize, threads, make_source)
+    return decode_frames(
+        index, wanted, resize, threads, lambda index, wanted: make_source(index, wanted, options.square_pixels)
+    )
 
 
 def _threads() -> int:
@@ -268,6 +291,8 @@ def _name_failed_frames(
     """Turn a decoding error into a `VideoError` that names the frames."""
     try:
         yield
+    except ReaderError as error:
+        raise VideoError(path, str(error), warnings) from error
     except (av.FFmpegError, DecodingError, OSError) as error:
         frames = f"frames {index.times.index(wanted[0])} to {index.times.index(wanted[-1])} of {len(index.times)}"
         reason = f"cannot be decoded somewhere in {frames} (corrupted or cut short); download it again"

@@ -38,6 +38,9 @@ class VideoQADataModule(QuestionData):
         end: read `video` up to this second.
         track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do; false: as stored, as decord does.
+        reader: what decodes files: "pyav", "decord", "torchcodec", or a reader of another package.
+        video_start: another name of `start`, as in Qwen's utilities.
+        video_end: another name of `end`.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class VideoQADataModule(QuestionData):
         end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
+        reader: str = "pyav",
+        video_start: float | str | None = None,
+        video_end: float | str | None = None,
     ) -> None:
         if (annotations is None) == (video is None):
             raise ValueError("give either --data.annotations FILE, or --data.video FILE with --data.question TEXT")
@@ -63,7 +69,8 @@ class VideoQADataModule(QuestionData):
             raise ValueError("--data.video and --data.question go together")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        reading = self.reading = ReadOptions.of(start, end, track, square_pixels)
+        how: dict[str, Any] = {"track": track, "square_pixels": square_pixels, "reader": reader}
+        reading = self.reading = ReadOptions.of(start, end, video_start, video_end, **how)
         if annotations is None:
             root = video_root or "."
             texts = [question] if isinstance(question, str) else list(question or [])
@@ -71,7 +78,7 @@ class VideoQADataModule(QuestionData):
             files = _without_duplicates([file for name in names for file in list_videos(name, root)], root)
             super().__init__(family, _questions(files, texts, reading)[:limit], root, num_workers=0)
             return
-        if start is not None or end is not None:
+        if reading.start is not None or reading.end is not None:
             raise ValueError(
                 "--data.start and --data.end need --data.video; annotations have columns `start` and `end` instead"
             )

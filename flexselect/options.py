@@ -92,15 +92,21 @@ class ScoringOptions(LoadingOptions):
             for a selector's teacher; None: the family's layer for this model size.
         reduction: "max" or "mean" over heads and query rows; None: as the selector was trained, else "max".
         units_per_set: the maximum number of units that are scored together.
+        tokens_per_batch: the number of prompt tokens up to which frame sets are scored in one batch; changes memory,
+            not scores. None: 8,192 on a CPU; on a GPU up to 32,768, as a quarter of its free memory allows. A frame set
+            is never split.
     """
 
     reference_layer: int | None = None
     reduction: str | None = None
     units_per_set: int = 64
+    tokens_per_batch: int | None = placement(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least("units_per_set", self.units_per_set, 1)
+        if self.tokens_per_batch is not None:
+            check_at_least("tokens_per_batch", self.tokens_per_batch, 1)
         if self.reference_layer is not None:
             check_integer("reference_layer", self.reference_layer)
         resolve_reduction(self.reduction or "max")
@@ -152,7 +158,8 @@ class AskingOptions(Options):
         verify: prove the moments that an answer comes from: the question is asked again without them. It needs scores,
             and costs about two prefills more.
         absent_below: an answer whose `presence` is below this number gets a warning that what was asked for is probably
-            not in the video; None: no warning. `validate` proposes a number where annotations say `absent`.
+            not in the video; None: no warning. `validate` proposes a number where annotations say `absent`; `verify`
+            has a scale of its own.
     """
 
     max_new_tokens: int = 64
@@ -186,6 +193,7 @@ class OptionNames(TypedDict, total=False):
     reference_layer: int | None
     reduction: str | None
     units_per_set: int
+    tokens_per_batch: int | None
     budget: int | None
     budget_split: str
     positions: str | None

@@ -79,6 +79,9 @@ class FlexSelect(Engine):
         end: float | str | None = None,
         track: int | None = None,
         square_pixels: bool = True,
+        reader: str = "pyav",
+        video_start: float | str | None = None,
+        video_end: float | str | None = None,
     ) -> VideoSession:
         """Open a video: sample, decode, resize and encode it, once for all questions.
 
@@ -96,11 +99,15 @@ class FlexSelect(Engine):
             end: read the file up to this second.
             track: number among the file's video tracks, from 0; None: the one that players show.
             square_pixels: stretch pixels that are not square, as players do.
+            reader: what decodes the file: "pyav", "decord", "torchcodec", or a reader of another package.
+            video_start: another name of `start`, as in Qwen's utilities.
+            video_end: another name of `end`.
 
         Raises:
-            ValueError: if the file cannot be read, or the frames have another shape or dtype.
+            ValueError: if there is no such reader, the file cannot be read, or the frames have another shape or dtype.
         """
-        clock, reading = Clock(self.gpus), ReadOptions.of(start, end, track, square_pixels)
+        how: dict[str, Any] = {"track": track, "square_pixels": square_pixels, "reader": reader}
+        clock, reading = Clock(self.gpus), ReadOptions.of(start, end, video_start, video_end, **how)
         with clock("decode"):
             rules = self.family.reading(reading), self.family.sample, self.lm.prompter.resize
             stream, origin = open_frame_stream(video, seconds, *rules)

@@ -80,8 +80,11 @@ def run_small(module, monkeypatch, *words, **constants):
 
 def test_selection_is_measured_beside_the_plain_version(results, monkeypatch):
     monkeypatch.setattr(probe_of_layers, "visual_attention", probe_of_layers.visual_attention)  # the bench replaces it
-    run_small(selection, monkeypatch, "--tokens", "880", BUDGET=64, UNITS_PER_SET=2, ROUNDS=1)
-    (row,) = json.loads((results / "selection.json").read_text())["rows"]
+    words = ("--tokens", "880", "--batches", "880")
+    run_small(selection, monkeypatch, *words, BUDGET=64, UNITS_PER_SET=2, ROUNDS=1, TOGETHER={"one set": 1})
+    written = json.loads((results / "selection.json").read_text())
+    (row,), (batch,) = written["rows"], written["batches"]
+    assert batch["seconds"] > 0 and batch["together"] == "one set" and "extra_mb" in batch
     assert row["same_kept"] == 1.0 and set(row["scoring_mb"]) == {"ours", "straightforward"}
 
 

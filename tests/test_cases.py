@@ -67,7 +67,8 @@ def test_frames_lie_evenly_from_the_start(cases, name):
     seconds, gaps = stream.seconds, stream.seconds.diff()
     assert float(seconds[0]) == 0 and 31 < float(seconds[-1]) < 33 and gaps.min() > 0.4 and gaps.max() < 0.6
     assert stream.about.facts["rule"] == ("variable rate" if "burst" in name else "constant rate")
-    assert stream.about.facts.get("starts_at", 0) == (3600 if "1h" in name else 0)
+    late = {"starts_at_1h.mkv": 3600, "camera_says_25_delivers_2.ts": 1}
+    assert stream.about.facts.get("starts_at", 0) == pytest.approx(late.get(name, 0), abs=0.5)
 
 
 def test_pixels_are_square(cases):

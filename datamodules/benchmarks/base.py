@@ -32,6 +32,7 @@ class Benchmark(QuestionData):
         download: download what `root` lacks from the hub and unpack it: up to hundreds of GB.
         square_pixels: stretch pixels that are not square, as players do; false: keep them as stored, as decord
             does. The published numbers were made with decord.
+        reader: what decodes files: "pyav", "decord", "torchcodec", or a reader of another package.
 
     Raises:
         FileNotFoundError: naming the missing table or videos.
@@ -52,6 +53,7 @@ class Benchmark(QuestionData):
         unparsed: Literal["wrong", "random"] = "wrong",
         download: bool = False,
         square_pixels: bool = True,
+        reader: str = "pyav",
     ) -> None:
         check_choice("missing_videos", missing_videos, ("refuse", "record"))
         if limit is not None and limit < 1:
@@ -63,7 +65,7 @@ class Benchmark(QuestionData):
         if download:
             fetch(self.format.repository, self.format.root)
         self.table_hash = self.format.table_hash()
-        self.reading = ReadOptions(square_pixels=square_pixels)
+        self.reading = ReadOptions(square_pixels=square_pixels, reader=reader)
         questions = [replace(question, reading=self.reading) for question in self.format.read(limit)]
         missing = sorted({q.video for q in questions if not is_file(self.format.root / q.video)})
         if missing and missing_videos == "refuse":

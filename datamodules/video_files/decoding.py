@@ -33,10 +33,14 @@ class DecodingError(ValueError):
     """Decoded frames that contradict the frame index."""
 
 
+class ReaderError(ValueError):
+    """A file that the default reader may read, but not the reader that was asked for."""
+
+
 class FrameSource(Protocol):
     """One thread's reader of a file, forwards only."""
 
-    def frame(self, time: int) -> np.ndarray | None:
+    def frame(self, time: int) -> np.ndarray | Tensor | None:
         """Return the frame at a timestamp, uint8 [h, w, 3], or None if it is missing; timestamps only increase."""
 
     def close(self) -> None:
@@ -237,11 +241,18 @@ def decode_frames(
                     output += [last] * waiting
                     waiting = 0
             if output:
-                # not torch.cat: torch's threads would wait for more of it, and take the processor from the decoders
-                yield torch.from_numpy(np.concatenate([frame.numpy() for frame in output]))
+                yield _together(output)
     if waiting:
         raise DecodingError("all of its frames are missing")
     return len(missing)
+
+
+def _together(frames: list[Tensor]) -> Tensor:
+    """Concatenate frames [1, H, W, 3] of any device: [t, H, W, 3]."""
+    if frames[0].device.type != "cpu":
+        return torch.cat(frames)
+    # torch's threads would stay awake for a while to wait for more work, and take the processor from the decoders
+    return torch.from_numpy(np.concatenate([frame.numpy() for frame in frames]))
 
 
 def _read_ahead(
@@ -260,7 +271,7 @@ def _read_ahead(
         source = idle.get()
         try:
             pictures = (source.frame(time) for time in piece)
-            frames = [None if frame is None else resize(torch.from_numpy(frame)[None]) for frame in pictures]
+            frames = [None if frame is None else resize(torch.as_tensor(frame)[None]) for frame in pictures]
             sizes.update(tuple(frame.shape[1:3]) for frame in frames if frame is not None)
             if len(sizes) > 1:
                 first, other = (f"{width} x {height}" for height, width in list(sizes)[:2])

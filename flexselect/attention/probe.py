@@ -13,20 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 
 from flexselect.attention.kernels import attention_kernels
-
-Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer up to the reference layer
+from flexselect.attention.states import Past, cache_keyword, cache_of
 
 PROBED = "flexselect_probe"  # the attention function's name in transformers
 REDUCTIONS = {
@@ -77,16 +74,18 @@ def visual_attention(
 
     def logits(start: int, stop: int) -> Tensor:
         out = grouped @ k[:, :, start:stop].float().transpose(-1, -2)  # [B, H_kv, g*Q, c]
-        if stop > keys - rows:  # only text attends to text: everything earlier is visible to every query row
-            hidden = torch.arange(start, stop, device=q.device) > last_key[:, None]
-            out.masked_fill_(hidden, float("-inf"))
+        text = max(start, keys - rows)  # only text attends to text: everything earlier is visible to every query row
+        if stop > text:
+            hidden = torch.arange(text, stop, device=q.device) > last_key[:, None]
+            out[..., text - start :].masked_fill_(hidden, float("-inf"))
         return out
 
     count = torch.tensor([rows]) if row_counts is None else row_counts
     count = count.to(q.device)[:, None]  # [B, 1], or [1, 1]
     lse = torch.full(grouped.shape[:-1], float("-inf"), device=q.device)
     for start in range(0, keys, chunk):
-        lse = torch.logaddexp(lse, logits(start, min(start + chunk, keys)).logsumexp(-1))
+        last = logits(start, min(start + chunk, keys))
+        lse = torch.logaddexp(lse, last.logsumexp(-1))
     if row_counts is not None:  # padding attends to nothing
         padding = (torch.arange(rows, device=q.device) >= count).repeat(1, heads // kv_heads)  # [B, g*Q]
         lse = lse.masked_fill(padding[:, None], float("inf"))
@@ -94,7 +93,8 @@ def visual_attention(
     scores = torch.empty(q.shape[0], visual.stop - visual.start, device=q.device)
     for start in range(visual.start, visual.stop, chunk):
         stop = min(start + chunk, visual.stop)
-        log_p = logits(start, stop).sub_(lse[..., None])
+        of_chunk = last[..., start:stop] if keys <= chunk else logits(start, stop)  # a single chunk is still here
+        log_p = of_chunk - lse[..., None]
         reduced = log_p.amax((1, 2)).exp() if reduction == "max" else log_p.exp_().sum((1, 2)) / (heads * count)
         scores[:, start - visual.start : stop - visual.start] = reduced
     return scores
@@ -144,9 +144,20 @@ def _attention_to_states(query: Tensor, key: Tensor, value: Tensor, mask: Tensor
     return out.unflatten(2, (groups, query.shape[2])).flatten(1, 2).transpose(1, 2)
 
 
+def _rows_mask(mask_function: Any = causal_mask_function, **kwargs: Any) -> Tensor | None:
+    """Make the mask of the last rows of a sequence, bool [1, 1, Q, N]: the same for all prompts of a batch.
+
+    None of them is padded. transformers' function evaluates a rule for each prompt, row and key.
+    """
+    rows, keys = kwargs.get("q_length"), kwargs.get("kv_length")
+    if mask_function is not causal_mask_function or rows is None or keys is None or rows == keys:
+        return sdpa_mask(mask_function=mask_function, **kwargs)
+    return torch.ones(1, 1, rows, keys, dtype=torch.bool, device=kwargs.get("device")).tril(keys - rows)
+
+
 # A registered attention function without a registered mask function gets no mask at all, silently.
 AttentionInterface.register(PROBED, _probed_attention)
-AttentionMaskInterface.register(PROBED, sdpa_mask)
+AttentionMaskInterface.register(PROBED, _rows_mask)
 
 
 @contextmanager
@@ -183,7 +194,8 @@ def probed_scores(
     Returns:
         float32 [B, V].
     """
-    _run_to_layer(decoder, embeddings, position_ids, probe, _cache(past), **more)
+    cache = None if past is None else cache_of(past, use_room=True)
+    _run_to_layer(decoder, embeddings, position_ids, probe, cache, **more)
     assert probe.scores is not None
     return probe.scores
 
@@ -202,24 +214,6 @@ def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Te
     _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), cache, **more)
     layers: list[Any] = cache.layers
     return [(cached.keys, cached.values) for cached in layers]
-
-
-def cache_keyword(decoder: PreTrainedModel) -> str:
-    """Return the name of a decoder's cache argument: `cache` since transformers 5.24, before `past_key_values`."""
-    return "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
-
-
-def _cache(past: Past | None) -> DynamicCache | None:
-    """Wrap keys and values in a cache of transformers. The decoder appends to copies, so `past` stays unchanged."""
-    if past is None:
-        return None
-    cache = DynamicCache()
-    for keys, values in past:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
 
 
 def _run_to_layer(

@@ -32,6 +32,7 @@ SHORT = {  # options of `ask`, and what `predict` calls them
     "--absent_below": "--model.absent_below",
     "--start": "--data.start",
     "--end": "--data.end",
+    "--reader": "--data.reader",
     "--moments": "--moments",
     "--report": "--report",
     "--output_dir": "--output_dir",
@@ -86,13 +87,24 @@ VERBS = {
     "predict": Verb(
         "answer questions about videos",
         'predict --config qwen2_5_vl_7b --data.video talk.mp4 --data.question "What is shown first?"',
-        ("--config", *VIDEO, *TABLE, *SELECTING, *PLACE, "--model.verify", "--output_dir", "--report", "--moments"),
+        (
+            "--config",
+            *VIDEO,
+            "--data.reader",
+            *TABLE,
+            *SELECTING,
+            *PLACE,
+            "--model.verify",
+            "--output_dir",
+            "--report",
+            "--moments",
+        ),
         classes=ASKING,
     ),
     "validate": Verb(
         "answer questions and count the right answers",
         "validate --config qwen2_5_vl_7b --data.annotations questions.jsonl --data.video_root videos/",
-        ("--config", *TABLE, "--data.limit", *SELECTING, *PLACE, "--output_dir", "--report"),
+        ("--config", *TABLE, "--data.limit", "--data.reader", *SELECTING, *PLACE, "--output_dir", "--report"),
         classes=ASKING,
     ),
     "visualize": Verb(
@@ -133,7 +145,16 @@ VERBS = {
     "fit": Verb(
         "train a selector",
         "fit --config selector/qwen2_5_vl_7b --data.annotations FILE --data.video_root DIR",
-        ("--config", *TABLE, "--model.start", "--model.lr", "--trainer.devices", "--trainer.max_steps", "--output_dir"),
+        (
+            "--config",
+            *TABLE,
+            "--data.reader",
+            "--model.start",
+            "--model.lr",
+            "--trainer.devices",
+            "--trainer.max_steps",
+            "--output_dir",
+        ),
         classes=TRAINING,
     ),
     "export": Verb(

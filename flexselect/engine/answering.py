@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flexselect.attention.states import Past
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
 from flexselect.families.base import VideoLM
@@ -32,10 +33,12 @@ class Request:
 _Prompt = tuple[Request, dict[str, Any]]  # a request and the LLM's input, see `VideoLM.assemble`
 
 
-def answers(lm: VideoLM, requests: Sequence[Request], positions: str, max_new_tokens: int) -> Iterator[Answer]:
-    """Answer requests in order; see `Engine.answer`."""
+def answers(
+    lm: VideoLM, requests: Sequence[Request], positions: str, max_new_tokens: int, keep_past: bool = False
+) -> Iterator[tuple[Answer, Past | None]]:
+    """Answer requests in order, see `Engine.answer`; with `keep_past`, also return what each prompt left behind."""
     for group in _batches(lm, requests, positions):
-        yield from _generate(lm, group, max_new_tokens)
+        yield from _generate(lm, group, max_new_tokens, keep_past)
 
 
 def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterator[list[_Prompt]]:
@@ -55,12 +58,14 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
         yield group
 
 
-def _generate(lm: VideoLM, group: list[_Prompt], max_new_tokens: int) -> Iterator[Answer]:
+def _generate(
+    lm: VideoLM, group: list[_Prompt], max_new_tokens: int, keep_past: bool
+) -> Iterator[tuple[Answer, Past | None]]:
     """Generate the answers of one batch."""
     clock, end = Clock(lm.gpus), lm.prompter.end_of_turn
     clock.start("prefill")
     inputs = left_padded([inputs for _, inputs in group])
-    generated = lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end)
+    generated = lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end, keep_past)
     clock.stop()
     ends = end_ids(lm.model, end)
     for (request, _), new in zip(group, generated):
@@ -74,4 +79,5 @@ def _generate(lm: VideoLM, group: list[_Prompt], max_new_tokens: int) -> Iterato
         if not text:
             warnings.append("the answer is empty")
         likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
-        yield Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))
+        made = Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))
+        yield made, new.past

@@ -205,4 +205,4 @@ class Engine:
         Returns:
             One answer per request, in order. The time of a shared batch is divided equally among its answers.
         """
-        return list(answers(self.lm, requests, self.positions, max_new_tokens))
+        return [answer for answer, _ in answers(self.lm, requests, self.positions, max_new_tokens)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flexselect.engine.answering import Request
+from flexselect.engine.answering import Request, answers
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import find_moments, presence, prominence
@@ -30,19 +30,23 @@ def answer_with_moments(
     """
     if prove and not engine.ranks_content:
         raise ValueError('verify needs scores that point to moments: load with selector="self", or a trained selector')
-    answered = engine.answer(requests, max_new_tokens)
     if not engine.ranks_content:
-        return answered
+        return engine.answer(requests, max_new_tokens)
     results = []
-    for request, answer in zip(requests, answered):
+    answered = answers(engine.lm, requests, engine.positions, max_new_tokens, keep_past=prove)
+    for request, (answer, past) in zip(requests, answered):
         assert request.selection is not None and answer.likelihood is not None
         distance, excess = prominence(request.selection, request.encoded.num_units)
-        answer = replace(answer, presence=presence(answer.likelihood, excess))
         if not prove:
-            results.append(replace(answer, moments=tuple(find_moments(distance, excess, request.encoded))))
+            moments = tuple(find_moments(distance, excess, request.encoded))
+            results.append(replace(answer, moments=moments, presence=presence(answer.likelihood, excess)))
             continue
         clock = Clock(engine.gpus, answer.timings)
         with clock("verify"):
-            proven = verify(engine, request, answer, distance, excess)
-        results.append(replace(proven, timings=clock.timings))
+            assert past is not None
+            proven = verify(engine, request, answer, past, distance, excess)
+        proof, worth = proven.verification, proven.moments[0].alone
+        assert proof is not None and worth is not None
+        alone = proof.background + worth * (proof.likelihood - proof.background)
+        results.append(replace(proven, presence=presence(answer.likelihood, excess, alone), timings=clock.timings))
     return results

@@ -102,15 +102,27 @@ def find_moments(
     return [moment_of(run, distance, excess, edges) for run in prominent_runs(distance, threshold)[:most]]
 
 
-def presence(likelihood: float, excess: Tensor) -> float:
+def presence(likelihood: float, excess: Tensor, alone: float | None = None) -> float:
     """Measure what speaks for it that a question's object is in the video, in nats.
 
     This is the logarithm of the odds of the answer, plus that of the factor by which the best score stands out of the
-    background. Of an object that is not there, a model is less sure, and no score stands out so far. Both depend on the
-    model and the kind of question: `validate` measures the error rates of a threshold where annotations say `absent`.
+    background, plus, if the moments were proven, that of the odds of the answer from the first moment alone. Of an
+    object that is not there, a model is less sure, no score stands out so far, and no moment gives the answer alone.
+    All of it depends on the model and the kind of question: `validate` measures the error rates of a threshold where
+    annotations say `absent`.
+
+    Args:
+        likelihood: of the answer, from all kept tokens.
+        excess: the factor above the background, float64 [U], see `prominence`.
+        alone: of the answer, from the first moment alone; None: the moments are not proven.
     """
+    odds = sum(_log_odds(each) for each in (likelihood, alone) if each is not None)
+    return odds + math.log1p(float(excess.max()))
+
+
+def _log_odds(likelihood: float) -> float:
     sure = min(max(likelihood, 1e-7), 1 - 1e-7)
-    return math.log(sure / (1 - sure)) + math.log1p(float(excess.max()))
+    return math.log(sure / (1 - sure))
 
 
 def prominent_runs(distance: Tensor, threshold: float) -> list[tuple[int, int]]:

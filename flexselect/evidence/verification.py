@@ -10,10 +10,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from flexselect.attention.states import Past
 from flexselect.engine.answering import Request
 from flexselect.engine.batching import left_padded
 from flexselect.engine.engine import Engine
@@ -26,6 +28,7 @@ TOKENS = 64  # the most tokens of a part
 TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
 TIE_SHARE = 0.25  # of what the best part gains: likelihoods count as equal only within this
 QUIET = 2  # units that no score points to
+NO_TEXT = torch.empty(0, dtype=torch.long)
 CITED = 0.5  # of the answer's likelihood by itself, from which a further moment is cited
 
 
@@ -45,9 +48,11 @@ class Trial:
         engine: the model.
         request: the question.
         answer_ids: the answer's tokens, int64 [n].
+        past: keys and values of the question's prompt.
     """
 
-    def __init__(self, engine: Engine, request: Request, answer_ids: Tensor) -> None:
+    def __init__(self, engine: Engine, request: Request, answer_ids: Tensor, past: Past) -> None:
+        self.past = past
         self.engine, self.request, self.answer_ids = engine, request, answer_ids
         assert request.selection is not None
         self.selection: Selection = request.selection
@@ -59,12 +64,33 @@ class Trial:
 
         Also return whether the model would answer something else: one of the answer's tokens is not the likeliest.
         """
-        lm, encoded, count = self.engine.lm, self.request.encoded, len(self.answer_ids)
+        inputs = left_padded([self._prompt(tokens) for tokens in kept])
+        return self._compared(self.engine.lm.last_logits(inputs, len(self.answer_ids) + 1))
+
+    def without(self, dropped: Tensor) -> tuple[float, bool]:
+        """Compute the same without some of the kept tokens, bool [K], true for those that are left out.
+
+        What comes before the first of them is as it was for the answer, and is not computed again.
+        """
+        kept, layout = self.selection.kept.cpu(), self.request.encoded.layout(NO_TEXT, self.engine.lm.visual_id)
+        all_of_it, rest = (layout.kept_mask(tokens, self.selection.shift) for tokens in (kept, kept[~dropped]))
+        different = (all_of_it != rest).nonzero().flatten().tolist()
+        same = int(all_of_it[: different[0] if different else None].sum())
+        past = [(keys[:, :, :same], values[:, :, :same]) for keys, values in self.past]
+        logits = self.engine.lm.last_logits(self._prompt(kept[~dropped]), len(self.answer_ids) + 1, past)
+        (value,), (changed,) = self._compared(logits)
+        return value, changed
+
+    def _prompt(self, kept: Tensor) -> dict[str, Any]:
+        """Make the LLM's input: the kept tokens, the question, the answer."""
         text = torch.cat([self.request.query_ids.cpu(), self.answer_ids])
-        selections = [replace(self.selection, kept=tokens) for tokens in kept]
-        inputs = [lm.assemble(encoded, text, selection, self.engine.positions) for selection in selections]
-        logits = lm.last_logits(left_padded(inputs), count + 1)[:, :-1]  # [B, count, vocab]
-        expected = self.answer_ids.to(logits.device).expand(len(kept), -1)  # [B, count]
+        selection = replace(self.selection, kept=kept)
+        return self.engine.lm.assemble(self.request.encoded, text, selection, self.engine.positions)
+
+    def _compared(self, logits: Tensor) -> tuple[list[float], list[bool]]:
+        """Compare logits of the answer's places and of the one after, [B, n + 1, vocab], with the answer."""
+        logits = logits[:, :-1]
+        expected = self.answer_ids.to(logits.device).expand(len(logits), -1)  # [B, n]
         likely = logits.log_softmax(-1).gather(-1, expected[..., None]).sum((1, 2))
         return likely.tolist(), (logits.argmax(-1) != expected).any(1).tolist()
 
@@ -103,13 +129,14 @@ class Trial:
         return math.log(max(probability, 1e-12)) * len(self.answer_ids)
 
 
-def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, excess: Tensor) -> Answer:
+def verify(engine: Engine, request: Request, answer: Answer, past: Past, distance: Tensor, excess: Tensor) -> Answer:
     """Order an answer's moments by what it is worth from each alone, and ask again without the cited ones.
 
     Args:
         engine: the model, with a scorer that ranks content.
         request: the question, with its selection.
         answer: the answer to it.
+        past: keys and values of its prompt.
         distance: how far units stand out, float64 [U], see `prominence`.
         excess: the factor above the background, float64 [U], see `prominence`.
 
@@ -117,7 +144,7 @@ def verify(engine: Engine, request: Request, answer: Answer, distance: Tensor, e
         The answer with its proven moments first, and with `verification`.
     """
     assert answer.ids is not None
-    trial, runs = Trial(engine, request, answer.ids), prominent_runs(distance, FROM)[:CANDIDATES]
+    trial, runs = Trial(engine, request, answer.ids, past), prominent_runs(distance, FROM)[:CANDIDATES]
     quiet = [(unit, unit + 1) for unit in distance.abs().sort(stable=True).indices[:QUIET].tolist()]
     highest = int(distance.argmax())  # tried if no unit stands out
     tried = trial.try_parts([*quiet, *(runs or [(highest, highest + 1)])])
@@ -151,17 +178,19 @@ def _first(parts: Sequence[Part], distance: Tensor, floor: float) -> Part:
 
 
 def _without(trial: Trial, cited: Sequence[Moment], whole: float, floor: float) -> Verification:
-    """Ask again without the cited moments' tokens, and without as many others."""
+    """Ask again without the cited moments' tokens, and without as many consecutive tokens elsewhere."""
     kept = trial.selection.kept.cpu()
     unit = (kept - trial.selection.shift).clamp_min(0) // trial.per_unit
     dropped = torch.zeros(len(kept), dtype=torch.bool)
     for moment in cited:
         dropped |= (unit >= moment.units[0]) & (unit < moment.units[1])
     rest, count = (~dropped).nonzero().flatten(), int(dropped.sum())
-    other = torch.ones(len(kept), dtype=torch.bool)
-    other[rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[:count]]] = False
-    both = [kept[~dropped], kept[other]] if len(rest) >= count else [kept[~dropped]]
-    values, changed = trial.log_likelihoods(both)
-    without, without_others = [*map(trial.probability, values), None][:2]
-    assert without is not None
-    return Verification(len(cited), changed[0], [*changed, None][1], whole, without, without_others, floor)
+    value, changed = trial.without(dropped)
+    proof = Verification(len(cited), changed, None, whole, trial.probability(value), None, floor)
+    if len(rest) < count:
+        return proof
+    first = int(torch.randint(len(rest) - count + 1, (), generator=torch.Generator().manual_seed(0)))
+    others = torch.zeros(len(kept), dtype=torch.bool)
+    others[rest[first : first + count]] = True
+    value, changed = trial.without(others)
+    return replace(proof, changed_without_others=changed, likelihood_without_others=trial.probability(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flexselect.attention.kernels import PADDED, attention_kernels
-from flexselect.attention.probe import use_attention
-from flexselect.families.decoding import NewTokens, greedy
-from flexselect.families.merging import deepstack_hooks, kept_inputs
+from flexselect.attention.kernels import attention_kernels
+from flexselect.attention.states import Past, cache_keyword, cache_of
+from flexselect.families.decoding import NewTokens, answering, greedy
+from flexselect.families.merging import after_past, kept_inputs
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
@@ -258,14 +257,24 @@ class VideoLM(ABC):
         return self.last_logits(inputs, 1)[0, -1]
 
     @torch.inference_mode()
-    def last_logits(self, inputs: dict[str, Any], count: int) -> Tensor:
-        """Return the logits of the last `count` places of each prompt, float32 [B, count, vocab]."""
-        with self._answering(inputs, {"input_ids", "deepstack"}) as embedded:
-            return self.model(**embedded, use_cache=False, logits_to_keep=count).logits.float()
+    def last_logits(self, inputs: dict[str, Any], count: int, past: Past | None = None) -> Tensor:
+        """Return the logits of the last `count` places of each prompt, float32 [B, count, vocab].
+
+        Of one prompt, `past` may have the keys and values of its first places, which are then not computed again.
+        """
+        cache = {"use_cache": False} if past is None else {cache_keyword(self.model): cache_of(past)}
+        inputs = inputs if past is None else after_past(inputs, past[0][0].shape[2])
+        with answering(self, inputs, {"input_ids", "deepstack"}) as embedded:
+            return self.model(**embedded, **cache, logits_to_keep=count).logits.float()
 
     @torch.inference_mode()
     def generate(
-        self, inputs: dict[str, Any], max_new_tokens: int, on_token: Callable[[], None], end_of_turn: int | None = None
+        self,
+        inputs: dict[str, Any],
+        max_new_tokens: int,
+        on_token: Callable[[], None],
+        end_of_turn: int | None = None,
+        keep_past: bool = False,
     ) -> list[NewTokens]:
         """Decode greedily; positions continue after the prompt's last position.
 
@@ -274,6 +283,7 @@ class VideoLM(ABC):
             max_new_tokens: the maximum number of new tokens.
             on_token: called whenever the logits of a token are computed; the first call marks the end of the prefill.
             end_of_turn: an id to stop at, besides those in the checkpoint's generation settings; None: no other id.
+            keep_past: whether to return the keys and values of the prompts too.
 
         Returns:
             The new tokens of each prompt.
@@ -282,15 +292,6 @@ class VideoLM(ABC):
             ValueError: if logits are NaN, or if the model was loaded for scoring only.
         """
         left_out = {"deepstack"} if self.family.penalises_prompt else {"deepstack", "input_ids"}
-        with self._answering(inputs, left_out) as embedded:
-            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, self.cache_implementation)
-
-    @contextmanager
-    def _answering(self, inputs: dict[str, Any], left_out: set[str]) -> Iterator[dict[str, Any]]:
-        loaded, needed = len(self.decoder.layers), self.family.num_layers
-        if loaded < needed:
-            raise ValueError(f"loaded for scoring only: {loaded} of {needed} decoder layers cannot answer")
-        padded = len(inputs["input_ids"]) > 1 and self.decoder.config._attn_implementation == "sdpa"
-        attention = use_attention(self.decoder, PADDED) if padded else nullcontext()
-        with attention_kernels(self.kernels), attention, deepstack_hooks(self.decoder, inputs["deepstack"]):
-            yield {name: value for name, value in inputs.items() if name not in left_out}
+        with answering(self, inputs, left_out) as embedded:
+            cache = self.cache_implementation
+            return greedy(self.model, embedded, max_new_tokens, on_token, end_of_turn, cache, keep_past)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
+from flexselect.attention.kernels import PADDED, attention_kernels
+from flexselect.attention.probe import use_attention
+from flexselect.attention.states import Past, cache_keyword
+from flexselect.families.merging import deepstack_hooks
 from flexselect.structures.layout import lay_out
 from flexselect.structures.prompt import VideoPrompt
 
@@ -23,6 +28,23 @@ class NewTokens:
 
     ids: Tensor  # int64 [n], on the CPU
     log_likelihood: float  # the sum over the tokens of their log-probability
+    past: Past | None = None  # keys and values [1, H_kv, n, d] of the prompt in each layer, if they were to be kept
+
+
+@contextmanager
+def answering(lm: Any, inputs: dict[str, Any], left_out: set[str]) -> Iterator[dict[str, Any]]:
+    """Prepare a `VideoLM` for a forward pass over `inputs`; yield them without those that are left out.
+
+    Raises:
+        ValueError: if the model was loaded for scoring only.
+    """
+    loaded, needed = len(lm.decoder.layers), lm.family.num_layers
+    if loaded < needed:
+        raise ValueError(f"loaded for scoring only: {loaded} of {needed} decoder layers cannot answer")
+    padded = len(inputs["input_ids"]) > 1 and lm.decoder.config._attn_implementation == "sdpa"
+    attention = use_attention(lm.decoder, PADDED) if padded else nullcontext()
+    with attention_kernels(lm.kernels), attention, deepstack_hooks(lm.decoder, inputs["deepstack"]):
+        yield {name: value for name, value in inputs.items() if name not in left_out}
 
 
 def greedy(
@@ -32,6 +54,7 @@ def greedy(
     on_token: Callable[[], None],
     end_of_turn: int | None,
     cache_implementation: str | None = None,
+    keep_past: bool = False,
 ) -> list[NewTokens]:
     """Generate the new tokens of each prompt; see `VideoLM.generate`."""
     stops = end_ids(model, end_of_turn)
@@ -40,7 +63,10 @@ def greedy(
         needed = inputs["inputs_embeds"].shape[1] + max_new_tokens
         size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
         sampling |= {"cache_implementation": cache_implementation, "max_cache_len": size}
-    check = _LogitsCheck(on_token)
+    check, cache = _LogitsCheck(on_token), DynamicCache()
+    if keep_past:  # a static cache would be of use for decoding only
+        sampling = {name: value for name, value in sampling.items() if "cache" not in name}
+        sampling[cache_keyword(model)] = cache
     out = model.generate(
         **inputs,
         **sampling,
@@ -52,7 +78,17 @@ def greedy(
     prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     rows = [_until_end(row, stops) for row in out[:, prompt:].cpu()]
     likely = torch.stack(check.log_likelihoods, 1).cpu()  # [B, n]
-    return [NewTokens(ids, float(row[: len(ids)].sum())) for ids, row in zip(rows, likely)]
+    pasts = _prompts_of(cache, inputs["attention_mask"]) if keep_past else [None] * len(rows)
+    return [NewTokens(ids, float(row[: len(ids)].sum()), past) for ids, row, past in zip(rows, likely, pasts)]
+
+
+def _prompts_of(cache: DynamicCache, attention_mask: Tensor) -> list[Past]:
+    """Return the keys and values of each prompt of a batch, padded on the left: views of the cache."""
+    layers: list[Any] = cache.layers
+    width = attention_mask.shape[1]
+    padding = (width - attention_mask.sum(1)).tolist()
+    rows = [(slice(row, row + 1), slice(None), slice(first, width)) for row, first in enumerate(padding)]
+    return [[(layer.keys[row], layer.values[row]) for layer in layers] for row in rows]
 
 
 def end_ids(model: Any, end_of_turn: int | None) -> set[int]:

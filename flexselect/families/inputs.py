@@ -64,7 +64,7 @@ def resize_to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int
 
 def resize_to_square(frames: Tensor, side: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3] without keeping the aspect ratio; PIL's bicubic filter."""
-    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.numpy()]
+    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.cpu().numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
 
 

@@ -44,6 +44,22 @@ def merge_embeddings(
     return merged, {"visual_pos_masks": mask, "deepstack_visual_embeds": list(layers.unbind(1))}
 
 
+def after_past(inputs: dict[str, Any], length: int) -> dict[str, Any]:
+    """Return the decoder's input after its first `length` places, whose keys and values are known.
+
+    Args:
+        inputs: of one prompt of n tokens, see `VideoLM.assemble`; the mask stays, since it is that of the keys too.
+        length: below n.
+    """
+    rest = {name: inputs[name][..., length:] for name in ("input_ids", "position_ids")}
+    deepstack = {}
+    if inputs["deepstack"]:
+        mask, levels = inputs["deepstack"]["visual_pos_masks"], inputs["deepstack"]["deepstack_visual_embeds"]
+        known = int(mask[:, :length].sum())
+        deepstack = {"visual_pos_masks": mask[:, length:], "deepstack_visual_embeds": [x[known:] for x in levels]}
+    return {**inputs, **rest, "inputs_embeds": inputs["inputs_embeds"][:, length:], "deepstack": deepstack}
+
+
 @contextmanager
 def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
     """Pass deepstack features to a model's decoder at prefill; the whole model accepts pixels only.

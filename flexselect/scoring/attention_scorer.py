@@ -12,15 +12,20 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, states_before
+from flexselect.attention.states import Past, join
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merge_embeddings
 from flexselect.loading.placement import device_of
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
+from flexselect.storage.free_memory import free_bytes
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo
 
 NO_QUERY = torch.empty(0, dtype=torch.long)
+STORED_TOGETHER = 32768  # prompt tokens whose keys and values are kept in one tensor, also in session files
+CPU_TOKENS = 8192  # prompt tokens per batch on a CPU: enough to hide the cost of calls, less than a published set
+GPU_SHARE = 0.25  # of the free memory of a GPU, for the activations of a batch
 
 
 class AttentionScorer(Scorer):
@@ -28,10 +33,16 @@ class AttentionScorer(Scorer):
 
     Each frame set is scored separately, between the same prefix and query. As in the released code, its positions are
     those of a short video of consecutive units, 1.0 s apart. Sets have at most two lengths. Sets of equal length run in
-    one batch, without padding, up to `tokens_per_batch` prompt tokens.
+    one batch, without padding.
+
+    Args:
+        lm: the VideoLLM.
+        layer: the decoder layer whose attention gives the scores, 0-based.
+        reduction: "max" or "mean", over heads and query rows.
+        tokens_per_batch: see `ScoringOptions`.
     """
 
-    def __init__(self, lm: VideoLM, layer: int, reduction: str = "max", tokens_per_batch: int = 32768) -> None:
+    def __init__(self, lm: VideoLM, layer: int, reduction: str = "max", tokens_per_batch: int | None = None) -> None:
         self.lm = lm
         depth = len(self.decoder.layers)
         if not 0 <= layer < depth:
@@ -56,7 +67,7 @@ class AttentionScorer(Scorer):
     @property
     def provenance(self) -> dict[str, Any]:
         """Provenance of the prefix cache besides the video and the VideoLLM. Subclasses may extend only this."""
-        return {"layer": self.layer, "tokens_per_batch": self.tokens_per_batch}
+        return {"layer": self.layer, "tokens_per_batch": STORED_TOGETHER}
 
     # Subclasses must not override the members below.
 
@@ -104,14 +115,17 @@ class AttentionScorer(Scorer):
         """
         video, _ = self.view(encoded, NO_QUERY)
         for empty in self.prefix_cache_layouts(encoded, sets):
-            features, grid = self._stack([video], empty.sets)
-            layouts = [s.layout.before_query for s in empty.sets]
-            embeddings, position_ids, deepstack = self._inputs(features, layouts, grid)
-            yield replace(empty, past=states_before(self.decoder, embeddings, position_ids, self.layer, **deepstack))
+            batches = list[Past]()
+            for batch in _cut(empty.sets, self._tokens_together()):
+                features, grid = self._stack([video], batch)
+                layouts = [s.layout.before_query for s in batch]
+                embeddings, position_ids, deepstack = self._inputs(features, layouts, grid)
+                batches.append(states_before(self.decoder, embeddings, position_ids, self.layer, **deepstack))
+            yield replace(empty, past=join(batches))
 
     def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
-        for batch in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets]):
+        for batch in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets], STORED_TOGETHER):
             yield PrefixCache(batch, (len(batch[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
 
     def prefix_cache_bytes(self, encoded: EncodedVideo, sets: list[Tensor]) -> int:
@@ -131,8 +145,8 @@ class AttentionScorer(Scorer):
         embeddings = self.embed(ids.to(position_ids.device))
         probe = Probe(self.layer, ids.shape[1], span, self.reduction)
         scores_in_span = probed_scores(self.decoder, embeddings, position_ids, probe, part.past)
-        for s, set_scores in zip(part.sets, scores_in_span[:, _places(layout, scores_in_span.device)]):
-            scores[s.tokens] = set_scores.to(scores)
+        tokens = torch.cat([s.tokens for s in part.sets]).to(scores.device)
+        scores[tokens] = scores_in_span[:, _places(layout, scores_in_span.device)].flatten().to(scores)
 
     def scores(
         self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor], sets: Sequence[list[Tensor]]
@@ -143,7 +157,7 @@ class AttentionScorer(Scorer):
         """
         views = [self.view(video, query) for video, query in zip(videos, queries)]
         scores_by_video = [torch.empty(video.num_tokens, device=self.device) for video, _ in views]
-        for batch in self._batches(views, sets):
+        for batch in self._batches(views, sets, self._tokens_together()):
             features, grid = self._stack([video for video, _ in views], batch)
             for s, set_scores in zip(batch, self._run(features, [s.layout for s in batch], grid)):
                 scores_by_video[s.video][s.tokens] = set_scores.to(scores_by_video[s.video])
@@ -178,10 +192,21 @@ class AttentionScorer(Scorer):
         position_ids = self.lm.position_ids(layout, grid, seconds_per_unit=1.0).to(self.device)  # [P, N]
         return position_ids[:, None].expand(-1, count, -1) if len(position_ids) > 1 else position_ids.expand(count, -1)
 
+    def _tokens_together(self) -> int:
+        """Return how many prompt tokens run in one batch, see `ScoringOptions.tokens_per_batch`."""
+        if self.tokens_per_batch is not None:
+            return self.tokens_per_batch
+        if self.device.type != "cuda":
+            return CPU_TOKENS
+        config = self.decoder.config
+        widest = vars(config).get("intermediate_size") or 4 * config.hidden_size
+        per_token = (3 * widest + 8 * config.hidden_size) * torch.finfo(self.decoder.dtype).bits // 8
+        return min(STORED_TOGETHER, int(GPU_SHARE * free_bytes(self.device)) // per_token)
+
     def _batches(
-        self, views: Sequence[tuple[EncodedVideo, Tensor]], sets: Sequence[list[Tensor]]
+        self, views: Sequence[tuple[EncodedVideo, Tensor]], sets: Sequence[list[Tensor]], together: int
     ) -> Iterator[list[FrameSet]]:
-        """Group frame sets whose prompts have the same shape up to the query, and cut the groups into batches."""
+        """Group frame sets whose prompts have the same shape up to the query; cut the groups into batches by tokens."""
         groups: dict[tuple, list[FrameSet]] = {}
         for v, ((video, query), video_sets) in enumerate(zip(views, sets)):
             for tokens in video_sets:
@@ -190,8 +215,13 @@ class AttentionScorer(Scorer):
                 shape = layout.visual[: layout.span.stop].numpy().tobytes(), video.grid[1:]
                 groups.setdefault(shape, []).append(FrameSet(v, tokens, layout))
         for group in groups.values():
-            size = max(1, self.tokens_per_batch // max(len(s.layout.ids) for s in group))
-            yield from (group[first : first + size] for first in range(0, len(group), size))
+            yield from _cut(group, together)
+
+
+def _cut(sets: list[FrameSet], tokens: int) -> Iterator[list[FrameSet]]:
+    """Cut frame sets into batches of at most so many prompt tokens, but of at least one set."""
+    size = max(1, tokens // max(len(s.layout.ids) for s in sets))
+    yield from (sets[first : first + size] for first in range(0, len(sets), size))
 
 
 def _places(layout: Layout, device: torch.device) -> Tensor:

@@ -85,5 +85,5 @@ def make_scorer(lm: VideoLM, options: Options, lite: LiteSelector | None = None)
         lite: the selector from `load_selector`; None: the option names a mode.
     """
     if lite is not None:
-        return LiteScorer(lm, lite, options.reduction, options.selector_alignment)
+        return LiteScorer(lm, lite, options.reduction, options.selector_alignment, options.tokens_per_batch)
     return None if options.selector is None else MODES[options.selector].make(lm, options)

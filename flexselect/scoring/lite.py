@@ -27,7 +27,7 @@ class LiteScorer(AttentionScorer):
         selector: the trained selector.
         reduction: "max" or "mean"; None: as the selector was trained.
         alignment: "exact", or "released" for the released InternVL selectors; None: the selector's setting.
-        tokens_per_batch: see `AttentionScorer`.
+        tokens_per_batch: see `ScoringOptions`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LiteScorer(AttentionScorer):
         selector: LiteSelector,
         reduction: str | None = None,
         alignment: str | None = None,
-        tokens_per_batch: int = 32768,
+        tokens_per_batch: int | None = None,
     ) -> None:
         self.selector = selector
         self.alignment = alignment or selector.config.alignment

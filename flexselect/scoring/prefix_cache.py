@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flexselect.attention.probe import Past
+from flexselect.attention.states import Past
 from flexselect.structures.layout import Layout
 
 

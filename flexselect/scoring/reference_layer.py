@@ -31,7 +31,8 @@ class ReferenceLayerScorer(AttentionScorer):
     @classmethod
     def make(cls, lm: VideoLM, options: ScoringOptions) -> ReferenceLayerScorer:
         """Make the scorer for the options' layer and reduction."""
-        return cls(lm, reference_layer(lm.family, options), options.reduction or "max")
+        layer = reference_layer(lm.family, options)
+        return cls(lm, layer, options.reduction or "max", options.tokens_per_batch)
 
     @property
     def decoder(self) -> Any:

@@ -30,11 +30,13 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
             f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
             "load it in bfloat16 or float32, and check that its weights are finite."
         )
-    on_device = [tokens.to(scores.device) for tokens in sets]
-    kept = [tokens[_top(scores[tokens], k)] for tokens, k in zip(on_device, budgets)]
+    by_length: dict[int, list[int]] = {}
+    for number, tokens in enumerate(sets):
+        by_length.setdefault(len(tokens), []).append(number)
+    kept = list[Tensor]()
+    for numbers in by_length.values():  # sets of equal length are sorted in one call
+        together = torch.stack([sets[number] for number in numbers]).to(scores.device)  # [S, v]
+        # Sorted stably, because topk breaks ties differently per device.
+        best = together.gather(1, scores[together].sort(dim=1, descending=True, stable=True).indices)
+        kept += [tokens[: budgets[number]] for tokens, number in zip(best, numbers)]
     return Selection(scores=scores.float(), kept=torch.cat(kept).sort().values, sets=sets)
-
-
-def _top(scores: Tensor, k: int) -> Tensor:
-    """Return the indices of the k largest scores; a stable sort, because topk breaks ties differently per device."""
-    return scores.sort(descending=True, stable=True).indices[:k]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flexselect.storage.encoded_file import read_encoded, write_encoded
 from flexselect.storage.file_hash import file_hash
 from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
 from flexselect.structures.prompt import EncodedVideo
+from flexselect.structures.readers import DEFAULT_READER
 
 log = logging.getLogger(__name__)
 
@@ -79,5 +81,7 @@ class FeatureCache:
         """Return the path of a video's features."""
         status = video.stat()
         key = f"{self.settings}\0{video.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-        key += "" if reading == WHOLE_VIDEO else f"\0{reading}"
+        part, reader = replace(reading, reader=DEFAULT_READER), reading.reader
+        key += "" if part == WHOLE_VIDEO else f"\0{part}"
+        key += "" if reader == DEFAULT_READER else f"\0{reader}"
         return self.folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + SUFFIX)

@@ -44,6 +44,6 @@ def open_frame_stream(
         return stream_of_file(str(video), sample, resize, reading), resolve_path(video).absolute()
     frames = checked_frames(video)
     if replace(reading, sampling="exact", tolerance=None) != ReadOptions():  # those two are the family's
-        raise ValueError("start, end, track and square_pixels are for a video file; pass only the frames to look at")
+        raise ValueError("start, end, track, square_pixels and reader are for a video file; pass only the frames")
     times = None if seconds is None else checked_seconds(seconds, len(frames))
     return stream_of(frames, times, resize), frames

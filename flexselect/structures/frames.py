@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flexselect.structures.times import checked_time
+from flexselect.structures.readers import DEFAULT_READER, load_reader
+from flexselect.structures.times import checked_time, either
 
 SAMPLINGS = ("exact", "near")  # see `ReadOptions.sampling`
 
@@ -20,13 +20,16 @@ class ReadOptions:
     """Which part of a video file is read, and how.
 
     Raises:
-        ValueError: if the part has no length, the track is below 0, or `sampling` and `tolerance` do not fit.
+        ValueError: if the part has no length, the track is below 0, the reader is unknown or cannot be loaded, or
+            `sampling` and `tolerance` do not fit.
     """
 
     start: float | None = None  # seconds; None: the beginning of the video
     end: float | None = None  # seconds; None: the end of the video
     track: int | None = None  # number among the video tracks, from 0; None: the one that players show
     square_pixels: bool = True  # stretch pixels that are not square, as players do; decord does not
+    # Name of the reader that decodes. It is not in `repr`, so that the features that version 0.1 cached are found.
+    reader: str = field(default=DEFAULT_READER, repr=False)
     # The family sets these two, and its settings record them; so they are not in the text that keys of caches have.
     sampling: str = field(default="exact", repr=False)  # or "near": the cheapest frame near each wanted one
     tolerance: float | None = field(default=None, repr=False)  # seconds; None: half the distance of wanted frames
@@ -37,6 +40,8 @@ class ReadOptions:
             raise ValueError(f"a part of a video needs 0 <= start < end in seconds, got start {self.start}, end {end}")
         if self.track is not None and self.track < 0:
             raise ValueError(f"track must be at least 0, got {self.track}")
+        if self.reader != DEFAULT_READER:
+            load_reader(self.reader)  # refused now, not at the first video
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
         if self.tolerance is None:
@@ -47,15 +52,18 @@ class ReadOptions:
             raise ValueError(f'a tolerance needs sampling "near": got tolerance {self.tolerance:g} with "exact"')
 
     @classmethod
-    def of(cls, start: Any, end: Any, track: int | None = None, square_pixels: bool = True) -> ReadOptions:
-        """Make options from times as people write them, see `checked_time`."""
-        return cls(checked_time("start", start), checked_time("end", end), track, square_pixels)
+    def of(cls, start: Any, end: Any, video_start: Any = None, video_end: Any = None, **more: Any) -> ReadOptions:
+        """Make options from times as people write them, see `checked_time`, under either of their names."""
+        start = either("start", start, "video_start", video_start)
+        end = either("end", end, "video_end", video_end)
+        return cls(checked_time("start", start), checked_time("end", end), **more)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Options that differ from the default and apply to every video of a run: all but `start` and `end`."""
-        track = {} if self.track is None else {"track": self.track}
-        return track if self.square_pixels else {**track, "square_pixels": False}
+        names = ("track", "square_pixels", "reader")
+        values = {name: (vars(self)[name], vars(WHOLE_VIDEO)[name]) for name in names}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
 
 WHOLE_VIDEO = ReadOptions()
@@ -125,35 +133,22 @@ def stream_of(frames: Tensor, seconds: Tensor | None, resize: Callable[[Tensor],
 Sample = Callable[[int, float], Sequence[int]]  # (frames in the file, frames per second) -> indices, ascending
 
 
-# An entry point of the group `flexselect.video_readers` opens a video file. Its arguments are the path,
-# `family.sample`, `prompter.resize` and, if they are not the default, `ReadOptions`.
-VideoReader = Callable[..., FrameStream]
-
-
-def video_reader() -> VideoReader:
-    """Load the video reader from its entry point, so that this package depends on no decoder.
-
-    Raises:
-        RuntimeError: if no reader is installed.
-    """
-    readers = entry_points(group="flexselect.video_readers")
-    for reader in readers:
-        return reader.load()
-    raise RuntimeError("no video reader is installed: run `pip install -e .`, or pass frames to open(frames, seconds)")
-
-
 def stream_of_file(
     path: str, sample: Sample, resize: Callable[[Tensor], Tensor], options: ReadOptions = WHOLE_VIDEO
 ) -> FrameStream:
-    """Open a video file as a stream of sampled frames.
+    """Open a video file as a stream of sampled frames, with the reader that the options name.
+
+    A reader is an entry point of the group `flexselect.video_readers`, which is called with the first three arguments,
+    and with the options if any but its own name differs from the default.
 
     Args:
         path: the file.
         sample: maps (frames in the file, frames per second) to the indices of wanted frames, ascending.
         resize: resizes uint8 [1, h, w, 3].
-        options: the part of the file to read.
+        options: the part of the file to read, and the reader.
 
     Raises:
         ValueError: if the reader cannot read the file.
     """
-    return video_reader()(path, sample, resize, *([] if options == WHOLE_VIDEO else [options]))
+    is_plain = replace(options, reader=DEFAULT_READER) == WHOLE_VIDEO
+    return load_reader(options.reader)(path, sample, resize, *([] if is_plain else [options]))

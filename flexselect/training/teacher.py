@@ -72,6 +72,6 @@ class Teacher:
     @torch.inference_mode()
     def scores(self, lm: VideoLM, videos: list[EncodedVideo], queries: list[Tensor]) -> list[Tensor]:
         """Score clips with one query per clip, rounded as in a score store: float32 [V] each."""
-        scorer = ReferenceLayerScorer(lm, self.layer, self.reduction)
+        scorer = ReferenceLayerScorer(lm, self.layer, self.reduction, self.options.tokens_per_batch)
         scores_by_clip = scorer.scores(videos, queries, [self.frame_sets(video) for video in videos])
         return [round_to_stored(scores) for scores in scores_by_clip]

@@ -105,9 +105,13 @@ def test_a_header_that_is_wrong_is_told_and_not_believed(tmp_path, caplog):
     assert "camera.ts: its header says 50" in caplog.text and probe(path).seconds == pytest.approx(10)
 
 
-def test_times_begin_with_the_video_and_the_files_own_is_kept(tmp_path):
+def starts_late(path):
     noise = [np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8) for i in range(100)]
-    path = write_at(tmp_path / "late.mkv", range(3_600_000, 3_650_000, 500), rate=2, frames=noise)
+    return write_at(path, range(3_600_000, 3_650_000, 500), rate=2, frames=noise)
+
+
+def test_times_begin_with_the_video_and_the_files_own_is_kept(tmp_path):
+    path = starts_late(tmp_path / "late.mkv")
     stream = open_video(path, everything, as_it_is)
     assert stream.seconds.tolist() == [i / 2 for i in range(100)] and stream.about.facts["starts_at"] == 3600
     assert stream.about.warnings == []
@@ -117,10 +121,9 @@ def test_times_begin_with_the_video_and_the_files_own_is_kept(tmp_path):
     assert any(warning.startswith("its last frame is at") for warning in output), output
 
 
-def test_what_an_edit_list_hides_is_hidden_and_nothing_else(tmp_path):
+def with_edit_list(path):
     """Cut without encoding: the first frames that are shown are built on some that are not."""
-    whole = write_like_the_web(tmp_path / "whole.mp4", 96, keys=48, bf="2")
-    path = tmp_path / "cut.mp4"
+    whole = write_like_the_web(path.with_name("whole.mp4"), 96, keys=48, bf="2")
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -128,6 +131,11 @@ def test_what_an_edit_list_hides_is_hidden_and_nothing_else(tmp_path):
                 packet.pts, packet.dts = (time - 20 * 512 for time in (packet.pts, packet.dts))
                 packet.stream = stream
                 target.mux(packet)
+    return path
+
+
+def test_what_an_edit_list_hides_is_hidden_and_nothing_else(tmp_path):
+    path, whole = with_edit_list(tmp_path / "cut.mp4"), tmp_path / "whole.mp4"
     every, (frames, seconds) = frames_in_order(path), read_video(path, everything, as_it_is)
     assert len(every) < 96 and torch.equal(frames, every) and float(seconds[0]) == 0
     assert torch.equal(every, frames_in_order(whole)[-len(every) :]), "canary: it is the end of the other"
@@ -243,32 +251,42 @@ def test_turned_and_mirrored(matrix, expected):
     assert make_upright(quarters(), None) is not None and corners(make_upright(quarters(), None)) == "rgbw"
 
 
-@pytest.mark.parametrize(
-    ("matrix", "expected"), [((-1, 0, 0, 1), "grwb"), ((1, 0, 0, -1), "wbgr"), ((0, 1, 1, 0), "rwbg")]
-)
-def test_mirrors_of_a_file(tmp_path, matrix, expected):
+def with_matrix(path, matrix):
     """Written into the track header, where cameras write it."""
-    path = write_at(tmp_path / "a.mov", [0, 40, 80], frames=[quarters()] * 3, height=32)
+    write_at(path, [0, 40, 80], frames=[quarters()] * 3, height=32)
     a, b, c, d = (65536 * value for value in matrix)
     plain = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     data = path.read_bytes()
     at = data.index(plain, data.index(b"tkhd"))
     path.write_bytes(data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"), [((-1, 0, 0, 1), "grwb"), ((1, 0, 0, -1), "wbgr"), ((0, 1, 1, 0), "rwbg")]
+)
+def test_mirrors_of_a_file(tmp_path, matrix, expected):
+    path = with_matrix(tmp_path / "a.mov", matrix)
     assert corners(read_video(path, everything, as_it_is)[0][0].numpy()) == expected
+
+
+def with_aspect(path, aspect, count=3):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(quarters(), format="rgb24")))
+        container.mux(stream.encode())
+    return path
 
 
 @pytest.mark.parametrize(
     ("aspect", "width"), [(Fraction(2), 128), (Fraction(1, 2), 32), (Fraction(10, 11), 58), (None, 64)]
 )
 def test_pixels_are_made_square(tmp_path, aspect, width):
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
-        if aspect is not None:
-            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(quarters(), format="rgb24")))
-        container.mux(stream.encode())
+    with_aspect(tmp_path / "a.mkv", aspect)
     frames, _ = read_video(tmp_path / "a.mkv", everything, as_it_is)
     assert frames.shape == (3, 32, width, 3) and corners(frames[0].numpy()) == "rgbw"
     assert (probe(tmp_path / "a.mkv").height, probe(tmp_path / "a.mkv").width) == (32, width)
@@ -281,16 +299,21 @@ def test_an_aspect_that_cannot_be_meant_is_left_alone(broken):
     assert usable_aspect(broken) == 1
 
 
-@pytest.mark.parametrize(("name", "codec", "form"), [("a.mov", "qtrle", "argb"), ("a.webm", "libvpx-vp9", "yuva420p")])
-def test_what_is_transparent_is_black(tmp_path, name, codec, form):
+def transparent(path, codec, form):
     picture = np.concatenate([quarters(), np.full((32, 64, 1), 255, np.uint8)], -1)
     picture[:16, :32, 3] = 0  # the red one
-    with av.open(str(tmp_path / name), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt = 32, 64, form
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=form)))
         container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec", "form"), [("a.mov", "qtrle", "argb"), ("a.webm", "libvpx-vp9", "yuva420p")])
+def test_what_is_transparent_is_black(tmp_path, name, codec, form):
+    transparent(tmp_path / name, codec, form)
     assert corners(read_video(tmp_path / name, everything, as_it_is)[0][1].numpy()) == "-gbw"
 
 
@@ -303,24 +326,33 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize(("codec", "form", "size"), FORMS.values(), ids=FORMS)
-def test_colours_are_the_same_in_every_form(tmp_path, codec, form, size):
+def in_form(path, codec, form, size, count=3):
     picture = np.asarray(Image.fromarray(quarters()).resize(size[::-1], Image.Resampling.NEAREST))
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options={"x265-params": "log-level=none"})
         (stream.height, stream.width), stream.pix_fmt = size, form
-        for _ in range(3):
+        for _ in range(count):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("codec", "form", "size"), FORMS.values(), ids=FORMS)
+def test_colours_are_the_same_in_every_form(tmp_path, codec, form, size):
+    in_form(tmp_path / "a.mkv", codec, form, size)
     frames, _ = read_video(tmp_path / "a.mkv", everything, as_it_is)
     assert frames.shape == (3, *size, 3) and corners(frames[1].numpy()) == "rgbw"
     apart = np.abs(frames[1].numpy()[4:12, 4:12].astype(int) - (255, 0, 0)).max()
     assert apart <= 12, "pure red, but for what the encoder loses"
 
 
-def test_hdr_says_what_is_done(tmp_path):
+def in_hdr(path):
     params = "log-level=none:transfer=smpte2084:colorprim=bt2020:colormatrix=bt2020nc"
-    path = write_at(tmp_path / "a.mp4", [0, 40, 80], codec="libx265", options={"x265-params": params})
+    return write_at(path, [0, 40, 80], codec="libx265", options={"x265-params": params})
+
+
+def test_hdr_says_what_is_done(tmp_path):
+    path = in_hdr(tmp_path / "a.mp4")
     assert open_video(path, everything, as_it_is).about.warnings == [
         "is HDR (PQ): its frames are taken without tone mapping"
     ]
@@ -363,8 +395,7 @@ def test_the_track_that_players_show(tmp_path, first, flags, track):
     assert any("has 2 moving video tracks" in warning for warning in stream.about.warnings) is (first > 2)
 
 
-def test_a_cover_is_not_the_video(tmp_path):
-    path = tmp_path / "a.mp4"
+def with_cover(path):
     with av.open(str(path), "w") as container:
         streams = [container.add_stream(codec, rate=10) for codec in ("mjpeg", "libx264")]
         for stream, form in zip(streams, ("yuvj420p", "yuv420p")):
@@ -374,6 +405,11 @@ def test_a_cover_is_not_the_video(tmp_path):
             for _ in range(count):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(value), format="rgb24")))
             container.mux(stream.encode())
+    return path
+
+
+def test_a_cover_is_not_the_video(tmp_path):
+    path = with_cover(tmp_path / "a.mp4")
     with av.open(str(path)) as container:
         covers = [stream.index for stream in container.streams.video if stream.disposition & Disposition.attached_pic]
     assert len(covers) == 1, "canary"
@@ -392,14 +428,17 @@ def test_a_track_by_its_number(tmp_path):
         ReadOptions(track=-1)
 
 
-def test_an_animated_webp_is_read_frame_by_frame(tmp_path):
+def animated(path, duration, **more):
     pictures = [Image.fromarray(grey(value)) for value in (0, 100, 200)]
-    pictures[0].save(
-        tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=[500, 100, 900], lossless=True
-    )
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, **more)
+    return path
+
+
+def test_an_animated_webp_is_read_frame_by_frame(tmp_path):
+    animated(tmp_path / "a.webp", [500, 100, 900], lossless=True)
     frames, seconds = read_video(tmp_path / "a.webp", everything, as_it_is)
     assert frames.float().mean((1, 2, 3)).tolist() == [0, 100, 200] and seconds.tolist() == [0, 0.5, 0.6]
-    pictures[1].save(tmp_path / "still.webp")
+    Image.fromarray(grey(100)).save(tmp_path / "still.webp")
     frames, _ = read_video(tmp_path / "still.webp", everything, as_it_is)
     assert len(frames) == 1 and float(frames.float().mean()) == pytest.approx(100, abs=2)
     (tmp_path / "cut.webp").write_bytes((tmp_path / "a.webp").read_bytes()[:90])
@@ -408,8 +447,7 @@ def test_an_animated_webp_is_read_frame_by_frame(tmp_path):
 
 
 def test_an_animated_gif_too(tmp_path):
-    pictures = [Image.fromarray(grey(value)) for value in (0, 100, 200)]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=400)
+    animated(tmp_path / "a.gif", 400)
     frames, seconds = read_video(tmp_path / "a.gif", everything, as_it_is)
     assert len(frames) == 3 and seconds.tolist() == pytest.approx([0, 0.4, 0.8])
 

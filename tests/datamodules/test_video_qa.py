@@ -221,9 +221,10 @@ def test_a_file_that_is_named_twice_is_asked_about_once(checkpoint, tmp_path, ca
 def test_how_files_are_read_is_a_setting(checkpoint):
     arguments = {"family": Qwen25VL(str(checkpoint)), "video": "a.mp4", "question": "Q?"}
     settings = [
-        VideoQADataModule(**arguments, **more).settings for more in ({}, {"track": 0}, {"square_pixels": False})
+        VideoQADataModule(**arguments, **more).settings
+        for more in ({}, {"track": 0}, {"square_pixels": False}, {"reader": "pyav"}, {"reader": "decord", "track": 1})
     ]
-    assert settings == [{}, {"track": 0}, {"square_pixels": False}]
+    assert settings == [{}, {"track": 0}, {"square_pixels": False}, {}, {"track": 1, "reader": "decord"}]
 
 
 def test_a_file_without_the_columns_is_refused(tmp_path):

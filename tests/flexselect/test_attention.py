@@ -8,7 +8,8 @@ import torch
 
 from bench.probe import inputs as probe_inputs
 from bench.probe import measured, whole_tensor
-from flexselect.attention.probe import Probe, cache_keyword, probed_scores, resolve_reduction, visual_attention
+from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, visual_attention
+from flexselect.attention.states import cache_keyword, cache_of, join
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
 from tests.processes import server
@@ -97,12 +98,8 @@ def test_the_cache_goes_by_the_name_that_the_decoder_has(load):
 
     def newer(inputs_embeds, cache=None): ...
 
-    class Decoder:
-        forward = None
-
     for forward, name in ((older, "past_key_values"), (newer, "cache")):
-        Decoder.forward = staticmethod(forward)
-        assert cache_keyword(Decoder) == name
+        assert cache_keyword(type("Decoder", (), {"forward": forward})()) == name
 
     fs = load(selector="self", budget=8)
     accepted = signature(fs.lm.decoder.forward).parameters
@@ -113,6 +110,42 @@ def test_the_cache_goes_by_the_name_that_the_decoder_has(load):
         session.ask("What colour is the circle?", max_new_tokens=2)
         session.ask("What colour is the square?", max_new_tokens=2)  # from the states that the first one left
     assert not [str(one.message) for one in output if "past_key_values" in str(one.message)]
+
+
+def some_states(batch, length, layers=2):
+    generator = torch.Generator().manual_seed(batch)
+    return [tuple(torch.randn(batch, 2, length, 4, generator=generator) for _ in range(2)) for _ in range(layers)]
+
+
+def test_joined_states_have_room_for_a_question():
+    """New states are written behind them, so nothing is copied; a longer question gets a copy."""
+    batches = [some_states(batch, 40) for batch in (1, 2)]
+    expected = [tuple(torch.cat(pair) for pair in zip(*layers)) for layers in zip(*batches)]
+    past = join([list(batch) for batch in batches])
+    for layer, (keys, values) in enumerate(past):
+        assert torch.equal(keys, expected[layer][0]) and torch.equal(values, expected[layer][1])
+    for rows, copied in ((3, False), (5, False), (6, True)):  # an eighth of 40 rows is free
+        new = torch.randn(2, 3, 2, rows, 4)
+        cache = cache_of(past, use_room=True)
+        keys, values = cache.update(new[0], new[1], 1)
+        assert torch.equal(keys, torch.cat([expected[1][0], new[0]], 2))
+        assert torch.equal(values, torch.cat([expected[1][1], new[1]], 2))
+        assert (keys.data_ptr() != past[1][0].data_ptr()) == copied and cache.get_seq_length(1) == 40 + rows
+    assert torch.equal(past[1][0], expected[1][0]), "the states themselves stay"
+
+
+def test_states_that_lie_beside_others_are_never_written_behind():
+    """A part of a larger tensor, such as one prompt of a batch: what follows belongs to something else."""
+    for part in (slice(0, 30), slice(5, 30)):
+        whole = torch.randn(1, 2, 40, 4)
+        new = torch.randn(1, 2, 3, 4)
+        for other in (whole, whole[:, :1], torch.cat([whole, whole])[1:]):
+            keys = other[:, :, part]
+            heads = keys.shape[1]
+            before, expected = whole.clone(), torch.cat([keys, new[:, :heads]], 2)
+            result, _ = cache_of([(keys, keys)], use_room=True).update(new[:, :heads], new[:, :heads], 0)
+            assert torch.equal(result, expected)
+            assert torch.equal(whole, before) or (part.start == 0 and other is whole), "only behind its own"
 
 
 def test_released_names_of_reductions():

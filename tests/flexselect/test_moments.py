@@ -1,6 +1,7 @@
 """Moments: what stands out of a video's background, when it is, and what an answer is worth with and without it."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,18 @@ import torch
 from datamodules.needles import ask_about_all, write_needle_videos
 from datamodules.rows.times import absent_of, moments_of
 from flexselect import FlexSelect, Selection
+from flexselect.engine.answering import answers
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
-from flexselect.evidence.moments import find_moments, moment_of, prominence, runs_of, unit_edges
+from flexselect.evidence.moments import (
+    find_moments,
+    moment_of,
+    player_offset,
+    presence,
+    prominence,
+    runs_of,
+    unit_edges,
+)
 from flexselect.evidence.subtitles import chapters, web_vtt
 from flexselect.evidence.verification import Part, Trial, _first
 from flexselect.scoring.frame_sets import frame_sets
@@ -124,10 +134,33 @@ def test_the_likelihood_is_that_of_the_answers_tokens(load):
     session = fs.open(tiny.frames(12, 56, 84), range(12))
     (request,) = session.requests(["What is there?"])
     (answer,) = fs.answer([request], 5)
-    trial = Trial(fs, request, answer.ids)
+    trial = Trial(fs, request, answer.ids, [])
     values, changed = trial.log_likelihoods([request.selection.kept, request.selection.kept])
     assert trial.probability(values[0]) == pytest.approx(answer.likelihood, rel=1e-3) and values[0] == values[1]
     assert changed == [False, False], "from the same tokens the model answers the same"
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_what_was_computed_for_the_answer_is_used_again(load, together):
+    """Without some tokens, from the first place that changes: as if all were computed. Prompts of a batch are padded.
+
+    Half-cached attention runs another kernel, so in float32 the sums differ by rounding.
+    """
+    fs = load(selector="self", budget=9)
+    session = fs.open(tiny.frames(12, 56, 84), range(12))
+    requests = session.requests(["What is there?", "Why?", "Is it a very large red circle?"][:together])
+    for request, (answer, past) in zip(requests, answers(fs.lm, requests, fs.positions, 5, keep_past=True)):
+        trial, kept = Trial(fs, request, answer.ids, past), request.selection.kept
+        for left_out in ([0], [4, 5], [8], range(9), []):
+            dropped = torch.zeros(len(kept), dtype=torch.bool)
+            dropped[list(left_out)] = True
+            value, changed = trial.without(dropped)
+            (expected,), (other,) = trial.log_likelihoods([kept[~dropped]])
+            assert value == pytest.approx(expected, rel=1e-4, abs=1e-5) and changed == other
+        states = [(keys + 1, values) for keys, values in past]
+        wrong, _ = Trial(fs, request, answer.ids, states).without(torch.arange(len(kept)) == 8)
+        right, _ = trial.without(torch.arange(len(kept)) == 8)
+        assert wrong != pytest.approx(right, rel=1e-4, abs=1e-5), "canary: the states are used"
 
 
 def test_two_things_in_a_row_are_told_apart():
@@ -143,6 +176,15 @@ def needles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("needles")
     annotations = write_needle_videos(folder, videos=2, patches=128, seed=21)
     return folder, [json.loads(line) for line in annotations.read_text().splitlines()]
+
+
+def test_presence_by_hand():
+    """Log-odds of the answer, of the first moment alone, and the logarithm of the factor above the background."""
+    excess = torch.tensor([0.0, math.e - 1], dtype=torch.float64)
+    odds = math.log(0.8 / 0.2)
+    assert presence(0.5, excess) == pytest.approx(1.0) and presence(0.8, excess) == pytest.approx(1 + odds)
+    assert presence(0.8, excess, 0.2) == pytest.approx(1.0), "a moment that does not give the answer speaks against it"
+    assert math.isfinite(presence(1.0, excess, 0.0))
 
 
 @pytest.mark.parametrize("selector", ["self", SELECTOR])
@@ -222,7 +264,8 @@ def test_absent_in_annotations():
         absent_of("perhaps")
 
 
-def test_what_is_not_there_is_told_by_its_presence(needles):
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_is_not_there_is_told_by_its_presence(needles, verify):
     """Shapes and colours that are in a demo video against those that are not; error rates as `validate` prints them."""
     folder, rows = needles
     fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", budget=56)
@@ -231,7 +274,7 @@ def test_what_is_not_there_is_told_by_its_presence(needles):
         session = fs.open(folder / name, keep="scores_kv")
         shown = [row["needle"] for row in rows if row["video"] == name]
         asked = ask_about_all((needle["shape"] for needle in shown), (needle["colour"] for needle in shown))
-        answers = session.ask_all([question for question, _ in asked], 4)
+        answers = session.ask_all([question for question, _ in asked], 4, verify=verify)
         results += [{"presence": a.presence, "absent": not there} for a, (_, there) in zip(answers, asked)]
     summary = summarise_absence(results, threshold=0.0)
     assert summary["present"] == 16 and summary["absent"] == 12 and summary["auroc"] >= 0.9, summary
@@ -310,10 +353,14 @@ def test_what_is_doubtful_in_the_video_is_in_the_answer(tmp_path):
     (video,) = tmp_path.glob("*.mp4")
     for most, expected in ((64, ()), (8, ("shown at 0.452 frames per second instead of 2: longer than max_frames=8",))):
         fs = FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu", max_frames=most)
-        answer = fs.open(video, start="0:00", end=16).ask("What colour is the circle?", 4)
+        answer = fs.open(video, video_start="0:00", end=16).ask("What colour is the circle?", 4)
         assert [text.partition(" allows")[0] for text in answer.warnings] == list(expected)
     numbers = fs.open(torch.randint(0, 255, (12, 84, 84, 3), dtype=torch.uint8)).ask("What?", 4, verify=True)
     assert "the times of the frames are unknown: moments are numbers of units" in numbers.warnings
+    part = fs.open(video, video_start=4, video_end="0:12")
+    assert part.seconds.tolist() == fs.open(video, start=4, end=12).seconds.tolist() and part.seconds[0] == 4
+    with pytest.raises(ValueError, match="start and video_start are two names of one option"):
+        fs.open(video, start=1, video_start=1)
     with pytest.raises(ValueError, match="end must be seconds, or hours:minutes:seconds, got inf"):
         fs.open(video, end=float("inf"))
     assert map_tokens(fs.open(video), answer).num_units == 4, "an answer stands for its selection"
@@ -338,6 +385,7 @@ KINDS = {  # times of 48 frames in milliseconds, ending of the file, part that i
     "constant": (range(0, 24_000, 500), "mp4", {}, (12.0, 14.0)),
     "variable": ([*range(0, 8000, 250), *range(8000, 24_000, 1000)], "mkv", {}, (6.0, 7.0)),
     "late": (range(3_600_000, 3_624_000, 500), "mkv", {}, (12.0, 14.0)),  # an hour after the clock's zero
+    "a little late": (range(400, 24_400, 500), "mkv", {}, (12.0, 14.0)),
     "part": (range(0, 24_000, 500), "mp4", {"start": 5.0, "end": 21.0}, (12.0, 14.0)),
 }
 
@@ -354,6 +402,7 @@ def test_moments_of_real_files_are_at_their_own_seconds(load, tmp_path, kind):
     scores = 1 + 10 * (change / change.max()).square()  # the file's compression changes a little everywhere
     sets = frame_sets(there.num_units, there.tokens_per_unit, there.num_units)
     (moment,) = moments(Selection(scores, torch.arange(2), sets), there)
+    assert player_offset(there.about.facts) == (times[0] / 1000 if "late" in kind else 0.0)
     unit = fs.family.frames_per_unit / 2  # seconds: when a frame is looked at, see `fps`
     assert moment.start == pytest.approx(start, abs=unit) and moment.end == pytest.approx(end, abs=unit)
     assert start <= moment.peak <= end

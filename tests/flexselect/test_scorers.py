@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flexselect.attention.probe import visual_attention
+from flexselect.scoring.attention_scorer import CPU_TOKENS
 from flexselect.scoring.factory import MODES
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
@@ -77,6 +78,36 @@ def test_a_batch_has_a_limit(load):
     (result,) = fs.scorer.score_many(video, [prompt.query_ids], sets)
     torch.testing.assert_close(result, whole, atol=1e-6, rtol=1e-4)
     assert set(batch_sizes) == {1} and len(batch_sizes) > 1
+
+
+def test_what_runs_together_depends_on_the_machine(load, monkeypatch):
+    """On a CPU one published set; on a GPU what a quarter of its free memory holds; what is kept together is fixed."""
+    fs = load(selector="self", units_per_set=2)
+    scorer = fs.scorer
+    assert scorer._tokens_together() == CPU_TOKENS < 64 * 210
+    assert load(selector="self", tokens_per_batch=77).scorer._tokens_together() == 77
+    prompt = tiny.prompt(fs, count=8)
+    video, states, sizes = fs.encode(prompt), [], []
+    sets = fs.frame_sets(video)
+    stack = scorer._stack
+    monkeypatch.setattr(scorer, "_stack", lambda videos, batch: sizes.append(len(batch)) or stack(videos, batch))
+    for tokens in (None, 1):
+        scorer.tokens_per_batch = tokens
+        states.append(list(scorer.prepare(video, sets)))
+        assert [len(part.sets) for part in states[-1]] == [len(part.sets) for part in states[0]]
+    assert sizes.count(1) >= len(sets) and max(sizes) > 1, "canary: they ran one by one the second time"
+    for one, other in zip(*states):
+        for (keys, values), (other_keys, other_values) in zip(one.past, other.past):
+            torch.testing.assert_close(keys, other_keys, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(values, other_values, atol=1e-5, rtol=1e-4)
+    assert scorer.provenance["tokens_per_batch"] == 32768, "as in the session files of earlier versions"
+    scorer.tokens_per_batch = None
+    monkeypatch.setattr(type(scorer), "device", torch.device("cuda"))
+    for free, tokens in ((10**12, 32768), (10**9, None), (0, 0)):
+        monkeypatch.setattr("flexselect.scoring.attention_scorer.free_bytes", lambda device, free=free: free)
+        together = scorer._tokens_together()
+        most = 10**9 / 4 / 4 / scorer.decoder.config.hidden_size  # a quarter, float32
+        assert (0 < together <= most) if tokens is None else together == tokens
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])

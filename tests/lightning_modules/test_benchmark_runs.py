@@ -90,7 +90,7 @@ def test_kept_features_are_neither_decoded_nor_encoded_again(root, whole, tmp_pa
     def refused(*_):
         raise ValueError("a video is opened")
 
-    monkeypatch.setattr("datamodules.question_data.open_video", refused)
+    monkeypatch.setattr("datamodules.question_data.stream_of_file", refused)
     monkeypatch.setattr("flexselect.families.base.VideoLM.vision_chunks", refused)
     assert cli.main(words(root, tmp_path / "second", *cache)) == 0
     assert outcome(tmp_path / "first") == outcome(tmp_path / "second") == whole

@@ -20,6 +20,7 @@ from flexselect.commands.help.source import (
 from flexselect.commands.verbs import SHARED, VERBS
 from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_names
+from flexselect.structures.readers import unknown_reader
 
 OUR_PACKAGES = ("flexselect.", "lightning_modules.", "datamodules.", "lightning.")
 OF_ANY_RUN = ("--seed_everything", "--print_config", "--ckpt_path", "--return_predictions", "--weights_only")
@@ -100,6 +101,8 @@ def _mistake_of_option(name: str, value: str | None) -> str | None:
     if key not in kinds:
         near = did_you_mean(key, kinds, f"{part}.")
         return f"there is no {part}.{key}{near}" if near else None
+    if value is not None and f"{part}.{key}" == "--data.reader":
+        return unknown_reader(value)
     return None if nested or value is None else _wrong_value(f"{part}.{key}", value, kinds[key])
 
 
