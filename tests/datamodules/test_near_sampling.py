@@ -14,7 +14,8 @@ from datamodules.video_files.decoding import Decoder, decode_frames
 from flexselect import FlexSelect
 from flexselect.families import FAMILIES, family_of
 from flexselect.families.inputs import even_frames
-from flexselect.structures.frames import ReadOptions
+from flexselect.structures.frames import ReadOptions, stream_of_file
+from flexselect.structures.readers import load_reader
 from tests.datamodules.test_video import FILES, as_it_is, write_like_the_web
 
 DEMO = "checkpoints/demo/video_llm"
@@ -216,3 +217,16 @@ def test_a_session_and_a_run_take_the_cheap_frames(tmp_path):
     (row, _) = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
     assert row["sampling"]["decoded"] <= row["sampling"]["decoded_if_exact"] and row["sampling"]["tolerance"] == 1
     assert cli.main(words) == 2, "another run's folder"
+
+
+@pytest.mark.parametrize("reader", ["decord", "torchcodec"])
+def test_every_reader_takes_the_same_frames(tmp_path, reader):
+    try:
+        load_reader(reader)
+    except ValueError as error:
+        pytest.skip(str(error))
+    path = write_like_the_web(tmp_path / "a.mp4", 150, bf="3")
+    expected, stream = (
+        stream_of_file(str(path), two_a_second, as_it_is, near(1.0, reader=name)) for name in ("pyav", reader)
+    )
+    assert torch.equal(stream.seconds, expected.seconds) and torch.equal(stream.all_frames(), expected.all_frames())
