@@ -50,7 +50,7 @@ class Qwen25VL(VideoFamily):
         min_pixels: frames are enlarged to at least this area.
         max_pixels: frames are shrunk to at most this area; 308 * 560 gives up to 220 tokens per unit.
         time_step: time between units for M-RoPE. "released": always 1.0 s, as in the released evaluation; "true": the
-            real time, as in the model's training.
+            real time, as in the model's training; of unevenly spaced frames the mean, since the model takes one number.
         sampling: "exact": the frames of the published rule; "near": for each of them, the frame nearby that is the
             cheapest to decode. Several times faster for long videos.
         tolerance: seconds by which a frame of "near" may move; None: half the distance of the published frames.
