@@ -4,8 +4,8 @@
     python -m bench.near_accuracy --videos 26     (208 questions, as in the demo)
 
 The demo's videos (256 seconds; shapes that are visible for 1.5 seconds) are written at 8 frames per second, with a key
-frame every 2 or every 10 seconds and at no other time. The model sees one frame per half second, as in the demo, or
-one per second.
+frame every 2 or every 10 seconds and at no other time. The model sees a frame per half second, as in the demo, or
+one per second or two.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL = "checkpoints/demo/video_llm"
 PATCHES, NEEDLES, QUESTIONS, SEED = 256, 4, 8, 0  # of a video; a patch is a second
 REPEATED = 4  # times that each of the demo's frames is shown: 8 frames per second
 KEYS = (2, 10)  # seconds between key frames
-FRAMES = (512, 256)  # that the model sees
+FRAMES = (512, 256, 128)  # that the model sees: one per half second, second, two seconds
 TOLERANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -73,6 +73,7 @@ def main() -> None:
     """Print a line per distance of key frames, number of frames and tolerance; write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=2)
+    parser.add_argument("--frames", type=int, nargs="+", default=FRAMES)
     options = parser.parse_args()
     disable_progress_bar()
     ways = {"exact": {}, **{f"{t:g} s": {"sampling": "near", "tolerance": t} for t in TOLERANCES}}
@@ -83,14 +84,14 @@ def main() -> None:
         for seconds in KEYS:
             paths = [Path(place) / f"{number}_{seconds}.mp4" for number in range(options.videos)]
             videos = {path: write(path, number, seconds) for number, path in enumerate(paths)}
-            for frames in FRAMES:
+            for frames in options.frames:
                 for name, sampling in ways.items():
                     row = measure(videos, frames, **sampling)
                     rows.append({"keys_s": seconds, "frames": frames, "tolerance": name, **row})
                     right = f"{row['right']}/{row['questions']}"
                     more = f"{row['moved_mean_s']:11.3f}{row['decoded']:8.2f}" if sampling else ""
                     print(f"{seconds:7}{frames:7}{name:>10}{right:>10}{row['accuracy']:9.3f}{more}", flush=True)
-    write_result("near_accuracy", {"patches": PATCHES, "videos": options.videos}, rows)
+    write_result("near_accuracy", {"patches": PATCHES, **vars(options)}, rows)
 
 
 if __name__ == "__main__":

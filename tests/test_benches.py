@@ -116,6 +116,6 @@ def test_small_runs_of_the_benches_of_cheap_frames(results, monkeypatch, tmp_pat
     (video,) = json.loads((results / "near.json").read_text())["rows"]
     ways = {row["way"]: row for row in video["ways"]}
     assert ways["default"]["decoded"] <= ways["exact"]["decoded"] and ways["exact"]["moved_max_s"] == 0
-    run_small(near_accuracy, monkeypatch, "--videos", "1", KEYS=(2,), FRAMES=(32,), PATCHES=16, TOLERANCES=(0.5,))
+    run_small(near_accuracy, monkeypatch, "--videos", "1", "--frames", "32", KEYS=(2,), PATCHES=16, TOLERANCES=(0.5,))
     rows = json.loads((results / "near_accuracy.json").read_text())["rows"]
     assert [row["tolerance"] for row in rows] == ["exact", "0.5 s", "default"] and rows[0]["right"] > 0
