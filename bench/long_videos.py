@@ -100,7 +100,7 @@ def _repeat(piece: Path, path: Path, times: int) -> None:
         for number in range(times):
             with av.open(str(piece)) as container:
                 source = container.streams.video[0]
-                stream = stream or out.add_stream_from_template(source)
+                stream = stream or out.add_stream_from_template(source, opaque=True)  # AV1's decoder has no encoder
                 shift = round(Fraction(number * PIECE) / source.time_base)
                 for packet in container.demux(source):
                     if packet.dts is not None:

@@ -122,12 +122,13 @@ def main() -> None:
     """Measure all videos; print a table of each, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="long videos at 1,024 frames")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the long videos, from 0; by default all")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     shutil.rmtree(CACHE, ignore_errors=True)
     os.environ["XDG_CACHE_HOME"] = str(CACHE.absolute())
-    videos = []
-    for minutes, size, keys, codec, count in LARGE if options.large else SMALL:
+    videos = LARGE if options.large else SMALL
+    for minutes, size, keys, codec, count in [videos[i] for i in options.only or range(len(videos))]:
         path = str(long_video(minutes, size, keys, codec))
         first, later = index_seconds(path)
         name = f"{minutes} minutes of {size[1]} x {size[0]}, {codec}, a key frame in {keys}"
@@ -139,9 +140,9 @@ def main() -> None:
         rows = measure(path, count, [*tolerances, None], options.rounds)
         for row in rows:
             show(row)
-        about = {"minutes": minutes, "size": size, "keys": keys, "codec": codec, "frames": count}
-        videos.append({**about, "index_s": first, "index_later_s": later, "ways": rows})
-        write_result("near_large" if options.large else "near", {"fps": FPS}, videos)
+        about = {"minutes": minutes, "size": size, "fps": FPS, "keys": keys, "codec": codec, "frames": count}
+        about |= {"index_s": first, "index_later_s": later}
+        write_result(f"near_{minutes}_{size[0]}_{codec}_{keys}", about, rows)
 
 
 if __name__ == "__main__":

@@ -113,8 +113,7 @@ def test_small_runs_of_the_benches_of_cheap_frames(results, monkeypatch, tmp_pat
     for module in (near, long_videos):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     run_small(near, monkeypatch, SMALL=[(1, (72, 128), 60, "h264", 4)], CACHE=tmp_path / "cache")
-    (video,) = json.loads((results / "near.json").read_text())["rows"]
-    ways = {row["way"]: row for row in video["ways"]}
+    ways = {row["way"]: row for row in json.loads((results / "near_1_72_h264_60.json").read_text())["rows"]}
     assert ways["default"]["decoded"] <= ways["exact"]["decoded"] and ways["exact"]["moved_max_s"] == 0
     run_small(near_accuracy, monkeypatch, "--videos", "1", "--frames", "32", KEYS=(2,), PATCHES=16, TOLERANCES=(0.5,))
     rows = json.loads((results / "near_accuracy.json").read_text())["rows"]
