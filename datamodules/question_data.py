@@ -138,7 +138,7 @@ class _Items(Dataset):
         encoded = self.cache.get(path, prompter.prefix_ids, reading) if self.cache else None
         if encoded is not None:
             return {"encoded": encoded}
-        stream = stream_of_file(str(path), self.family.sample, prompter.resize, reading)
+        stream = stream_of_file(str(path), self.family.sample, prompter.resize, self.family.reading(reading))
         if get_worker_info() is None:  # the main process decodes while the tower encodes
             return {"stream": stream}
         return {"clip": replace(prompter.clip(stream.all_frames(), stream.seconds), about=stream.about)}

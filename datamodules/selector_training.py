@@ -177,7 +177,8 @@ class _Reader:
         """
         self.prompter = self.prompter or self.family.prompter()
         try:
-            stream = stream_of_file(str(path), self.family.sample, self.prompter.resize, self.reading)
+            reading = self.family.reading(self.reading)
+            stream = stream_of_file(str(path), self.family.sample, self.prompter.resize, reading)
             return self.prompter.clip(stream.all_frames(), stream.seconds)
         except VideoError:
             raise

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import av
@@ -25,8 +26,10 @@ from datamodules.video_files.decoding import (
     decode_frames,
     open_container,
 )
-from datamodules.video_files.frame_index import FrameIndex, read_index
+from datamodules.video_files.frame_index import FrameIndex
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
+from datamodules.video_files.index_cache import cached_index
+from datamodules.video_files.packets import read_index
 from datamodules.video_files.truncation import promised_size
 from flexselect.storage.video_paths import explain_unreadable, printable_path, resolve_path
 from flexselect.structures.frames import WHOLE_VIDEO, FrameStream, ReadOptions, Sample, VideoFacts
@@ -121,6 +124,11 @@ def open_video(
         reason = f"has no second {options.start:g}: it is {index.length:.1f} seconds long"
         raise VideoError(path, reason, about.warnings)
     chosen = index.choose(sample, options.start, options.end)
+    if options.sampling == "near":
+        tolerance = index.half_step(chosen) if options.tolerance is None else options.tolerance
+        near = index.choose_near(chosen, tolerance, options.start, options.end)
+        about.facts |= {"tolerance": round(tolerance, 3), **_moves(index, chosen, near)}
+        chosen = near
     seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
     def pick(positions: Sequence[int]) -> Iterator[Tensor]:
@@ -157,7 +165,7 @@ def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, Video
     if reason is not None:
         raise VideoError(path, reason)
     try:
-        index, warnings = _index_animation(file) if is_animated_webp(file) else _index_video(file, options.track)
+        index, warnings = cached_index(file, options.track, lambda: _read_index(file, options.track))
     except PermissionError as error:
         raise VideoError(path, "may not be read: permission denied") from error
     except (av.FFmpegError, OSError) as error:
@@ -190,12 +198,10 @@ def _add_warning(about: VideoFacts, warning: str) -> None:
         about.warnings.append(warning)
 
 
-def _index_animation(file: Path) -> tuple[FrameIndex, list[str]]:
-    return read_animation(file), []
-
-
-def _index_video(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
+def _read_index(file: Path, track: int | None) -> tuple[FrameIndex | None, list[str]]:
     """Read the index of a video file, and the warnings that its container gives reason for."""
+    if is_animated_webp(file):
+        return read_animation(file), []
     with open_container(str(file.absolute())) as container:  # FFmpeg would take the "12:" of "12:30.mp4" for a protocol
         index = read_index(container, track)
         if index is None:
@@ -246,6 +252,14 @@ def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
         facts["starts_at"] = round(index.starts_at, 3)
     part = {name: value for name, value in (("start", options.start), ("end", options.end)) if value is not None}
     return facts | part | ({"track": index.track} if index.track else {}) | options.settings
+
+
+def _moves(index: FrameIndex, wanted: list[int], chosen: list[int]) -> dict[str, Any]:
+    """Return how far the chosen frames are from the wanted ones, and how many frames are decoded for them."""
+    moved = [abs(index.seconds[i] - index.seconds[j]) for i, j in zip(wanted, chosen)]
+    distances = {"mean": round(fmean(moved), 3), "max": round(max(moved), 3)}
+    costs = index.costs
+    return {"moved": distances, "decoded": costs.decoded(chosen), "decoded_if_exact": costs.decoded(wanted)}
 
 
 def _decode(

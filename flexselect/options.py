@@ -205,6 +205,8 @@ class OptionNames(TypedDict, total=False):
     max_pixels: int | None
     newlines: str | None
     time_step: str
+    sampling: str
+    tolerance: float | None
 
 
 def option_names(options: type[LoadingOptions]) -> list[str]:

@@ -109,7 +109,8 @@ class FlexSelect(Engine):
         how: dict[str, Any] = {"track": track, "square_pixels": square_pixels, "reader": reader}
         clock, reading = Clock(self.gpus), ReadOptions.of(start, end, video_start, video_end, **how)
         with clock("decode"):
-            stream, origin = open_frame_stream(video, seconds, reading, self.family.sample, self.lm.prompter.resize)
+            rules = self.family.reading(reading), self.family.sample, self.lm.prompter.resize
+            stream, origin = open_frame_stream(video, seconds, *rules)
         session = VideoSession(self, stream, None, clock.timings, progress).keeping(keep, keep_on)
         session.video, session.options = origin, reading
         if keep != "nothing":

@@ -9,7 +9,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
 import bench.measure
-from bench import benchmark, gpu, kernels, loss, moments, probe, roofline, scaling, selection, session, tower
+from bench import (
+    benchmark,
+    gpu,
+    kernels,
+    long_videos,
+    loss,
+    moments,
+    near,
+    near_accuracy,
+    probe,
+    roofline,
+    scaling,
+    selection,
+    session,
+    tower,
+)
 from flexselect.attention import probe as probe_of_layers
 
 
@@ -91,3 +106,15 @@ def test_small_runs_of_the_benches_of_whole_questions(results, monkeypatch, caps
     run_small(benchmark, monkeypatch, VIDEOS=1, PATCHES=64, TIMES=1)
     run_small(moments, monkeypatch, "--videos", "1", "--patches", "64")
     assert len(list(results.iterdir())) == 4 and "training-free" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_small_runs_of_the_benches_of_cheap_frames(results, monkeypatch, tmp_path):
+    for module in (near, long_videos):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    run_small(near, monkeypatch, SMALL=[(1, (72, 128), 60, "h264", 4)], CACHE=tmp_path / "cache")
+    ways = {row["way"]: row for row in json.loads((results / "near_1_72_h264_60.json").read_text())["rows"]}
+    assert ways["default"]["decoded"] <= ways["exact"]["decoded"] and ways["exact"]["moved_max_s"] == 0
+    run_small(near_accuracy, monkeypatch, "--videos", "1", "--frames", "32", KEYS=(2,), PATCHES=16, TOLERANCES=(0.5,))
+    rows = json.loads((results / "near_accuracy.json").read_text())["rows"]
+    assert [row["tolerance"] for row in rows] == ["exact", "0.5 s", "default"] and rows[0]["right"] > 0

@@ -1,7 +1,7 @@
 """Decode the frames at given timestamps: from key frame to key frame, in several threads, with bounded memory.
 
 A frame that is not wanted is decoded only if another frame is built on it: about half of the frames of H.264 and HEVC.
-The wanted frames are the same to the last bit.
+Nothing is decoded after the last wanted frame before a key frame. The wanted frames are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from datamodules.video_files.geometry import to_picture
 
 MIN_PIECE, MAX_PIECE = 16, 64  # frames that one thread decodes at a time
 MAX_MISSING = 0.02  # share of the wanted frames that may be missing; a file with more missing frames is broken
-# Codecs whose decoders obey `skip_frame` exactly, packet by packet, as tests show; libdav1d (AV1) reads it only once.
-SKIPPING_CODECS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # codec -> decoder that reads the transparency of a WebM
 
 
@@ -65,13 +63,15 @@ class Decoder:
         self.index, self.wanted = index, wanted
         self.pixel_aspect = index.pixel_aspect if square_pixels else Fraction(1)
         self._seeks = index.seekable
-        self._skips = index.has_timestamps and index.codec in SKIPPING_CODECS and not index.has_alpha
+        self._skips = index.can_skip
+        self._ends = index.last_decoded(wanted)  # the decoder is emptied after these, instead of fed further packets
         self._is_cut = False  # True if the last packet cannot be decoded
         self._last: tuple[int, np.ndarray] | None = None  # timestamp and picture that `frame` returned last
         self._ahead: tuple[int, av.VideoFrame] | None = None  # a decoded frame that is later than the wanted one
         self._decoded: Generator[tuple[int, av.VideoFrame], None, None]
         self._context: Any
         self._position: int  # timestamp of the last decoded frame
+        self._began: int  # timestamp of the frame that decoding began at; frames before it come out of other key frames
         self._open()
 
     def close(self) -> None:
@@ -110,6 +110,7 @@ class Decoder:
         if self._seeks and key > self._position:
             self._decoded.close()
             self._container.seek(key, stream=self._stream)
+            self._began = key
             self._decoded, self._ahead, self._sought = self._decode(), None, True
         while (following := self._ahead or next(self._decoded, None)) is not None:
             timestamp, frame = following
@@ -142,7 +143,8 @@ class Decoder:
         self._context.thread_count = (
             1  # one decoder per thread costs less than threads inside a decoder: see docs/LOG.md
         )
-        self._position, self._sought = self.index.times[0], False
+        self._position = self._began = self.index.times[0]
+        self._sought = False
         self._decoded = self._decode()
         self._ahead = None
 
@@ -160,11 +162,18 @@ class Decoder:
                     raise
                 broken, self._is_cut = error, True
                 continue
+            is_end = self._seeks and packet.pts in self._ends and packet.pts >= self._began
+            if is_end:  # a decoder holds frames back until later ones come; nobody needs those
+                frames += self._context.decode(None)
+                self._context.flush_buffers()
             for frame in frames:
                 timestamp = frame.pts if self.index.has_timestamps else count
                 count += 1
                 if timestamp is not None:
                     yield timestamp, frame
+            if is_end:
+                self._sought = True  # what follows has to be sought
+                return
 
 
 def open_container(path: str) -> av.container.InputContainer:
@@ -232,10 +241,18 @@ def decode_frames(
                     output += [last] * waiting
                     waiting = 0
             if output:
-                yield torch.cat(output)
+                yield _together(output)
     if waiting:
         raise DecodingError("all of its frames are missing")
     return len(missing)
+
+
+def _together(frames: list[Tensor]) -> Tensor:
+    """Concatenate frames [1, H, W, 3] of any device: [t, H, W, 3]."""
+    if frames[0].device.type != "cpu":
+        return torch.cat(frames)
+    # torch's threads would stay awake for a while to wait for more work, and take the processor from the decoders
+    return torch.from_numpy(np.concatenate([frame.numpy() for frame in frames]))
 
 
 def _read_ahead(

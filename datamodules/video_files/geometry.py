@@ -10,7 +10,8 @@ import numpy as np
 
 MAX_ASPECT = 10  # a pixel aspect ratio above this, or below its inverse, comes from a damaged header
 WITHOUT_TONE_MAPPING = {16: "PQ", 18: "HLG"}  # HDR transfer functions by their number in ISO/IEC 23091-2
-
+# PyAV 17 and later start a thread per core for each frame, unless they are told not to; earlier ones start none.
+ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 DisplayMatrix = tuple[int, int, int, int]  # a, b, c, d: a stored point (p, q) is shown at (a p + c q, b p + d q)
 
@@ -29,10 +30,18 @@ def to_picture(frame: av.VideoFrame, pixel_aspect: Fraction, matrix: DisplayMatr
     size: dict[str, Any] = (
         {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
     )
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", **size)
+    converted = frame.reformat(format="rgba" if has_alpha else "rgb24", **size, **ONE_THREAD)
+    pixels = _pixels(converted, 4 if has_alpha else 3)
     if has_alpha:
         pixels = ((pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255).astype(np.uint8)
     return make_upright(pixels, matrix)
+
+
+def _pixels(frame: av.VideoFrame, channels: int) -> np.ndarray:
+    """Return a frame's pixels, uint8 [h, w, channels], without copying them unless its rows have padding."""
+    plane = frame.planes[0]
+    shape, strides = (frame.height, frame.width, channels), (plane.line_size, channels, 1)
+    return np.ascontiguousarray(np.ndarray(shape, np.uint8, memoryview(plane), strides=strides))
 
 
 def usable_aspect(aspect: Fraction | None) -> Fraction:

@@ -15,14 +15,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from flexselect.attention.kernels import attention_kernels
 from flexselect.attention.states import Past, cache_keyword, cache_of
 from flexselect.families.decoding import NewTokens, answering, greedy
-from flexselect.families.merging import after_past, merge_embeddings
+from flexselect.families.merging import after_past, kept_inputs
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
 from flexselect.loading.weights import LoadOptions
 from flexselect.shipped import checkpoint_folder
+from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+
+LATER = (("sampling", "exact"), ("tolerance", None))  # defaults younger than version 0.1: settings leave them out
 
 VisionProjector = Callable[[Tensor, tuple[int, int, int]], Tensor]  # `VideoLM.vision`'s [*, C], grid -> [v, d]
 
@@ -45,13 +48,20 @@ class VideoFamily(ABC):
 
     # Final: open a checkpoint, and read its numbers.
 
-    def open(self, path: str) -> dict[str, Any]:
+    def open(self, path: str, sampling: str = "exact", tolerance: float | None = None) -> dict[str, Any]:
         """Read config.json into `config`; return the checkpoint's defaults.
+
+        Args:
+            path: local folder or hub id.
+            sampling: "exact": the frames that `sample` chooses; "near": frames nearby that are cheaper to decode.
+            tolerance: seconds that a frame of "near" may be away; None: half the distance of the chosen frames.
 
         Raises:
             FileNotFoundError: if there is no checkpoint at `path`.
-            ValueError: if the checkpoint is of another family.
+            ValueError: if the checkpoint is of another family, or an argument is wrong.
         """
+        self.sampling, self.tolerance = sampling, tolerance
+        self.reading(WHOLE_VIDEO)  # refuses what is wrong
         self.path = path = checkpoint_folder(path)
         self.config = read_config(path)
         if not self.claims(self.config):
@@ -63,12 +73,17 @@ class VideoFamily(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """The class, the path and the numbers that change what the model sees, as recorded with results."""
-        return {"class": type(self).__name__, "path": self.path} | {name: self.__dict__[name] for name in self.numbers}
+        numbers = {name: self.__dict__[name] for name in self.numbers if (name, self.__dict__[name]) not in LATER}
+        return {"class": type(self).__name__, "path": self.path} | numbers
 
     @property
     def identity(self) -> dict[str, Any]:
         """The settings without the path: a moved checkpoint keeps its identity."""
         return {name: value for name, value in self.settings.items() if name != "path"}
+
+    def reading(self, options: ReadOptions) -> ReadOptions:
+        """Add how this family takes frames from a file to how the file is read."""
+        return replace(options, sampling=self.sampling, tolerance=self.tolerance)
 
     @property
     def num_layers(self) -> int:
@@ -235,25 +250,7 @@ class VideoLM(ABC):
             `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and `deepstack`: the decoder's keyword
             arguments for deepstack, empty for models without it.
         """
-        layout = encoded.layout(query_ids, self.visual_id)
-        position_ids = self.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
-        keep, features = torch.ones_like(layout.visual), encoded.features
-        if selection is not None:
-            keep = layout.kept_mask(selection.kept, selection.shift)
-            features = features[keep[layout.visual].nonzero().flatten().to(features.device)]
-        features = features.to(self.device)
-        position_ids = position_ids[:, keep].to(self.device)  # [P, n]
-        if positions == "compact":
-            position_ids = torch.arange(position_ids.shape[1], device=self.device).expand(position_ids.shape[0], -1)
-        ids = layout.ids[keep][None].to(self.device)
-        embeddings, deepstack = merge_embeddings(self.embed, ids, layout.visual[keep], features[None])
-        return {
-            "input_ids": ids,
-            "inputs_embeds": embeddings,
-            "position_ids": position_ids[:, None] if len(position_ids) > 1 else position_ids,
-            "attention_mask": torch.ones_like(ids),
-            "deepstack": deepstack,
-        }
+        return kept_inputs(self, encoded, query_ids, selection, positions)
 
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
         """Return the logits of the first new token, float32 [vocab]; a ValueError if loaded for scoring only."""

@@ -59,11 +59,14 @@ class LlavaVideo(VideoFamily):
         max_frames: the maximum number of frames per video.
         newlines: "grid": after each row of tokens, as LLaVA-Video was trained; "one_token": after the last frame, as
             LLaVA-OneVision was trained; None: as `mm_newline_position` in config.json says.
+        sampling: "exact": the frames of the published rule; "near": for each of them, the frame nearby that is the
+            cheapest to decode. Several times faster for long videos.
+        tolerance: seconds by which a frame of "near" may move; None: half the distance of the published frames.
     """
 
     name = "LLaVA-Video"
     frames_per_unit = 1
-    numbers = ("fps", "max_frames", "newlines")
+    numbers = ("fps", "max_frames", "newlines", "sampling", "tolerance")
     published_layers = REFERENCE_LAYERS
     default_positions = "compact"
     penalises_prompt = False  # the released code generates from embeddings alone
@@ -76,8 +79,10 @@ class LlavaVideo(VideoFamily):
         fps: float | None = None,
         max_frames: int | None = None,
         newlines: Literal["grid", "one_token"] | None = None,
+        sampling: Literal["exact", "near"] = "exact",
+        tolerance: float | None = None,
     ) -> None:
-        defaults = self.open(path)
+        defaults = self.open(path, sampling, tolerance)
         self.newlines = newlines or self.model_config.to_dict().get("mm_newline_position")
         if self.newlines is None:  # config.json is in Hugging Face's layout
             warnings.warn(UNMARKED.format(path), stacklevel=2)

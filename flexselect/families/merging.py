@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from flexselect.structures.prompt import EncodedVideo, Selection
 
 
 def merge_embeddings(
@@ -76,3 +79,28 @@ def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None
         yield
     finally:
         hook.remove()
+
+
+def kept_inputs(
+    lm: Any, encoded: EncodedVideo, query_ids: Tensor, selection: Selection | None, positions: str
+) -> dict[str, Any]:
+    """Make the LLM's input; see `VideoLM.assemble`, which calls this with itself as `lm`."""
+    layout = encoded.layout(query_ids, lm.visual_id)
+    position_ids = lm.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
+    keep, features = torch.ones_like(layout.visual), encoded.features
+    if selection is not None:
+        keep = layout.kept_mask(selection.kept, selection.shift)
+        features = features[keep[layout.visual].nonzero().flatten().to(features.device)]
+    features = features.to(lm.device)
+    position_ids = position_ids[:, keep].to(lm.device)  # [P, n]
+    if positions == "compact":
+        position_ids = torch.arange(position_ids.shape[1], device=lm.device).expand(position_ids.shape[0], -1)
+    ids = layout.ids[keep][None].to(lm.device)
+    embeddings, deepstack = merge_embeddings(lm.embed, ids, layout.visual[keep], features[None])
+    return {
+        "input_ids": ids,
+        "inputs_embeds": embeddings,
+        "position_ids": position_ids[:, None] if len(position_ids) > 1 else position_ids,
+        "attention_mask": torch.ones_like(ids),
+        "deepstack": deepstack,
+    }

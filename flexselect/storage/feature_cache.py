@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from flexselect.storage.bounded_folder import make_room
 from flexselect.storage.encoded_file import read_encoded, write_encoded
 from flexselect.storage.file_hash import file_hash
 from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
@@ -24,7 +24,6 @@ from flexselect.structures.readers import DEFAULT_READER
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-STALE = 3600  # seconds; a temporary file older than this was left by a killed process
 
 
 class FeatureCache:
@@ -74,7 +73,7 @@ class FeatureCache:
         try:
             file = self._file(Path(video), reading)
             write_encoded(file, encoded, {"video_hash": file_hash(Path(video))})
-            self._make_room(file)
+            make_room(file, self.max_bytes)
         except OSError as error:
             log.warning("the features of %s are not kept (%s)", video, error)
 
@@ -86,24 +85,3 @@ class FeatureCache:
         key += "" if part == WHOLE_VIDEO else f"\0{part}"
         key += "" if reader == DEFAULT_READER else f"\0{reader}"
         return self.folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + SUFFIX)
-
-    def _make_room(self, newest: Path) -> None:
-        """Delete the least recently used files until the rest fits into `max_bytes`."""
-        files = []
-        for file in self.folder.glob(f"*{SUFFIX}"):
-            try:
-                status = file.stat()
-            except FileNotFoundError:  # deleted by another process
-                continue
-            files.append((status.st_mtime_ns, status.st_size, file))
-        for temporary in self.folder.glob("*.tmp"):  # left by a process that was killed while it wrote
-            with suppress(FileNotFoundError):
-                if time.time() - temporary.stat().st_mtime > STALE:
-                    temporary.unlink()
-        total = sum(size for _, size, _ in files)
-        for _, size, file in sorted(files):
-            if total <= self.max_bytes:
-                return
-            if file != newest or size > self.max_bytes:
-                file.unlink(missing_ok=True)
-                total -= size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def open_frame_stream(
             raise ValueError("seconds go with frames; a video file already has timestamps")
         return stream_of_file(str(video), sample, resize, reading), resolve_path(video).absolute()
     frames = checked_frames(video)
-    if reading != ReadOptions():
+    if replace(reading, sampling="exact", tolerance=None) != ReadOptions():  # those two are the family's
         raise ValueError("start, end, track, square_pixels and reader are for a video file; pass only the frames")
     times = None if seconds is None else checked_seconds(seconds, len(frames))
     return stream_of(frames, times, resize), frames

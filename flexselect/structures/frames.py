@@ -12,13 +12,16 @@ from torch import Tensor
 from flexselect.structures.readers import DEFAULT_READER, load_reader
 from flexselect.structures.times import checked_time, either
 
+SAMPLINGS = ("exact", "near")  # see `ReadOptions.sampling`
+
 
 @dataclass(frozen=True)
 class ReadOptions:
     """Which part of a video file is read, and how.
 
     Raises:
-        ValueError: if the part has no length, the track is below 0, or the reader is unknown or cannot be loaded.
+        ValueError: if the part has no length, the track is below 0, the reader is unknown or cannot be loaded, or
+            `sampling` and `tolerance` do not fit.
     """
 
     start: float | None = None  # seconds; None: the beginning of the video
@@ -27,6 +30,9 @@ class ReadOptions:
     square_pixels: bool = True  # stretch pixels that are not square, as players do; decord does not
     # Name of the reader that decodes. It is not in `repr`, so that the features that version 0.1 cached are found.
     reader: str = field(default=DEFAULT_READER, repr=False)
+    # The family sets these two, and its settings record them; so they are not in the text that keys of caches have.
+    sampling: str = field(default="exact", repr=False)  # or "near": the cheapest frame near each wanted one
+    tolerance: float | None = field(default=None, repr=False)  # seconds; None: half the distance of wanted frames
 
     def __post_init__(self) -> None:
         start, end = self.start or 0.0, self.end
@@ -36,6 +42,14 @@ class ReadOptions:
             raise ValueError(f"track must be at least 0, got {self.track}")
         if self.reader != DEFAULT_READER:
             load_reader(self.reader)  # refused now, not at the first video
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
+        if self.tolerance is None:
+            return
+        if not isinstance(self.tolerance, int | float) or not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be a number of seconds, at least 0, got {self.tolerance!r}")
+        if self.sampling == "exact":
+            raise ValueError(f'a tolerance needs sampling "near": got tolerance {self.tolerance:g} with "exact"')
 
     @classmethod
     def of(cls, start: Any, end: Any, video_start: Any = None, video_end: Any = None, **more: Any) -> ReadOptions:

@@ -117,7 +117,8 @@ def unit_frames(session: VideoSession, units: Sequence[int]) -> Iterator[np.ndar
     if isinstance(video, Tensor):
         yield from (shrink(video[first : first + 1])[0].numpy() for first in firsts)
         return
-    for frames in stream_of_file(str(video), family.sample, shrink, session.options).frames_at(firsts):
+    stream = stream_of_file(str(video), family.sample, shrink, family.reading(session.options))
+    for frames in stream.frames_at(firsts):
         yield from frames.numpy()
 
 
