@@ -92,6 +92,7 @@ VERBS = {
             *VIDEO,
             "--data.reader",
             *TABLE,
+            "--data.shard",
             *SELECTING,
             *PLACE,
             "--model.verify",
@@ -104,7 +105,17 @@ VERBS = {
     "validate": Verb(
         "answer questions and count the right answers",
         "validate --config qwen2_5_vl_7b --data.annotations questions.jsonl --data.video_root videos/",
-        ("--config", *TABLE, "--data.limit", "--data.reader", *SELECTING, *PLACE, "--output_dir", "--report"),
+        (
+            "--config",
+            *TABLE,
+            "--data.limit",
+            "--data.shard",
+            "--data.reader",
+            *SELECTING,
+            *PLACE,
+            "--output_dir",
+            "--report",
+        ),
         classes=ASKING,
     ),
     "visualize": Verb(
@@ -167,6 +178,12 @@ VERBS = {
         "several validations in one table: a result with its controls",
         "experiment --config experiment/videomme_qwen2_5_vl_7b --data.root DIR --output_dir OUT",
         ("--config", "--output_dir", "--data.root"),
+    ),
+    "merge": Verb(
+        "put the shards of a table together: what one run would have written",
+        "merge OUT/1 OUT/2 OUT/3 --output_dir OUT/all",
+        ("--output_dir",),
+        {"DIR": "output folders of all shards: of predict, validate or teacher scoring with --data.shard"},
     ),
     "compare": Verb(
         "two runs side by side, with McNemar's exact test",
