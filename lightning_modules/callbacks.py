@@ -7,11 +7,13 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
 from flexselect.contracts import QuestionSource
+from flexselect.evaluation.parquet import NAME as PARQUET
+from flexselect.evaluation.parquet import write_parquet
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.evaluation.results import (
     frequent_warnings,
@@ -40,10 +42,11 @@ class PredictionWriter(Callback):
 
     Args:
         output_dir: output folder; None: a folder under outputs/ named after the settings, so that settings never mix.
+        format: "parquet" also writes predictions.parquet at the end; predictions.jsonl is written answer by answer.
     """
 
-    def __init__(self, output_dir: str | None = None) -> None:
-        self.output_dir = output_dir
+    def __init__(self, output_dir: str | None = None, format: Literal["jsonl", "parquet"] = "jsonl") -> None:
+        self.output_dir, self.format = output_dir, format
         # rows of this run's questions by question key, including those that an earlier run answered
         self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.results: dict[str, Any] = {}  # of a validation
@@ -158,6 +161,8 @@ class PredictionWriter(Callback):
             merge_predictions(folder, rows)
             asked = {question.key for question in pl_module.data.questions}
             self.rows = {prediction_key(row): row for row in rows if prediction_key(row) in asked}
+            if self.format == "parquet":
+                write_parquet(folder / PARQUET, list(self.rows.values()))
             failed = sum(row["error"] is not None for row in self.rows.values())
             log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
             doubtful = sum(bool(row.get("warnings")) for row in self.rows.values())

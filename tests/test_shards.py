@@ -9,6 +9,7 @@ import pytest
 
 import cli
 from datamodules.needles import write_needle_videos
+from flexselect.evaluation.parquet import write_parquet
 from flexselect.storage.shard import Shard, parse
 from lightning_modules.video_qa import VideoQA
 
@@ -105,6 +106,33 @@ def test_merged_shards_are_one_run(runs, tmp_path, capsys):
     assert [file.name for file in merged.parent.iterdir()] == ["one"], "nothing is left of the folder it was made in"
     in_order = [row for folder in shards(runs) for row in rows(Path(folder))]
     assert in_order != rows(merged), "canary: the shards' rows have another order"
+
+
+def test_parquet_has_every_value_of_the_lines(runs, call, tmp_path, monkeypatch):
+    """Nothing is asked again: the rows of a run that has ended become a table, and so do merged ones."""
+    from pyarrow import parquet
+
+    out = Path(shutil.copytree(runs, tmp_path / "runs"))
+    monkeypatch.setattr(VideoQA, "_open", None)
+    lines = rows(out / "1")
+    row = {**lines[0], "id": "half \ud83d", "verification": {"cited": 1}, "drawn": "A", "absent": True}
+    write_parquet(tmp_path / "odd.parquet", [row])
+    assert set(row) | {"timings"} == set(parquet.read_schema(tmp_path / "odd.parquet").names)
+    (read,) = parquet.read_table(tmp_path / "odd.parquet").to_pylist(maps_as_pydicts="strict")
+    assert read["id"] == "half \ufffd" and json.loads(read["verification"]) == {"cited": 1} and read["absent"]
+    assert call("validate", out / "1", "--data.shard", "1/3", "--writer.format", "parquet") == 0
+    assert cli.main(["merge", *shards(out), "--output_dir", str(out / "merged")]) == 3
+    for folder in (out / "1", out / "merged"):
+        table = parquet.read_table(folder / "predictions.parquet").to_pylist(maps_as_pydicts="strict")
+        whole = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        assert len(table) == len(whole)
+        for cells, line in zip(table, whole):
+            cells |= {name: json.loads(cells[name] or "null") for name in ("sampling", "verification", "grounding")}
+            cells["moments"] = [{k: v for k, v in moment.items() if v is not None} for moment in cells["moments"]]
+            line["expected"] = [line["expected"]]
+            assert {name: cells[name] for name in line} == line
+            assert all(cells[name] is None for name in set(cells) - set(line))
+    assert not (out / "2" / "predictions.parquet").exists()
 
 
 def test_a_merged_folder_is_a_run_to_go_on_with(runs, call, tmp_path, monkeypatch):

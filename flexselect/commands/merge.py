@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from flexselect.evaluation.parquet import NAME as PARQUET
+from flexselect.evaluation.parquet import write_parquet
 from flexselect.evaluation.results import merge_predictions, prediction_key, read_predictions, short_key, summary_lines
 from flexselect.evaluation.results_files import Provenance, write_results
 from flexselect.storage.run_settings import (
@@ -97,6 +99,8 @@ def _merge_answers(shards: Shards, whole: Path, settings: dict[str, Any]) -> tup
                 shutil.copytree(folder / name, whole / name, dirs_exist_ok=True)
     rows = [placed[place] for place in range(shards[0][1].rows)]
     merge_predictions(whole, rows)
+    if any((folder / PARQUET).is_file() for folder, _, _ in shards):
+        write_parquet(whole / PARQUET, rows)
     failed = sum(row["error"] is not None for row in rows)
     summary, about = f"{len(rows) - failed} answers, {failed} errors", shards[0][2]
     if about["verb"] != "validate":
