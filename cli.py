@@ -82,10 +82,33 @@ def demo(words: Sequence[str], loudness: Sequence[str]) -> int:
     return run_demo(annotations.parent / questions[0].video, questions)
 
 
+def merge(words: Sequence[str], loudness: Sequence[str]) -> int:
+    """Run the verb `merge`: folders of shards, and `--output_dir DIR`."""
+    from flexselect.commands.merge import merge as merge_shards
+    from flexselect.nearest import did_you_mean
+    from flexselect.storage.run_settings import UsageError
+
+    parser = argparse.ArgumentParser(prog="flexselect merge", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--output_dir")
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if unknown:
+        raise UsageError(f"merge has no option {unknown[0]}{did_you_mean(unknown[0], ['--output_dir'])}")
+    if not options.folders or options.output_dir is None:
+        raise UsageError(f"missing: the shards' folders, or --output_dir; for example {VERBS['merge'].example}")
+    text, failed = merge_shards(options.folders, options.output_dir)
+    sys.stdout.write(text)
+    return SOME_FAILED if failed else ALL_ANSWERED
+
+
 OWN_WORDS: dict[str, Callable[[Sequence[str], Sequence[str]], int]] = {  # verbs that parse their words themselves
     "experiment": experiment,
     "check": check,
     "demo": demo,
+    "merge": merge,
 }
 
 

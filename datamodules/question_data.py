@@ -17,10 +17,13 @@ from datamodules.processor_cores import workers
 from datamodules.video import VideoError
 from flexselect.contracts import QuestionItem, QuestionSource
 from flexselect.evaluation.questions import VideoQuestion
+from flexselect.evaluation.results import short_key
 from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
+from flexselect.loading.fingerprint import text_hash
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.storage.file_hash import file_hash
+from flexselect.storage.shard import Shard
 from flexselect.storage.video_paths import resolve_path, size_of
 from flexselect.structures.frames import ReadOptions, stream_of_file
 
@@ -37,6 +40,7 @@ class QuestionData(LightningDataModule):
         video_root: folder of the videos.
         num_workers: number of processes that decode ahead, each with one clip in memory; 0: the main process decodes, a
             few frames at a time; None: from the number of cores, at most 4.
+        shard: "i/n": only the questions about every n-th video, for one of n runs that share a table; None: all.
 
     Attributes:
         answered: keys (`VideoQuestion.key`) of questions that an earlier run answered.
@@ -45,11 +49,18 @@ class QuestionData(LightningDataModule):
     macro: str | None = None  # accuracy is the mean over the values of this group; None: over all questions
 
     def __init__(
-        self, family: VideoFamily, questions: list[VideoQuestion], video_root: str, num_workers: int | None
+        self,
+        family: VideoFamily,
+        questions: list[VideoQuestion],
+        video_root: str,
+        num_workers: int | None,
+        shard: str | None = None,
     ) -> None:
         super().__init__()
         self.family, self.video_root, self.num_workers = family, video_root, num_workers
-        self.questions = group_by_video(questions)
+        self.table = group_by_video(questions)
+        self.shard = None if shard is None else shard_of_questions(shard, self.table)
+        self.questions = self.table if self.shard is None else [self.table[i] for i in self.shard.positions.values()]
         self.answered: set[tuple[str, str, str]] = set()
         self.cache: FeatureCache | None = None
 
@@ -80,7 +91,7 @@ class QuestionData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """Return a loader that yields one `QuestionItem` per step, grouped by video."""
         rank, world = rank_and_world_size(self.trainer)
-        share = shard(self.questions, rank, world, self.work())
+        share = share_of_process(self.questions, rank, world, self.work())
         items = _Items(self.family, share, self.answered, Path(self.video_root), self.cache)
         return DataLoader(items, batch_size=None, num_workers=workers(self.num_workers), worker_init_fn=start_worker)
 
@@ -151,8 +162,21 @@ def group_by_video(questions: list[VideoQuestion]) -> list[VideoQuestion]:
     return sorted(questions, key=lambda question: (videos[question.video], parts[question.part]))
 
 
-def shard(questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]) -> list[VideoQuestion]:
-    """Return the questions of one process. A video's questions stay together, so that it is decoded once.
+def shard_of_questions(name: str, table: list[VideoQuestion]) -> Shard:
+    """Choose the questions of one of several runs that share a table. It does not depend on what is answered.
+
+    Args:
+        name: "i/n", see `Shard.of`.
+        table: all questions, grouped by video.
+    """
+    rows = [(question.video, short_key(question.key)) for question in table]
+    return Shard.of(name, text_hash([repr(question) for question in table]), rows)
+
+
+def share_of_process(
+    questions: list[VideoQuestion], rank: int, world: int, work: dict[str, float]
+) -> list[VideoQuestion]:
+    """Return the questions of one process of a run. A video's questions stay together, so that it is decoded once.
 
     Videos are assigned in order of decreasing work, each to the process with the least work so far: the run takes at
     most a third longer than the optimum (Graham, 1969). Each process gets a video if there are enough.

@@ -18,7 +18,10 @@ from datamodules.processor_cores import workers
 from datamodules.video import VideoError, probe
 from flexselect.contracts import TrainingClip, TrainingSource
 from flexselect.families.base import VideoFamily
+from flexselect.loading.fingerprint import text_hash
+from flexselect.storage.run_settings import UsageError
 from flexselect.storage.score_store import ScoreStore
+from flexselect.storage.shard import Shard
 from flexselect.structures.frames import ReadOptions, stream_of_file
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 
@@ -47,6 +50,7 @@ class SelectorDataModule(LightningDataModule):
         track: number among a file's video tracks, from 0; None: the one that players show.
         square_pixels: stretch pixels that are not square, as players do.
         reader: what decodes files: "pyav", "decord", "torchcodec", or a reader of another package.
+        shard: score only the clips of the i-th of n parts, "i/n" with i from 1 (`predict` only); see `merge`.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class SelectorDataModule(LightningDataModule):
         track: int | None = None,
         square_pixels: bool = True,
         reader: str = "pyav",
+        shard: str | None = None,
     ) -> None:
         super().__init__()
         if annotations is None and val_annotations is None:
@@ -81,8 +86,18 @@ class SelectorDataModule(LightningDataModule):
         self.val_records = read_records(val_annotations, video_root, seed, rules) if val_annotations else []
         self.store = ScoreStore(teacher_scores) if teacher_scores else None
         self.scored: Container[str] = ()
+        self.shard = None if shard is None else self._shard(shard)
 
     transfer_batch_to_device = keep_frames_on_cpu
+
+    def setup(self, stage: str) -> None:
+        """Refuse a shard of a training: each step needs clips of the whole table.
+
+        Raises:
+            UsageError: for any verb but predict.
+        """
+        if self.shard is not None and stage != "predict":
+            raise UsageError("--data.shard divides the scoring of clips by `predict`; a training needs all clips")
 
     def key(self, record: Record) -> str:
         """Return the key of a record's scores in the store."""
@@ -93,6 +108,18 @@ class SelectorDataModule(LightningDataModule):
         assert self.store is not None
         clips = {self.key(record): record.video for record in self.records + self.val_records}
         return [video for key, video in clips.items() if key not in self.store]
+
+    def clips_by_video(self) -> dict[Path, dict[str, Record]]:
+        """Return all clips, each once, by video and key."""
+        videos: dict[Path, dict[str, Record]] = {}
+        for record in self.records + self.val_records:
+            videos.setdefault(record.path, {}).setdefault(self.key(record), record)
+        return videos
+
+    def _shard(self, name: str) -> Shard:
+        """Choose the clips of one of several runs that share the scoring."""
+        rows = [(video, key) for video, clips in self.clips_by_video().items() for key in clips]
+        return Shard.of(name, text_hash([key for _, key in rows]), rows)
 
     def skip(self, scored: Container[str]) -> None:
         """Leave out clips in predict that an earlier run scored.
@@ -153,13 +180,16 @@ class SelectorDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """Return a loader that yields all unscored clips of one video per step; none are replaced."""
         rank, world = rank_and_world_size(self.trainer)
-        videos: dict[Path, dict[str, Record]] = {}
-        for record in self.records + self.val_records:
-            if self.key(record) not in self.scored:
-                videos.setdefault(record.path, {}).setdefault(self.key(record), record)
-        share = [list(records.values()) for records in videos.values()][rank::world]
+        steps = [
+            [clip for key, clip in clips.items() if key not in self.scored and self._is_in_shard(key)]
+            for clips in self.clips_by_video().values()
+        ]
+        share = list(filter(None, steps))[rank::world]
         number = workers(self.num_workers)
         return DataLoader(_Videos(self, share), batch_size=None, num_workers=number, worker_init_fn=start_worker)
+
+    def _is_in_shard(self, key: str) -> bool:
+        return self.shard is None or key in self.shard.positions
 
 
 class _Reader:

@@ -33,6 +33,7 @@ class VideoQADataModule(QuestionData):
         columns: maps the names above to the names in the file, if they differ: {question: prompt, answer: label}.
         groups: columns for accuracy by group; None: columns with few short words; []: none.
         limit: use only this many rows, from the first; None: all.
+        shard: answer only the i-th of n parts, "i/n" with i from 1; `merge` puts the parts together.
         encoding: encoding of a text file; None: detected from the first bytes.
         start: read `video` from this second on; also as minutes and seconds, 2:40.
         end: read `video` up to this second.
@@ -54,6 +55,7 @@ class VideoQADataModule(QuestionData):
         columns: dict[str, str] | None = None,
         groups: str | list[str] | None = None,
         limit: int | None = None,
+        shard: str | None = None,
         encoding: str | None = None,
         start: float | str | None = None,
         end: float | str | None = None,
@@ -76,7 +78,7 @@ class VideoQADataModule(QuestionData):
             texts = [question] if isinstance(question, str) else list(question or [])
             names = [video] if isinstance(video, str) else list(video or [])
             files = _without_duplicates([file for name in names for file in list_videos(name, root)], root)
-            super().__init__(family, _questions(files, texts, reading)[:limit], root, num_workers=0)
+            super().__init__(family, _questions(files, texts, reading)[:limit], root, num_workers=0, shard=shard)
             return
         if reading.start is not None or reading.end is not None:
             raise ValueError(
@@ -85,7 +87,7 @@ class VideoQADataModule(QuestionData):
         root = video_root or str(resolve_path(annotations).parent)
         group_columns = [groups] if isinstance(groups, str) else groups
         rows = read_annotations(annotations, columns, group_columns, limit, encoding, reading)
-        super().__init__(family, rows, root, num_workers)
+        super().__init__(family, rows, root, num_workers, shard)
 
     @property
     def settings(self) -> dict[str, Any]:

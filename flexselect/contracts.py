@@ -11,6 +11,7 @@ from torch import Tensor
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.storage.score_store import ScoreStore
+from flexselect.storage.shard import Shard
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, VideoClip, VideoPrompt
 
@@ -55,7 +56,9 @@ class Recorded(Protocol):
 class QuestionSource(Recorded, Protocol):
     """A data module that yields `QuestionItem`s for `VideoQA`."""
 
-    questions: list[VideoQuestion]  # all questions, of all processes
+    table: list[VideoQuestion]  # all questions, of all shards
+    questions: list[VideoQuestion]  # the questions of this run, of all its processes
+    shard: Shard | None  # which part of the table this run answers; None: all
     macro: str | None  # accuracy is the mean over the values of this group; None: over all questions
 
     def skip(self, answered: Iterable[tuple[str, str, str]]) -> None:
@@ -73,6 +76,7 @@ class TrainingSource(Recorded, Protocol):
 
     reading: ReadOptions  # how files are read
     store: ScoreStore | None  # stored teacher scores; None: the teacher computes scores during training
+    shard: Shard | None  # which part of the clips `predict` scores; None: all
 
     @property
     def query(self) -> str:

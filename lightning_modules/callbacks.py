@@ -7,26 +7,26 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
+from flexselect.contracts import QuestionSource
+from flexselect.evaluation.parquet import NAME as PARQUET
+from flexselect.evaluation.parquet import write_parquet
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.evaluation.results import (
     frequent_warnings,
     merge_predictions,
     prediction_key,
-    ranges,
     read_answers,
     read_predictions,
-    sampling_by_video,
-    short_key,
-    summarise,
-    table,
 )
+from flexselect.evaluation.results_files import Provenance, write_results
 from flexselect.loading.fingerprint import text_hash
 from flexselect.storage.json_lines import append_line
-from flexselect.storage.run_settings import UsageError, check_settings, write_atomically
+from flexselect.storage.run_settings import UsageError, check_settings
+from flexselect.storage.shard import FILE as SHARD_FILE
 from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
 
@@ -42,10 +42,11 @@ class PredictionWriter(Callback):
 
     Args:
         output_dir: output folder; None: a folder under outputs/ named after the settings, so that settings never mix.
+        format: "parquet" also writes predictions.parquet at the end; predictions.jsonl is written answer by answer.
     """
 
-    def __init__(self, output_dir: str | None = None) -> None:
-        self.output_dir = output_dir
+    def __init__(self, output_dir: str | None = None, format: Literal["jsonl", "parquet"] = "jsonl") -> None:
+        self.output_dir, self.format = output_dir, format
         # rows of this run's questions by question key, including those that an earlier run answered
         self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.results: dict[str, Any] = {}  # of a validation
@@ -66,6 +67,7 @@ class PredictionWriter(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             check_settings(folder / "settings.json", self._settings(pl_module), "answers of a run")
+            (folder / SHARD_FILE).unlink(missing_ok=True)  # until this run has ended too
         extras = [callback for callback in trainer.callbacks if isinstance(callback, QuestionFiles)]
         for extra in extras:
             extra.folder = folder
@@ -114,7 +116,8 @@ class PredictionWriter(Callback):
 
     def _settings(self, pl_module: VideoQA) -> dict[str, Any]:
         """Everything that decides an answer: settings of the model and of the data."""
-        return {**pl_module.settings, **pl_module.data.settings}
+        shard = pl_module.data.shard
+        return {**pl_module.settings, **pl_module.data.settings, **({} if shard is None else {"shard": shard.name})}
 
     # -- one answer
 
@@ -158,6 +161,8 @@ class PredictionWriter(Callback):
             merge_predictions(folder, rows)
             asked = {question.key for question in pl_module.data.questions}
             self.rows = {prediction_key(row): row for row in rows if prediction_key(row) in asked}
+            if self.format == "parquet":
+                write_parquet(folder / PARQUET, list(self.rows.values()))
             failed = sum(row["error"] is not None for row in self.rows.values())
             log.info("%d answers, %d errors: %s", len(self.rows) - failed, failed, folder / "predictions.jsonl")
             doubtful = sum(bool(row.get("warnings")) for row in self.rows.values())
@@ -166,24 +171,31 @@ class PredictionWriter(Callback):
                 log.info("%d rows have `warnings`; the most frequent: %s", doubtful, most)
             limits = {"predict": trainer.limit_predict_batches, "validate": trainer.limit_val_batches}
             self.lost = len(asked) - len(self.rows) if limits[trainer.state.fn.value] == 1.0 else 0
+            if pl_module.data.shard is not None:
+                self._write_shard(trainer.state.fn.value, pl_module, pl_module.data)
             if self.lost:
                 log.error("%d of %d questions have no row in %s: call again", self.lost, len(asked), folder)
         trainer.strategy.barrier("predictions are merged")
+
+    def _write_shard(self, verb: str, pl_module: VideoQA, data: QuestionSource) -> None:
+        """Say that the shard's run has ended, with what `merge` writes into the results of all shards."""
+        fingerprint = {**pl_module.fingerprint, "prompts": _prompts_hash(data.table)}
+        about = {"verb": verb, "macro": data.macro, "absent_below": pl_module.options.absent_below}
+        data.shard.write(self.folder(pl_module), **about, fingerprint=fingerprint)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the files of all processes, and write the results."""
         self.on_predict_end(trainer, pl_module)
         if self._file is not None and trainer.is_global_zero:
             data, folder = pl_module.data, self.folder(pl_module)
-            asked = [question.text for question in data.questions]
-            videos = sampling_by_video(self.rows.values())
-            fingerprint = {**pl_module.fingerprint, "prompts": text_hash(asked), **ranges(videos.values())}
-            results = summarise(list(self.rows.values()), data.macro, pl_module.options.absent_below)
-            results |= {"settings": self._settings(pl_module), "fingerprint": fingerprint, "videos": videos}
-            self.results = results
-            results["asked"] = sorted(short_key(question.key) for question in data.questions)
-            write_atomically(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
-            write_atomically(folder / "results.md", table(results, folder.name))
+            fingerprint = {**pl_module.fingerprint, "prompts": _prompts_hash(data.questions)}
+            made_by = Provenance(self._settings(pl_module), fingerprint, data.macro, pl_module.options.absent_below)
+            asked = [question.key for question in data.questions]
+            self.results = write_results(folder, folder.name, list(self.rows.values()), asked, made_by)
+
+
+def _prompts_hash(questions: list[VideoQuestion]) -> str:
+    return text_hash([question.text for question in questions])
 
 
 def _log_reworded(rows: list[dict[str, Any]], questions: dict[tuple[str, str, str], VideoQuestion]) -> None:

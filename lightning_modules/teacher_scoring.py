@@ -14,6 +14,7 @@ from flexselect.engine.encoding import encode
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.storage.run_settings import UsageError
 from flexselect.storage.score_store import ScoreStore, ScoreWriter
+from flexselect.storage.shard import FILE as SHARD_FILE
 from flexselect.training.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,11 @@ class TeacherScoring(LightningModule):
             raise UsageError("teacher scores are written by `predict`")
         folder, data = Path(self.trainer.default_root_dir), self.data
         settings = {**self.teacher.settings(data.query), **data.reading.settings}
+        if data.shard is not None:
+            settings["shard"] = data.shard.name
         if self.trainer.is_global_zero:
             ScoreStore.create(folder, settings)
+            (folder / SHARD_FILE).unlink(missing_ok=True)  # until this run has ended too
         self.trainer.strategy.barrier("the store is created")
         store = ScoreStore(folder)
         store.match(settings)
@@ -92,6 +96,8 @@ class TeacherScoring(LightningModule):
         self.trainer.strategy.barrier("all scores are written")
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
+            if self.data.shard is not None:
+                self.data.shard.write(folder, verb="score")
             log.info("%d clips have scores, %d have none: %s", *ScoreStore(folder).counts, folder)
 
 

@@ -24,6 +24,7 @@ class Benchmark(QuestionData):
         root: the benchmark's folder.
         protocol: "paper", "lmms" or "plain", see `Protocol`.
         limit: use only this many questions, from the first; None: all.
+        shard: answer only the i-th of n parts, "i/n" with i from 1; `merge` puts the parts together.
         missing_videos: if videos are missing, "refuse" to run, or "record" the reason with a wrong answer.
         num_workers: number of processes that decode ahead, see `QuestionData`.
         repair: names of defects of the `paper` protocol to repair, see `defects`.
@@ -54,6 +55,7 @@ class Benchmark(QuestionData):
         download: bool = False,
         square_pixels: bool = True,
         reader: str = "pyav",
+        shard: str | None = None,
     ) -> None:
         check_choice("missing_videos", missing_videos, ("refuse", "record"))
         if limit is not None and limit < 1:
@@ -74,7 +76,7 @@ class Benchmark(QuestionData):
                 f"{root} lacks {len(missing)} of {len({q.video for q in questions})} videos: {shown}. Download them "
                 f"(the data set {self.format.repository}), or count them as wrong with --data.missing_videos record"
             )
-        super().__init__(family, questions, root, num_workers)
+        super().__init__(family, questions, root, num_workers, shard)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from datamodules.question_data import group_by_video, shard
+from datamodules.question_data import group_by_video, share_of_process
 from datamodules.rows.times import seconds_of
 from datamodules.video_qa import VideoQADataModule, read_annotations
 from flexselect.evaluation.questions import VideoQuestion
@@ -79,19 +79,19 @@ def test_grouping_and_sharing():
     questions = read_annotations_from(ROWS)
     grouped = group_by_video(questions)
     assert [q.id for q in grouped] == ["1", "3", "2"]
-    parts = [shard(grouped, rank, 2, {"a.mp4": 2.0, "b.mp4": 1.0}) for rank in range(2)]
+    parts = [share_of_process(grouped, rank, 2, {"a.mp4": 2.0, "b.mp4": 1.0}) for rank in range(2)]
     assert [[q.id for q in part] for part in parts] == [["1", "3"], ["2"]]
-    assert shard(grouped, 2, 3, {"a.mp4": 2.0, "b.mp4": 1.0}) == []
+    assert share_of_process(grouped, 2, 3, {"a.mp4": 2.0, "b.mp4": 1.0}) == []
 
 
 def test_work_is_shared_evenly():
     work = {f"{i}.mp4": float(size) for i, size in enumerate([7, 7, 6, 6, 5, 4, 4, 1])}
     questions = [VideoQuestion(video, video, "Q?") for video in work]
-    parts = [shard(questions, rank, 4, work) for rank in range(4)]
+    parts = [share_of_process(questions, rank, 4, work) for rank in range(4)]
     assert sorted(q.id for part in parts for q in part) == sorted(work)
     assert [sum(work[q.video] for q in part) for part in parts] == [11.0, 8.0, 11.0, 10.0]  # in turns: 12, 11, 10, 7
     nothing = dict.fromkeys(work, 0.0)  # all answered
-    assert all(len(shard(questions, rank, 4, nothing)) == 2 for rank in range(4))
+    assert all(len(share_of_process(questions, rank, 4, nothing)) == 2 for rank in range(4))
 
 
 def test_work_counts_bytes_and_open_questions(checkpoint, tmp_path):

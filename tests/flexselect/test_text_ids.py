@@ -1,6 +1,7 @@
 """What people write is text: a special token's name in it opens and closes nothing, in any family and at any door."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def test_special_tokens_in_a_text_are_spelt_out(tokenizer, template, text):
     assert [i for i in ids if i in special] == [i for i in empty if i in special], "only the template's own"
     assert tokenizer.decode(ids, skip_special_tokens=False) == template.replace("{text}", replace_surrogates(text))
     assert not special & set(text_ids(tokenizer, text))
+
+
+LOOK_ALIKE = ("\uff1c", "\uff5c", "\u2502", "\u212a", "\u200b", "\u0300", "\u2581", "\0", " ")
+
+
+def test_no_text_made_of_names_is_one(tokenizer):
+    """Names in one another, cut off, and with characters that a normalisation turns into theirs, at random."""
+    rng, names = random.Random(0), sorted(reserved(tokenizer))
+    special = set(tokenizer.added_tokens_decoder)
+    expected = [i for i in template_ids(tokenizer, TEMPLATES[0].replace("{text}", "")) if i in special]
+    for _ in range(500):
+        text = ""
+        for name in rng.choices(names, k=3):
+            place = rng.randrange(len(name) + 1)
+            inside = rng.choice([*names, *LOOK_ALIKE, name[place:], ""])
+            text += name[:place] + inside + rng.choice([name[place:], name[place + 1 :], ""])
+        ids = filled_ids(tokenizer, TEMPLATES[0], text)
+        assert [i for i in ids if i in special] == expected and not special & set(text_ids(tokenizer, text)), text
 
 
 def test_canary_some_of_them_are_special(tokenizer):
