@@ -82,20 +82,21 @@ def visual_attention(
 
     count = torch.tensor([rows]) if row_counts is None else row_counts
     count = count.to(q.device)[:, None]  # [B, 1], or [1, 1]
-    lse = torch.full(grouped.shape[:-1], float("-inf"), device=q.device)
-    for start in range(0, keys, chunk):
-        last = logits(start, min(start + chunk, keys))
-        lse = torch.logaddexp(lse, last.logsumexp(-1))
-    if row_counts is not None:  # padding attends to nothing
-        padding = (torch.arange(rows, device=q.device) >= count).repeat(1, heads // kv_heads)  # [B, g*Q]
-        lse = lse.masked_fill(padding[:, None], float("inf"))
+    if keys <= chunk:
+        whole = logits(0, keys).log_softmax(-1)
+    else:
+        lse = torch.full(grouped.shape[:-1], float("-inf"), device=q.device)
+        for start in range(0, keys, chunk):
+            lse = torch.logaddexp(lse, logits(start, min(start + chunk, keys)).logsumexp(-1))
 
     scores = torch.empty(q.shape[0], visual.stop - visual.start, device=q.device)
     for start in range(visual.start, visual.stop, chunk):
         stop = min(start + chunk, visual.stop)
-        of_chunk = last[..., start:stop] if keys <= chunk else logits(start, stop)  # a single chunk is still here
-        log_p = of_chunk - lse[..., None]
-        reduced = log_p.amax((1, 2)).exp() if reduction == "max" else log_p.exp_().sum((1, 2)) / (heads * count)
+        log_p = whole[..., start:stop] if keys <= chunk else logits(start, stop).sub_(lse[..., None])
+        if row_counts is not None:  # padding attends to nothing
+            padding = (torch.arange(rows, device=q.device) >= count).repeat(1, heads // kv_heads)  # [B, g*Q]
+            log_p = log_p.masked_fill(padding[:, None, :, None], float("-inf"))
+        reduced = log_p.amax((1, 2)).exp() if reduction == "max" else log_p.exp().sum((1, 2)) / (heads * count)
         scores[:, start - visual.start : stop - visual.start] = reduced
     return scores
 

@@ -26,7 +26,7 @@ from flexselect.structures.prompt import Selection
 CANDIDATES, FROM = 8, 2.0  # the most parts that are tried; standard deviations from which a part is one
 TOKENS = 64  # the most tokens of a part
 TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
-TIE_SHARE = 0.25  # of what the best part gains: likelihoods count as equal only within this
+SCORES, SCORES_SHARE = 0.2, 0.25  # nats for scores that stand out e times as far, and the share of the gain at most
 QUIET = 2  # units that no score points to
 NO_TEXT = torch.empty(0, dtype=torch.long)
 CITED = 0.5  # of the answer's likelihood by itself, from which a further moment is cited
@@ -157,7 +157,7 @@ def verify(engine: Engine, request: Request, answer: Answer, past: Past, distanc
         return min(1.0, max(0.0, gained / max(whole - floor, 1e-6)))
 
     others = [part for part in parts if part.stop <= best.first or part.first >= best.stop]
-    others.sort(key=lambda part: (-round(alone(part), 2), -float(distance[part.first : part.stop].max())))
+    others.sort(key=lambda part: (-round(alone(part), 2), -_prominence_of(part, distance)))
     edges = unit_edges(request.encoded)
     moments = [
         moment_of((part.first, part.stop), distance, excess, edges, alone(part)) for part in (best, *others)[:MOST]
@@ -166,15 +166,19 @@ def verify(engine: Engine, request: Request, answer: Answer, past: Past, distanc
     return replace(answer, moments=tuple(moments), verification=_without(trial, moments[:cited], whole, floor))
 
 
-def _first(parts: Sequence[Part], distance: Tensor, floor: float) -> Part:
-    """Return the part that is worth most; of equal ones, that with the highest scores.
+def _prominence_of(part: Part, distance: Tensor) -> float:
+    """Return how far the best unit of a part stands out, see `prominence`."""
+    return float(distance[part.first : part.stop].max())
 
-    A model that is almost sure without any evidence gains little from it: parts then differ by less than `TIE`.
+
+def _first(parts: Sequence[Part], distance: Tensor, floor: float) -> Part:
+    """Return the part that is worth most: likelihood first, high scores where likelihoods are close.
+
+    A model that is almost sure without any evidence gains little from it, and then scores count for little too.
     """
-    most = max(part.value for part in parts)
-    tie = min(TIE, TIE_SHARE * max(0.0, most - floor))
-    equal = [part for part in parts if part.value >= most - tie]
-    return max(equal, key=lambda part: float(distance[part.first : part.stop].max()))
+    gained = max(0.0, max(part.value for part in parts) - floor)
+    weight = min(SCORES, SCORES_SHARE * gained)
+    return max(parts, key=lambda part: part.value + weight * math.log(max(1.0, _prominence_of(part, distance))))
 
 
 def _without(trial: Trial, cited: Sequence[Moment], whole: float, floor: float) -> Verification:

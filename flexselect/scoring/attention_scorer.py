@@ -24,6 +24,7 @@ from flexselect.structures.prompt import EncodedVideo
 
 NO_QUERY = torch.empty(0, dtype=torch.long)
 STORED_TOGETHER = 32768  # prompt tokens whose keys and values are kept in one tensor, also in session files
+KNOWN_ROWS = 256  # positions after a video that are computed once; a longer question computes its own
 CPU_TOKENS = 8192  # prompt tokens per batch on a CPU: enough to hide the cost of calls, less than a published set
 GPU_SHARE = 0.25  # of the free memory of a GPU, for the activations of a batch
 
@@ -126,7 +127,8 @@ class AttentionScorer(Scorer):
     def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
         for batch in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets], STORED_TOGETHER):
-            yield PrefixCache(batch, (len(batch[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:]), [])
+            grid = (len(batch[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:])
+            yield PrefixCache(batch, grid, self._positions_after(batch, grid, KNOWN_ROWS), [])
 
     def prefix_cache_bytes(self, encoded: EncodedVideo, sets: list[Tensor]) -> int:
         """Return the bytes of all that `prepare` yields, from the decoder's configuration."""
@@ -138,15 +140,21 @@ class AttentionScorer(Scorer):
 
     def _score_rows(self, query: Tensor, part: PrefixCache, scores: Tensor) -> None:
         """Run only the query rows on a prefix cache, and write the scores of its visual tokens into `scores` [V]."""
-        layout = part.sets[0].layout.with_query(query)  # other sets have other delimiter ids at the same positions
-        span, after = layout.span, slice(layout.span.stop, None)
-        position_ids = self._positions(layout, part.grid, len(part.sets))[..., after]
-        ids = torch.stack([torch.cat([s.layout.ids[after], query.cpu()]) for s in part.sets])
-        embeddings = self.embed(ids.to(position_ids.device))
-        probe = Probe(self.layer, ids.shape[1], span, self.reduction)
-        scores_in_span = probed_scores(self.decoder, embeddings, position_ids, probe, part.past)
-        tokens = torch.cat([s.tokens for s in part.sets]).to(scores.device)
-        scores[tokens] = scores_in_span[:, _places(layout, scores_in_span.device)].flatten().to(scores)
+        ids = torch.cat([part.tails, query.cpu().expand(len(part.sets), -1)], dim=1)
+        rows, position_ids = ids.shape[1], part.positions
+        if rows > position_ids.shape[-1]:
+            position_ids = self._positions_after(part.sets, part.grid, rows)
+        embeddings = self.embed(ids.to(self.device))
+        probe = Probe(self.layer, rows, part.span, self.reduction)
+        scores_in_span = probed_scores(self.decoder, embeddings, position_ids[..., :rows], probe, part.past)
+        of_tokens = scores_in_span[:, part.places.to(scores_in_span.device)]  # [S, v]
+        scores[part.tokens.to(scores.device)] = of_tokens.flatten().to(scores)
+
+    def _positions_after(self, sets: list[FrameSet], grid: tuple[int, int, int], rows: int) -> Tensor:
+        """Compute positions of the next tokens after the last visual one: int64 [S, rows] or [P, S, rows]."""
+        layout = sets[0].layout.before_query
+        layout = layout.with_query(torch.zeros(rows, dtype=torch.long))
+        return self._positions(layout, grid, len(sets))[..., layout.span.stop :].contiguous()
 
     def scores(
         self, videos: Sequence[EncodedVideo], queries: Sequence[Tensor], sets: Sequence[list[Tensor]]

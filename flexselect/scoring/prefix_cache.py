@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,7 +28,28 @@ class PrefixCache:
 
     sets: list[FrameSet]
     grid: tuple[int, int, int]  # units, rows and columns of each set
+    positions: Tensor  # int64 [S, R] or [P, S, R], positions of the first R tokens after the last visual one
     past: Past  # keys and values of the sets in one batch
+
+    @cached_property
+    def span(self) -> slice:
+        """The range from the first visual token to the last, in each set."""
+        return self.sets[0].layout.span
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The places of the visual tokens in `span`, the same in all sets: int64 [v]."""
+        return self.sets[0].layout.visual[self.span].nonzero().flatten()
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The visual tokens of all sets: int64 [S * v]."""
+        return torch.cat([s.tokens for s in self.sets])
+
+    @cached_property
+    def tails(self) -> Tensor:
+        """The text between the last visual token and the question: int64 [S, t]."""
+        return torch.stack([s.layout.ids[self.span.stop :] for s in self.sets])
 
     @property
     def num_bytes(self) -> int:
@@ -39,7 +61,9 @@ class PrefixCache:
         return self.to_layers([torch.device(device)] * len(self.past))
 
     def to_layers(self, devices: Sequence[torch.device]) -> PrefixCache:
-        """Return a copy with the keys and values of each layer on the device of that layer."""
+        """Return a copy with the keys and values of each layer on the device of that layer, unless all are there."""
+        if all(keys.device == device == values.device for (keys, values), device in zip(self.past, devices)):
+            return self
         moved = [(keys.to(device), values.to(device)) for (keys, values), device in zip(self.past, devices)]
         return replace(self, past=moved)
 

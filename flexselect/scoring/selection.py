@@ -30,13 +30,20 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
             f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
             "load it in bfloat16 or float32, and check that its weights are finite."
         )
-    by_length: dict[int, list[int]] = {}
-    for number, tokens in enumerate(sets):
-        by_length.setdefault(len(tokens), []).append(number)
-    kept = list[Tensor]()
-    for numbers in by_length.values():  # sets of equal length are sorted in one call
+    stays = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    for length in {len(tokens) for tokens in sets}:  # sets of equal length go together
+        numbers = [number for number, tokens in enumerate(sets) if len(tokens) == length]
         together = torch.stack([sets[number] for number in numbers]).to(scores.device)  # [S, v]
-        # Sorted stably, because topk breaks ties differently per device.
-        best = together.gather(1, scores[together].sort(dim=1, descending=True, stable=True).indices)
-        kept += [tokens[: budgets[number]] for tokens, number in zip(best, numbers)]
-    return Selection(scores=scores.float(), kept=torch.cat(kept).sort().values, sets=sets)
+        stays[together[_highest(scores[together], [budgets[number] for number in numbers])]] = True
+    return Selection(scores=scores.float(), kept=stays.nonzero().flatten(), sets=sets)
+
+
+def _highest(scores: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return which scores of each row, [S, v], are its highest, so many as `counts` says: bool [S, v].
+
+    Of equal scores the earlier are taken. Which of them topk takes differs by device, so it only tells the lowest.
+    """
+    count = torch.tensor(counts, device=scores.device)[:, None]
+    least = scores.topk(max(1, *counts)).values.gather(1, (count - 1).clamp_min(0))
+    higher, equal = scores > least, scores == least
+    return higher | (equal & (equal.cumsum(1) <= count - higher.sum(1, keepdim=True)))

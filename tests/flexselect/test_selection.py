@@ -25,6 +25,18 @@ def test_equal_scores_prefer_the_earlier_token():
     assert select(torch.zeros(6), [torch.arange(6)], [3]).kept.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_kept_is_the_beginning_of_a_stable_sort(seed):
+    """Many equal scores, sets of two lengths, budgets from 0 to a whole set."""
+    generator = torch.Generator().manual_seed(seed)
+    sets = frame_sets(11, 5, 4)
+    scores = torch.randint(0, 6, (55,), generator=generator) / 5
+    budgets = [int(torch.randint(0, len(tokens) + 1, (), generator=generator)) for tokens in sets]
+    order = [sorted(tokens.tolist(), key=lambda token: (-float(scores[token]), token)) for tokens in sets]
+    expected = sorted(token for tokens, budget in zip(order, budgets) for token in tokens[:budget])
+    assert select(scores, sets, budgets).kept.tolist() == expected
+
+
 def test_a_nan_is_an_error_that_says_what_to_do():
     scores = torch.tensor([0.0, float("nan"), 1.0])
     with pytest.raises(ValueError, match=r"1 of 3 token scores are NaN.*bfloat16 or float32"):
