@@ -19,10 +19,10 @@ from flexselect.evaluation.answer_parsing import LETTERS
 from flexselect.evaluation.questions import question_text, with_option
 from flexselect.evidence.answers import answer_with_moments
 from flexselect.evidence.doubts import fewer_frames, with_doubts
+from flexselect.loading.placement import free_bytes
 from flexselect.options import AskingOptions, check_at_least, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
-from flexselect.storage.free_memory import free_bytes
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip

@@ -14,10 +14,10 @@ from typing import Any
 from flexselect.analysis.operations import QUESTION, Tower
 from flexselect.analysis.plan import Plan
 from flexselect.families.base import VideoFamily
+from flexselect.scoring.attention_scorer import STORED_TOGETHER
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.prompt import VideoClip
 
-TOKENS_PER_BATCH = 32768  # prompt tokens that are scored together
 LONGEST = 36_000  # frames: ten hours at one frame per second
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 QUANTIZED = {"4bit": 0.6, "8bit": 1.1}  # bytes per weight, with scales and the parts that stay in 16 bits
@@ -55,7 +55,8 @@ def estimate(plan: Plan, clip: VideoClip) -> Memory:
         features += tokens * scoring.hidden_size * size
     sets = frame_sets(clip.num_units, tokens // clip.num_units, options.units_per_set)
     longest = max(len(tokens_of_set) for tokens_of_set in sets) + QUESTION
-    batch = min(max(1, TOKENS_PER_BATCH // longest) * longest, len(sets) * longest)
+    together = options.tokens_per_batch or STORED_TOGETHER  # by default; fewer if a GPU has no room for them
+    batch = min(max(1, together // longest) * longest, len(sets) * longest)
     score = _pass(scoring, batch, size) + _probe(scoring, batch // longest) if plan.ranks_content else 0
     prompt = plan.kept(tokens) + QUESTION
     cache = text.num_hidden_layers * _states(text, prompt, size)

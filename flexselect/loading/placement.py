@@ -1,7 +1,11 @@
-"""On which devices the parts of a loaded model compute."""
+"""On which devices the parts of a loaded model compute, and how much memory is free there."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+
+import psutil
 import torch
 from torch import nn
 
@@ -23,3 +27,15 @@ def device_of(module: nn.Module) -> torch.device:
 def gpus_of(module: nn.Module) -> set[torch.device]:
     """Return all GPUs that hold weights of a module."""
     return {weight.device for weight in module.parameters() if weight.device.type == "cuda"}
+
+
+def free_bytes(place: torch.device | str) -> int:
+    """Return the free bytes of a device ("cpu", "cuda:0"), or of the disk of temporary files ("disk")."""
+    if str(place) == "disk":
+        return shutil.disk_usage(tempfile.gettempdir()).free
+    device = torch.device(place)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by the allocator
+        return free + unused
+    return psutil.virtual_memory().available

@@ -15,10 +15,9 @@ from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, 
 from flexselect.attention.states import Past, join
 from flexselect.families.base import VideoLM
 from flexselect.families.merging import merge_embeddings
-from flexselect.loading.placement import device_of
+from flexselect.loading.placement import device_of, free_bytes
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
-from flexselect.storage.free_memory import free_bytes
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo
 

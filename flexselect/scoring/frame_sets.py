@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,16 +22,11 @@ def frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> list
     Returns:
         S index tensors, int64 [*], ascending; each of the V visual tokens is in exactly one.
     """
-    return list(_frame_sets(num_units, tokens_per_unit, units_per_set))
-
-
-@lru_cache(maxsize=4)  # asked for at each question about a video
-def _frame_sets(num_units: int, tokens_per_unit: int, units_per_set: int) -> tuple[Tensor, ...]:
     if units_per_set < 1:
         raise ValueError(f"units_per_set must be at least 1, got {units_per_set}")
     num_sets = math.ceil(num_units / units_per_set)
     tokens = torch.arange(num_units * tokens_per_unit).view(num_units, tokens_per_unit)
-    return tuple(tokens[first::num_sets].reshape(-1) for first in range(num_sets))
+    return [tokens[first::num_sets].reshape(-1) for first in range(num_sets)]
 
 
 def split_budget(budget: int, set_sizes: Sequence[int]) -> list[int]:

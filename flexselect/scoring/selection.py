@@ -30,12 +30,23 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
             f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
             "load it in bfloat16 or float32, and check that its weights are finite."
         )
-    stays = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    stays = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
     for length in {len(tokens) for tokens in sets}:  # sets of equal length go together
         numbers = [number for number, tokens in enumerate(sets) if len(tokens) == length]
         together = torch.stack([sets[number] for number in numbers]).to(scores.device)  # [S, v]
-        stays[together[_highest(scores[together], [budgets[number] for number in numbers])]] = True
-    return Selection(scores=scores.float(), kept=stays.nonzero().flatten(), sets=sets)
+        highest = _highest(scores[together], [budgets[number] for number in numbers])
+        stays[together] = highest.long()
+    return Selection(scores=scores.float(), kept=_places(stays, sum(budgets)), sets=sets)
+
+
+def _places(stays: Tensor, count: int) -> Tensor:
+    """Return where the `count` ones of a tensor of zeros and ones are, ascending: int64 [count].
+
+    A GPU must be waited for by `nonzero`, which does not know their number.
+    """
+    number = torch.where(stays == 1, stays.cumsum(0) - 1, count)  # others are written behind the end
+    places = torch.arange(len(stays), device=stays.device)
+    return places.new_empty(count + 1).scatter_(0, number, places)[:count]
 
 
 def _highest(scores: Tensor, counts: Sequence[int]) -> Tensor:

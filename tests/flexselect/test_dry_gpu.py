@@ -10,7 +10,7 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.needle_recall import clip_states, measure_layers
 from flexselect.contracts import TrainingClip
 from flexselect.engine.clock import Clock
-from flexselect.families import base, family_of
+from flexselect.families import decoding, family_of
 from flexselect.families.windows import batched_windows
 from flexselect.loading.weights import LoadOptions
 from flexselect.scoring.lite import LiteScorer
@@ -263,7 +263,7 @@ def test_padding_attends_to_something(model_folder):
         opened(read(model_folder, device="cuda")).ask_all(QUESTIONS, 2)
     batched = [call for call in gpu.stages["batch"].attention if call.query[0] == 2 and call.mask is not None]
     assert batched and not any(call.blind for call in batched)
-    with DryGPU() as gpu, gpu.stage("canary"), patch.object(base, "PADDED", "sdpa"):
+    with DryGPU() as gpu, gpu.stage("canary"), patch.object(decoding, "PADDED", "sdpa"):
         opened(read(model_folder, device="cuda")).ask_all(QUESTIONS, 2)
     assert any(call.blind for call in gpu.stages["canary"].attention)
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from flexselect import FlexSelect, LiteSelector
 from flexselect.engine.batching import left_padded
 from flexselect.families import family_of
+from flexselect.loading.placement import free_bytes
 from flexselect.selectors.lite_selector import selector_config
-from flexselect.storage.free_memory import free_bytes
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
