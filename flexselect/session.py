@@ -212,8 +212,8 @@ class VideoSession:
             budget: K, the number of visual tokens to keep for this question; None: the model's budget.
             verify: prove the answer's moments, see `Answer.verification`.
             history: earlier questions with their answers. They are part of the prompt, and of the text that scores.
-            on_text: called with each new piece of the answer's text; joined, they are the answer. If it raises an
-                error, the answer stops.
+            on_text: called after each token with the new piece of the answer's text, which may be empty; joined, they
+                are the answer. If it raises an error, the answer stops.
 
         Returns:
             The answer, with the moments that it comes from. In its timings, `score`, `prefill` and `generate` are for

@@ -15,7 +15,7 @@ class TextPieces:
 
     Args:
         decode: ids int64 [n] -> text, without whitespace around it.
-        on_text: called with each piece, never with an empty one; an error that it raises stops the generation.
+        on_text: called after each token with the new text, which may be empty; its errors stop the generation.
     """
 
     def __init__(self, decode: Callable[[Tensor], str], on_text: Callable[[str], None]) -> None:
@@ -27,8 +27,7 @@ class TextPieces:
         """Take a new token. Its text is kept back while it may end within a character."""
         self._ids.append(token)
         text = self.decode(torch.tensor(self._ids))
-        if not text.endswith(INCOMPLETE):
-            self._say(text)
+        self._say("" if text.endswith(INCOMPLETE) else text)
 
     def finish(self) -> None:
         """Say what was kept back."""
@@ -36,6 +35,5 @@ class TextPieces:
 
     def _say(self, text: str) -> None:
         new = text.removeprefix(self._said) if text.startswith(self._said) else ""
-        if new:
-            self._said = text
-            self.on_text(new)
+        self._said += new
+        self.on_text(new)

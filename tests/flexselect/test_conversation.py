@@ -63,9 +63,9 @@ def test_pieces_are_the_answer(load):
     pieces = []
     streamed = session.ask("What is red?", max_new_tokens=24, on_text=pieces.append)
     whole = session.ask("What is red?", max_new_tokens=24)
-    assert "".join(pieces) == streamed.text == whole.text and all(pieces)
+    assert "".join(pieces) == streamed.text == whole.text
     readable = "\ufffd" not in whole.text
-    assert len(pieces) > 1 or not readable
+    assert len([*filter(None, pieces)]) > 1 or not readable
     history = [("What is red?", whole.text)]
     assert (
         session.ask("Why?", 8, history=history).ids.tolist()
