@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
 import bench.measure
-from bench import benchmark, gpu, kernels, loss, moments, probe, roofline, scaling, selection, session, tower
+from bench import benchmark, gpu, kernels, loss, moments, probe, roofline, scaling, selection, serving, session, tower
 from flexselect.attention import probe as probe_of_layers
 
 
@@ -91,3 +91,11 @@ def test_small_runs_of_the_benches_of_whole_questions(results, monkeypatch, caps
     run_small(benchmark, monkeypatch, VIDEOS=1, PATCHES=64, TIMES=1)
     run_small(moments, monkeypatch, "--videos", "1", "--patches", "64")
     assert len(list(results.iterdir())) == 4 and "training-free" in capsys.readouterr().out
+
+
+def test_serving_measures_both_ways(results, capsys):
+    serving.main(["--units", "4", "--questions", "2", "--families", "qwen2_5_vl"])
+    written = json.loads((results / "serving.json").read_text())
+    rows = written["rows"] if "rows" in written else written["results"]
+    assert [row["selector"] for row in rows] == ["self", "lite"] and "ratio" in capsys.readouterr().out
+    assert all(row["endpoint"] > 0 and row["answering"] > 0 for row in rows)
