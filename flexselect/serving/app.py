@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,14 +15,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from flexselect.serving.chat import Chat, read_chat
+from flexselect.serving.chat import Chat, VideoPart, read_chat
 from flexselect.serving.counters import Counters
 from flexselect.serving.jobs import Job, Outcome
 from flexselect.serving.places import Place, Places
-from flexselect.serving.refusals import RefusedError, bad
+from flexselect.serving.refusals import RefusedError, bad, internal
 from flexselect.serving.replies import Reply, event, to_json
 from flexselect.serving.videos.media import Media, MediaDoor
 from flexselect.serving.videos.video_store import GONE, VideoStore
+
+log = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499  # status in the counters; nobody receives it
 LOOKS = 0.2  # seconds between two looks at whether a client is still there
@@ -152,6 +155,10 @@ class Endpoint:
             response = _refused(error)
         except ClientDisconnect:
             response = Response(status_code=CLIENT_LEFT)
+        except Exception as error:
+            log.exception("a request failed")
+            visit.status = 500
+            response = _refused(internal(error))
         finally:
             if not isinstance(response, Answering):
                 visit.leave()
@@ -165,6 +172,8 @@ class Endpoint:
         del body
         await loop.run_in_executor(self.fetching, self._open, chat, visit)
         assert visit.media is not None
+        if visit.media.source is not None:  # a data: URL may be large, and is not needed any more
+            chat = replace(chat, video=VideoPart((), chat.video.uuid))
         piece = await self._first(request, chat, visit)
         reply, job = Reply(chat, self.name), visit.job
         assert job is not None

@@ -11,7 +11,7 @@ import torch
 
 from flexselect.families.decoding import end_ids
 from flexselect.serving.chat import Chat
-from flexselect.serving.refusals import RefusedError, bad
+from flexselect.serving.refusals import RefusedError, bad, internal
 from flexselect.serving.videos.media import Media
 from flexselect.serving.videos.video_store import LeftError, VideoStore
 from flexselect.session import VideoSession
@@ -103,7 +103,7 @@ class Job:
         if isinstance(error, ValueError):
             return bad(text)
         log.exception("a request failed")
-        return RefusedError(500, f"the server failed ({type(error).__name__}); its log says where", code="internal")
+        return internal(error)
 
 
 def _text_tokens(session: VideoSession, chat: Chat) -> int:

@@ -42,3 +42,8 @@ class RefusedError(Exception):
 def bad(reason: str, param: str | None = None, code: str | None = None) -> RefusedError:
     """Return the refusal of a request that must be changed."""
     return RefusedError(400, reason, param, code)
+
+
+def internal(error: Exception) -> RefusedError:
+    """Return the refusal for an error of the server's, without its text, which may name files."""
+    return RefusedError(500, f"the server failed ({type(error).__name__}); its log says where", code="internal")

@@ -58,6 +58,39 @@ def test_with_a_key_nothing_but_health_answers_without_it(modes, film):
             assert get(server.url, "metrics", headers)[0] == 200
 
 
+def test_a_browser_asks_for_the_key_as_a_password(modes, browser):
+    from flexselect.page.page import Page
+    from flexselect.serving.server import Address, Limits, endpoint_of, guarded, listening, mount
+
+    page, address = Page(modes, None, 8, NAME), Address("127.0.0.1", 0, KEY)
+    with endpoint_of(page, Limits(), {"cpu": 10**8, "disk": 0}) as endpoint:
+        app = endpoint.app()
+        mount(page, app, 1)
+        with listening(guarded(app, address), address) as (url, _):
+            context = browser.new_context(http_credentials={"username": "me", "password": KEY})
+            view = context.new_page()
+            view.goto(url)
+            view.get_by_role("button", name="Ask").click()
+            view.get_by_text("Please choose or upload a video and write a question.").wait_for()
+            context.close()
+            assert get(url, "gradio_api/info")[0] == 401
+
+
+def test_an_error_of_the_server_says_so_without_its_text(modes, film, monkeypatch):
+    def broken(*_, **__):
+        raise TypeError(f"in {film}")
+
+    with served(modes) as server:
+        monkeypatch.setattr("flexselect.session.VideoSession.ask", broken)
+        said = [ask(server, data_url(film))]
+        monkeypatch.setattr(server.endpoint.door, "known", broken)
+        said.append(ask(server, data_url(film)))
+        monkeypatch.undo()
+        for status, _, body in said:
+            assert status == 500 and body["error"]["message"] == "the server failed (TypeError); its log says where"
+        assert ask(server, data_url(film))[0] == 200 and server.endpoint.places.taken == 0
+
+
 def test_other_machines_need_a_key_or_no_auth_said_aloud(monkeypatch, capsys):
     monkeypatch.delenv("FLEXSELECT_API_KEY", raising=False)
     words = ["serve", "--config", "configs/demo/serve.yaml", "--videos", "tests", "--host", "0.0.0.0"]
@@ -147,7 +180,7 @@ def test_no_answer_names_a_path(modes, film, tmp_path):
                 said = json.dumps(body)
                 assert status == 400 and "the video" in said
                 assert str(tmp_path) not in said and folder not in said and "/tmp" not in said
-        assert not list(Path(folder).iterdir()), "temporary files are deleted"
+        until(lambda: not list(Path(folder).iterdir()))  # temporary files are deleted
 
 
 # -- how much at a time
