@@ -28,6 +28,7 @@ ONLY: dict[str, tuple[Any, ...]] = {  # OpenAI's fields that have one value here
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
+SAMPLING = ("media_io_kwargs", "mm_processor_kwargs")  # other servers' fields for which frames are read
 OURS = ("selector", "budget", "start", "end", "verify")
 KNOWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options")
 
@@ -71,7 +72,7 @@ def read_chat(body: bytes, model: str, max_new_tokens: int, selectors: Sequence[
         RefusedError: naming the field, the reason, and what to do.
     """
     asked = _parsed(body)
-    known = (*KNOWN, *OURS, *WITHOUT_EFFECT, *ONLY)
+    known = (*KNOWN, *OURS, *WITHOUT_EFFECT, *SAMPLING, *ONLY)
     for name in asked:
         if name not in known:
             raise bad(f"there is no field {_shown(name)}{did_you_mean(name, known)}", _shown(name), "unknown_field")
@@ -86,6 +87,9 @@ def read_chat(body: bytes, model: str, max_new_tokens: int, selectors: Sequence[
     _of(asked, "top_p", (int, float), 1)
     video, question, history, warnings = _read_messages(asked.get("messages"))
     options = _of(asked, "stream_options", dict, {})
+    fixed = [
+        f"{name} has no effect: the server's options say which frames are read" for name in SAMPLING if asked.get(name)
+    ]
     return Chat(
         video,
         question,
@@ -97,7 +101,7 @@ def read_chat(body: bytes, model: str, max_new_tokens: int, selectors: Sequence[
         _reading(asked, video),
         _of(asked, "stream", bool, False),
         _of(options, "include_usage", bool, False),
-        warnings,
+        (*warnings, *fixed),
     )
 
 

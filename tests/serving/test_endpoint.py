@@ -236,6 +236,13 @@ def test_what_is_impossible_is_a_400_with_the_reason(server, needles, extra, rea
     assert reason in answer["error"]["message"] and answer["error"]["param"] == param
 
 
+def test_what_has_no_effect_is_said(client, needles):
+    """Fields of other servers that say which frames are read; lmms-eval sends one."""
+    more = {"media_io_kwargs": {"video": {"num_frames": 10}}}
+    facts = ask(client, data_url(needles[0] / "needles_000.mp4"), "Why?", seed=3, extra_body=more).flexselect
+    assert facts["warnings"][0] == "media_io_kwargs has no effect: the server's options say which frames are read"
+
+
 def test_several_videos_are_refused(client, needles):
     parts = [video_part(data_url(needles[0] / f"needles_00{i}.mp4")) for i in range(2)]
     with pytest.raises(openai.BadRequestError, match="a question is about one video; the messages have 2 videos"):
