@@ -14,7 +14,7 @@ from flexselect.structures.frames import ReadOptions
 MOST_TEXT = 65_536  # characters of all turns together
 MOST_TOKENS = 8_192  # that a request may ask for
 MOST_MESSAGES, MOST_FRAMES = 1_000, 4_096
-MOST_UUID = 256  # characters
+MOST_UUID, MOST_ADDRESS = 256, 8_192  # characters
 SELECTORS = ("none", "self", "lite", "uniform", "random")
 WITHOUT_EFFECT = ("user", "seed", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "top_p")
 ONLY: dict[str, tuple[Any, ...]] = {  # OpenAI's fields that have one value here
@@ -249,6 +249,8 @@ def _read_video(part: dict[str, Any], kind: str, place: str) -> VideoPart:
         return VideoPart((), uuid)
     if not isinstance(url, str) or not url:
         raise bad(f'{place}.{kind} must be {{"url": ...}}', f"{place}.{kind}")
+    if len(url) > MOST_ADDRESS and not url.lower().startswith("data:"):
+        raise bad(f"{place}.{kind}.url is longer than {MOST_ADDRESS:,} characters", f"{place}.{kind}")
     return VideoPart((url,), uuid)
 
 

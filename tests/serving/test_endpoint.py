@@ -172,6 +172,32 @@ def test_frames_are_a_video(client, needles):
     assert answer.choices[0].message.content
 
 
+def picture(width, height, kind="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, kind)
+    url = f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([picture(84, 84), picture(84, 56)], "frame 1 has another size than frame 0"),
+        ([picture(84, 84)] * 20, "the frames have more than 100,000 pixels together"),
+        ([picture(84, 84), {"type": "image_url", "image_url": {"url": "https://a/b.png"}}], "must be a data: URL"),
+        ([picture(84, 84), {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], "is no picture"),
+        ([picture(84, 84, "GIF")], "frame 0 is no picture (JPEG, PNG or WebP)"),
+        ([picture(84, 84), video_part("data:video/mp4;base64,AAAA")], "the messages have 1 videos and 1 frames"),
+        ([video_part("https://" + "a" * 9000)], "is longer than 8,192 characters"),
+    ],
+)
+def test_frames_that_are_no_video(server, parts, reason, monkeypatch):
+    monkeypatch.setattr("flexselect.serving.videos.media.MOST_PIXELS", 100_000)
+    content = [*parts, {"type": "text", "text": "Why?"}]
+    status, _, body = post(server.url, {"messages": [{"role": "user", "content": content}]})
+    assert status == 400 and reason in body["error"]["message"]
+
+
 def test_turns_are_part_of_the_question(server, client, needles):
     """The endpoint's conversation is the session's history, word for word."""
     folder, rows = needles

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -178,19 +178,24 @@ class MediaDoor:
 
     def _frames(self, urls: tuple[str, ...]) -> Media:
         """Decode the pictures of a request: the frames of one video, all of one size."""
-        pictures, pixels = [], 0
+        frames: np.ndarray | None = None
         for number, url in enumerate(urls):
             if not url.lower().startswith("data:"):
                 raise bad(f"frame {number}: a frame must be a data: URL", "messages")
             picture = _picture(b"".join(_decoded(url)), number)
-            pixels += picture.width * picture.height
-            if pixels > MOST_PIXELS:
+            shape = len(urls), picture.height, picture.width, 3
+            if len(urls) * picture.width * picture.height > MOST_PIXELS:
                 raise bad(f"the frames have more than {MOST_PIXELS:,} pixels together", "messages", "too_large")
-            pictures.append(_loaded(picture, number))
-            if pictures[number].shape != pictures[0].shape:
+            if frames is None:  # on the disk, since many requests may wait with their frames
+                with TemporaryFile(dir=self.folder) as file:
+                    frames = np.memmap(file, np.uint8, "w+", shape=shape)
+            if shape != frames.shape:
                 raise bad(f"frame {number} has another size than frame 0: all must be alike", "messages")
-        frames = torch.from_numpy(np.stack(pictures))
-        return Media(_hash([str(list(frames.shape)).encode(), frames.numpy().tobytes()]), frames)
+            frames[number] = _loaded(picture, number)
+        assert frames is not None
+        return Media(
+            _hash([str(frames.shape).encode(), *(frame.tobytes() for frame in frames)]), torch.from_numpy(frames)
+        )
 
 
 def _names(part: VideoPart) -> list[str]:
