@@ -43,7 +43,7 @@ docs: $(ENV) ## Build the documentation site into site/, without a network
 check: $(ENV) ## Lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-BENCHES := selection session decode near near_accuracy scaling benchmark probe tower loss roofline
+BENCHES := selection session serving decode near near_accuracy scaling benchmark probe tower loss roofline
 
 bench: $(ENV) ## Measure selection, sessions, decoding and the rest beside the straightforward way (CPU, a quarter of an hour)
 	@for name in $(BENCHES); do printf '\n== bench.%s\n' $$name; $(BIN)/python -m bench.$$name || exit 1; done

@@ -24,7 +24,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule
 
 from flexselect.families.base import VideoFamily
-from flexselect.page.page import serve
+from flexselect.serving.serve import serve
 from lightning_modules.callbacks import PredictionWriter
 
 PAGE = Path(__file__).with_suffix(".md")

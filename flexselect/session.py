@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
 from flexselect.validation import check_choice, check_place, checked_options, checked_question
 
 SHARE = 0.25  # of the free memory, for the keys and values that keep="auto" keeps
+History = Sequence[tuple[str, str]]  # earlier questions of a conversation with their answers
 KEEP = choices_of(get_type_hints(AskingOptions)["keep"])
 
 
@@ -181,10 +182,10 @@ class VideoSession:
         self._prefix_cache = fill_prefix_caches(self.engine.prefix_cache_layouts(self.encode()), states)
         return self
 
-    def requests(self, texts: Sequence[str], budget: int | None = None) -> list[Request]:
+    def requests(self, texts: Sequence[str], budget: int | None = None, history: History = ()) -> list[Request]:
         """Score the video for several questions, given as text with their options; `Engine.answer` answers them."""
         encoded = self.encode()
-        return self.engine.requests(encoded, texts, lambda: self.prefix_cache(encoded), self.timings, budget)
+        return self.engine.requests(encoded, texts, lambda: self.prefix_cache(encoded), self.timings, budget, history)
 
     def select(self, question: str, options: Sequence[str] = (), budget: int | None = None) -> Selection:
         """Select the visual tokens for a question without answering it; the arguments are those of `ask`."""
@@ -199,6 +200,8 @@ class VideoSession:
         options: Sequence[str] = (),
         budget: int | None = None,
         verify: bool = False,
+        history: History = (),
+        on_text: Callable[[str], None] | None = None,
     ) -> Answer:
         """Answer one question.
 
@@ -208,6 +211,9 @@ class VideoSession:
             options: the options of a multiple-choice question, listed below it as A, B, ...
             budget: K, the number of visual tokens to keep for this question; None: the model's budget.
             verify: prove the answer's moments, see `Answer.verification`.
+            history: earlier questions with their answers. They are part of the prompt, and of the text that scores.
+            on_text: called after each token with the new piece of the answer's text, which may be empty; joined, they
+                are the answer. If it raises an error, the answer stops.
 
         Returns:
             The answer, with the moments that it comes from. In its timings, `score`, `prefill` and `generate` are for
@@ -218,7 +224,7 @@ class VideoSession:
                 scorer points to moments, and for `budget` if all tokens are kept.
         """
         checked_question(question)  # a list would be several questions
-        return self.ask_all([question], max_new_tokens, [options], budget, verify)[0]
+        return self.ask_all([question], max_new_tokens, [options], budget, verify, history, on_text)[0]
 
     def ask_all(
         self,
@@ -227,6 +233,8 @@ class VideoSession:
         options: Iterable[Sequence[str]] = (),
         budget: int | None = None,
         verify: bool = False,
+        history: History = (),
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """Answer several questions in one batch.
 
@@ -239,6 +247,8 @@ class VideoSession:
             options: one list of options per question; empty if no question has options.
             budget: K for these questions; None: the model's budget.
             verify: prove the answers' moments, see `Answer.verification`.
+            history: earlier questions with their answers, the same for all questions.
+            on_text: see `ask`; for one question only.
         """
         asked = [] if isinstance(questions, str) else list(questions)
         choices = [checked_options(each, len(LETTERS)) for each in options] or [()] * len(asked)
@@ -247,11 +257,14 @@ class VideoSession:
                 "ask_all takes a list of questions, and options for each or none; for one question, use ask"
             )
         check_at_least("max_new_tokens", max_new_tokens, 1)
+        if on_text is not None and len(asked) != 1:
+            raise ValueError(f"on_text is for one question, got {len(asked)}")
         if budget is not None and self.engine.scorer is None:
             raise ValueError("a budget has no effect on a dense model, which keeps all tokens: load with a selector")
         texts = [question_text(*pair) for pair in zip(asked, choices)]
         with self.name_file_in_errors():
-            answers = answer_with_moments(self.engine, self.requests(texts, budget), max_new_tokens, verify)
+            requests = self.requests(texts, budget, history)
+            answers = answer_with_moments(self.engine, requests, max_new_tokens, verify, on_text)
         return [
             with_option(with_doubts(answer, self.warnings, self.seconds is not None), texts)
             for answer, texts in zip(answers, choices)

@@ -53,6 +53,7 @@ FLOORS = (  # from the lowest: an import only goes down
     {"session", "analysis"},
     {"pipeline", "visualize"},
     {"commands", "page", "__init__"},
+    {"serving"},
 )
 MOST = 12  # files in a room
 

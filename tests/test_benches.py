@@ -22,6 +22,7 @@ from bench import (
     roofline,
     scaling,
     selection,
+    serving,
     session,
     tower,
 )
@@ -118,3 +119,11 @@ def test_small_runs_of_the_benches_of_cheap_frames(results, monkeypatch, tmp_pat
     run_small(near_accuracy, monkeypatch, "--videos", "1", "--frames", "32", KEYS=(2,), PATCHES=16, TOLERANCES=(0.5,))
     rows = json.loads((results / "near_accuracy.json").read_text())["rows"]
     assert [row["tolerance"] for row in rows] == ["exact", "0.5 s", "default"] and rows[0]["right"] > 0
+
+
+def test_serving_measures_both_ways(results, capsys):
+    serving.main(["--units", "4", "--questions", "2", "--families", "qwen2_5_vl"])
+    written = json.loads((results / "serving.json").read_text())
+    rows = written["rows"] if "rows" in written else written["results"]
+    assert [row["selector"] for row in rows] == ["self", "lite"] and "ratio" in capsys.readouterr().out
+    assert all(row["endpoint"] > 0 and row["answering"] > 0 for row in rows)

@@ -134,7 +134,7 @@ VERBS = {
         classes=ASKING,
     ),
     "serve": Verb(
-        "a web page on this machine, to try a model on",
+        "a web page to try a model on, and an endpoint for OpenAI's clients",
         "serve --config demo/serve",
         (
             "--config",
@@ -146,8 +146,11 @@ VERBS = {
             "--max_new_tokens",
             "--host",
             "--port",
+            "--api_key",
+            "--media_root",
+            "--allow_remote",
         ),
-        function="flexselect.page.page.serve",
+        function="flexselect.serving.serve.serve",
         takes="flexselect.options:Options",
     ),
     "locate": Verb(

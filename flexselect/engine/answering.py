@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from flexselect.attention.states import Past
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
+from flexselect.engine.text_pieces import TextPieces
 from flexselect.families.base import VideoLM
 from flexselect.families.decoding import end_ids
 from flexselect.structures.answer import Answer
@@ -34,11 +35,19 @@ _Prompt = tuple[Request, dict[str, Any]]  # a request and the LLM's input, see `
 
 
 def answers(
-    lm: VideoLM, requests: Sequence[Request], positions: str, max_new_tokens: int, keep_past: bool = False
+    lm: VideoLM,
+    requests: Sequence[Request],
+    positions: str,
+    max_new_tokens: int,
+    keep_past: bool = False,
+    on_text: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Answer, Past | None]]:
-    """Answer requests in order, see `Engine.answer`; with `keep_past`, also return what each prompt left behind."""
+    """Answer requests in order, see `Engine.answer`; with `keep_past`, also return what each prompt left behind.
+
+    `on_text` is for a single request: it is called with each new piece of the answer's text.
+    """
     for group in _batches(lm, requests, positions):
-        yield from _generate(lm, group, max_new_tokens, keep_past)
+        yield from _generate(lm, group, max_new_tokens, keep_past, on_text)
 
 
 def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterator[list[_Prompt]]:
@@ -59,14 +68,27 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
 
 
 def _generate(
-    lm: VideoLM, group: list[_Prompt], max_new_tokens: int, keep_past: bool
+    lm: VideoLM,
+    group: list[_Prompt],
+    max_new_tokens: int,
+    keep_past: bool,
+    on_text: Callable[[str], None] | None,
 ) -> Iterator[tuple[Answer, Past | None]]:
     """Generate the answers of one batch."""
     clock, end = Clock(lm.gpus), lm.prompter.end_of_turn
+    pieces = None if on_text is None else TextPieces(lm.prompter.decode, on_text)
+
+    def on_token(tokens: Tensor) -> None:
+        clock.start("generate")
+        if pieces is not None:
+            pieces.add(int(tokens[0]))
+
     clock.start("prefill")
     inputs = left_padded([inputs for _, inputs in group])
-    generated = lm.generate(inputs, max_new_tokens, lambda: clock.start("generate"), end, keep_past)
+    generated = lm.generate(inputs, max_new_tokens, on_token, end, keep_past)
     clock.stop()
+    if pieces is not None:
+        pieces.finish()
     ends = end_ids(lm.model, end)
     for (request, _), new in zip(group, generated):
         shares = {stage: seconds / len(group) for stage, seconds in clock.timings.items()}

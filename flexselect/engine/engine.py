@@ -105,7 +105,7 @@ class Engine:
     def generate(self, prompt: VideoPrompt, selection: Selection | None = None, max_new_tokens: int = 64) -> Tensor:
         """Return the greedy answer, int64 [n], new tokens only; without a selection, all tokens are kept (dense)."""
         inputs = self.lm.assemble(self.encode(prompt), prompt.query_ids, selection, self.positions)
-        return self.lm.generate(inputs, max_new_tokens, on_token=lambda: None)[0].ids
+        return self.lm.generate(inputs, max_new_tokens, on_token=lambda _: None)[0].ids
 
     # -- the method
 
@@ -179,6 +179,7 @@ class Engine:
         prefix_cache: Callable[[], Iterable[PrefixCache] | None] = lambda: None,
         timings: dict[str, float] | None = None,
         budget: int | None = None,
+        history: Sequence[tuple[str, str]] = (),
     ) -> list[Request]:
         """Score a video for several questions; pass the requests to `answer`.
 
@@ -188,10 +189,12 @@ class Engine:
             prefix_cache: returns what `select_encoded` takes; its seconds count as scoring.
             timings: seconds spent on the video so far, by stage.
             budget: see `select_encoded`.
+            history: see `Prompter.query_ids`; the same for all questions.
         """
         if not questions:
             return []
-        clock, queries = Clock(self.gpus), [self.lm.prompter.query_ids(question) for question in questions]
+        clock = Clock(self.gpus)
+        queries = [self.lm.prompter.query_ids(question, history) for question in questions]
         with clock("score"):
             selections: Sequence[Selection | None] = [None] * len(queries)
             if self.scorer is not None:

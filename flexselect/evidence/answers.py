@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flexselect.engine.answering import Request, answers
@@ -14,7 +14,11 @@ from flexselect.structures.answer import Answer
 
 
 def answer_with_moments(
-    engine: Engine, requests: Sequence[Request], max_new_tokens: int, prove: bool = False
+    engine: Engine,
+    requests: Sequence[Request],
+    max_new_tokens: int,
+    prove: bool = False,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[Answer]:
     """Answer requests in order, with their moments.
 
@@ -24,16 +28,17 @@ def answer_with_moments(
         max_new_tokens: the maximum length of an answer, in tokens.
         prove: order the moments by what the answer is worth from each alone, and ask again without them; the seconds
             are under `verify` in the timings.
+        on_text: called with each new piece of an answer's text; for one request only.
 
     Raises:
         ValueError: if `prove` is set and no scorer ranks content (dense, uniform, random).
     """
     if prove and not engine.ranks_content:
         raise ValueError('verify needs scores that point to moments: load with selector="self", or a trained selector')
+    answered = answers(engine.lm, requests, engine.positions, max_new_tokens, prove, on_text)
     if not engine.ranks_content:
-        return engine.answer(requests, max_new_tokens)
+        return [answer for answer, _ in answered]
     results = []
-    answered = answers(engine.lm, requests, engine.positions, max_new_tokens, keep_past=prove)
     for request, (answer, past) in zip(requests, answered):
         assert request.selection is not None and answer.likelihood is not None
         distance, excess = prominence(request.selection, request.encoded.num_units)

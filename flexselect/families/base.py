@@ -272,7 +272,7 @@ class VideoLM(ABC):
         self,
         inputs: dict[str, Any],
         max_new_tokens: int,
-        on_token: Callable[[], None],
+        on_token: Callable[[Tensor], None],
         end_of_turn: int | None = None,
         keep_past: bool = False,
     ) -> list[NewTokens]:
@@ -281,7 +281,7 @@ class VideoLM(ABC):
         Args:
             inputs: the output of `assemble`; `flexselect.engine.batching` makes a batch of several.
             max_new_tokens: the maximum number of new tokens.
-            on_token: called whenever the logits of a token are computed; the first call marks the end of the prefill.
+            on_token: called with each prompt's next token, [B]; the first call marks the end of the prefill.
             end_of_turn: an id to stop at, besides those in the checkpoint's generation settings; None: no other id.
             keep_past: whether to return the keys and values of the prompts too.
 

@@ -51,7 +51,7 @@ def greedy(
     model: Any,
     inputs: dict[str, Tensor],
     max_new_tokens: int,
-    on_token: Callable[[], None],
+    on_token: Callable[[Tensor], None],
     end_of_turn: int | None,
     cache_implementation: str | None = None,
     keep_past: bool = False,
@@ -126,14 +126,17 @@ def _until_end(row: Tensor, stops: set[int]) -> Tensor:
 
 
 class _LogitsCheck(LogitsProcessor):
-    """A processor that leaves logits unchanged, reports when they are computed, refuses NaN, and keeps likelihoods."""
+    """A processor that leaves logits unchanged, reports the next tokens, refuses NaN, and keeps likelihoods.
 
-    def __init__(self, on_token: Callable[[], None]) -> None:
+    It comes after all other processors, so the likeliest tokens are those that greedy decoding takes.
+    """
+
+    def __init__(self, on_token: Callable[[Tensor], None]) -> None:
         self.on_token = on_token
         self.log_likelihoods: list[Tensor] = []  # of the likeliest token: [B] each
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.on_token()
+        self.on_token(scores.argmax(-1))
         if torch.isnan(scores).any():
             raise ValueError("the model's logits are NaN: load it in bfloat16 or float32, and check its weights")
         self.log_likelihoods.append(scores.amax(-1).float() - scores.float().logsumexp(-1))

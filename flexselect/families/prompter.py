@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from flexselect.loading.text_ids import filled_ids, template_ids
 from flexselect.structures.prompt import VideoClip
+
+NEXT_TURN = "\n<|im_start|>user\n{text}"  # of a conversation, after the end of an answer: alike in all families
 
 
 class Prompter(ABC):
@@ -33,9 +36,19 @@ class Prompter(ABC):
 
     # Final from here on.
 
-    def query_ids(self, question: str) -> Tensor:
-        """Return the text after the video, int64 [Q]: the question, and the end of the user's turn."""
-        return _tensor(filled_ids(self.tokenizer, self.query.replace("{question}", "{text}"), question))
+    def query_ids(self, question: str, history: Sequence[tuple[str, str]] = ()) -> Tensor:
+        """Return the text after the video, int64 [Q]: the question, and the end of the user's turn.
+
+        Args:
+            question: the question.
+            history: earlier questions of the conversation with their answers; they come before the question.
+        """
+        templates = [self.query.replace("{question}", "{text}")]  # what comes before the first question is said once
+        templates += [NEXT_TURN + templates[0].partition("{text}")[2]] * len(history)
+        questions = [*(earlier for earlier, _ in history), question]
+        turns = [_tensor(filled_ids(self.tokenizer, *turn)) for turn in zip(templates, questions)]
+        answers = [self.answer_ids(answer) for _, answer in history]
+        return torch.cat([turns[0], *(ids for pair in zip(answers, turns[1:]) for ids in pair)])
 
     def answer_ids(self, answer: str) -> Tensor:
         """Return an answer with its end of turn, as in training: int64 [n]."""

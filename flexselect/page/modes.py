@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from flexselect.evidence.moments import player_offset
 from flexselect.page.facts import timeline_html
 from flexselect.pipeline import FlexSelect
+from flexselect.scoring.controls import CONTROLS
 from flexselect.scoring.factory import load_selector, make_scorer
 from flexselect.scoring.scorer import Scorer
 from flexselect.session import VideoSession
@@ -18,6 +20,7 @@ from flexselect.visualize import heat_map, kept_tokens, map_tokens
 
 UNITS, COLUMNS = 6, 3  # units and columns of a picture
 DENSE, SELF, LITE = "dense", "training-free", "lite"
+NAMES = {"none": DENSE, "self": SELF, "lite": LITE}  # what requests call the modes
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class ModeAnswer:
 
 
 class Modes:
-    """All modes of a model, with its weights in memory once. Not thread-safe.
+    """All modes of a model, with its weights in memory once. Not thread-safe: hold `lock` to use it.
 
     Args:
         fs: the loaded training-free model.
@@ -43,7 +46,26 @@ class Modes:
             options = replace(fs.options, selector=lite, reduction=None, device=str(fs.lm.device))
             scorers[LITE] = make_scorer(fs.lm, options, load_selector(options))
         self.models = {mode: fs.with_scorer(scorer) for mode, scorer in scorers.items()}
+        self._controls: dict[str, FlexSelect] = {}
         self.budget = fs.budget
+        self.lock = threading.Lock()
+        for control in CONTROLS:
+            self._controls[control] = fs.with_scorer(make_scorer(fs.lm, replace(fs.options, selector=control)))
+
+    @property
+    def encoder(self) -> FlexSelect:
+        """The model whose encoding serves all modes."""
+        return list(self.models.values())[-1]  # lite if there is a selector: it also needs features of its own
+
+    @property
+    def selectors(self) -> list[str]:
+        """The names of all modes and controls in requests; the first is the default."""
+        modes = [name for name, mode in NAMES.items() if mode in self.models]
+        return [*reversed(modes), *self._controls]
+
+    def engine(self, selector: str) -> FlexSelect:
+        """Return the model of one of `selectors`."""
+        return self._controls[selector] if selector in self._controls else self.models[NAMES[selector]]
 
     def open(self, video: Path) -> dict[str, VideoSession]:
         """Decode and encode a video once for all modes; return one session per mode.
@@ -51,8 +73,8 @@ class Modes:
         Raises:
             ValueError: if the video cannot be read.
         """
-        *others, last = self.models  # lite if there is a selector: its encoding serves the other modes too
-        session = self.models[last].open(video, progress=True)
+        *others, last = self.models
+        session = self.encoder.open(video, progress=True)
         sessions = {mode: self.models[mode].open_encoded(session.encode(), session.timings) for mode in others}
         for other in sessions.values():
             other.video = video

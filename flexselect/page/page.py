@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flexselect.evaluation.results import EMPTY
 from flexselect.evidence.moments import player_offset
-from flexselect.families import family_of
-from flexselect.options import Options, check_names
 from flexselect.page.facts import answer_facts, escape_markdown, player, question_seconds, video_facts
 from flexselect.page.modes import DENSE, Modes
-from flexselect.pipeline import FlexSelect
-from flexselect.scoring.factory import check_trained
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import UsageError
 from flexselect.storage.video_paths import VIDEO_ENDINGS, is_folder
 
-log = logging.getLogger(__name__)
-
 VIDEOS = list(VIDEO_ENDINGS)
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SESSIONS = 8  # browsers whose video is kept; an hour's features take about a gigabyte
 ONE_AT_A_TIME: dict[str, Any] = {  # there is one model, so requests run one after another, and only from this page
     "concurrency_limit": 1,
@@ -31,89 +22,6 @@ ONE_AT_A_TIME: dict[str, Any] = {  # there is one model, so requests run one aft
     "api_visibility": "private",
 }
 HISTORY = ["question", "mode", "answer", "tokens shown", "seconds", "video"]  # a phone shows the first ones
-
-
-def serve(
-    path: str,
-    selector: str | None = None,
-    videos: str | None = None,
-    fps: float | None = None,
-    max_frames: int | None = None,
-    max_new_tokens: int = 64,
-    max_upload_mb: int = 2048,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    **options: Any,
-) -> None:
-    """Serve a web page to try a model, until it is interrupted.
-
-    Args:
-        path: local folder or hub id of the VideoLLM.
-        selector: folder or hub id of a trained selector; None: the page has no lite mode.
-        videos: a folder of videos to choose from, besides uploads; None: uploads only.
-        fps: frames sampled per second; None: the family's default.
-        max_frames: the maximum number of frames per video; None: the family's default.
-        max_new_tokens: the maximum length of an answer, in tokens.
-        max_upload_mb: the maximum size of an upload in MB.
-        host: address of the page; by default only this machine can reach it. Anyone who reaches it can upload and ask.
-        port: port of the page; 0: any free port.
-        options: see `flexselect.options.Options`; reference layer and reduction apply to the training-free mode.
-
-    Raises:
-        UsageError: if gradio is missing, or the port is taken.
-    """
-    try:
-        from gradio.themes import Default
-    except ImportError as error:
-        raise UsageError("the page needs gradio: pip install 'flexselect[serve]'") from error
-    list_videos(videos)
-    check_port(host, port)
-    if host not in LOCAL_HOSTS:
-        log.warning("anyone who reaches %s:%d can upload videos and use this model; there is no password", host, port)
-    sampling: dict[str, Any] = {"fps": fps, "max_frames": max_frames}
-    numbers = {name: value for name, value in sampling.items() if value is not None}
-    try:
-        check_names(Options, options, "serve", set_by=("selector", "scoring_only"))
-        chosen = Options(selector="self", scoring_only=False, **options)
-        family = family_of(path, **numbers)
-        if selector is not None:
-            check_trained(selector)
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
-    fs = FlexSelect.from_pretrained(family, **vars(chosen))
-    blocks = Page(Modes(fs, selector), videos, max_new_tokens, Path(path).name).build()
-    _, address, _ = blocks.launch(
-        server_name=host,
-        server_port=port or None,
-        max_file_size=f"{max_upload_mb}mb",
-        allowed_paths=[] if videos is None else [str(Path(videos).resolve())],  # played from where they lie
-        state_session_capacity=SESSIONS,
-        theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),  # no download
-        footer_links=[],
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
-    log.warning("the page is at %s; Ctrl-C ends it", address)
-    blocks.block_thread()
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse a port that cannot be used, before a model is loaded.
-
-    Raises:
-        UsageError: if the port is taken or not permitted.
-    """
-    if not 0 <= port <= 65535:
-        raise UsageError(f"port {port} cannot be used: give another --port, from 1 to 65535, or 0 for any")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = error.strerror or error
-            raise UsageError(f"port {port} cannot be used ({reason}): give another --port, or 0 for any") from error
 
 
 def list_videos(folder: str | None) -> dict[str, Path]:
@@ -215,7 +123,8 @@ class Page:
         yield [{}, f"Decoding and encoding {path.name} ...", player(path), gr.skip(), wait, *empty]
         progress(0, desc=f"indexing {path.name}")
         try:
-            sessions = self.modes.open(path)
+            with self.modes.lock:
+                sessions = self.modes.open(path)
         except (ValueError, RuntimeError, OSError) as error:
             reason = str(error).replace(str(path), path.name)
             yield [{}, f"**{escape_markdown(reason)}**", "", gr.skip(), gr.Button(interactive=True), *empty]
@@ -249,7 +158,8 @@ class Page:
             if mode not in modes:
                 continue
             try:
-                shown = self.modes.ask(session, question, int(budget), self.max_new_tokens, verify)
+                with self.modes.lock:
+                    shown = self.modes.ask(session, question, int(budget), self.max_new_tokens, verify)
             except (ValueError, RuntimeError, OSError) as error:
                 gr.Warning(f"{mode}: {error}")  # an error would hide the table
                 parts[4 * place] = f"refused: {error}"

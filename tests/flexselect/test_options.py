@@ -18,7 +18,7 @@ from flexselect.options import (
     option_names,
     options_that_change_answers,
 )
-from flexselect.page.page import serve
+from flexselect.serving.serve import serve
 from flexselect.storage.run_settings import UsageError
 from flexselect.training.teacher import Teacher
 from lightning_modules.locating import Locating

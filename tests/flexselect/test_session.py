@@ -313,10 +313,10 @@ def test_padding_changes_no_logits_and_no_end(load):
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
     unmasked = lm.next_token_logits({**both, "attention_mask": torch.ones_like(both["attention_mask"])})
     assert float((unmasked - expected).abs().max()) > 1e-3, "canary: the padding is seen without the mask"
-    (first, *_), _ = (new.ids for new in lm.generate(both, 4, lambda: None))
-    endings = [new.ids for new in lm.generate(both, 4, lambda: None, end_of_turn=int(first))]
+    (first, *_), _ = (new.ids for new in lm.generate(both, 4, lambda _: None))
+    endings = [new.ids for new in lm.generate(both, 4, lambda _: None, end_of_turn=int(first))]
     assert endings[0].tolist() == [int(first)] and len(endings[1]) >= 1
-    alone = lm.generate(prompts[1], 4, lambda: None, end_of_turn=int(first))[0].ids
+    alone = lm.generate(prompts[1], 4, lambda _: None, end_of_turn=int(first))[0].ids
     assert torch.equal(endings[1], alone)
 
 

@@ -10,7 +10,10 @@ import pytest
 from datasets import load_dataset
 
 import cli
+from flexselect import FlexSelect
+from flexselect.page.modes import Modes
 from tests import miniature
+from tests.serving.servers import served
 from tests.test_architecture import ROOT
 
 pytest.importorskip("lmms_eval", reason="NOT CHECKED through lmms-eval: it is not installed; see `make test-lmms`")
@@ -20,6 +23,7 @@ import lmms_eval.tasks
 from flexselect_lmms.arguments import identity
 
 DEMO = "checkpoints/demo/video_llm"
+SELF = f"pretrained={DEMO},selector=self,dtype=float32"
 STOCK = Path(lmms_eval.tasks.__file__).parent
 TASKS = ROOT / "flexselect_lmms" / "tasks"
 FOLDERS = {"VideoMME": "videomme", "MLVU": "mlvu", "LVBench": "lvbench", "LongVideoBench": "datasets/longvideobench"}
@@ -52,9 +56,17 @@ def home(tmp_path_factory):
     return home
 
 
-def harness(home, out, tasks, arguments=f"pretrained={DEMO},selector=self,dtype=float32", *more, launch=("-m",)):
+def harness(
+    home,
+    out,
+    tasks,
+    arguments=f"pretrained={DEMO},selector=self,dtype=float32",
+    *more,
+    launch=("-m",),
+    model="flexselect",
+):
     """Run lmms-eval; results by task, and answers by task and document."""
-    command = [sys.executable, *launch, "lmms_eval", "eval", "--model", "flexselect", "--model_args", arguments]
+    command = [sys.executable, *launch, "lmms_eval", "eval", "--model", model, "--model_args", arguments]
     command += ["--include_path", home / "tasks", "--tasks", ",".join(tasks), "--batch_size", "1", "--device", "cpu"]
     command += ["--output_path", out, "--log_samples", *more]
     offline = dict.fromkeys(
@@ -108,6 +120,24 @@ def test_stock_tasks_answer_as_the_lmms_protocol(home, asked, tmp_path, monkeypa
                 read == original["parsed"] or original["parsed"] is None
             )  # LongVideoBench draws a letter where none is read
     assert results["questions"] == 12
+
+
+@pytest.mark.parametrize("as_file", [True, False], ids=["the file's address", "frames"])
+def test_its_openai_backend_evaluates_through_the_endpoint(home, tmp_path, monkeypatch, as_file):
+    """With the file's address the answers are the native ones; as ten frames, the videos are other ones."""
+    if not as_file:
+        pytest.importorskip("qwen_vl_utils", reason="NOT CHECKED with frames: lmms-eval cuts them with qwen-vl-utils")
+    monkeypatch.chdir(ROOT)
+    modes = Modes(FlexSelect.from_pretrained(DEMO, selector="self", dtype="float32", device="cpu"))
+    with served(modes, media_root=home) as server:
+        arguments = f"model_version=video_llm,base_url={server.url}v1,api_key=none,timeout=60,pass_video_url={as_file}"
+        _, rows, _ = harness(home, tmp_path, ["mlvu_dev_local"], arguments, model="openai")
+        requests = server.endpoint.counters.registry.get_sample_value("flexselect_requests_total", {"status": "200"})
+    _, mine = native(home, tmp_path / "mine", "MLVU", "lmms")
+    answers, expected = [row["filtered_resps"] for row in rows["mlvu_dev_local"]], [row["answer"] for row in mine]
+    assert requests == len(answers) == 12 and all(answers)
+    assert (answers == expected) or not as_file
+    assert server.encodings == 3 or not as_file
 
 
 def test_moments_of_every_answer(home, tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def test_a_verb_without_a_trainer(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr("flexselect.page.page.serve", stopped)
+    monkeypatch.setattr("flexselect.serving.serve.serve", stopped)
     began = time.monotonic()
     assert cli.main(["serve", "--path", "x"]) == 143 and time.monotonic() - began < 30
 
