@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexselect.families import family_of
+from flexselect.loading.placement import free_bytes
 from flexselect.options import Options, check_names
 from flexselect.page.modes import Modes
 from flexselect.page.page import Page, list_videos
@@ -17,7 +18,6 @@ from flexselect.pipeline import FlexSelect
 from flexselect.scoring.factory import check_trained
 from flexselect.serving.access import LOCAL_HOSTS
 from flexselect.session import SHARE
-from flexselect.storage.free_memory import free_bytes
 from flexselect.storage.run_settings import UsageError
 from flexselect.storage.video_paths import is_folder
 
