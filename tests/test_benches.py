@@ -121,6 +121,7 @@ def test_small_runs_of_the_benches_of_cheap_frames(results, monkeypatch, tmp_pat
     assert [row["tolerance"] for row in rows] == ["exact", "0.5 s", "default"] and rows[0]["right"] > 0
 
 
+@pytest.mark.slow
 def test_serving_measures_both_ways(results, capsys):
     serving.main(["--units", "4", "--questions", "2", "--families", "qwen2_5_vl"])
     written = json.loads((results / "serving.json").read_text())

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -81,3 +82,11 @@ def counter(url, name):
     """Return the value of a counter of /metrics."""
     lines = [line for line in get(url, "metrics")[1].splitlines() if line.startswith(name + " ")]
     return float(lines[0].split()[-1])
+
+
+def until(condition, seconds=20):
+    """Wait for what a server does after its reply."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
