@@ -12,6 +12,8 @@ import pytest
 
 import cli
 from datamodules.needles import write_needle_videos
+from flexselect.serving.videos.video_store import VideoStore
+from flexselect.structures.frames import ReadOptions
 from tests.serving.servers import NAME, data_url, demo_modes, get, messages, post, served, until
 
 pytest.importorskip("fastapi", reason="NOT CHECKED: the endpoint needs fastapi")
@@ -319,6 +321,16 @@ def test_encoded_videos_stay_within_their_bounds(modes, tmp_path):
             assert ask(server, f"file:needles_00{i}.mp4")[2]["choices"] == alone[i]
         assert server.encodings == 2 and server.endpoint.store.bytes_in("cpu") == 0
     assert threading.active_count() < 60
+
+
+def test_frames_are_taken_as_the_family_says(modes, tmp_path, monkeypatch):
+    monkeypatch.setattr(modes.encoder.family, "sampling", "near")
+    (video,) = write_needle_videos(tmp_path, videos=1, patches=24, seed=11).parent.glob("*.mp4")
+    store, key = VideoStore(modes, {"cpu": 10**9, "disk": 0}, tmp_path), ("a video", ReadOptions())
+    store.hold(key)
+    session, _ = store.open(key, video, "self")
+    expected = modes.encoder.open(video, progress=False).encode().about.facts
+    assert session.encode().about.facts == expected and "moved" in expected
 
 
 def test_a_video_that_was_dropped_meanwhile_is_fetched_after_all(modes, film):

@@ -121,7 +121,8 @@ class VideoStore:
         clock = Clock(engine.gpus)
         with clock("decode"):
             resize = engine.lm.prompter.resize
-            stream, _ = open_frame_stream(source, None, key[1], engine.family.sample, resize)
+            reading = engine.family.reading(key[1])
+            stream, _ = open_frame_stream(source, None, reading, engine.family.sample, resize)
         whole = stream.read
 
         def while_wanted() -> Iterator[Tensor]:
