@@ -14,7 +14,6 @@ import argparse
 import time
 import zlib
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from bench.long_videos import repeat
 from bench.measure import alone, write_result
 from flexselect import FlexSelect
 from flexselect.families.inputs import resize_to_area
@@ -49,23 +49,6 @@ def render(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def repeat(piece: Path, path: Path, times: int) -> None:
-    """Write the packets of a video several times in a row, with shifted timestamps."""
-    with av.open(str(path), "w") as out:
-        stream, offset = None, Fraction(0)
-        for _ in range(times):
-            with av.open(str(piece)) as container:
-                source = container.streams.video[0]
-                stream = stream or out.add_stream_from_template(source)
-                for packet in container.demux(source):
-                    if packet.dts is not None:
-                        packet.pts += round(offset / source.time_base)
-                        packet.dts += round(offset / source.time_base)
-                        packet.stream = stream
-                        out.mux(packet)
-            offset += PIECE
-
-
 def long_video(minutes: int) -> Path:
     """Return a video of this length; render it if it does not exist."""
     folder = Path("outputs/bench")
@@ -73,7 +56,7 @@ def long_video(minutes: int) -> Path:
     piece, path = folder / "piece.mp4", folder / f"{minutes}_minutes.mp4"
     if not path.exists():
         render(piece)
-        repeat(piece, path, minutes * 60 // PIECE)
+        repeat(piece, path, minutes * 60 // PIECE, PIECE)
     return path
 
 

@@ -40,7 +40,7 @@ def long_video(minutes: int, size: tuple[int, int], keys: int, codec: str = "h26
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         _render(piece, size, keys, codec)
-        _repeat(piece, FOLDER / "unfinished.mp4", minutes * 60 // PIECE)
+        repeat(piece, FOLDER / "unfinished.mp4", minutes * 60 // PIECE, PIECE)
         (FOLDER / "unfinished.mp4").rename(path)
     return path
 
@@ -93,15 +93,15 @@ def _render(path: Path, size: tuple[int, int], keys: int, codec: str) -> None:
         container.mux(stream.encode())
 
 
-def _repeat(piece: Path, path: Path, times: int) -> None:
-    """Write the packets of a piece several times in a row, with shifted timestamps."""
+def repeat(piece: Path, path: Path, times: int, seconds: int) -> None:
+    """Write the packets of a piece, so many seconds long, several times in a row, with shifted timestamps."""
     with av.open(str(path), "w") as out:
         stream = None
         for number in range(times):
             with av.open(str(piece)) as container:
                 source = container.streams.video[0]
                 stream = stream or out.add_stream_from_template(source, opaque=True)  # AV1's decoder has no encoder
-                shift = round(Fraction(number * PIECE) / source.time_base)
+                shift = round(Fraction(number * seconds) / source.time_base)
                 for packet in container.demux(source):
                     if packet.dts is not None:
                         packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream

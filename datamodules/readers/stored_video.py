@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from datamodules.video_files.decoding import ReaderError, open_container
 from datamodules.video_files.frame_index import FrameIndex
-from datamodules.video_files.geometry import DisplayMatrix
+from datamodules.video_files.geometry import DisplayMatrix, orientation
 
 CONTAINERS = ("mp4", "matroska", "avi")  # as FFmpeg calls them; MOV has the name "mp4" too, and WebM "matroska"
 
@@ -92,14 +92,5 @@ def to_shown(pixels: Tensor, index: FrameIndex, square_pixels: bool, turns: int 
         stored = pixels.permute(2, 0, 1)[None].float()  # [1, 3, h, w]
         stretched = interpolate(stored, (pixels.shape[0], width), mode="bicubic", antialias=True)
         pixels = stretched[0].permute(1, 2, 0).round().clamp(0, 255).byte()
-    return _upright(pixels, index.matrix).contiguous()
-
-
-def _upright(pixels: Tensor, matrix: DisplayMatrix | None) -> Tensor:
-    """Turn and mirror a picture, see `datamodules.video_files.geometry.make_upright`."""
-    if matrix is None:
-        return pixels
-    a, b, c, d = matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels, a, d = pixels.transpose(0, 1), c, b
-    return pixels.flip([axis for axis, factor in ((1, a), (0, d)) if factor < 0])
+    swapped, mirrored = orientation(index.matrix)
+    return (pixels.transpose(0, 1) if swapped else pixels).flip(mirrored).contiguous()

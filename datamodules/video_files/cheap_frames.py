@@ -22,9 +22,7 @@ _Link = Any  # the frames of one group, and the link to those of the groups befo
 class DecodingCosts:
     """Costs of decoding the frames of a video, counted in frames. All arrays are int64 [F], one number per frame."""
 
-    groups: (
-        Array  # which key frame decoding begins at, as a number, ascending; frames of one group are decoded together
-    )
+    groups: Array  # number of the key frame that decoding begins at, ascending; a group's frames are decoded together
     references: Array  # number of reference frames that are decoded for the frame, itself included if it is one
     extra: Array  # 1 if no other frame is built on the frame, else 0
 

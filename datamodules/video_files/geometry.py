@@ -53,16 +53,19 @@ def usable_aspect(aspect: Fraction | None) -> Fraction:
 
 def make_upright(pixels: np.ndarray, matrix: DisplayMatrix | None) -> np.ndarray:
     """Turn a picture [h, w, 3] by quarter turns and mirror it; a matrix of None leaves it unchanged."""
+    swapped, mirrored = orientation(matrix)
+    pixels = pixels.swapaxes(0, 1) if swapped else pixels
+    return np.ascontiguousarray(np.flip(pixels, mirrored))
+
+
+def orientation(matrix: DisplayMatrix | None) -> tuple[bool, tuple[int, ...]]:
+    """Return how a matrix makes pictures upright: whether rows become columns, and which axes are mirrored then."""
     if matrix is None:
-        return pixels
+        return False, ()
     a, b, c, d = matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):  # rotated by 90 or 270 degrees
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    if a < 0:
-        pixels = pixels[:, ::-1]
-    if d < 0:
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    swapped = abs(b) + abs(c) > abs(a) + abs(d)  # rotated by 90 or 270 degrees
+    across, down = (c, b) if swapped else (a, d)
+    return swapped, tuple(axis for axis, factor in ((1, across), (0, down)) if factor < 0)
 
 
 def read_display_matrix(frame: av.VideoFrame) -> DisplayMatrix | None:

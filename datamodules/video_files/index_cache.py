@@ -11,7 +11,6 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from datamodules.video_files.frame_index import FrameIndex
 from flexselect.storage.bounded_folder import make_room
 from flexselect.storage.file_hash import file_hash
+from flexselect.storage.run_settings import file_in_one_step
 
 log = logging.getLogger(__name__)
 
@@ -103,17 +103,12 @@ def _store(place: Path, file: Path, index: FrameIndex, warnings: list[str]) -> N
     """Write an index in one step, and make room for it."""
     values = {field.name: vars(index)[field.name] for field in fields(index) if field.name not in LISTS}
     values["pixel_aspect"] = str(index.pixel_aspect)
-    temporary = place.with_suffix(f".{os.getpid()}.tmp")
     try:
         about = json.dumps({"hash": file_hash(file), "index": values, "warnings": warnings})
         place.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as output:
-            lists: dict[str, Any] = {name: np.asarray(vars(index)[name], dtype=kind) for name, kind in LISTS.items()}
+        lists: dict[str, Any] = {name: np.asarray(vars(index)[name], dtype=kind) for name, kind in LISTS.items()}
+        with file_in_one_step(place) as temporary, temporary.open("wb") as output:
             np.savez_compressed(output, about=np.asarray(about), **lists)
-        temporary.replace(place)
         make_room(place, MAX_BYTES)
     except OSError as error:
         log.info("the frame index of %s is not kept (%s)", file, error)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

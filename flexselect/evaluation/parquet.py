@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flexselect.storage.run_settings import file_in_one_step
 from flexselect.structures.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
@@ -35,12 +35,8 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
     schema = _schema()
     table = pyarrow.Table.from_pylist([_cells(row) for row in rows], schema)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with file_in_one_step(path) as temporary:
         parquet.write_table(table, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _schema() -> pyarrow.Schema:

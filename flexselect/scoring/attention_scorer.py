@@ -125,17 +125,21 @@ class AttentionScorer(Scorer):
 
     def prefix_cache_layouts(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
         """Yield the prefix caches of `prepare` without keys and values, to be filled with stored ones."""
-        for batch in self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets], STORED_TOGETHER):
+        for batch in self._stored_sets(encoded, sets):
             grid = (len(batch[0].tokens) // encoded.tokens_per_unit, *encoded.grid[1:])
             yield PrefixCache(batch, grid, self._positions_after(batch, grid, KNOWN_ROWS), [])
 
     def prefix_cache_bytes(self, encoded: EncodedVideo, sets: list[Tensor]) -> int:
         """Return the bytes of all that `prepare` yields, from the decoder's configuration."""
-        config, parts = self.decoder.config, self.prefix_cache_layouts(encoded, sets)
+        config = self.decoder.config
         head = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
-        tokens = sum(len(s.layout.before_query.ids) for part in parts for s in part.sets)
+        tokens = sum(len(s.layout.before_query.ids) for batch in self._stored_sets(encoded, sets) for s in batch)
         size = torch.finfo(self.decoder.dtype).bits // 8
         return 2 * (self.layer + 1) * tokens * config.num_key_value_heads * head * size
+
+    def _stored_sets(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[list[FrameSet]]:
+        """Yield the frame sets whose keys and values are kept in one tensor."""
+        return self._batches([(self.view(encoded, NO_QUERY)[0], NO_QUERY)], [sets], STORED_TOGETHER)
 
     def _score_rows(self, query: Tensor, part: PrefixCache, scores: Tensor) -> None:
         """Run only the query rows on a prefix cache, and write the scores of its visual tokens into `scores` [V]."""
@@ -178,7 +182,7 @@ class AttentionScorer(Scorer):
         counts = None if bool((rows == longest.query_rows).all()) else rows
         probe = Probe(self.layer, longest.query_rows, longest.span, self.reduction, counts)
         scores_in_span = probed_scores(self.decoder, embeddings, position_ids, probe, **deepstack)
-        return scores_in_span[:, _places(longest, scores_in_span.device)]
+        return scores_in_span[:, longest.places.to(scores_in_span.device)]
 
     def _stack(self, videos: list[EncodedVideo], sets: list[FrameSet]) -> tuple[Tensor, tuple[int, int, int]]:
         """Stack the features of frame sets of equal shape on the model's device, [B, v, D]; also return their grid."""
@@ -229,8 +233,3 @@ def _cut(sets: list[FrameSet], tokens: int) -> Iterator[list[FrameSet]]:
     """Cut frame sets into batches of at most so many prompt tokens, but of at least one set."""
     size = max(1, tokens // max(len(s.layout.ids) for s in sets))
     yield from (sets[first : first + size] for first in range(0, len(sets), size))
-
-
-def _places(layout: Layout, device: torch.device) -> Tensor:
-    """Return where the visual tokens are in the span of a layout: int64 [v]."""
-    return layout.visual[layout.span].nonzero().flatten().to(device)

@@ -39,7 +39,7 @@ class PrefixCache:
     @cached_property
     def places(self) -> Tensor:
         """The places of the visual tokens in `span`, the same in all sets: int64 [v]."""
-        return self.sets[0].layout.visual[self.span].nonzero().flatten()
+        return self.sets[0].layout.places
 
     @cached_property
     def tokens(self) -> Tensor:

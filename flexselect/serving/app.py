@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -30,8 +30,6 @@ CLIENT_LEFT = 499  # status in the counters; nobody receives it
 LOOKS = 0.2  # seconds between two looks at whether a client is still there
 BODY_SECONDS = 60.0  # until a request's body must have come
 FETCHES = 8  # videos that are fetched or hashed at a time
-
-T = TypeVar("T")
 
 
 class Answering(StreamingResponse):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flexselect.storage.run_settings import file_in_one_step
 from flexselect.structures.frames import VideoFacts
 from flexselect.structures.prompt import EncodedVideo
 
@@ -59,17 +59,14 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, An
         reason = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
         raise OSError(f"{file} cannot be written: {reason}")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
-        save_file(stored, temporary, {"about": json.dumps(metadata)})
-        temporary.replace(file)
+        with file_in_one_step(file) as temporary:
+            save_file(stored, temporary, {"about": json.dumps(metadata)})
     except (OSError, SafetensorError) as error:
         size = sum(tensor.nbytes for tensor in stored.values()) / 1e6
         raise OSError(
             f"{file} cannot be written ({size:.0f} MB): {error}; free some room, or choose another place"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str, Any], dict[str, Tensor]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +64,25 @@ def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(f"{name} was {old.get(name, default)}, is {new.get(name, default)}" for name in names)
 
 
+@contextmanager
+def file_in_one_step(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that takes the place of `path` at the end: a kill leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file in one step: a kill leaves the old file or the new one, both complete."""
     path = path.resolve()  # a link stays a link
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")  # a device; an error for a folder
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with file_in_one_step(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def flatten_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

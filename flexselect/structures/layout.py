@@ -26,6 +26,11 @@ class Layout:
         return slice(int(visual_indices[0]), int(visual_indices[-1]) + 1)
 
     @property
+    def places(self) -> Tensor:
+        """The places of the visual tokens in `span`: int64 [v]."""
+        return self.visual[self.span].nonzero().flatten()
+
+    @property
     def query_rows(self) -> int:
         """Q, the number of text tokens after the last visual token."""
         return len(self.ids) - self.span.stop
