@@ -153,7 +153,9 @@ def _rows_mask(mask_function: Any = causal_mask_function, **kwargs: Any) -> Tens
     rows, keys = kwargs.get("q_length"), kwargs.get("kv_length")
     if mask_function is not causal_mask_function or rows is None or keys is None or rows == keys:
         return sdpa_mask(mask_function=mask_function, **kwargs)
-    return torch.ones(1, 1, rows, keys, dtype=torch.bool, device=kwargs.get("device")).tril(keys - rows)
+    mask = torch.ones(1, 1, rows, keys, dtype=torch.bool, device=kwargs.get("device"))
+    mask[..., keys - rows :].tril_()
+    return mask
 
 
 # A registered attention function without a registered mask function gets no mask at all, silently.

@@ -17,17 +17,20 @@ Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each la
 ROOM, ROOM_SHARE = 256, 8  # rows behind the states for a question's own, at most, and at most this part of n
 
 
-def cache_of(past: Past, use_room: bool = False) -> DynamicCache:
+def cache_of(past: Past, use_room: bool = False, copies: int = 1) -> DynamicCache:
     """Wrap keys and values in a cache of transformers. The decoder appends to copies, so `past` stays unchanged.
 
     Args:
         past: the states.
         use_room: whether new states may be written behind those of `join`, which saves the copy. Until they are
             used, no other forward pass may go on from `past`.
+        copies: how many prompts of a batch go on from the same states, [1, ...].
     """
     cache = DynamicCache()
     for keys, values in past:
         layer = _LayerWithRoom() if use_room else DynamicLayer()
+        if copies > 1:
+            keys, values = (states.expand(copies, -1, -1, -1) for states in (keys, values))
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)

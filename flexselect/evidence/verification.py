@@ -10,7 +10,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +19,14 @@ from flexselect.engine.answering import Request
 from flexselect.engine.batching import left_padded
 from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import MOST, moment_of, prominent_runs, unit_edges
+from flexselect.families.merging import after, kept_inputs
 from flexselect.structures.answer import Answer, Moment, Verification
 from flexselect.structures.prompt import Selection
 
 CANDIDATES, FROM = 8, 2.0  # the most parts that are tried; standard deviations from which a part is one
-TOKENS = 64  # the most tokens of a part
+TOKENS, UNITS = 64, 8  # the most tokens of a part, and the most units that they are from, since units have delimiters
+SHARE, FEWEST = 4, 8  # a part has at most this part of the budget, but so many tokens
+TOGETHER = 64  # tokens by which two prompts may differ that are one batch: a call costs as much as some tokens
 TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
 SCORES, SCORES_SHARE = 0.2, 0.25  # nats for scores that stand out e times as far, and the share of the gain at most
 QUIET = 2  # units that no score points to
@@ -52,40 +54,46 @@ class Trial:
     """
 
     def __init__(self, engine: Engine, request: Request, answer_ids: Tensor, past: Past) -> None:
-        self.past = past
-        self.engine, self.request, self.answer_ids = engine, request, answer_ids
+        self.engine, self.request, self.answer_ids, self.past = engine, request, answer_ids, past
         assert request.selection is not None
         self.selection: Selection = request.selection
         self.per_unit = request.encoded.tokens_per_unit
         self.scores = torch.roll(self.selection.scores.cpu(), -self.selection.shift)
+        self.worth: dict[tuple[int, int], float] = {}  # of the parts that were tried
 
     def log_likelihoods(self, kept: Sequence[Tensor]) -> tuple[list[float], list[bool]]:
         """Compute the log-likelihood of the answer from each set of visual tokens, int64 [*], in one batch.
 
         Also return whether the model would answer something else: one of the answer's tokens is not the likeliest.
         """
-        inputs = left_padded([self._prompt(tokens) for tokens in kept])
-        return self._compared(self.engine.lm.last_logits(inputs, len(self.answer_ids) + 1))
+        return self._go_on(len(self.request.encoded.prefix_ids), kept)
 
-    def without(self, dropped: Tensor) -> tuple[float, bool]:
-        """Compute the same without some of the kept tokens, bool [K], true for those that are left out.
+    def without(self, left_out: Sequence[Tensor]) -> list[tuple[float, bool]]:
+        """Compute the same without some of the kept tokens, each time others: bool [K], true for those left out.
 
         What comes before the first of them is as it was for the answer, and is not computed again.
         """
         kept, layout = self.selection.kept.cpu(), self.request.encoded.layout(NO_TEXT, self.engine.lm.visual_id)
-        all_of_it, rest = (layout.kept_mask(tokens, self.selection.shift) for tokens in (kept, kept[~dropped]))
-        different = (all_of_it != rest).nonzero().flatten().tolist()
-        same = int(all_of_it[: different[0] if different else None].sum())
-        past = [(keys[:, :, :same], values[:, :, :same]) for keys, values in self.past]
-        logits = self.engine.lm.last_logits(self._prompt(kept[~dropped]), len(self.answer_ids) + 1, past)
-        (value,), (changed,) = self._compared(logits)
-        return value, changed
+        whole = layout.kept_mask(kept, self.selection.shift)
+        rests = [kept[~dropped] for dropped in left_out]
+        known = []
+        for rest in rests:
+            different = (whole != layout.kept_mask(rest, self.selection.shift)).nonzero().flatten().tolist()
+            known.append(int(whole[: different[0] if different else None].sum()))
+        if max(known) - min(known) <= TOGETHER:
+            return list(zip(*self._go_on(min(known), rests)))
+        one_by_one = [self._go_on(length, [rest]) for length, rest in zip(known, rests)]
+        return [(value, changed) for (value,), (changed,) in one_by_one]
 
-    def _prompt(self, kept: Tensor) -> dict[str, Any]:
-        """Make the LLM's input: the kept tokens, the question, the answer."""
+    @torch.inference_mode()
+    def _go_on(self, known: int, kept: Sequence[Tensor]) -> tuple[list[float], list[bool]]:
+        """Compare the answer with the logits from visual tokens that the first `known` places do not differ in."""
         text = torch.cat([self.request.query_ids.cpu(), self.answer_ids])
-        selection = replace(self.selection, kept=kept)
-        return self.engine.lm.assemble(self.request.encoded, text, selection, self.engine.positions)
+        selections = [replace(self.selection, kept=tokens) for tokens in kept]
+        prompts = kept_inputs(self.engine.lm, self.request.encoded, text, selections, self.engine.positions)
+        inputs = left_padded([after(known, prompt) for prompt in prompts])
+        past = [(keys[:, :, :known], values[:, :, :known]) for keys, values in self.past]
+        return self._compared(self.engine.lm.last_logits(inputs, len(self.answer_ids) + 1, past))
 
     def _compared(self, logits: Tensor) -> tuple[list[float], list[bool]]:
         """Compare logits of the answer's places and of the one after, [B, n + 1, vocab], with the answer."""
@@ -95,16 +103,23 @@ class Trial:
         return likely.tolist(), (logits.argmax(-1) != expected).any(1).tolist()
 
     def tokens(self, first: int, stop: int) -> Tensor:
-        """Return the best tokens of units [first, stop), ascending: int64 [*], as `Selection.kept`."""
-        tokens = torch.arange(first * self.per_unit, stop * self.per_unit)
-        best = self.scores[tokens].sort(descending=True, stable=True).indices[:TOKENS]
+        """Return the best tokens of the best of units [first, stop), ascending: int64 [*], as `Selection.kept`."""
+        tokens = torch.arange(len(self.scores)).view(-1, self.per_unit)[first:stop]
+        scores = self.scores[tokens]
+        units = scores.amax(1).sort(descending=True, stable=True).indices[:UNITS]
+        tokens, scores = tokens[units].flatten(), scores[units].flatten()
+        most = min(TOKENS, max(FEWEST, len(self.selection.kept) // SHARE))
+        best = scores.sort(descending=True, stable=True).indices[:most]
         shifted = tokens[best].sort().values + self.selection.shift
         return shifted[shifted < len(self.scores)]
 
     def try_parts(self, parts: Sequence[tuple[int, int]]) -> list[Part]:
-        """Compute the likelihood from each part alone."""
-        values, _ = self.log_likelihoods([self.tokens(*part) for part in parts])
-        return [Part(*part, value) for part, value in zip(parts, values)]
+        """Compute the likelihood from each part alone, in one batch, if it is not known."""
+        new = [part for part in parts if part not in self.worth]
+        if new:
+            values, _ = self.log_likelihoods([self.tokens(*part) for part in new])
+            self.worth |= dict(zip(new, values))
+        return [Part(*part, self.worth[part]) for part in parts]
 
     def narrowed(self, part: Part) -> Part:
         """Halve a part for as long as one half is worth as much as the whole, and the other clearly less.
@@ -112,9 +127,7 @@ class Trial:
         Two things that follow one another are one run of high scores.
         """
         while part.stop - part.first > 1:
-            middle = (part.first + part.stop) // 2
-            halves = self.try_parts([(part.first, middle), (middle, part.stop)])
-            better, worse = sorted(halves, key=lambda half: -half.value)
+            better, worse = sorted(self.try_parts(halves(part.first, part.stop)), key=lambda half: -half.value)
             if better.value < part.value - TIE or worse.value > part.value - LOSS:
                 return part
             part = better
@@ -127,6 +140,12 @@ class Trial:
     def log_likelihood(self, probability: float) -> float:
         """Return the log-likelihood that has this `probability`."""
         return math.log(max(probability, 1e-12)) * len(self.answer_ids)
+
+
+def halves(first: int, stop: int) -> list[tuple[int, int]]:
+    """Return the halves of units [first, stop); none of a single unit."""
+    middle = (first + stop) // 2
+    return [(first, middle), (middle, stop)] if stop - first > 1 else []
 
 
 def verify(engine: Engine, request: Request, answer: Answer, past: Past, distance: Tensor, excess: Tensor) -> Answer:
@@ -144,12 +163,12 @@ def verify(engine: Engine, request: Request, answer: Answer, past: Past, distanc
         The answer with its proven moments first, and with `verification`.
     """
     assert answer.ids is not None
-    trial, runs = Trial(engine, request, answer.ids, past), prominent_runs(distance, FROM)[:CANDIDATES]
+    trial, highest = Trial(engine, request, answer.ids, past), int(distance.argmax())
+    runs = prominent_runs(distance, FROM)[:CANDIDATES] or [(highest, highest + 1)]
     quiet = [(unit, unit + 1) for unit in distance.abs().sort(stable=True).indices[:QUIET].tolist()]
-    highest = int(distance.argmax())  # tried if no unit stands out
-    tried = trial.try_parts([*quiet, *(runs or [(highest, highest + 1)])])
-    floor = statistics.mean(trial.probability(part.value) for part in tried[: len(quiet)])
-    parts, whole = tried[len(quiet) :], answer.likelihood or 1.0
+    trial.try_parts(list(dict.fromkeys([*quiet, *runs, *halves(*runs[0])])))  # likely the ones that are asked for
+    floor = statistics.mean(trial.probability(part.value) for part in trial.try_parts(quiet))
+    parts, whole = trial.try_parts(runs), answer.likelihood or 1.0
     best = trial.narrowed(_first(parts, distance, trial.log_likelihood(floor)))
 
     def alone(part: Part) -> float:
@@ -182,19 +201,25 @@ def _first(parts: Sequence[Part], distance: Tensor, floor: float) -> Part:
 
 
 def _without(trial: Trial, cited: Sequence[Moment], whole: float, floor: float) -> Verification:
-    """Ask again without the cited moments' tokens, and without as many consecutive tokens elsewhere."""
+    """Ask again without the cited moments' tokens, and without as many consecutive tokens elsewhere.
+
+    The latter begin at random in the second half of the others: what comes before need not be computed again.
+    """
     kept = trial.selection.kept.cpu()
     unit = (kept - trial.selection.shift).clamp_min(0) // trial.per_unit
     dropped = torch.zeros(len(kept), dtype=torch.bool)
     for moment in cited:
         dropped |= (unit >= moment.units[0]) & (unit < moment.units[1])
     rest, count = (~dropped).nonzero().flatten(), int(dropped.sum())
-    value, changed = trial.without(dropped)
+    left_out, room = [dropped], len(rest) - count
+    if room >= 0:
+        low = min(len(rest) // 2, room)
+        first = int(torch.randint(low, room + 1, (), generator=torch.Generator().manual_seed(0)))
+        others = torch.zeros(len(kept), dtype=torch.bool)
+        others[rest[first : first + count]] = True
+        left_out.append(others)
+    (value, changed), *other = trial.without(left_out)
     proof = Verification(len(cited), changed, None, whole, trial.probability(value), None, floor)
-    if len(rest) < count:
-        return proof
-    first = int(torch.randint(len(rest) - count + 1, (), generator=torch.Generator().manual_seed(0)))
-    others = torch.zeros(len(kept), dtype=torch.bool)
-    others[rest[first : first + count]] = True
-    value, changed = trial.without(others)
-    return replace(proof, changed_without_others=changed, likelihood_without_others=trial.probability(value))
+    for value, changed in other:
+        proof = replace(proof, changed_without_others=changed, likelihood_without_others=trial.probability(value))
+    return proof

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.attention.kernels import attention_kernels
 from flexselect.attention.states import Past, cache_keyword, cache_of
 from flexselect.families.decoding import NewTokens, answering, greedy
-from flexselect.families.merging import after_past, kept_inputs
+from flexselect.families.merging import kept_inputs
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
@@ -250,7 +251,7 @@ class VideoLM(ABC):
             `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and `deepstack`: the decoder's keyword
             arguments for deepstack, empty for models without it.
         """
-        return kept_inputs(self, encoded, query_ids, selection, positions)
+        return next(kept_inputs(self, encoded, query_ids, [selection], positions))
 
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
         """Return the logits of the first new token, float32 [vocab]; a ValueError if loaded for scoring only."""
@@ -260,10 +261,12 @@ class VideoLM(ABC):
     def last_logits(self, inputs: dict[str, Any], count: int, past: Past | None = None) -> Tensor:
         """Return the logits of the last `count` places of each prompt, float32 [B, count, vocab].
 
-        Of one prompt, `past` may have the keys and values of its first places, which are then not computed again.
+        With `past`, keys and values [1, H_kv, n, d] of what all prompts begin with, `inputs` are what follows.
         """
-        cache = {"use_cache": False} if past is None else {cache_keyword(self.model): cache_of(past)}
-        inputs = inputs if past is None else after_past(inputs, past[0][0].shape[2])
+        cache: dict[str, Any] = {"use_cache": False}
+        if past is not None:  # the decoder wants the mask of all keys
+            inputs = {**inputs, "attention_mask": pad(inputs["attention_mask"], (past[0][0].shape[2], 0), value=1)}
+            cache = {cache_keyword(self.model): cache_of(past, copies=len(inputs["attention_mask"]))}
         with answering(self, inputs, {"input_ids", "deepstack"}) as embedded:
             return self.model(**embedded, **cache, logits_to_keep=count).logits.float()
 

@@ -5,13 +5,14 @@ Deepstack adds visual features to the hidden states of the first decoder layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import EncodedVideo, Selection
 
 
@@ -44,20 +45,20 @@ def merge_embeddings(
     return merged, {"visual_pos_masks": mask, "deepstack_visual_embeds": list(layers.unbind(1))}
 
 
-def after_past(inputs: dict[str, Any], length: int) -> dict[str, Any]:
-    """Return the decoder's input after its first `length` places, whose keys and values are known.
+def after(length: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the decoder's input after its first `length` places.
 
     Args:
-        inputs: of one prompt of n tokens, see `VideoLM.assemble`; the mask stays, since it is that of the keys too.
         length: below n.
+        inputs: of one prompt of n tokens, see `VideoLM.assemble`.
     """
-    rest = {name: inputs[name][..., length:] for name in ("input_ids", "position_ids")}
+    rest = {name: inputs[name][..., length:] for name in ("input_ids", "position_ids", "attention_mask")}
     deepstack = {}
     if inputs["deepstack"]:
         mask, levels = inputs["deepstack"]["visual_pos_masks"], inputs["deepstack"]["deepstack_visual_embeds"]
         known = int(mask[:, :length].sum())
         deepstack = {"visual_pos_masks": mask[:, length:], "deepstack_visual_embeds": [x[known:] for x in levels]}
-    return {**inputs, **rest, "inputs_embeds": inputs["inputs_embeds"][:, length:], "deepstack": deepstack}
+    return {**rest, "inputs_embeds": inputs["inputs_embeds"][:, length:], "deepstack": deepstack}
 
 
 @contextmanager
@@ -82,11 +83,24 @@ def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None
 
 
 def kept_inputs(
-    lm: Any, encoded: EncodedVideo, query_ids: Tensor, selection: Selection | None, positions: str
-) -> dict[str, Any]:
-    """Make the LLM's input; see `VideoLM.assemble`, which calls this with itself as `lm`."""
+    lm: Any, encoded: EncodedVideo, query_ids: Tensor, selections: Sequence[Selection | None], positions: str
+) -> Iterator[dict[str, Any]]:
+    """Make the LLM's input for each selection; see `VideoLM.assemble`, which calls this with itself as `lm`."""
     layout = encoded.layout(query_ids, lm.visual_id)
     position_ids = lm.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
+    for selection in selections:
+        yield _kept_input(lm, encoded, layout, position_ids, selection, positions)
+
+
+def _kept_input(
+    lm: Any,
+    encoded: EncodedVideo,
+    layout: Layout,
+    position_ids: Tensor,
+    selection: Selection | None,
+    positions: str,
+) -> dict[str, Any]:
+    """Make the LLM's input for one selection, from the positions of all N tokens, int64 [P, N]."""
     keep, features = torch.ones_like(layout.visual), encoded.features
     if selection is not None:
         keep = layout.kept_mask(selection.kept, selection.shift)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,8 +23,7 @@ class Layout:
     @property
     def span(self) -> slice:
         """The range from the first visual token to the last."""
-        visual_indices = self.visual.nonzero().flatten()
-        return slice(int(visual_indices[0]), int(visual_indices[-1]) + 1)
+        return slice(int(self._visual_places[0]), int(self._visual_places[-1]) + 1)
 
     @property
     def places(self) -> Tensor:
@@ -48,6 +48,14 @@ class Layout:
         parts = (self.ids, query_ids), (self.visual, text), (self.unit, unit)
         return Layout(*(torch.cat([part.cpu() for part in pair]) for pair in parts))
 
+    @cached_property
+    def _visual_places(self) -> Tensor:
+        return self.visual.nonzero().flatten()
+
+    @cached_property
+    def _last_unit(self) -> int:
+        return int(self.unit.max())
+
     def kept_mask(self, kept: Tensor, shift: int = 0) -> Tensor:
         """Return which prompt tokens stay if only some visual tokens are kept: bool [N].
 
@@ -57,11 +65,14 @@ class Layout:
             kept: indices of the kept visual tokens, int64 [K].
             shift: see `Selection.shift`.
         """
-        candidates = self.visual.nonzero().flatten()
-        kept = kept.to(candidates.device)
-        stays = torch.isin(self.unit, self.unit[candidates[kept]]) | (self.unit == -1) | self.visual
+        candidates = self._visual_places
+        kept = candidates[kept.to(candidates.device)]
+        shown = torch.zeros(self._last_unit + 2, dtype=torch.bool, device=self.unit.device)
+        shown[self.unit[kept]] = True
+        shown[-1] = True  # the text around the video: its unit is -1
+        stays = shown[self.unit] | self.visual
         stays[candidates - shift] = False
-        stays[candidates[kept] - shift] = True
+        stays[kept - shift] = True
         return stays
 
 

@@ -13,6 +13,7 @@ from flexselect import FlexSelect, Selection
 from flexselect.engine.answering import answers
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
 from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
+from flexselect.evidence import verification
 from flexselect.evidence.moments import (
     find_moments,
     moment_of,
@@ -134,14 +135,15 @@ def test_the_likelihood_is_that_of_the_answers_tokens(load):
     session = fs.open(tiny.frames(12, 56, 84), range(12))
     (request,) = session.requests(["What is there?"])
     (answer,) = fs.answer([request], 5)
-    trial = Trial(fs, request, answer.ids, [])
+    ((_, past),) = answers(fs.lm, [request], fs.positions, 5, keep_past=True)
+    trial = Trial(fs, request, answer.ids, past)
     values, changed = trial.log_likelihoods([request.selection.kept, request.selection.kept])
     assert trial.probability(values[0]) == pytest.approx(answer.likelihood, rel=1e-3) and values[0] == values[1]
     assert changed == [False, False], "from the same tokens the model answers the same"
 
 
 @pytest.mark.parametrize("together", [1, 3])
-def test_what_was_computed_for_the_answer_is_used_again(load, together):
+def test_what_was_computed_for_the_answer_is_used_again(load, together, monkeypatch):
     """Without some tokens, from the first place that changes: as if all were computed. Prompts of a batch are padded.
 
     Half-cached attention runs another kernel, so in float32 the sums differ by rounding.
@@ -151,16 +153,28 @@ def test_what_was_computed_for_the_answer_is_used_again(load, together):
     requests = session.requests(["What is there?", "Why?", "Is it a very large red circle?"][:together])
     for request, (answer, past) in zip(requests, answers(fs.lm, requests, fs.positions, 5, keep_past=True)):
         trial, kept = Trial(fs, request, answer.ids, past), request.selection.kept
-        for left_out in ([0], [4, 5], [8], range(9), []):
-            dropped = torch.zeros(len(kept), dtype=torch.bool)
-            dropped[list(left_out)] = True
-            value, changed = trial.without(dropped)
-            (expected,), (other,) = trial.log_likelihoods([kept[~dropped]])
-            assert value == pytest.approx(expected, rel=1e-4, abs=1e-5) and changed == other
-        states = [(keys + 1, values) for keys, values in past]
-        wrong, _ = Trial(fs, request, answer.ids, states).without(torch.arange(len(kept)) == 8)
-        right, _ = trial.without(torch.arange(len(kept)) == 8)
-        assert wrong != pytest.approx(right, rel=1e-4, abs=1e-5), "canary: the states are used"
+        sets = [torch.isin(torch.arange(len(kept)), torch.tensor(left)) for left in LEFT_OUT]
+        whole = [lm_logits(fs, request, kept[~dropped], answer.ids) for dropped in sets]
+        expected = [logits.log_softmax(-1).gather(-1, answer.ids[:, None]).sum().item() for logits in whole]
+        differs = [not torch.equal(logits.argmax(-1), answer.ids) for logits in whole]
+        for apart in (0, 64):  # the most tokens that prompts of a batch differ by
+            monkeypatch.setattr(verification, "TOGETHER", apart)
+            values, changed = zip(*trial.without(sets))
+            assert values == pytest.approx(expected, rel=1e-4, abs=1e-5) and list(changed) == differs
+        values, changed = trial.log_likelihoods([kept[~dropped] for dropped in sets])
+        assert values == pytest.approx(expected, rel=1e-4, abs=1e-5) and changed == differs
+        wrong = Trial(fs, request, answer.ids, [(keys + 1, values) for keys, values in past]).without(sets)
+        assert wrong[2][0] != pytest.approx(expected[2], rel=1e-4, abs=1e-5), "canary: the states are used"
+
+
+LEFT_OUT = [[0], [4, 5], [8], list(range(9)), []]
+
+
+def lm_logits(fs, request, kept, answer_ids):
+    """Logits of the answer's places from a prompt that is computed as a whole, [n, vocab]."""
+    text, selection = torch.cat([request.query_ids, answer_ids]), replace(request.selection, kept=kept)
+    inputs = fs.lm.assemble(request.encoded, text, selection, fs.positions)
+    return fs.lm.last_logits(inputs, len(answer_ids) + 1)[0, :-1]
 
 
 def test_two_things_in_a_row_are_told_apart():
