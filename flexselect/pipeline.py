@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import Unpack
 
+from flexselect.engine.answer_engines import open_answer_engine
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
@@ -27,7 +28,7 @@ from flexselect.storage.video_source import open_frame_stream
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, VideoClip
-from flexselect.validation import Frames, check_place
+from flexselect.validation import OWN_ENGINE, Frames, check_place
 
 
 class FlexSelect(Engine):
@@ -60,8 +61,11 @@ class FlexSelect(Engine):
         checked = Options(selector=selector, **values)
         check_options(family, checked)
         lite = load_selector(checked)  # before the large model: a wrong selector is refused sooner
-        lm = load_lm(family, checked, reference_layer(family, checked) + 1 if checked.scoring_only else None)
-        return cls(lm, family, make_scorer(lm, checked, lite), **vars(checked))
+        engine = open_answer_engine(family, checked)
+        lm = load_lm(family, checked, layers_needed(family, checked))
+        fs = cls(lm, family, make_scorer(lm, checked, lite), **vars(checked))
+        fs.answer_engine = engine
+        return fs
 
     def __repr__(self) -> str:
         options = self.options
@@ -182,6 +186,16 @@ class FlexSelect(Engine):
                 indices = [i for i, (other, _) in enumerate(asked) if other is session]
                 requests |= zip(indices, session.requests([texts[i] for i in indices]))
             return answer_with_moments(self, [requests[i] for i in range(len(asked))], max_new_tokens)
+
+
+def layers_needed(family: VideoFamily, options: Options) -> int | None:
+    """Return how many decoder layers must be loaded; None: all.
+
+    With an answer engine, only those up to the reference layer score; without training-free scoring, one is enough.
+    """
+    if not options.scoring_only and options.engine == OWN_ENGINE:
+        return None
+    return 1 if options.selector != "self" else reference_layer(family, options) + 1
 
 
 def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSession:

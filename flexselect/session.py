@@ -20,13 +20,13 @@ from flexselect.evaluation.questions import question_text, with_option
 from flexselect.evidence.answers import answer_with_moments
 from flexselect.evidence.doubts import fewer_frames, with_doubts
 from flexselect.loading.placement import free_bytes
-from flexselect.options import AskingOptions, check_at_least, choices_of
+from flexselect.options import AskingOptions, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
 from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
-from flexselect.validation import check_choice, check_place, checked_options, checked_question
+from flexselect.validation import check_at_least, check_choice, check_place, checked_options, checked_question
 
 SHARE = 0.25  # of the free memory, for the keys and values that keep="auto" keeps
 History = Sequence[tuple[str, str]]  # earlier questions of a conversation with their answers

@@ -14,11 +14,34 @@ from torch import Tensor
 
 from flexselect.nearest import did_you_mean
 
+OWN_ENGINE = "transformers"  # the engine that needs no other package
+
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a value that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_integer(name: str, value: Any) -> None:
+    """Refuse a value that is not an integer.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
+def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
+    """Refuse a value that is not an integer of at least `least`.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    check_integer(name, value)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")
 
 
 def check_known(names: Iterable[str], known: Sequence[str], caller: str) -> None:
@@ -161,3 +184,24 @@ def raise_lost_gpu(error: Exception) -> None:
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
+
+
+def check_engine(engine: str, **options: Any) -> None:
+    """Refuse options of an answer engine without one.
+
+    Raises:
+        ValueError: naming the options.
+    """
+    others = [name for name, value in options.items() if value]
+    if engine == OWN_ENGINE and others:
+        raise ValueError(f"{', '.join(others)}: for another engine only, such as engine=vllm")
+
+
+def check_verify(verify: bool, engine: str) -> None:
+    """Refuse to prove moments with an answer engine, which gives no likelihoods of other answers.
+
+    Raises:
+        ValueError: if `verify` is set.
+    """
+    if verify and engine != OWN_ENGINE:
+        raise ValueError(f"verify needs engine={OWN_ENGINE}, got {engine}: it asks for the likelihood of one answer")

@@ -15,6 +15,7 @@ from flexselect.moved import MOVED
 ROOT = Path(__file__).parents[1]
 ROOMS = {"flexselect": set(), "datamodules": {"flexselect"}, "lightning_modules": {"flexselect"}}
 ROOMS["flexselect_lmms"] = {"flexselect", "datamodules"}  # the door for lmms-eval
+ROOMS["flexselect_vllm"] = {"flexselect"}  # answering through vLLM
 OURS = {*ROOMS, "cli", "bench", "tests"}
 FILES = [*sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py")), ROOT / "cli.py"]
 

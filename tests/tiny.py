@@ -22,6 +22,8 @@ from flexselect.loading.llava_qwen import LlavaVideoForConditionalGeneration, ll
 
 DEMO = Path(__file__).parents[1] / "checkpoints" / "demo" / "video_llm"
 OWN = {"budget": 9, "reference_layer": 2}
+MROPE = {64: [2, 3, 3], 128: [4, 6, 6]}  # by hidden size, for heads of a quarter of it
+INTERLEAVED = {64: [4, 2, 2], 128: [6, 5, 5]}
 
 
 def randomise(model) -> None:
@@ -33,16 +35,16 @@ def randomise(model) -> None:
             torch.nn.init.normal_(weight)
 
 
-def qwen2_5_vl(folder: Path, layers: int = 4, seed: int = 0) -> Path:
-    """Hidden 64, 4 query and 2 key heads, windows in the tower; the demo's tokenizer."""
+def qwen2_5_vl(folder: Path, layers: int = 4, seed: int = 0, hidden: int = 64) -> Path:
+    """4 query and 2 key heads, windows in the tower; the demo's tokenizer."""
     torch.manual_seed(seed)
     for file in DEMO.glob("*.json"):
         shutil.copy(file, folder)
     config = Qwen2_5_VLConfig.from_pretrained(DEMO)
     text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 64, 96, layers
-    text.layer_types, text.rope_parameters["mrope_section"] = ["full_attention"] * layers, [2, 3, 3]
-    vision.hidden_size, vision.intermediate_size, vision.num_heads, vision.out_hidden_size = 32, 48, 2, 64
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, 96, layers
+    text.layer_types, text.rope_parameters["mrope_section"] = ["full_attention"] * layers, MROPE[hidden]
+    vision.hidden_size, vision.intermediate_size, vision.num_heads, vision.out_hidden_size = 32, 48, 2, hidden
     vision.depth, vision.fullatt_block_indexes, vision.window_size = 2, [1], 56
     config.flexselect = {"min_pixels": 56 * 84, "max_pixels": 84 * 84, **OWN}
     model = Qwen2_5_VLForConditionalGeneration(config)
@@ -51,7 +53,7 @@ def qwen2_5_vl(folder: Path, layers: int = 4, seed: int = 0) -> Path:
     return folder
 
 
-def llava_video(folder: Path, seed: int = 0) -> Path:
+def llava_video(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
     """LlavaQwenForCausalLM with a 2-layer SigLIP at 384 pixels; the demo's tokenizer."""
     torch.manual_seed(seed)
     for file in DEMO.glob("tokenizer*.json"):
@@ -59,7 +61,7 @@ def llava_video(folder: Path, seed: int = 0) -> Path:
     config = {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava",
-        "hidden_size": 64,
+        "hidden_size": hidden,
         "intermediate_size": 96,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -94,7 +96,7 @@ def llava_names(weights: dict) -> dict:
     return {renamed(name, names): weight for name, weight in weights.items()}
 
 
-def internvl(folder: Path, seed: int = 0) -> Path:
+def internvl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
     """InternVLChatModel with InternLM2's packed heads and a 2-layer InternViT at 448 pixels."""
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
@@ -107,7 +109,7 @@ def internvl(folder: Path, seed: int = 0) -> Path:
     text = {
         "architectures": ["InternLM2ForCausalLM"],
         "model_type": "internlm2",
-        "hidden_size": 64,
+        "hidden_size": hidden,
         "intermediate_size": 96,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -205,17 +207,17 @@ def write(folder: Path, weights: dict) -> Path:
     return folder
 
 
-def qwen3_vl(folder: Path, seed: int = 0) -> Path:
+def qwen3_vl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
     """Features for two decoder layers beside the embedding; the demo's tokenizer."""
     torch.manual_seed(seed)
     for file in DEMO.glob("tokenizer*.json"):
         shutil.copy(file, folder)
     ids = Qwen2_5_VLConfig.from_pretrained(DEMO)
-    text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
-    text |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
-    text["rope_parameters"] = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e6}
+    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
+    text["rope_parameters"] = {"rope_type": "default", "mrope_section": INTERLEAVED[hidden], "rope_theta": 1e6}
     text["rope_parameters"]["mrope_interleaved"] = True
-    vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "out_hidden_size": 64}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "out_hidden_size": hidden}
     config = Qwen3VLConfig(
         text_config=text,
         vision_config={**vision, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},

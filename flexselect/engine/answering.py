@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
 
 from flexselect.attention.states import Past
+from flexselect.engine.answer_engines import AnswerEngine, Generated, prompt_of
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
 from flexselect.engine.text_pieces import TextPieces
 from flexselect.families.base import VideoLM
-from flexselect.families.decoding import end_ids
+from flexselect.families.decoding import NewTokens, end_ids
 from flexselect.structures.answer import Answer
 from flexselect.structures.prompt import EncodedVideo, Selection
 
 TOKENS_TOGETHER = 32768  # the most prompt tokens per batch, padding included
+IN_FLIGHT = 64  # prompts that an answer engine is given at a time
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,43 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
         yield group
 
 
+def answers_elsewhere(
+    lm: VideoLM,
+    engine: AnswerEngine,
+    requests: Sequence[Request],
+    positions: str,
+    max_new_tokens: int,
+    on_text: Callable[[str], None] | None = None,
+) -> Iterator[tuple[Answer, None]]:
+    """Answer requests in order with an answer engine, `IN_FLIGHT` of them at a time; else as `answers`."""
+    running: deque[tuple[Request, TextPieces, Future[Generated]]] = deque()
+    waiting = iter(requests)
+    try:
+        while True:
+            for request in islice(waiting, IN_FLIGHT - len(running)):
+                clock, pieces = Clock(lm.gpus, request.timings), TextPieces(lm.prompter.decode, on_text or _ignore)
+                with clock("prefill"):
+                    inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
+                    prompt = prompt_of(lm, inputs, max_new_tokens)
+                sent = replace(request, timings=clock.timings)
+                running.append((sent, pieces, engine.submit(prompt, pieces.add)))
+            if not running:
+                return
+            request, pieces, future = running.popleft()
+            generated = future.result()
+            pieces.finish()
+            timings = {**request.timings, "generate": generated.generate}
+            timings["prefill"] += generated.prefill
+            yield _answer(lm, request, generated.new, timings, max_new_tokens), None
+    finally:
+        for _, _, future in running:
+            future.cancel()
+
+
+def _ignore(text: str) -> None:
+    """Do nothing with a piece of text."""
+
+
 def _generate(
     lm: VideoLM,
     group: list[_Prompt],
@@ -89,17 +131,20 @@ def _generate(
     clock.stop()
     if pieces is not None:
         pieces.finish()
-    ends = end_ids(lm.model, end)
     for (request, _), new in zip(group, generated):
         shares = {stage: seconds / len(group) for stage, seconds in clock.timings.items()}
         timings = {**request.timings, **shares, "prefill": request.timings["prefill"] + shares["prefill"]}
-        tokens = request.encoded.num_tokens
-        kept = tokens if request.selection is None else len(request.selection.kept)
-        text, warnings = lm.prompter.decode(new.ids), list[str]()
-        if len(new.ids) == max_new_tokens and int(new.ids[-1]) not in ends:
-            warnings.append(f"the answer was cut off at max_new_tokens={max_new_tokens}")
-        if not text:
-            warnings.append("the answer is empty")
-        likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
-        made = Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))
-        yield made, new.past
+        yield _answer(lm, request, new, timings, max_new_tokens), new.past
+
+
+def _answer(lm: VideoLM, request: Request, new: NewTokens, timings: dict[str, float], max_new_tokens: int) -> Answer:
+    """Make the answer of its tokens, with what is doubtful about it."""
+    tokens = request.encoded.num_tokens
+    kept = tokens if request.selection is None else len(request.selection.kept)
+    text, warnings = lm.prompter.decode(new.ids), list[str]()
+    if len(new.ids) == max_new_tokens and int(new.ids[-1]) not in end_ids(lm.model, lm.prompter.end_of_turn):
+        warnings.append(f"the answer was cut off at max_new_tokens={max_new_tokens}")
+    if not text:
+        warnings.append("the answer is empty")
+    likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
+    return Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))

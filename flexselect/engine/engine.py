@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from flexselect.engine.answering import Request, answers
+from flexselect.attention.states import Past
+from flexselect.engine.answer_engines import AnswerEngine
+from flexselect.engine.answering import Request, answers, answers_elsewhere
 from flexselect.engine.clock import Clock
 from flexselect.engine.encoding import encode, encode_stream
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
-from flexselect.options import Options, check_at_least, check_names
+from flexselect.options import Options, check_names
 from flexselect.scoring.factory import MODES
 from flexselect.scoring.frame_sets import frame_sets, share_budget
 from flexselect.scoring.prefix_cache import PrefixCache
@@ -26,6 +28,7 @@ from flexselect.scoring.selection import select
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip, VideoPrompt
+from flexselect.validation import check_at_least, check_verify
 
 Self = TypeVar("Self", bound="Engine")
 
@@ -42,12 +45,15 @@ class Engine:
 
     def __init__(self, lm: VideoLM, family: VideoFamily, scorer: Scorer | None = None, **options: Any) -> None:
         self.lm, self.family, self.scorer = lm, family, scorer
+        self.answer_engine: AnswerEngine | None = None  # None: `lm` answers itself
         check_names(Options, options, type(self).__name__)
         self.options = Options(**options)
 
     def with_scorer(self: Self, scorer: Scorer | None) -> Self:
         """Return an engine with the same weights and options, and another scorer."""
-        return type(self)(self.lm, self.family, scorer, **asdict(self.options))
+        other = type(self)(self.lm, self.family, scorer, **asdict(self.options))
+        other.answer_engine = self.answer_engine
+        return other
 
     @property
     def budget(self) -> int:
@@ -208,4 +214,23 @@ class Engine:
         Returns:
             One answer per request, in order. The time of a shared batch is divided equally among its answers.
         """
-        return [answer for answer, _ in answers(self.lm, requests, self.positions, max_new_tokens)]
+        return [answer for answer, _ in self.answers(requests, max_new_tokens)]
+
+    def answers(
+        self,
+        requests: Sequence[Request],
+        max_new_tokens: int,
+        keep_past: bool = False,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Iterator[tuple[Answer, Past | None]]:
+        """Answer requests in order, see `flexselect.engine.answering`; with an answer engine many at a time.
+
+        Raises:
+            ValueError: for `keep_past` with an answer engine, which keeps what a prompt leaves behind to itself.
+        """
+        if self.answer_engine is None:
+            return answers(self.lm, requests, self.positions, max_new_tokens, keep_past, on_text)
+        if keep_past:
+            check_verify(True, self.options.engine)
+        how = self.lm, self.answer_engine, requests, self.positions, max_new_tokens, on_text
+        return answers_elsewhere(*how)

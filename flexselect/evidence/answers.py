@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from flexselect.engine.answering import Request, answers
+from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import find_moments, presence, prominence
@@ -35,7 +35,7 @@ def answer_with_moments(
     """
     if prove and not engine.ranks_content:
         raise ValueError('verify needs scores that point to moments: load with selector="self", or a trained selector')
-    answered = answers(engine.lm, requests, engine.positions, max_new_tokens, prove, on_text)
+    answered = engine.answers(requests, max_new_tokens, prove, on_text)
     if not engine.ranks_content:
         return [answer for answer, _ in answered]
     results = []

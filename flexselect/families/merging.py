@@ -100,7 +100,7 @@ def _kept_input(
     selection: Selection | None,
     positions: str,
 ) -> dict[str, Any]:
-    """Make the LLM's input for one selection, from the positions of all N tokens, int64 [P, N]."""
+    """Make the LLM's input of one selection, from the positions of all N tokens, int64 [P, N]."""
     keep, features = torch.ones_like(layout.visual), encoded.features
     if selection is not None:
         keep = layout.kept_mask(selection.kept, selection.shift)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig, Qwen2Config
+from torch import Tensor
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 from transformers.models.internvl import InternVLVisionConfig
@@ -15,21 +22,28 @@ class InternVLChatForConditionalGeneration(InternVLForConditionalGeneration):
     """A subclass of transformers' InternVL, so that the key conversions apply to no other model."""
 
 
+def split_heads(packed: Tensor, text: PreTrainedConfig) -> list[Tensor]:
+    """Split InternLM2's `wqkv`, [(g + 2) * kv_heads * d, ...], into query, key and value.
+
+    Per key head it holds g query heads, a key and a value, d rows each.
+    """
+    groups = text.num_attention_heads // text.num_key_value_heads
+    heads = packed.unflatten(0, (text.num_key_value_heads, groups + 2, -1))  # [kv_heads, g + 2, d, ...]
+    parts = heads[:, :groups], heads[:, groups : groups + 1], heads[:, groups + 1 :]
+    return [part.flatten(0, 2).contiguous() for part in parts]
+
+
 class SplitPackedHeads(ConversionOps):
-    """Conversion of InternLM2's `wqkv`, which holds g query heads, a key and a value, d rows each, per key head."""
+    """Conversion of InternLM2's `wqkv`, see `split_heads`."""
 
     @torch.no_grad()
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, Any]:
-        """Split one packed tensor [(g + 2) * kv_heads * d, ...] into query, key and value."""
+        """Split one packed tensor into query, key and value."""
         (packed,) = input_dict.values()
         packed = packed[0] if isinstance(packed, list) else packed
-        text = kwargs["config"].get_text_config()
-        groups = text.num_attention_heads // text.num_key_value_heads
-        heads = packed.unflatten(0, (text.num_key_value_heads, groups + 2, -1))  # [kv_heads, g + 2, d, ...]
-        parts = heads[:, :groups], heads[:, groups : groups + 1], heads[:, groups + 1 :]
-        return {name: part.flatten(0, 2).contiguous() for name, part in zip(target_patterns, parts)}
+        return dict(zip(target_patterns, split_heads(packed, kwargs["config"].get_text_config())))
 
 
 RENAMINGS = (

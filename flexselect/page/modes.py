@@ -8,8 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from flexselect.engine.answering import IN_FLIGHT
 from flexselect.evidence.moments import player_offset
 from flexselect.page.facts import timeline_html
+from flexselect.page.unlocked import UnlockedEngine
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.controls import CONTROLS
 from flexselect.scoring.factory import load_selector, make_scorer
@@ -51,11 +53,19 @@ class Modes:
         self.lock = threading.Lock()
         for control in CONTROLS:
             self._controls[control] = fs.with_scorer(make_scorer(fs.lm, replace(fs.options, selector=control)))
+        if fs.answer_engine is not None:
+            for model in (*self.models.values(), *self._controls.values()):
+                model.answer_engine = UnlockedEngine(fs.answer_engine, self.lock)
 
     @property
     def encoder(self) -> FlexSelect:
         """The model whose encoding serves all modes."""
         return list(self.models.values())[-1]  # lite if there is a selector: it also needs features of its own
+
+    @property
+    def at_once(self) -> int:
+        """How many questions can be answered at a time: several with an answer engine."""
+        return 1 if self.encoder.answer_engine is None else IN_FLIGHT
 
     @property
     def selectors(self) -> list[str]:

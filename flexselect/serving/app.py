@@ -78,7 +78,7 @@ class Visit:
 
 
 class Endpoint:
-    """The endpoint of one model, which runs in a thread of its own, one request after another.
+    """The endpoint of one model, which one request uses at a time; with an answer engine, others meanwhile wait for it.
 
     Args:
         name: the model's name.
@@ -95,7 +95,7 @@ class Endpoint:
         self.name, self.store, self.door, self.places = name, store, door, places
         self.max_new_tokens, self.max_body = max_new_tokens, max_body
         self.counters = Counters(places, store)
-        self.model_thread = ThreadPoolExecutor(1, "model")
+        self.answering = ThreadPoolExecutor(store.modes.at_once, "answer")
         self.fetching = ThreadPoolExecutor(FETCHES, "fetch")
         self.began = int(time.time())
 
@@ -112,7 +112,7 @@ class Endpoint:
     def close(self) -> None:
         """Stop: requests that wait are not answered any more."""
         self.store.closed = True
-        self.model_thread.shutdown(wait=False, cancel_futures=True)
+        self.answering.shutdown(wait=False, cancel_futures=True)
         self.fetching.shutdown(wait=False, cancel_futures=True)
 
     async def health(self) -> Response:
@@ -229,7 +229,7 @@ class Endpoint:
         for is_last in (False, True):
             assert visit.media is not None
             visit.job = Job(chat, visit.media, self.store)
-            visit.future = self.model_thread.submit(visit.job.run)
+            visit.future = self.answering.submit(visit.job.run)
             try:
                 return await self._next(request, visit.job)
             except RefusedError as error:

@@ -1,4 +1,4 @@
-"""One request on the model's thread, and the way of its pieces to the thread that speaks with clients."""
+"""One request on a thread of its own, and the way of its pieces to the thread that speaks with clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Outcome:
 
 
 class Job:
-    """A request. `run` belongs to the model's thread, everything else to the event loop.
+    """A request. `run` belongs to a thread that may wait, everything else to the event loop.
 
     Args:
         chat: the request.

@@ -95,7 +95,7 @@ def test_2000_mutated_requests(tmp_path):
                 levels.append(psutil.Process().memory_info().rss)
         until(lambda: server.endpoint.places.taken == 0 and not server.endpoint.store._wanted)
         assert get(server.url, "health")[0] == 200 and server.endpoint.store.bytes_in("cpu") <= room["cpu"]
-        server.endpoint.model_thread.submit(int).result()  # the last job has ended, and deleted its file
+        server.endpoint.answering.submit(int).result()  # the last job has ended, and deleted its file
         assert not [file for file in server.endpoint.store.folder.iterdir() if file.suffix != ".safetensors"]
     assert statuses[200] > COUNT // 50 and statuses[400] > COUNT // 4, statuses
     assert levels[1] - levels[0] < 100e6, levels

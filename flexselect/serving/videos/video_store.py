@@ -52,7 +52,7 @@ class Entry:
 class VideoStore:
     """Encoded videos, the least recently used of which go from the device to the CPU, to the disk, and away.
 
-    `hold` and `release` may be called from any thread, everything else from the model's thread only.
+    `hold` and `release` may be called from any thread, everything else only by whoever holds the lock of `modes`.
 
     Args:
         modes: the loaded model.

@@ -1,0 +1,38 @@
+"""Write the folder that vLLM serves, and print the command: `python -m flexselect_vllm MODEL FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from flexselect.families import family_of
+from flexselect_vllm.folder import served_name, write_engine_folder
+from flexselect_vllm.prompt import ARGUMENTS
+
+
+def main() -> None:
+    """Write the folder; print the command."""
+    parser = argparse.ArgumentParser(prog="python -m flexselect_vllm", description=__doc__)
+    parser.add_argument("model", help="folder or hub id of the VideoLLM")
+    parser.add_argument("folder", type=Path, help="folder to write: a configuration, and links to the weights")
+    options = parser.parse_args()
+    family = family_of(options.model)
+    write_engine_folder(family, options.folder)
+    sys.stdout.write(serve_command(options.folder, served_name(family)) + "\n")
+
+
+def serve_command(folder: Path, name: str) -> str:
+    """Return the command that serves a folder under a name."""
+    words = [f"vllm serve {folder} --served-model-name {name}"]
+    for argument, value in ARGUMENTS.items():
+        flag = "--" + argument.replace("_", "-")
+        words.append(
+            flag if value is True else f"{flag} {value if isinstance(value, (int, str)) else repr(json.dumps(value))}"
+        )
+    return " \\\n  ".join(words)
+
+
+if __name__ == "__main__":
+    main()

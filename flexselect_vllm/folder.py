@@ -1,0 +1,48 @@
+"""Write an engine folder: what vLLM loads in place of a checkpoint, with links to the checkpoint's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from flexselect.families.base import VideoFamily
+from flexselect.loading.checkpoint_files import weight_files
+from flexselect.loading.fingerprint import weights_hash
+from flexselect_vllm.config import FlexSelectConfig
+from flexselect_vllm.plugin import ARCHITECTURE
+
+NAME = "flexselect-{}"
+TEMPLATE = "{{ messages[0]['content'] }}"  # of no use: a request's item is its prompt
+
+
+def served_name(family: VideoFamily) -> str:
+    """Return the name under which a server has this checkpoint: with the hash of its weights."""
+    return NAME.format(weights_hash(family.path)[:12])
+
+
+def write_engine_folder(family: VideoFamily, folder: Path) -> Path:
+    """Write the folder of a family's language model; return it.
+
+    Raises:
+        FileNotFoundError: if the checkpoint has no weights in safetensors.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, text = family.model_config, family.model_config.get_text_config()
+    levels = len(model.to_dict()["vision_config"].get("deepstack_visual_indexes", ()))
+    text_config = {**text.to_dict(), "tie_word_embeddings": model.tie_word_embeddings}
+    FlexSelectConfig(text_config, levels, architectures=[ARCHITECTURE]).save_pretrained(folder)
+    files = weight_files(family.path)
+    missing = [name for name, file in files.items() if file is None]
+    if missing:
+        raise FileNotFoundError(f"{family.path} lacks {', '.join(missing)}")
+    for name, file in files.items():
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(str(file)).resolve())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, unk_token="")), unk_token="")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder

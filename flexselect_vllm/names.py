@@ -1,0 +1,33 @@
+"""Names of weights: from any layout of a checkpoint to those of the language model alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from flexselect.loading.internvl_chat import RENAMINGS, split_heads
+
+NAMES = (*RENAMINGS, (r"^model\.language_model\.", "model."), (r"^language_model\.(?=model\.|lm_head\.)", ""))
+LANGUAGE = re.compile(r"^(model\.(layers|embed_tokens|norm)\.|lm_head\.)")
+
+
+def language_weights(weights: Iterable[tuple[str, Tensor]], text: PreTrainedConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of a checkpoint's language model under its own names; those of the tower are left out.
+
+    Args:
+        weights: names and weights in the layout of any family.
+        text: the language model's configuration.
+    """
+    for name, weight in weights:
+        for old, new in NAMES:
+            name = re.sub(old, new, name)
+        if not LANGUAGE.match(name):
+            continue
+        if ".attention.wqkv." in name:
+            names = [name.replace("attention.wqkv", f"self_attn.{part}_proj") for part in "qkv"]
+            yield from zip(names, split_heads(weight, text))
+        else:
+            yield name, weight

@@ -1,0 +1,93 @@
+"""A server that `vllm serve` runs on an engine folder."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexselect.engine.answer_engines import Prompt
+from flexselect.families.base import VideoFamily
+from flexselect_vllm.engine import Token, VllmEngine
+from flexselect_vllm.folder import served_name
+from flexselect_vllm.prompt import fields_of
+
+
+class VllmServer(VllmEngine):
+    """The model at an address of OpenAI's kind.
+
+    Args:
+        family: the family; the server must have its checkpoint.
+        url: address, such as http://localhost:8000/v1.
+
+    Raises:
+        ValueError: if the package openai is missing, nothing answers there, or it has other weights.
+    """
+
+    def __init__(self, family: VideoFamily, url: str) -> None:
+        try:
+            from openai import APIError, AsyncOpenAI
+        except ImportError as error:
+            raise ValueError(f"engine_url needs the package openai ({error}): pip install openai") from error
+        super().__init__()
+        self.url, self.name = url, served_name(family)
+        self._client = AsyncOpenAI(base_url=url, api_key="none")
+
+        async def models() -> list[str]:
+            return [model.id async for model in self._client.models.list()]
+
+        try:
+            names = self.run(models())
+        except APIError as error:
+            raise ValueError(f"no server answers at engine_url={url}: {error}") from error
+        if self.name not in names:
+            raise ValueError(
+                f"the server at engine_url={url} has {', '.join(names)}, not {self.name}: start it on the folder that "
+                "`python -m flexselect_vllm MODEL FOLDER` writes for this checkpoint"
+            )
+
+    async def end(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def tokens(self, prompt: Prompt) -> AsyncGenerator[Token, None]:
+        """Yield the new tokens of a prompt as they come."""
+        from openai import APIError, BadRequestError
+
+        item = {name: encoded(tensor) for name, tensor in fields_of(prompt).items()}
+        try:
+            stream: Any = await self._client.chat.completions.create(
+                model=self.name,
+                messages=[{"role": "user", "content": [{"type": "video_embeds", "video_embeds": item}]}],  # type: ignore[list-item, misc]
+                max_completion_tokens=prompt.max_new_tokens,
+                temperature=0.0,
+                logprobs=True,
+                stream=True,
+                extra_body={
+                    "repetition_penalty": prompt.repetition_penalty,
+                    "stop_token_ids": prompt.ends,
+                    "ignore_eos": True,  # `ends` has all ids that end an answer
+                    "return_token_ids": True,
+                },
+            )
+            async for chunk in stream:
+                for choice in chunk.choices:
+                    ids = (choice.model_extra or {}).get("token_ids") or ()
+                    likely = choice.logprobs.content if choice.logprobs and choice.logprobs.content else ()
+                    for token, content in zip(ids, likely):
+                        yield Token(token, content.logprob)
+        except BadRequestError as error:
+            raise ValueError(f"vLLM: {error}") from error
+        except APIError as error:
+            raise RuntimeError(f"the server at engine_url={self.url} did not answer: {error}") from error
+
+
+def encoded(tensor: Tensor) -> str:
+    """Return a tensor as vLLM's server reads it: what `torch.save` writes, in base64."""
+    file = io.BytesIO()
+    torch.save(tensor.contiguous(), file)
+    return base64.b64encode(file.getvalue()).decode()

