@@ -22,7 +22,7 @@ demo: $(ENV) ## Render long videos, answer 208 questions in five modes, print th
 test: $(ENV) ## Run the tests (CPU, offline, minutes)
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test-slow: $(ENV) ## Run the tests that train a model
+test-slow: $(ENV) ## Run the tests that train a model, and further cases of others
 	@$(BIN)/python -m pytest -m slow
 
 LMMS := .venv-lmms/bin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -15,6 +16,8 @@ from flexselect.families.base import VideoFamily
 from flexselect_vllm.engine import Token, VllmEngine
 from flexselect_vllm.folder import served_name
 from flexselect_vllm.prompt import fields_of
+
+KEY_VARIABLE = "VLLM_API_KEY"  # vLLM's own name
 
 
 class VllmServer(VllmEngine):
@@ -35,7 +38,7 @@ class VllmServer(VllmEngine):
             raise ValueError(f"engine_url needs the package openai ({error}): pip install openai") from error
         super().__init__()
         self.url, self.name = url, served_name(family)
-        self._client = AsyncOpenAI(base_url=url, api_key="none")
+        self._client = AsyncOpenAI(base_url=url, api_key=os.environ.get(KEY_VARIABLE) or "none")
 
         async def models() -> list[str]:
             return [model.id async for model in self._client.models.list()]

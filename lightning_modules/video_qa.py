@@ -58,6 +58,7 @@ class VideoQA(LightningModule):
         self._video_error: str | None = None
         self._video_warnings: Sequence[str] = ()
         self._video_hash: str | None = None
+        self._ahead: dict[tuple[str, str, str], Answer] = {}  # answers to later questions about the same video
         self._cache: FeatureCache | None = None
 
     @property
@@ -121,9 +122,7 @@ class VideoQA(LightningModule):
         question, error = item.question, item.question.error or self._video_error
         if error is None:
             try:
-                assert self.session is not None
-                longest = question.max_new_tokens or self.options.max_new_tokens
-                self.answer = self.session.ask(question.text, longest, verify=self.options.verify)
+                self.answer = self._ask(question)
             # for example an empty question, NaN scores, no memory, a full disk
             except (ValueError, RuntimeError, OSError) as problem:
                 raise_lost_gpu(problem)
@@ -148,6 +147,26 @@ class VideoQA(LightningModule):
             "prompt_hash": question.prompt_hash,
             "video_hash": self._video_hash if opened else None,
         }
+
+    def _ask(self, question: VideoQuestion) -> Answer:
+        """Answer a question; with an answer engine, all others about its video together with it."""
+        assert self.session is not None and self.flexselect is not None
+        longest = question.max_new_tokens or self.options.max_new_tokens
+        if self.flexselect.answer_engine is None:
+            return self.session.ask(question.text, longest, verify=self.options.verify)
+        if question.key not in self._ahead:
+            same = (question.part, question.max_new_tokens)
+            together = [
+                other
+                for other in self.data.questions
+                if (other.part, other.max_new_tokens) == same and other.error is None and other.key not in self.answered
+            ]
+            try:
+                answers = self.session.ask_all([other.text for other in together], longest)
+            except ValueError:  # of any of them: each row must get its own
+                return self.session.ask(question.text, longest)
+            self._ahead = {other.key: answer for other, answer in zip(together, answers)}
+        return self._ahead.pop(question.key)
 
     @property
     def _ranks_content(self) -> bool:

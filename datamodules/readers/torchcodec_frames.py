@@ -23,8 +23,11 @@ from datamodules.video_files.frame_index import FrameIndex
 from flexselect.structures.frames import WHOLE_VIDEO, FrameStream, ReadOptions, Sample
 
 try:
-    from torchcodec import Frame
+    from torchcodec import Frame, ffmpeg_major_version
     from torchcodec.decoders import VideoDecoder
+
+    if ffmpeg_major_version is None:  # importing it works, since it decodes pictures without FFmpeg
+        raise ImportError("no FFmpeg")
 except (ImportError, OSError, RuntimeError) as error:
     raise ImportError(
         "torchcodec is not installed, or finds no FFmpeg: run `pip install torchcodec`, and install FFmpeg's shared "

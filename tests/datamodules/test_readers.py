@@ -1,7 +1,9 @@
 """Every reader by name: the frames, times, warnings and errors of the default one, or an error that says what to do."""
 
+import importlib
 import itertools
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -270,6 +272,15 @@ def gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
     return asked
+
+
+def test_torchcodec_without_ffmpeg_is_refused(monkeypatch):
+    """Importing it works without FFmpeg, since it decodes pictures too."""
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(Frame=object, ffmpeg_major_version=None))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=object))
+    monkeypatch.delitem(sys.modules, "datamodules.readers.torchcodec_frames", raising=False)
+    with pytest.raises(ImportError, match="finds no FFmpeg"):
+        importlib.import_module("datamodules.readers.torchcodec_frames")
 
 
 def test_a_gpu_decodes_where_there_is_one(made, gpu, monkeypatch):

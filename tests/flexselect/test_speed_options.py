@@ -83,7 +83,10 @@ def test_layers_share_their_graphs(tmp_path, graphs):
     assert sum(graphs) - before == 12 * 3, "an MLP and two norms in every layer"
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_video", "qwen3_vl"])
+OTHERS = ("llava_video", "qwen3_vl")
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_static_cache_of_one_size_is_compiled_once(family, tmp_path):
     """`generate` compiles decoding by itself on a GPU; a question of another length needs no other cache."""
     graphs = []

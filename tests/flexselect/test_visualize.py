@@ -163,8 +163,8 @@ def test_a_control_has_no_scores_to_draw(load, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "frames"),
-    [((640, 96), 2), ((640, 96), 24), ((96, 640), 24), ((48, 48), 2)],
-    ids=["tall, short", "tall, long", "wide, long", "small, short"],
+    [((640, 96), 2), ((96, 640), 24), ((48, 48), 2)],
+    ids=["tall, short", "wide, long", "small, short"],
 )
 def test_pictures_of_any_form_are_of_a_size_to_look_at(tmp_path, size, frames):
     fs = FlexSelect.from_pretrained(DEMO, selector=SELECTOR, dtype="float32", device="cpu", budget=12)

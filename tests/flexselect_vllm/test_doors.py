@@ -31,16 +31,22 @@ def table(tmp_path_factory):
 
 def test_predict_and_validate_write_the_same_rows(model, table, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    lines = table.read_text().splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), "question": "long " * 600})  # more than the engine takes
+    table = table.with_name("with_a_long_one.jsonl")
+    table.write_text("\n".join(lines) + "\n")
     engine = ["--model.engine", "vllm", "--model.engine_options", json.dumps(SMALL)]
     rows = {}
     for verb in ("predict", "validate"):
         for name, more in (("transformers", []), ("vllm", engine)):
             run = [verb, "--config", "configs/demo/self.yaml", "--family.path", model, "--data.annotations", str(table)]
             run += ["--data.num_workers", "0", "--model.budget", "9", "--output_dir", str(tmp_path / verb / name)]
-            assert cli.main([*run, *more]) == 0
+            assert cli.main([*run, *more]) == (3 if more else 0)
             file = next((tmp_path / verb / name).glob("*predictions.jsonl"))
             rows[name] = [json.loads(line) for line in file.read_text().splitlines()]
         assert len(rows["vllm"]) == 3 * VIDEOS
+        refused, _ = rows["vllm"].pop(1), rows["transformers"].pop(1)
+        assert "longer than the maximum model length of 512" in refused["error"] and refused["answer"] is None
         for ours, theirs in zip(*rows.values(), strict=True):
             assert theirs.pop("likelihood") == pytest.approx(ours.pop("likelihood"), rel=1e-3)
             assert theirs.pop("presence") == pytest.approx(ours.pop("presence"), abs=1e-2)

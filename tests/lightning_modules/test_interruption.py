@@ -155,8 +155,12 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize(
     ("method", "at", "saved"),
-    [("training_step", 3, 3), ("training_step", 6, 5), ("validation_step", 4, 5), ("training_step", 8, 8)],
-    ids=["in an epoch", "in its last step", "in its validation", "in the next"],
+    [
+        pytest.param("training_step", 3, 3, id="in an epoch"),
+        pytest.param("training_step", 6, 5, id="in its last step", marks=pytest.mark.slow),
+        pytest.param("validation_step", 4, 5, id="in its validation"),
+        pytest.param("training_step", 8, 8, id="in the next", marks=pytest.mark.slow),
+    ],
 )
 def test_fit_writes_a_checkpoint_first(qwen, clips, whole, tmp_path, caplog, signalled, method, at, saved):
     """What was gone on with is what nobody stopped, to the last bit: the same steps on the same machine."""

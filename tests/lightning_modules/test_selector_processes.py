@@ -69,8 +69,12 @@ def whole(qwen, clips, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("save_every", "die_at", "saved"),
-    [(2, 3, 2), (3, 7, 6), (100, 8, 6), (100, 6, 6)],
-    ids=["in an epoch", "where an epoch ends", "after a validation", "before an epoch's first step"],
+    [
+        pytest.param(2, 3, 2, id="in an epoch"),
+        pytest.param(3, 7, 6, id="where an epoch ends", marks=pytest.mark.slow),
+        pytest.param(100, 8, 6, id="after a validation", marks=pytest.mark.slow),
+        pytest.param(100, 6, 6, id="before an epoch's first step"),
+    ],
 )
 def test_killed_and_gone_on_with_is_uninterrupted(qwen, clips, whole, tmp_path, save_every, die_at, saved):
     options, broken = [*TRAINING, "--model.save_every", str(save_every)], tmp_path / "broken"
