@@ -61,6 +61,8 @@ def test_a_hundred_sequences_are_equal(folder):
     )
     assert len(fs.lm.decoder.layers) == 3, "only what scores is loaded here"
     asked = questions_about(fs)
+    (request,) = asked[0][0].requests([QUESTIONS[0]])
+    assert len(fs.lm.assemble(request.encoded, request.query_ids, request.selection, fs.positions)["input_ids"][0]) > 32
     compare(fs.ask_all(asked, LENGTH), expected)
     fs.answer_engine.close()
 
@@ -81,6 +83,24 @@ def test_positions_are_those_that_came_with_the_prompt(tmp_path):
     expected = FlexSelect.from_pretrained(str(folder), **OPTIONS).answer([request], LENGTH)[0].likelihood
     assert math.exp(right / LENGTH) == pytest.approx(expected, rel=1e-4)
     assert math.exp(other / LENGTH) != pytest.approx(expected, rel=1e-2)
+    fs.answer_engine.close()
+
+
+def test_two_questions_about_a_video_share_no_cache_entry(tmp_path):
+    """All tokens are kept, so both prompts have the same video; the same question again takes all from the cache."""
+    folder = tiny.qwen2_5_vl(tmp_path, hidden=128)
+    fs = FlexSelect.from_pretrained(str(folder), **OPTIONS, budget=10**6, engine="vllm", engine_options=SMALL)
+    session, cached, generate = fs.open(tiny.frames(14), keep="features"), [], fs.answer_engine._vllm.generate
+
+    async def watched(*args):
+        async for output in generate(*args):
+            cached.append(output.num_cached_tokens)
+            yield output
+
+    fs.answer_engine._vllm.generate = watched
+    for question in ("What is there?", "Who is there?", "What is there?"):
+        session.ask(question, 1)
+    assert cached[0] == cached[1] == 0 and cached[2] >= SMALL["block_size"]
     fs.answer_engine.close()
 
 
