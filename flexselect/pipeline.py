@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import Unpack
 
-from flexselect.engine.answer_engines import open_answer_engine
+from flexselect.engine.answer_engines import find_answer_engine
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
@@ -61,10 +61,10 @@ class FlexSelect(Engine):
         checked = Options(selector=selector, **values)
         check_options(family, checked)
         lite = load_selector(checked)  # before the large model: a wrong selector is refused sooner
-        engine = open_answer_engine(family, checked)
+        open_engine = find_answer_engine(checked)
         lm = load_lm(family, checked, layers_needed(family, checked))
         fs = cls(lm, family, make_scorer(lm, checked, lite), **vars(checked))
-        fs.answer_engine = engine
+        fs.answer_engine = None if open_engine is None else open_engine(family)
         return fs
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -66,6 +67,8 @@ class VllmEngine(ABC):
                 ids.append(token.id)
                 likely += token.log_probability
                 on_token(token.id)
+        if math.isnan(likely):
+            raise ValueError("the model's logits are NaN: use bfloat16 or float32, and check its weights")
         ended = time.perf_counter()
         first = first or ended
         return Generated(NewTokens(torch.tensor(ids, dtype=torch.long), likely), first - began, ended - first)

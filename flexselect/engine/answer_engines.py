@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.decoding import NewTokens, end_ids
+from flexselect.nearest import did_you_mean
 from flexselect.options import Options
 from flexselect.validation import OWN_ENGINE
 
@@ -62,8 +63,13 @@ class AnswerEngine(Protocol):
         """End it."""
 
 
-def open_answer_engine(family: VideoFamily, options: Options) -> AnswerEngine | None:
-    """Open the engine that the options name; None: the loaded model answers itself.
+OpenEngine = Callable[[VideoFamily], AnswerEngine]
+
+
+def find_answer_engine(options: Options) -> OpenEngine | None:
+    """Find what opens the engine that the options name; None: the loaded model answers itself.
+
+    Open it after the weights are loaded, since it takes what is free of the GPU's memory.
 
     Raises:
         ValueError: if there is no engine of this name, or the package that it needs is missing.
@@ -72,13 +78,15 @@ def open_answer_engine(family: VideoFamily, options: Options) -> AnswerEngine | 
         return None
     installed = {engine.name: engine for engine in entry_points(group=GROUP)}
     if options.engine not in installed:
-        known = ", ".join(sorted({OWN_ENGINE, *installed}))
-        raise ValueError(f"there is no answer engine {options.engine}: installed are {known}")
+        known = sorted({OWN_ENGINE, *installed})
+        hint = did_you_mean(options.engine, known) or "."
+        raise ValueError(f"there is no answer engine {options.engine}{hint} Installed are {', '.join(known)}")
     try:
         open_engine = installed[options.engine].load()
     except ImportError as error:
         raise ValueError(f"the answer engine {options.engine} cannot be used: {error}") from error
-    return open_engine(family, options.engine_url, dict(options.engine_options or {}), options.dtype)
+    arguments = options.engine_url, dict(options.engine_options or {}), options.dtype
+    return lambda family: open_engine(family, *arguments)
 
 
 def prompt_of(lm: VideoLM, inputs: dict[str, Any], max_new_tokens: int) -> Prompt:

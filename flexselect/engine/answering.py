@@ -81,32 +81,34 @@ def answers_elsewhere(
     on_text: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Answer, None]]:
     """Answer requests in order with an answer engine, `IN_FLIGHT` of them at a time; else as `answers`."""
-    running: deque[tuple[Request, TextPieces, Future[Generated]]] = deque()
+    running: deque[tuple[Request, Future[Generated]]] = deque()
+    pieces = None if on_text is None else TextPieces(lm.prompter.decode, on_text)
     waiting = iter(requests)
     try:
         while True:
             for request in islice(waiting, IN_FLIGHT - len(running)):
-                clock, pieces = Clock(lm.gpus, request.timings), TextPieces(lm.prompter.decode, on_text or _ignore)
+                clock = Clock(lm.gpus, request.timings)
                 with clock("prefill"):
                     inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
                     prompt = prompt_of(lm, inputs, max_new_tokens)
                 sent = replace(request, timings=clock.timings)
-                running.append((sent, pieces, engine.submit(prompt, pieces.add)))
+                running.append((sent, engine.submit(prompt, _ignore if pieces is None else pieces.add)))
             if not running:
                 return
-            request, pieces, future = running.popleft()
+            request, future = running.popleft()
             generated = future.result()
-            pieces.finish()
+            if pieces is not None:
+                pieces.finish()
             timings = {**request.timings, "generate": generated.generate}
             timings["prefill"] += generated.prefill
             yield _answer(lm, request, generated.new, timings, max_new_tokens), None
     finally:
-        for _, _, future in running:
+        for _, future in running:
             future.cancel()
 
 
-def _ignore(text: str) -> None:
-    """Do nothing with a piece of text."""
+def _ignore(token: int) -> None:
+    """Do nothing with a token."""
 
 
 def _generate(

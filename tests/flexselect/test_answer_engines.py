@@ -1,0 +1,155 @@
+"""Answering elsewhere: the same answers from the prompts alone. vLLM itself: tests/flexselect_vllm."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import cli
+from datamodules.needles import write_needle_videos
+from flexselect import FlexSelect
+from flexselect.engine import answer_engines
+from flexselect.engine.answer_engines import Generated
+from flexselect.families import family_of, load_lm
+from flexselect.options import Options
+from flexselect.page.modes import Modes
+from tests import tiny
+from tests.test_architecture import ROOT
+
+DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
+OPTIONS = {"dtype": "float32", "device": "cpu"}
+
+
+class Elsewhere:
+    """Answers with a whole model of its own, in a thread, from nothing but prompts."""
+
+    def __init__(self, family, url, options, dtype):
+        self.lm = load_lm(family_of(family.path), Options(dtype=dtype, device="cpu"))
+        self.thread, self.prompts, self.most = ThreadPoolExecutor(1), [], 0
+        self.arguments = url, options
+        self.waiting = 0
+
+    def submit(self, prompt, on_token):
+        self.prompts.append(prompt)
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        return self.thread.submit(self.answer, prompt, on_token)
+
+    def answer(self, prompt, on_token):
+        positions = prompt.positions.T[:, None]
+        inputs = {"input_ids": prompt.ids[None], "inputs_embeds": prompt.embeddings[None], "deepstack": {}}
+        inputs |= {"position_ids": positions, "attention_mask": torch.ones_like(prompt.ids)[None]}
+        with torch.inference_mode():
+            (new,) = self.lm.generate(inputs, prompt.max_new_tokens, lambda token: on_token(int(token[0])))
+        self.waiting -= 1
+        return Generated(new, 0.25, 0.5)
+
+    def close(self):
+        self.thread.shutdown()
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """All that were opened."""
+    opened = []
+
+    def open_engine(*arguments):
+        opened.append(Elsewhere(*arguments))
+        return opened[-1]
+
+    engine = SimpleNamespace(name="elsewhere", load=lambda: open_engine)
+    monkeypatch.setattr(answer_engines, "entry_points", lambda group: [engine])
+    return opened
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_needle_videos(tmp_path_factory.mktemp("videos"), videos=2, patches=12, questions=3, seed=3)
+
+
+@pytest.mark.parametrize(("selector", "layers"), [(None, 1), ("uniform", 1), ("self", 2), (SELECTOR, 1)])
+def test_the_same_answers_in_every_mode(engines, table, selector, layers):
+    video, question = table.parent / "needles_000.mp4", "What colour is the circle?"
+    expected = FlexSelect.from_pretrained(DEMO, selector=selector, **OPTIONS).open(video).ask(question, 4)
+    fs = FlexSelect.from_pretrained(DEMO, selector=selector, **OPTIONS, engine="elsewhere", engine_options={"a": 1})
+    assert len(fs.lm.decoder.layers) == layers, "what scores, and no more"
+    pieces = []
+    answer = fs.open(video).ask(question, 4, on_text=pieces.append)
+    assert answer.text == expected.text == "".join(pieces) and answer.ids.tolist() == expected.ids.tolist()
+    assert answer.likelihood == pytest.approx(expected.likelihood, rel=1e-4)
+    assert answer.timings["prefill"] >= 0.25 and answer.timings["generate"] == 0.5
+    assert engines[0].arguments == (None, {"a": 1})
+    assert len(engines[0].prompts[0].ids) < 120 + 40 or selector is None, "only kept tokens are sent"
+
+
+def test_many_are_in_flight_and_answers_are_in_order(engines, table):
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS, engine="elsewhere")
+    sessions = [fs.open(video) for video in sorted(table.parent.glob("*.mp4"))]
+    asked = [(session, f"What colour is the {shape}?") for shape in ("ring", "cross") for session in sessions]
+    together = [answer.text for answer in fs.ask_all(asked, 4)]
+    assert engines[0].most > 1 and together == [session.ask(question, 4).text for session, question in asked]
+
+
+def test_a_run_asks_all_questions_about_a_video_together(engines, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = {}
+    for name in ("transformers", "elsewhere"):
+        run = ["validate", "--config", "configs/demo/self.yaml", "--data.annotations", str(table)]
+        run += ["--data.num_workers", "0", "--model.engine", name, "--output_dir", str(tmp_path / name)]
+        assert cli.main(run) == 0
+        file = next((tmp_path / name).glob("*predictions.jsonl"))
+        rows[name] = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(engines) == 1 and engines[0].most > 1 and len(engines[0].prompts) == len(rows["elsewhere"]) == 6
+    for ours, theirs in zip(*rows.values(), strict=True):
+        assert [ours[key] for key in ("id", "answer", "correct", "error")] == [
+            theirs[key] for key in ("id", "answer", "correct", "error")
+        ]
+
+
+def test_an_error_of_the_reader_ends_its_answer_only(engines, table):
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS, engine="elsewhere")
+    session = fs.open(table.parent / "needles_000.mp4")
+
+    def broken(text):
+        raise KeyError("no one listens")
+
+    with pytest.raises(KeyError, match="no one listens"):
+        session.ask("What colour is the ring?", 4, on_text=broken)
+    assert session.ask("What colour is the ring?", 4).text
+
+
+def test_others_use_the_model_while_one_waits(engines, table):
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS, engine="elsewhere")
+    modes, free = Modes(fs), []
+    answer = engines[0].answer
+
+    def meanwhile(*how):
+        free.append(modes.lock.acquire(timeout=10))
+        modes.lock.release()
+        return answer(*how)
+
+    engines[0].answer = meanwhile
+    assert modes.at_once > 1
+    with modes.lock:
+        modes.open(table.parent / "needles_000.mp4")["training-free"].ask("What colour is the ring?", 4)
+        assert modes.lock.locked()
+    assert free == [True]
+
+
+def test_what_cannot_be_is_refused_before_weights_are_loaded(engines, tmp_path):
+    with pytest.raises(ValueError, match="no answer engine elsewere; did you mean elsewhere"):
+        FlexSelect.from_pretrained(DEMO, engine="elsewere")
+    with pytest.raises(ValueError, match="engine_url: for another engine only"):
+        FlexSelect.from_pretrained(DEMO, engine_url="http://localhost:1/v1")
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS, engine="elsewhere")
+    session = fs.open(tiny.frames(8, 28, 28))
+    with pytest.raises(ValueError, match="verify needs engine=transformers, got elsewhere"):
+        session.ask("What?", verify=True)
+    fs.lm.model.generation_config.no_repeat_ngram_size = 2
+    with pytest.raises(ValueError, match=r"generation_config.json sets no_repeat_ngram_size, which needs engine="):
+        session.ask("What?")
+    assert cli.main(
+        ["predict", "--config", "configs/demo/self.yaml", "--model.verify", "true", "--model.engine", "vllm"]
+    )
