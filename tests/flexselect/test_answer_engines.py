@@ -138,7 +138,7 @@ def test_others_use_the_model_while_one_waits(engines, table):
     assert free == [True]
 
 
-def test_what_cannot_be_is_refused_before_weights_are_loaded(engines, tmp_path):
+def test_what_cannot_be_is_refused(engines, capsys, monkeypatch):
     with pytest.raises(ValueError, match="no answer engine elsewere; did you mean elsewhere"):
         FlexSelect.from_pretrained(DEMO, engine="elsewere")
     with pytest.raises(ValueError, match="engine_url: for another engine only"):
@@ -150,6 +150,6 @@ def test_what_cannot_be_is_refused_before_weights_are_loaded(engines, tmp_path):
     fs.lm.model.generation_config.no_repeat_ngram_size = 2
     with pytest.raises(ValueError, match=r"generation_config.json sets no_repeat_ngram_size, which needs engine="):
         session.ask("What?")
-    assert cli.main(
-        ["predict", "--config", "configs/demo/self.yaml", "--model.verify", "true", "--model.engine", "vllm"]
-    )
+    words = ["predict", "--config", "configs/demo/self.yaml", "--model.verify", "true", "--model.engine", "vllm"]
+    monkeypatch.chdir(ROOT)
+    assert cli.main(words) == 2 and "verify needs engine=transformers, got vllm" in capsys.readouterr().err
