@@ -151,5 +151,6 @@ def test_what_cannot_be_is_refused(engines, capsys, monkeypatch):
     with pytest.raises(ValueError, match=r"generation_config.json sets no_repeat_ngram_size, which needs engine="):
         session.ask("What?")
     words = ["predict", "--config", "configs/demo/self.yaml", "--model.verify", "true", "--model.engine", "vllm"]
+    words += ["--data.video", "none.mp4", "--data.question", "What?"]
     monkeypatch.chdir(ROOT)
     assert cli.main(words) == 2 and "verify needs engine=transformers, got vllm" in capsys.readouterr().err
