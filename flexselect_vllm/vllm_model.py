@@ -16,6 +16,7 @@ from vllm.inputs import mm_input
 from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModal, SupportsPP
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
+from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 from vllm.model_executor.models.qwen3_vl import Qwen3LLMForCausalLM
 from vllm.model_executor.models.utils import maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -31,6 +32,7 @@ LANGUAGE_MODELS: dict[str, type[nn.Module]] = {  # by `model_type`
     "qwen2": Qwen2ForCausalLM,
     "qwen2_5_vl_text": Qwen2ForCausalLM,
     "llama": LlamaForCausalLM,  # InternLM2
+    "qwen3": Qwen3ForCausalLM,
     "qwen3_vl_text": Qwen3LLMForCausalLM,
 }
 

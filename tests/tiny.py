@@ -96,8 +96,8 @@ def llava_names(weights: dict) -> dict:
     return {renamed(name, names): weight for name, weight in weights.items()}
 
 
-def internvl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
-    """InternVLChatModel with InternLM2's packed heads and a 2-layer InternViT at 448 pixels."""
+def internvl(folder: Path, seed: int = 0, hidden: int = 64, kind: str = "internlm2") -> Path:
+    """InternVLChatModel with a 2-layer InternViT at 448 pixels; `kind` is that of the language model."""
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<img>", "</img>", "<IMG_CONTEXT>"]})
@@ -123,6 +123,8 @@ def internvl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
     }
+    if kind != "internlm2":
+        text |= {"architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "rope_scaling": None}
     vision = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -142,7 +144,7 @@ def internvl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     model = InternVLChatForConditionalGeneration(internvl_config(str(folder), config))
     randomise(model)
-    return write(folder, internvl_names(model.state_dict(), kv_heads=2))
+    return write(folder, internvl_names(model.state_dict(), 2, kind == "internlm2"))
 
 
 def qwen_names(weights: dict) -> dict:

@@ -1,4 +1,4 @@
-"""InternVL2.5: units are frames of 256 tokens between two delimiter tokens, which count as visual tokens."""
+"""InternVL2.5, 3 and 3.5: units are frames of 256 tokens between two delimiters, which count as visual tokens."""
 
 from __future__ import annotations
 
@@ -31,16 +31,12 @@ PREFIX = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 QUERY = "{question}<|im_end|>\n<|im_start|>assistant\n"
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RELEASED_IDS = {  # for a folder without a tokenizer
-    "internlm2": {"<img>": 92544, "</img>": 92545},
-    "qwen2": {"<img>": 151665, "</img>": 151666},
-}
 
 REFERENCE_LAYERS = {32: 15}  # published: 8B
 
 
 class InternVL(VideoFamily):
-    """InternVL2.5 checkpoints, as their authors released them or in Hugging Face layout.
+    """InternVL2.5, InternVL3 and InternVL3.5 checkpoints, as their authors released them or in Hugging Face layout.
 
     Args:
         path: local folder or hub id.
@@ -95,14 +91,14 @@ class InternVL(VideoFamily):
 
     @property
     def is_internlm2(self) -> bool:
-        """Whether the language model is InternLM2 (a Llama for transformers) rather than Qwen2."""
+        """Whether the language model is InternLM2 (a Llama for transformers) rather than Qwen2 or Qwen3."""
         return self.model_config.text_config.model_type == "llama"
 
     @property
     def special_ids(self) -> dict[str, int]:
         """Ids of <img> and </img>, from the tokenizer; without a tokenizer, the released ids."""
-        from_tokenizer = special_tokens(self.path)
-        released = RELEASED_IDS["internlm2" if self.is_internlm2 else "qwen2"]
+        from_tokenizer, context = special_tokens(self.path), self.model_config.image_token_id
+        released = {"<img>": context - 2, "</img>": context - 1}
         return {name: from_tokenizer.get(name, number) for name, number in released.items()}
 
     @property

@@ -1,7 +1,8 @@
-"""InternVL2.5's layout (InternVLChatModel): map its keys and configuration to transformers' InternVL."""
+"""The layout of InternVL2.5, 3 and 3.5 (InternVLChatModel): map keys and configuration to transformers' InternVL."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
@@ -106,14 +108,15 @@ def internvl_config(path: str, config: dict[str, Any]) -> InternVLConfig:
         config: its config.json.
 
     Raises:
-        ValueError: if the language model or pixel shuffle was never released with InternVL2.5.
+        ValueError: if the language model or pixel shuffle was not released with InternVL2.5, 3 or 3.5.
     """
     if config.get("ps_version", "v2") != "v2":
         raise ValueError(f"{path}: ps_version is {config['ps_version']!r}; only 'v2' is supported")
     vision, text = config["vision_config"], config["llm_config"]
     kind = text.get("model_type") or text["architectures"][0]
-    if kind not in ("internlm2", "qwen2"):
-        raise ValueError(f"{path}: the language model is {kind!r}; only 'internlm2' and 'qwen2' are supported")
+    if kind not in PLACEHOLDERS:
+        known = ", ".join(map(repr, PLACEHOLDERS))
+        raise ValueError(f"{path}: the language model is {kind!r}; only {known} are supported")
     vision_config = InternVLVisionConfig(
         attention_bias=vision["qkv_bias"],
         use_qk_norm=vision["qk_normalization"],
@@ -125,8 +128,8 @@ def internvl_config(path: str, config: dict[str, Any]) -> InternVLConfig:
     tokens = int((vision["image_size"] // vision["patch_size"] * config["downsample_ratio"]) ** 2)
     return InternVLConfig(
         vision_config=vision_config,
-        text_config=_internlm2(text) if kind == "internlm2" else Qwen2Config(**_text_fields(text)),
-        image_token_id=92546 if kind == "internlm2" else 151667,
+        text_config=TEXT_CONFIGS[kind](text),
+        image_token_id=PLACEHOLDERS[kind],
         image_seq_length=tokens,
         downsample_ratio=config["downsample_ratio"],
         vision_feature_layer=config.get("select_layer", -1),
@@ -161,3 +164,11 @@ def _internlm2(text: dict[str, Any]) -> LlamaConfig:
         rope["factor"] = scaling["factor"]
     bias = numbers.pop("bias", False)
     return LlamaConfig(**numbers, attention_bias=bias, mlp_bias=False, rope_parameters=rope)
+
+
+TEXT_CONFIGS: dict[str, Callable[[dict[str, Any]], PreTrainedConfig]] = {  # of InternVL2.5; InternVL2.5 and 3; 3.5
+    "internlm2": _internlm2,
+    "qwen2": lambda text: Qwen2Config(**_text_fields(text)),
+    "qwen3": lambda text: Qwen3Config(**_text_fields(text)),
+}
+PLACEHOLDERS = {"internlm2": 92546, "qwen2": 151667, "qwen3": 151671}  # <IMG_CONTEXT>; before it <img> and </img>
