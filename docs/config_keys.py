@@ -14,6 +14,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def classes(base: type) -> list[type]:
     """List the classes that a YAML can name: the base's descendants without subclasses."""
     for package in PACKAGES:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            importlib.import_module(module.name)
+            with suppress(ImportError):  # of a reader whose library is missing: it has no keys
+                importlib.import_module(module.name)
     known = [cls for cls in (base, *_below(base)) if cls.__module__.partition(".")[0] in PACKAGES]
     leaves = [cls for cls in known if not any(issubclass(other, cls) and other is not cls for other in known)]
     return sorted(leaves, key=lambda cls: (cls.__module__, cls.__name__))
