@@ -13,6 +13,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -245,6 +247,12 @@ def small_model(kind, folder):
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = Qwen2Config(**sizes, num_key_value_heads=1, vocab_size=440, rope_theta=1e6, tie_word_embeddings=True)
         small = Qwen2ForCausalLM(config)
+        randomise(small)
+        small.save_pretrained(folder)
+        return folder
+    if kind == "qwen3_vl":
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        small = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, num_key_value_heads=1, vocab_size=448))
         randomise(small)
         small.save_pretrained(folder)
         return folder

@@ -91,9 +91,11 @@ class Qwen3VL(VideoFamily):
         return Qwen3VLConfig.from_pretrained(self.path)
 
     @property
-    def selector_inputs(self) -> None:
-        """None: there is no selector for this family yet."""
-        return None
+    def selector_inputs(self) -> dict[str, Any]:
+        """Fields of `LiteSelectorConfig`: four patches of the tower per token, without deepstack features."""
+        vision = self.model_config.vision_config
+        unseen = len(vision.deepstack_visual_indexes) * vision.out_hidden_size
+        return {"projector": "qwen3_vl", "vision_size": vision.hidden_size, "unseen_size": unseen}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
         """Choose about `fps` frames per second, an even number from 4 to `max_frames`; all frames of a shorter clip."""
@@ -188,8 +190,8 @@ class Qwen3VLM(VideoLM):
         return torch.cat([self.model.model.visual.merger(patches), vision[:, size:]], dim=-1).to(self.device)
 
     def projector_weights(self) -> dict[str, Tensor]:
-        """Return an empty dict: no selector uses this tower's features yet."""
-        return {}
+        """Return the weights of the merger."""
+        return {f"merger.{name}": weight for name, weight in self.model.model.visual.merger.state_dict().items()}
 
     def position_ids(self, layout: Layout, grid: Sequence[int], seconds_per_unit: float) -> Tensor:
         """Compute M-RoPE positions: int64 [3, N]. Timestamps are text, so each unit is placed like an image."""

@@ -34,8 +34,9 @@ class LiteSelectorConfig(PreTrainedConfig):
 
     Args:
         text_config: configuration of the small language model.
-        projector: the family of its vision features: "llava", "qwen2_5_vl" or "internvl".
+        projector: the family of its vision features: "llava", "qwen2_5_vl", "internvl" or "qwen3_vl".
         vision_size: width C of those features.
+        unseen_size: width of further features behind them that the selector does not see: deepstack, Qwen3-VL only.
         reduction: "max" or "mean" over heads and query rows, as in training.
         alignment: "exact"; or "released" for weights trained with the released InternVL code, whose scores are for
             tokens a few positions earlier (see `Selection.shift`).
@@ -53,6 +54,7 @@ class LiteSelectorConfig(PreTrainedConfig):
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
         projector: str = "qwen2_5_vl",
         vision_size: int = 1280,
+        unseen_size: int = 0,
         reduction: str = "max",
         alignment: str = "exact",
         brackets: list[int] | None = None,
@@ -68,7 +70,7 @@ class LiteSelectorConfig(PreTrainedConfig):
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = text_config
         self.projector = projector
-        self.vision_size = vision_size
+        self.vision_size, self.unseen_size = vision_size, unseen_size
         self.reduction = reduction
         self.alignment = alignment
         self.brackets = brackets
@@ -179,7 +181,8 @@ class LiteSelector(PreTrainedModel):
         Raises:
             ValueError: if the features are from another tower.
         """
-        expected = self.config.vision_size * (MERGE**2 if self.config.projector == "qwen2_5_vl" else 1)
+        patches = MERGE**2 if self.config.projector in ("qwen2_5_vl", "qwen3_vl") else 1  # side by side
+        expected = self.config.vision_size * patches + self.config.unseen_size
         if vision.shape[-1] != expected:
             raise ValueError(f"this selector takes vision features of width {expected}, not {vision.shape[-1]}")
         ids = self.config.brackets

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPatchMerger
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchMerger
 
 from flexselect.families.inputs import between_delimiters, with_newlines
 
-MERGE = 2  # patches merged into a token of Qwen2.5-VL, in each direction
+MERGE = 2  # patches merged into a token of Qwen's models, in each direction
 
 
 class LlavaProjector(nn.Module):
@@ -58,6 +60,25 @@ class QwenProjector(nn.Module):
         return self.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
 
 
+class Qwen3Projector(nn.Module):
+    """Qwen3-VL's merger of 2x2 patches. The selector does not see deepstack features, which are cut off here.
+
+    Args:
+        vision_size: C of one patch, 1152.
+        width: d.
+    """
+
+    def __init__(self, vision_size: int, width: int) -> None:
+        super().__init__()
+        config = Qwen3VLVisionConfig(hidden_size=vision_size, out_hidden_size=width, spatial_merge_size=MERGE)
+        self.merger = Qwen3VLVisionPatchMerger(config)
+
+    def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
+        """Project [v, 4C + E * D] to [v, d]."""
+        patches = vision[:, : self.merger.hidden_size]
+        return self.merger(patches.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
+
+
 class InternVLProjector(nn.Module):
     """A norm and two linear layers; frames stand between the selector's embeddings of <img> and </img>.
 
@@ -82,4 +103,5 @@ PROJECTORS: dict[str, type[nn.Module]] = {
     "llava": LlavaProjector,
     "qwen2_5_vl": QwenProjector,
     "internvl": InternVLProjector,
+    "qwen3_vl": Qwen3Projector,
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from flexselect.families import FAMILIES, family_of
 from flexselect.families.base import VideoFamily, VideoLM
@@ -19,6 +19,10 @@ from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_config
 
 TEACHER = "teacher"
+LANGUAGE_MODELS: dict[str, tuple[Any, Any]] = {  # without a tower, by `model_type`
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -64,8 +68,8 @@ def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any]
 
     Args:
         family: the family of the VideoLLM.
-        start: folder or hub id of a small model: of the same family, or a Qwen2 without a tower. None or "teacher": the
-            VideoLLM's sizes.
+        start: folder or hub id of a small model: of the same family, or a Qwen2 or Qwen3 without a tower. None or
+            "teacher": the VideoLLM's sizes.
         sizes: sizes of the language model that differ from `start`.
         reduction: see `LiteSelectorConfig`.
 
@@ -76,7 +80,8 @@ def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any]
         return selector_config(family, sizes, reduction)
     small = _language_model(start)
     if small is not None:
-        return selector_config(family, {name: small[name] for name in SIZES} | sizes, reduction)
+        head = {"head_dim": small["head_dim"]} if "head_dim" in small else {}
+        return selector_config(family, {name: small[name] for name in SIZES} | head | sizes, reduction)
     other, inputs = family_of(start), family.selector_inputs
     if type(other) is not type(family) or inputs is None:
         raise ValueError(f"a selector for {family.name} cannot start from {start}, which is {other.name}")
@@ -103,7 +108,8 @@ def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -
     if start != TEACHER:
         small = _language_model(start)
         if small is not None:
-            decoder = load_weights(Qwen2ForCausalLM, start, Qwen2Config.from_dict(small), options).model
+            config, kind = LANGUAGE_MODELS[small["model_type"]]
+            decoder = load_weights(kind, start, config.from_dict(small), options).model
         else:
             lm = family_of(start).load(options)
             decoder = lm.decoder
@@ -112,10 +118,10 @@ def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -
 
 
 def _language_model(start: str) -> dict[str, Any] | None:
-    """Return the config.json of a Qwen2 without a tower; None for any other model."""
+    """Return the config.json of a language model without a tower; None for any other model."""
     config = read_config(start)
-    is_qwen2 = config.get("model_type") == "qwen2" and not any(family.claims(config) for family in FAMILIES)
-    return config if is_qwen2 else None
+    known = config.get("model_type") in LANGUAGE_MODELS and not any(family.claims(config) for family in FAMILIES)
+    return config if known else None
 
 
 def _copy(module: nn.Module, source: dict[str, Tensor], start: str) -> None:
