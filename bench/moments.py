@@ -36,10 +36,10 @@ def asked_about(session: Any, row: dict, length: float) -> dict[str, Any]:
     """Ask one question with and without proof; return what the table counts."""
     options = {"max_new_tokens": 4, "options": row["options"] or ()}
     raw, proven = (session.ask(row["question"], verify=verify, **options) for verify in (False, True))
-    truth = [tuple(moment) for moment in row["moments"]]
-    grounds = [ground([moment.to_dict() for moment in answer.moments], truth, length) for answer in (raw, proven)]
+    truth, whole = [tuple(moment) for moment in row["moments"]], (0.0, length)
+    grounds = [ground([moment.to_dict() for moment in answer.moments], truth, whole) for answer in (raw, proven)]
     right = row["answer"] == (raw.option.letter if raw.option else raw.text)
-    controls = [ground([place], truth, length) for place in elsewhere(proven.moments[0].to_dict(), length)]
+    controls = [ground([place], truth, whole) for place in elsewhere(proven.moments[0].to_dict(), length)]
     named = dict(zip(WAYS, grounds + controls))
     return {**named, "right": right, "proof": proven.verification, "answer": proven}
 

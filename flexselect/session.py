@@ -163,9 +163,10 @@ class VideoSession:
         }
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in self.num_bytes.items())
-        where, how = self.keep_on or "its device", f"keep={self.keep!r}"
-        return f"VideoSession({self.sampling or 'not yet encoded'}, {how}: {sizes} on {where})"
+        name = Path(self.video).name if isinstance(self.video, str | Path) else "frames"
+        size = "not yet encoded" if self.sampling is None else "{} units of {} x {} tokens".format(*self.grid)
+        sizes = ", ".join(f"{kept} {number / 1e6:.1f} MB" for kept, number in self.num_bytes.items())
+        return f"VideoSession({name}, {size}, keep={self.keep!r}: {sizes} on {self.keep_on or 'its device'})"
 
     def save(self, file: str | Path) -> None:
         """Write the session to a file; `FlexSelect.load_session` reads it in another process, without the video.
@@ -257,6 +258,8 @@ class VideoSession:
                 "ask_all takes a list of questions, and options for each or none; for one question, use ask"
             )
         check_at_least("max_new_tokens", max_new_tokens, 1)
+        if not isinstance(verify, bool):
+            raise ValueError(f"verify must be True or False, got {verify!r}")
         if on_text is not None and len(asked) != 1:
             raise ValueError(f"on_text is for one question, got {len(asked)}")
         if budget is not None and self.engine.scorer is None:

@@ -164,6 +164,8 @@ def checked_options(options: Any, most: int) -> tuple[str, ...]:
     wrong = [option for option in texts if not isinstance(option, str) or not option.strip()]
     if wrong:
         raise ValueError(f"options must be texts that are not empty, got {wrong[0]!r}")
+    if len(texts) == 1:
+        raise ValueError(f"options must be at least two texts, or none, got {texts[0]!r} alone")
     if len(texts) > most:
         raise ValueError(f"there are {len(texts)} options; letters end at {most}")
     return texts

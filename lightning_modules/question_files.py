@@ -16,6 +16,7 @@ from flexselect.evaluation.results import prediction_key, read_predictions, shor
 from flexselect.evidence.moments import player_offset
 from flexselect.evidence.subtitles import ENDINGS, FORMATS
 from flexselect.storage.run_settings import UsageError, read_json_object, write_atomically
+from flexselect.structures.answer import cited_moments
 from flexselect.visualize.style import check_matplotlib, question_title
 from lightning_modules.video_qa import VideoQA
 
@@ -159,7 +160,7 @@ class MomentFiles(QuestionFiles):
 
     def write(self, row: dict[str, Any], module: VideoQA, item: QuestionItem) -> None:
         """Write the moments of one answer, the cited ones if they were verified; there may be none."""
-        moments = row["moments"][: row["verification"]["cited"]] if "verification" in row else row["moments"]
+        moments = cited_moments(row)
         text = FORMATS[self.kind](row["question"], row["answer"], moments, player_offset(row["sampling"]))
         write_atomically(self.path(row), text)
 

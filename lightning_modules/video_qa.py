@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 
 from flexselect.attention.probe import resolve_reduction
 from flexselect.contracts import QuestionItem, QuestionSource
-from flexselect.evaluation.grounding import ground
+from flexselect.evaluation.grounding import ground, part_read
 from flexselect.evaluation.questions import VideoQuestion, with_option
 from flexselect.evaluation.results import NOTHING_EXPECTED
 from flexselect.families.base import VideoFamily
@@ -176,16 +176,16 @@ class VideoQA(LightningModule):
         """Compare the row's moments with those of the annotations; None if either can have none."""
         if not question.moments or not self._ranks_content:
             return None
-        result = ground(row.get("moments") or [], question.moments, (row["sampling"] or {}).get("seconds"))
+        result = ground(row.get("moments") or [], question.moments, part_read(row["sampling"] or {}))
         return {**result, "annotated": [list(moment) for moment in question.moments]}
 
     def _warnings(self, question: VideoQuestion) -> list[str]:
         """List what is doubtful in the video's file, and in the answer."""
         answer = None if self.answer is None else with_option(self.answer, question.options)
         warnings = list(self._video_warnings if answer is None else answer.warnings)
-        length = (self.session.sampling or {}).get("seconds") if self.session else None
-        if length is not None and any(start >= length for start, _ in question.moments):
-            warnings.append("an annotated moment lies after the end of the video")
+        part = part_read(self.session.sampling or {}) if self.session else None
+        if part is not None and any(start >= part[1] or end <= part[0] for start, end in question.moments):
+            warnings.append("an annotated moment lies outside of what was read of the video")
         least = self.options.absent_below
         if least is not None and answer is not None and answer.presence is not None and answer.presence < least:
             warnings.append(f"probably not in this video: presence {answer.presence:.2f} is below {least}")

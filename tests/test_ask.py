@@ -194,13 +194,21 @@ def test_what_is_doubtful_is_said(video, caplog):
     assert cli.main([*words[:5], "--selector", "dense", "--absent_below", "3"]) == 2
 
 
-def test_several_questions_each_say_where(video, caplog, capfd):
+def test_several_questions_each_say_where(video, caplog, capfd, tmp_path):
     words = ["ask", str(video), QUESTION, "What colour is the ring?", "--model", "demo/self", "--budget", "12"]
     assert cli.main([*words, "--start", "0:00", "--end", "2:40"]) == 0
     assert caplog.text.count("stands out") == 2 and len(capfd.readouterr().out.splitlines()) == 4
     for option in (["--moments", "vtt"], ["--report"]):
         assert cli.main([*words, *option]) == 2
         assert f"{option[0]} writes a file, and ask keeps none: give --output_dir DIR" in capfd.readouterr().err
+    for flag, written in (([*words[:6], "--report"], True), ([*words[:6], "--report=false"], False)):
+        out = tmp_path / str(written)
+        assert cli.main([*flag, "--output_dir", str(out)]) == 0 and (out / "report.html").is_file() == written
+    capfd.readouterr()
+    assert cli.main([*words, "--report=maybe", "--output_dir", "x"]) == 2
+    assert "--report must be true or false, got maybe" in capfd.readouterr().err
+    assert cli.main([*words[:4], "--verify", "--model", "demo/self"]) == 2
+    assert "--verify has no value" in capfd.readouterr().err
     assert cli.main([*words, "--moments", "srt", "--output_dir", "x"]) == 2
     assert "--moments cannot be srt: it is one of vtt, chapters" in capfd.readouterr().err
 

@@ -89,6 +89,7 @@ def question_of(
         reading: how the video is read; the row adds `start` and `end`. None: the defaults.
     """
     values = {name: row.get((names or {}).get(name, name)) for name in COLUMNS}
+    twice = next((pair for pair in ALTERNATIVES.items() if all(row.get(name) is not None for name in pair)), None)
     for column, name in ALTERNATIVES.items():
         values[name] = row.get(column) if values[name] is None else values[name]
     question = VideoQuestion(
@@ -106,12 +107,16 @@ def question_of(
         error = f"{row_name}: {no_text[0]} must be a text, got {values[no_text[0]]!r}"
     if error is None and missing:
         error = f"{row_name} has no {' and no '.join(missing)}"
+    if error is None and twice is not None:
+        error = f"{row_name}: {twice[1]} and {twice[0]} are two names of one column: give one of them"
     if error is None and not question.question.strip():
         error = "the question is empty"
     try:
         question = replace(question, options=options_of(values["options"]), answer=answer_of(values["answer"]))
         question = replace(question, reading=replace(question.reading, **part_of(values)))
         question = replace(question, moments=moments_of(values["moments"]), absent=absent_of(values["absent"]))
+        if question.absent and question.moments:
+            raise ValueError("it has moments, and says absent: what is not in the video is at no moment")
         if error is None:
             _check_answer(question)
     except ValueError as problem:

@@ -10,6 +10,7 @@ from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_file, config_names
 
 DEFAULT_MODEL = "qwen2_5_vl_7b"
+FLAGS = ("--report",)  # options that need no value
 MODES = {"dense": "null"}  # values of --selector that have another name in a YAML
 
 
@@ -31,10 +32,10 @@ def predict_words(words: Sequence[str]) -> list[str]:
             continue
         if name not in SHORT and "." not in name:
             raise ValueError(f"ask has no option {name}{did_you_mean(name, SHORT)}")
-        if name == "--report" and not equals:  # it takes no value
+        if name in FLAGS and not equals:
             options[name] = "true"
             continue
-        if not equals and not rest:
+        if not equals and (not rest or rest[0].startswith("--")):
             raise ValueError(f"{name} has no value")
         options[name] = value if equals else rest.pop(0)
     files = next((name for name in ("--report", "--moments") if name in options), None)
@@ -58,8 +59,21 @@ def predict_words(words: Sequence[str]) -> list[str]:
     if selector is not None:
         options["--selector"] = MODES.get(selector, selector)
     model = _model(options.pop("--model", DEFAULT_MODEL))
-    more = [word for name, value in options.items() for word in (SHORT.get(name, name), value)]
+    more = [word for name, value in options.items() for word in _words(SHORT.get(name, name), value)]
     return [*model, "--data.video", video, "--data.question", *questions, *more]
+
+
+def _words(name: str, value: str) -> list[str]:
+    """Write an option with its value; a flag stands alone, or is left out.
+
+    Raises:
+        ValueError: if a flag's value is neither true nor false.
+    """
+    if name not in FLAGS:
+        return [name, value]
+    if value not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, got {value}")
+    return [name] if value == "true" else []
 
 
 def _model(name: str) -> list[str]:

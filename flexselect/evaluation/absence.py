@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+ENOUGH = 20  # questions of either kind: with fewer, one is more than 5 %
 FALSE_ALARMS = 0.05  # of questions about what is there, at the threshold that is proposed
 
 
@@ -27,13 +28,13 @@ def summarise_absence(rows: Sequence[dict[str, Any]], threshold: float | None = 
     Returns:
         The numbers of `present` and `absent` questions; `auroc`; `proposed`, the threshold at which at most
         5 % of the present ones are called absent, and the share of absent ones that it finds; and both rates at the
-        run's threshold.
+        run's threshold. Without present ones, only the numbers of questions.
     """
     known = [row for row in rows if row.get("absent") is not None and row.get("presence") is not None]
     present = [row["presence"] for row in known if not row["absent"]]
     absent = [row["presence"] for row in known if row["absent"]]
     if not present or not absent:
-        return None
+        return {"present": len(present), "absent": len(absent)} if absent else None
 
     def rates(least: float) -> dict[str, float]:
         false, right = (round(float(np.mean(np.asarray(values) < least)), 4) for values in (present, absent))
@@ -50,8 +51,11 @@ def summarise_absence(rows: Sequence[dict[str, Any]], threshold: float | None = 
 
 def absence_line(summary: dict[str, Any]) -> str:
     """Format the summary for a terminal."""
+    if "auroc" not in summary:
+        return f"not in the video: {summary['absent']} rows say absent; mark others `absent: false` to measure it"
     chosen = summary["at_threshold"] or summary["proposed"]
     how = "absent_below" if summary["at_threshold"] else "proposed absent_below"
     rates = f"{chosen['found']:.3f} found, {chosen['false_alarms']:.3f} false alarms"
     counts = f"{summary['absent']} absent of {summary['absent'] + summary['present']}"
-    return f"not in the video: {counts}, AUROC {summary['auroc']:.3f}; {how} {chosen['threshold']:g}: {rates}"
+    few = "" if min(summary["absent"], summary["present"]) >= ENOUGH else " (few questions: a rough guess)"
+    return f"not in the video: {counts}, AUROC {summary['auroc']:.3f}; {how} {chosen['threshold']:g}: {rates}{few}"

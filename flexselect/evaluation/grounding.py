@@ -21,20 +21,28 @@ def overlap(one: Span, other: Span) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def ground(moments: Sequence[dict[str, Any]], truth: Sequence[Span], length: float | None) -> dict[str, Any]:
+def part_read(facts: dict[str, Any]) -> Span | None:
+    """Return start and end of what was read of a video, in seconds, from its facts; None: unknown, or nothing."""
+    if not facts.get("seconds"):
+        return None
+    start, end = facts.get("start") or 0.0, min(facts["seconds"], facts.get("end") or facts["seconds"])
+    return (start, end) if start < end else None
+
+
+def ground(moments: Sequence[dict[str, Any]], truth: Sequence[Span], part: Span | None) -> dict[str, Any]:
     """Compare the first moment of an answer with the annotated ones.
 
     Args:
         moments: moments of the answer, strongest first: `start`, `end` and `peak`.
         truth: the annotated moments; any of them counts.
-        length: seconds of the video; None: unknown, then nothing is said about chance.
+        part: start and end of what was read of the video; None: unknown, then nothing is said about chance.
 
     Returns:
         `iou` with the best annotated moment, `pointing` (whether the peak is inside one), and both by chance:
-        `chance_iou` for a moment of this length anywhere in the video, `chance_pointing` the annotated share of it.
-        `uniform_iou` is for the whole video as one moment.
+        `chance_iou` for a moment of this length anywhere in the part, `chance_pointing` the annotated share of it.
+        `uniform_iou` is for the whole part as one moment.
     """
-    uniform = None if not length else round(max(overlap((0.0, length), span) for span in truth), 4)
+    uniform = None if part is None else round(max(overlap(part, span) for span in truth), 4)
     if not moments:
         return {"iou": 0.0, "pointing": False, "chance_iou": 0.0, "chance_pointing": 0.0, "uniform_iou": uniform}
     first = moments[0]
@@ -42,12 +50,13 @@ def ground(moments: Sequence[dict[str, Any]], truth: Sequence[Span], length: flo
         "iou": round(max(overlap((first["start"], first["end"]), span) for span in truth), 4),
         "pointing": any(start <= first["peak"] < end for start, end in truth),
     }
-    if length is None:
+    if part is None:
         return {**result, "chance_iou": None, "chance_pointing": None, "uniform_iou": None}
-    size = first["end"] - first["start"]
-    starts = [max(0.0, length - size) * place / (PLACES - 1) for place in range(PLACES)]
+    size, length = first["end"] - first["start"], part[1] - part[0]
+    starts = [part[0] + max(0.0, length - size) * place / (PLACES - 1) for place in range(PLACES)]
     by_chance = statistics.mean(max(overlap((start, start + size), span) for span in truth) for start in starts)
-    covered = sum(min(end, length) - min(start, length) for start, end in truth) / length if length else 0.0
+    inside = [(min(max(start, part[0]), part[1]), min(max(end, part[0]), part[1])) for start, end in truth]
+    covered = sum(end - start for start, end in inside) / length
     by_chance, covered = round(by_chance, 4), round(min(1.0, covered), 4)
     return {**result, "chance_iou": by_chance, "chance_pointing": covered, "uniform_iou": uniform}
 

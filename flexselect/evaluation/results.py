@@ -168,16 +168,18 @@ def table(results: dict[str, Any], title: str) -> str:
 
 
 def frequent_warnings(rows: Iterable[dict[str, Any]], most: int | None = None) -> dict[str, int]:
-    """Count the warnings of rows; those that differ in numbers and names only are counted together.
+    """Count the warnings of rows; those that differ in numbers and names only are counted together, numbers as N.
 
     Args:
         rows: predictions.
         most: how many kinds to return, the most frequent ones; None: all.
     """
-    kinds = Counter(
-        re.sub(r"[\d.,]*\d", "N", _without_quotes(warning)) for row in rows for warning in row.get("warnings") or ()
-    )
-    return dict(kinds.most_common(most))
+    kinds, texts = Counter[str](), dict[str, set[str]]()
+    for warning in (warning for row in rows for warning in row.get("warnings") or ()):
+        kind = re.sub(r"[\d.,]*\d", "N", _without_quotes(warning))
+        kinds[kind] += 1
+        texts.setdefault(kind, set()).add(warning)
+    return {min(texts[kind]) if len(texts[kind]) == 1 else kind: count for kind, count in kinds.most_common(most)}
 
 
 def summary_lines(results: dict[str, Any]) -> str:

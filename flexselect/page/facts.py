@@ -60,7 +60,7 @@ def answer_facts(answer: Answer, offset: float = 0.0) -> str:
     buttons = "".join(
         f'<button class="moment" style="{BUTTON}" onclick="{JUMP.format(moment.start + offset)}">'
         f"{clock_time(moment.start)}–{clock_time(moment.end)} · {_worth(moment)}</button>"
-        for moment in answer.moments
+        for moment in answer.cited
     )
     proof = "" if answer.verification is None else f"<div>{_proof(answer.verification)}</div>"
     return f"{tokens}<br>{seconds}<div>{buttons}</div>{proof}"

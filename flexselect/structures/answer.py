@@ -89,6 +89,11 @@ class Answer:
     option: Option | None = None  # None: no options, or the answer chooses none
     warnings: tuple[str, ...] = ()  # sentences about what is doubtful in the answer
 
+    @property
+    def cited(self) -> tuple[Moment, ...]:
+        """The moments that the answer comes from: those that were proven, or all if none was asked to be."""
+        return self.moments if self.verification is None else self.moments[: self.verification.cited]
+
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
         at = f", from {self.moments[0].start:.1f} to {self.moments[0].end:.1f}" if self.moments else ""
@@ -112,6 +117,12 @@ class Answer:
     def json(self) -> str:
         """Return `to_dict` as JSON, on one line."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def cited_moments(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the moments of a prediction that its answer comes from, see `Answer.cited`."""
+    proof = row.get("verification")
+    return row["moments"] if proof is None else row["moments"][: proof["cited"]]
 
 
 def _rounded(value: Any) -> Any:

@@ -13,12 +13,14 @@ def seconds_of(value: Any) -> float:
     """Convert a time to seconds: 90, "90", "1:30", "00:01:30.5".
 
     Raises:
-        TypeError: if it is neither a number nor a text.
+        TypeError: if it is neither a number nor a text; true and false are none.
         ValueError: for any other text, or if it is not finite.
     """
     if isinstance(value, str) and (clock := CLOCK.fullmatch(value.strip())):
         hours, minutes, seconds = clock.groups()
         return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is no time")
     seconds = float(value)
     if not math.isfinite(seconds):
         raise ValueError(f"{value!r} is no time")

@@ -25,6 +25,7 @@ from flexselect.evaluation.results import evidence_lines, summarise_errors
 from flexselect.evidence.moments import player_offset
 from flexselect.session import VideoSession
 from flexselect.storage.run_settings import flatten_settings, write_atomically
+from flexselect.structures.answer import cited_moments
 from flexselect.structures.prompt import Selection
 from flexselect.visualize.frames import light
 from flexselect.visualize.style import clock_time, length_text
@@ -120,8 +121,8 @@ def _shown(row: dict[str, Any], evidence: Evidence | None, page: Path) -> dict[s
     video, source = (evidence or {}).get("path"), None
     if video is not None and Path(video).is_file():
         source = quote(Path(os.path.relpath(video, page.resolve().parent)).as_posix())
-    offset = player_offset(row.get("sampling"))
-    return {**row, "state": state(row), "evidence": evidence, "source": source, "offset": offset}
+    more = {"state": state(row), "evidence": evidence, "source": source, "offset": player_offset(row.get("sampling"))}
+    return {**row, **more, "moments": cited_moments(row) if row.get("moments") else []}
 
 
 def state(row: dict[str, Any]) -> str:

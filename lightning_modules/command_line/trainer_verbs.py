@@ -23,6 +23,7 @@ from flexselect.commands.verbs import ALL_ANSWERED, COULD_NOT_GO_ON, SOME_FAILED
 from flexselect.evaluation.results import shown_answer, summary_lines
 from flexselect.families.base import VideoFamily
 from flexselect.storage.run_settings import UsageError
+from flexselect.structures.answer import cited_moments
 from flexselect.visualize.style import clock_time
 from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.command_line.interruption import Interruption
@@ -220,8 +221,7 @@ def where(row: dict[str, Any]) -> str:
     if not row.get("moments"):
         return "no moment stands out"
     proven = row.get("verification")
-    moments = row["moments"][: proven["cited"]] if proven else row["moments"]
-    spans = ", ".join(f"{clock_time(moment['start'])} to {clock_time(moment['end'])}" for moment in moments)
+    spans = ", ".join(f"{clock_time(moment['start'])} to {clock_time(moment['end'])}" for moment in cited_moments(row))
     if proven is None:
         return f"what stands out: {spans}"
     other = "another answer" if proven["changed"] else "the same answer"

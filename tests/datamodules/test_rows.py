@@ -389,3 +389,16 @@ def test_values_of_another_kind_are_named():
         assert question_of(row).error == f"row 1 of the annotations: {name} must be a text, got {value!r}"
     with pytest.raises(ValueError, match=r"must be a list of two or more, got \['red', None\]"):
         options_of(["red", None])
+
+
+def test_rows_that_contradict_themselves_are_named():
+    row = {"id": "1", "video": "a.mp4", "question": "What?"}
+    for more, said in (
+        ({"start": 5, "video_start": 6}, "start and video_start are two names of one column: give one of them"),
+        ({"moments": [[1, 2]], "span": [1, 2]}, "moments and span are two names of one column"),
+        ({"moments": [[1, 2]], "absent": True}, "it has moments, and says absent"),
+        ({"start": True}, "start must be seconds, or hours:minutes:seconds, got True"),
+        ({"moments": [[True, 2]]}, "moments must be pairs of seconds"),
+    ):
+        assert said in question_of(row | more).error
+    assert question_of(row | {"start": 5, "video_end": 6}).error is None

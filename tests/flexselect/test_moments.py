@@ -12,7 +12,7 @@ from datamodules.rows.times import absent_of, moments_of
 from flexselect import FlexSelect, Selection
 from flexselect.engine.answering import answers
 from flexselect.evaluation.absence import absence_line, auroc, summarise_absence
-from flexselect.evaluation.grounding import ground, overlap, summarise_grounding
+from flexselect.evaluation.grounding import ground, overlap, part_read, summarise_grounding
 from flexselect.evidence import verification
 from flexselect.evidence.moments import (
     find_moments,
@@ -212,7 +212,7 @@ def test_proven_moments_of_the_demo(needles, selector):
         session, (truth,) = sessions[row["video"]], row["moments"]
         options = {"max_new_tokens": 4, "options": row["options"] or ()}
         answer = session.ask(row["question"], verify=True, **options)
-        result = ground([moment.to_dict() for moment in answer.moments], [truth], 128.0)
+        result = ground([moment.to_dict() for moment in answer.moments], [truth], (0.0, 128.0))
         ious.append(result["iou"] >= 0.5)
         pointing.append(result["pointing"])
         first = session.ask(row["question"], **options).moments[:1]
@@ -235,14 +235,27 @@ def test_a_control_cannot_be_verified(load):
         session.ask(["What?", "Why?"])
 
 
+def test_chance_is_that_of_the_part_that_was_read():
+    moment, truth = [{"start": 70.0, "end": 71.5, "peak": 70.5}], [(70.0, 71.5)]
+    facts = {"seconds": 128.0, "start": 60.0, "end": 91.5}
+    assert part_read(facts) == (60.0, 91.5) and part_read({"seconds": 80.0, "end": 200.0}) == (0.0, 80.0)
+    assert part_read({}) is None and part_read({"seconds": 5.0, "start": 5.0}) is None
+    result = ground(moment, truth, part_read(facts))
+    assert result["chance_pointing"] == result["uniform_iou"] == round(1.5 / 31.5, 4)
+    assert ground(moment, truth, (0.0, 128.0))["chance_pointing"] == round(1.5 / 128, 4)
+
+
 def test_grounding_by_hand():
     moments = [{"start": 2.0, "end": 4.0, "peak": 3.5}]
-    result = ground(moments, [(3.0, 5.0), (9.0, 10.0)], 10.0)
+    result = ground(moments, [(3.0, 5.0), (9.0, 10.0)], (0.0, 10.0))
     assert result["iou"] == pytest.approx(1 / 3, abs=1e-4) and result["pointing"] is True
     assert result["chance_pointing"] == 0.3 and 0 < result["chance_iou"] < 0.4
     assert result["uniform_iou"] == 0.2, "the whole video as one moment"
-    assert ground([], [(3.0, 5.0)], 10.0)["iou"] == 0.0 and ground(moments, [(0.0, 1.0)], None)["chance_iou"] is None
-    other = ground(moments, [(2.0, 4.0)], 10.0)
+    assert (
+        ground([], [(3.0, 5.0)], (0.0, 10.0))["iou"] == 0.0
+        and ground(moments, [(0.0, 1.0)], None)["chance_iou"] is None
+    )
+    other = ground(moments, [(2.0, 4.0)], (0.0, 10.0))
     rows = [{"video": "a", "grounding": result}, {"video": "b", "grounding": other}, {"video": "c"}]
     summary = summarise_grounding(rows)
     assert summary["questions"] == 2 and summary["miou"]["mean"] == pytest.approx(2 / 3, abs=1e-3)
@@ -295,6 +308,9 @@ def test_what_is_not_there_is_told_by_its_presence(needles, verify):
     assert summary["proposed"]["found"] >= 0.6 and summary["proposed"]["false_alarms"] <= 0.07
     assert summary["at_threshold"]["false_alarms"] == 0.0, "a presence of 0 is rare"
     assert "AUROC" in absence_line(summary) and "absent_below 0" in absence_line(summary)
+    assert "(few questions: a rough guess)" in absence_line(summary)
+    alone = summarise_absence([row for row in results if row["absent"]])
+    assert absence_line(alone) == "not in the video: 12 rows say absent; mark others `absent: false` to measure it"
 
 
 def test_absence_by_hand():

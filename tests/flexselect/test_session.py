@@ -1,6 +1,7 @@
 """What a session keeps between questions: exact, and less work."""
 
 import gc
+import re
 import time
 
 import pytest
@@ -368,3 +369,15 @@ def test_a_budget_of_one_question(load):
     assert session.ask("Which shape is red?", max_new_tokens=2).num_kept_tokens == fs.budget == 6
     with pytest.raises(ValueError, match="budget must be at least 1 visual token, got 0"):
         session.ask("Which shape is red?", budget=0)
+
+
+def test_what_is_no_choice_is_refused(load):
+    session = load(selector="self", budget=4).open(tiny.frames(4, 56, 84))
+    for value in ("false", 1, None):
+        with pytest.raises(ValueError, match="verify must be True or False, got"):
+            session.ask("What?", verify=value)
+    with pytest.raises(ValueError, match="options must be at least two texts, or none, got 'red' alone"):
+        session.ask("What?", options=["red"])
+    assert re.fullmatch(
+        r"VideoSession\(frames, \d+ units of \d+ x \d+ tokens, keep='auto': .* on its device\)", repr(session)
+    )

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from flexselect.evaluation.results import summarise, table
+from flexselect.evaluation.results import frequent_warnings, summarise, table
 from flexselect.evaluation.statistics import accuracy, interval, mcnemar
 
 
@@ -79,3 +79,11 @@ def test_reasons_are_told_in_a_line_that_can_be_read():
     assert "10 rows do not count: 4 d of" in line and line.index("3 c of") < line.index("2 b of") and len(line) < 450
     assert len(re.findall(r" (of|several|words) \.\.\.", line)) == 3, "no word is cut"
     assert ", 1 for other reasons" in line
+
+
+def test_warnings_are_counted_by_kind():
+    """One text is shown as it is; where texts differ in numbers, these are N."""
+    rows = [{"warnings": ["shown at 0.5 instead of 2"]}, {"warnings": ["shown at 0.5 instead of 2", "empty"]}, {}]
+    assert frequent_warnings(rows) == {"shown at 0.5 instead of 2": 2, "empty": 1}
+    rows.append({"warnings": ["shown at 1 instead of 2"]})
+    assert frequent_warnings(rows, 1) == {"shown at N instead of N": 3}
