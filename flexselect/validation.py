@@ -17,6 +17,10 @@ from flexselect.nearest import did_you_mean
 OWN_ENGINE = "transformers"  # the engine that needs no other package
 
 
+class EngineLostError(RuntimeError):
+    """The answer engine does not answer any more."""
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a value that is not one of the choices."""
     if value not in choices:
@@ -179,12 +183,12 @@ def checked_seconds(seconds: Tensor | Iterable[float], count: int) -> Tensor:
     return times
 
 
-def raise_lost_gpu(error: Exception) -> None:
-    """Raise an error again if the GPU is lost: after any CUDA error but lack of memory, every later call fails too.
+def raise_if_lost(error: Exception) -> None:
+    """Raise an error again if every later call fails too: the answer engine is gone, or a CUDA error lost the GPU.
 
     Call it where errors are recorded and work goes on: the rest must not be recorded as wrong answers.
     """
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, torch.AcceleratorError | EngineLostError):
         raise error
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from flexselect import FlexSelect
 from flexselect.pipeline import VideoSession
 from flexselect.storage.json_lines import append_line
-from flexselect.validation import raise_lost_gpu
+from flexselect.validation import raise_if_lost
 from flexselect_lmms.arguments import answers_file, check_identity, check_names, options
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class FlexSelectLMMS(lmms):
         try:
             return self.flexselect.open(video)
         except (ValueError, OSError, RuntimeError) as error:  # one bad video must not stop the run
-            raise_lost_gpu(error)
+            raise_if_lost(error)
             log.error("%s; its questions are answered with nothing", error)
             return None
 
@@ -92,7 +92,7 @@ class FlexSelectLMMS(lmms):
         try:
             answer = session.ask(question, max_new_tokens)
         except (ValueError, RuntimeError) as error:
-            raise_lost_gpu(error)
+            raise_if_lost(error)
             log.error("%s; answered with nothing", error)
             return GenerationResult("")
         if self._answers is not None:

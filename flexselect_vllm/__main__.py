@@ -18,8 +18,11 @@ def main() -> None:
     parser.add_argument("model", help="folder or hub id of the VideoLLM")
     parser.add_argument("folder", type=Path, help="folder to write: a configuration, and links to the weights")
     options = parser.parse_args()
-    family = family_of(options.model)
-    write_engine_folder(family, options.folder)
+    try:
+        family = family_of(options.model)
+        write_engine_folder(family, options.folder)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
     sys.stdout.write(serve_command(options.folder, served_name(family)) + "\n")
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,6 +20,22 @@ import torch
 from flexselect.engine.answer_engines import Generated, Prompt
 from flexselect.families.base import VideoFamily
 from flexselect.families.decoding import NewTokens
+
+
+def check_engine(url: str | None, options: dict[str, Any]) -> None:
+    """Check what can be checked before weights are loaded.
+
+    Raises:
+        ValueError: for a missing package or a wrong argument.
+    """
+    needed = "vllm" if url is None else "openai"
+    if find_spec(needed) is None:
+        other = "; or name a server with engine_url" if url is None else ""
+        raise ValueError(f"engine=vllm needs the package {needed} here: pip install {needed}{other}")
+    if url is not None and options:
+        raise ValueError("engine_options are for vLLM on this machine; give those of a server to `vllm serve`")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ValueError(f"engine_url must be an address like http://localhost:8000/v1, got {url}")
 
 
 def open_engine(family: VideoFamily, url: str | None, options: dict[str, Any], dtype: str) -> VllmEngine:
@@ -29,8 +46,6 @@ def open_engine(family: VideoFamily, url: str | None, options: dict[str, Any], d
         return VllmHere(family, options, dtype)
     from flexselect_vllm.server import VllmServer
 
-    if options:
-        raise ValueError("engine_options are for vLLM on this machine; give those of a server to `vllm serve`")
     return VllmServer(family, url)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -23,17 +24,32 @@ def served_name(family: VideoFamily) -> str:
     return NAME.format(weights_hash(family.path)[:12])
 
 
+def levels_of(family: VideoFamily) -> int:
+    """Return E, the number of decoder layers that take visual features beside the embeddings."""
+    return len(family.model_config.to_dict()["vision_config"].get("deepstack_visual_indexes", ()))
+
+
+def is_engine_folder(folder: Path) -> bool:
+    """Return whether a folder was written here before."""
+    try:
+        return json.loads((folder / "config.json").read_text())["model_type"] == FlexSelectConfig.model_type
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_engine_folder(family: VideoFamily, folder: Path) -> Path:
     """Write the folder of a family's language model; return it.
 
     Raises:
         FileNotFoundError: if the checkpoint has no weights in safetensors.
+        ValueError: if the folder holds something else.
     """
+    if folder.exists() and any(folder.iterdir()) and not is_engine_folder(folder):
+        raise ValueError(f"{folder} is no empty folder, and no engine folder of ours: give another")
     folder.mkdir(parents=True, exist_ok=True)
     model, text = family.model_config, family.model_config.get_text_config()
-    levels = len(model.to_dict()["vision_config"].get("deepstack_visual_indexes", ()))
     text_config = {**text.to_dict(), "tie_word_embeddings": model.tie_word_embeddings}
-    FlexSelectConfig(text_config, levels, architectures=[ARCHITECTURE]).save_pretrained(folder)
+    FlexSelectConfig(text_config, levels_of(family), architectures=[ARCHITECTURE]).save_pretrained(folder)
     files = weight_files(family.path)
     missing = [name for name, file in files.items() if file is None]
     if missing:

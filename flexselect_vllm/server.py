@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexselect.engine.answer_engines import Prompt
 from flexselect.families.base import VideoFamily
+from flexselect.validation import EngineLostError
 from flexselect_vllm.engine import Token, VllmEngine
 from flexselect_vllm.folder import served_name
 from flexselect_vllm.prompt import fields_of
@@ -28,14 +29,12 @@ class VllmServer(VllmEngine):
         url: address, such as http://localhost:8000/v1.
 
     Raises:
-        ValueError: if the package openai is missing, nothing answers there, or it has other weights.
+        ValueError: if nothing answers there, or it has other weights.
     """
 
     def __init__(self, family: VideoFamily, url: str) -> None:
-        try:
-            from openai import APIError, AsyncOpenAI
-        except ImportError as error:
-            raise ValueError(f"engine_url needs the package openai ({error}): pip install openai") from error
+        from openai import APIError, AsyncOpenAI, AuthenticationError, NotFoundError
+
         super().__init__()
         self.url, self.name = url, served_name(family)
         self._client = AsyncOpenAI(base_url=url, api_key=os.environ.get(KEY_VARIABLE) or "none")
@@ -45,6 +44,12 @@ class VllmServer(VllmEngine):
 
         try:
             names = self.run(models())
+        except AuthenticationError as error:
+            raise ValueError(f"the server at engine_url={url} asks for another key: set {KEY_VARIABLE}") from error
+        except NotFoundError as error:
+            raise ValueError(
+                f"the server at engine_url={url} lists no models: its address should end in /v1"
+            ) from error
         except APIError as error:
             raise ValueError(f"no server answers at engine_url={url}: {error}") from error
         if self.name not in names:
@@ -59,7 +64,7 @@ class VllmServer(VllmEngine):
 
     async def tokens(self, prompt: Prompt) -> AsyncGenerator[Token, None]:
         """Yield the new tokens of a prompt as they come."""
-        from openai import APIError, BadRequestError
+        from openai import APIConnectionError, APIError, BadRequestError, NotFoundError
 
         item = {name: encoded(tensor) for name, tensor in fields_of(prompt).items()}
         try:
@@ -85,6 +90,8 @@ class VllmServer(VllmEngine):
                         yield Token(token, content.logprob)
         except BadRequestError as error:
             raise ValueError(f"vLLM: {error}") from error
+        except (APIConnectionError, NotFoundError) as error:
+            raise EngineLostError(f"the server at engine_url={self.url} has gone: {error}") from error
         except APIError as error:
             raise RuntimeError(f"the server at engine_url={self.url} did not answer: {error}") from error
 

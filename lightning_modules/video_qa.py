@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from flexselect.attention.probe import resolve_reduction
 from flexselect.contracts import QuestionItem, QuestionSource
+from flexselect.engine.answer_engines import find_answer_engine
 from flexselect.evaluation.grounding import ground, part_read
 from flexselect.evaluation.questions import VideoQuestion, with_option
 from flexselect.evaluation.results import NOTHING_EXPECTED
@@ -25,7 +26,7 @@ from flexselect.scoring.factory import check_options, is_trained
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import ReadOptions
-from flexselect.validation import raise_lost_gpu
+from flexselect.validation import raise_if_lost
 from lightning_modules.grounding_metrics import GroundingMetrics
 
 
@@ -47,6 +48,7 @@ class VideoQA(LightningModule):
         self.save_hyperparameters(asdict(self.options))
         needs = {"verify": self.options.verify, "absent_below": self.options.absent_below is not None}
         check_options(family, self.options, next((name for name, is_set in needs.items() if is_set), None))
+        find_answer_engine(self.options)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.grounding = GroundingMetrics()
@@ -79,7 +81,7 @@ class VideoQA(LightningModule):
         """Provenance of results besides the settings: packages, weights, positions. Weights are hashed once."""
         selector = self.options.selector
         return {
-            "packages": package_versions(),
+            "packages": package_versions(self.options.engine),
             "weights": weights_hash(self.family.path),
             "selector_weights": weights_hash(selector) if is_trained(selector) else None,
             "rope": self.family.model_config.get_text_config().to_dict().get("rope_parameters"),
@@ -125,7 +127,7 @@ class VideoQA(LightningModule):
                 self.answer = self._ask(question)
             # for example an empty question, NaN scores, no memory, a full disk
             except (ValueError, RuntimeError, OSError) as problem:
-                raise_lost_gpu(problem)
+                raise_if_lost(problem)
                 error = describe(problem)
         answer, opened = self.answer, self._opened == question.part
         shown = answer.to_dict() if answer else {}
@@ -250,7 +252,7 @@ class VideoQA(LightningModule):
                 session.encode()  # now, so that errors are recorded for the video, not for a question
             self.session = session
         except (ValueError, RuntimeError, OSError) as problem:
-            raise_lost_gpu(problem)
+            raise_if_lost(problem)
             reason = describe(problem)
             named = item.path is not None and reason.startswith(item.path)
             self._video_error = reason if named else f"{item.question.video}: {reason}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flexselect.validation import raise_lost_gpu
+from flexselect.validation import raise_if_lost
 
 State = Literal["ok", "not ok", "not known"]
 MARKS: dict[str, str] = {"ok": "ok", "not ok": "NOT OK", "not known": "?"}
@@ -50,12 +50,12 @@ class Findings(list[Finding]):
     def step(self, name: str, advice: str) -> Iterator[None]:
         """Turn an error within a block into a finding, so that the rest is still checked.
 
-        Every kind of error, since a damaged file can raise any; a lost GPU ends the check, see `raise_lost_gpu`.
+        Every kind of error, since a damaged file can raise any; a lost GPU ends the check, see `raise_if_lost`.
         """
         try:
             yield
         except Exception as error:
-            raise_lost_gpu(error)
+            raise_if_lost(error)
             known = isinstance(error, ValueError | OSError) and str(error)
             self.add(name, "not ok", known or f"{type(error).__name__}: {error}", advice)
 

@@ -33,6 +33,8 @@ SHORT = {  # options of `ask`, and what `predict` calls them
     "--start": "--data.start",
     "--end": "--data.end",
     "--reader": "--data.reader",
+    "--engine": "--model.engine",
+    "--engine_url": "--model.engine_url",
     "--moments": "--moments",
     "--report": "--report",
     "--output_dir": "--output_dir",

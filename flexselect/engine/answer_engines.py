@@ -17,7 +17,7 @@ from flexselect.nearest import did_you_mean
 from flexselect.options import Options
 from flexselect.validation import OWN_ENGINE
 
-GROUP = "flexselect.answer_engines"
+GROUP = "flexselect.answer_engines"  # of modules with `check_engine` and `open_engine`
 PROCESSED = (
     "bad_words_ids",
     "min_length",
@@ -72,7 +72,7 @@ def find_answer_engine(options: Options) -> OpenEngine | None:
     Open it after the weights are loaded, since it takes what is free of the GPU's memory.
 
     Raises:
-        ValueError: if there is no engine of this name, or the package that it needs is missing.
+        ValueError: if there is no engine of this name, the package that it needs is missing, or an argument is wrong.
     """
     if options.engine == OWN_ENGINE:
         return None
@@ -80,13 +80,14 @@ def find_answer_engine(options: Options) -> OpenEngine | None:
     if options.engine not in installed:
         known = sorted({OWN_ENGINE, *installed})
         hint = did_you_mean(options.engine, known) or "."
-        raise ValueError(f"there is no answer engine {options.engine}{hint} Installed are {', '.join(known)}")
+        raise ValueError(f"there is no answer engine {options.engine}{hint} There are {', '.join(known)}")
+    url, more = options.engine_url, dict(options.engine_options or {})
     try:
-        open_engine = installed[options.engine].load()
+        module = installed[options.engine].load()
+        module.check_engine(url, more)
     except ImportError as error:
         raise ValueError(f"the answer engine {options.engine} cannot be used: {error}") from error
-    arguments = options.engine_url, dict(options.engine_options or {}), options.dtype
-    return lambda family: open_engine(family, *arguments)
+    return lambda family: module.open_engine(family, url, more, options.dtype)
 
 
 def prompt_of(lm: VideoLM, inputs: dict[str, Any], max_new_tokens: int) -> Prompt:

@@ -55,6 +55,11 @@ class Engine:
         other.answer_engine = self.answer_engine
         return other
 
+    def close(self) -> None:
+        """End the answer engine, if there is one: it runs in a process of its own, and holds memory."""
+        if self.answer_engine is not None:
+            self.answer_engine.close()
+
     @property
     def budget(self) -> int:
         """K, the number of visual tokens that are kept."""

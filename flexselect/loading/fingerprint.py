@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from flexselect.loading.checkpoint_files import find_file, weight_files
@@ -33,9 +33,10 @@ def weights_hash(path: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that can change numbers."""
-    names = ("torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow")
+def package_versions(*more: str) -> dict[str, str]:
+    """Return the versions of the packages that can change numbers, and of further ones that are installed."""
+    names = ["torch", "torchvision", "transformers", "tokenizers", "av", "numpy", "pillow"]
+    names += [name for name in more if name not in names and list(distributions(name=name))]
     return {"python": platform.python_version(), "flexselect": __version__, **{name: version(name) for name in names}}
 
 

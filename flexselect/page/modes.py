@@ -51,6 +51,7 @@ class Modes:
         self._controls: dict[str, FlexSelect] = {}
         self.budget = fs.budget
         self.lock = threading.Lock()
+        self.lost = False  # whether the answer engine was gone when a question was asked last
         for control in CONTROLS:
             self._controls[control] = fs.with_scorer(make_scorer(fs.lm, replace(fs.options, selector=control)))
         if fs.answer_engine is not None:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 CLIENT_LEFT = 499  # status in the counters; nobody receives it
 LOOKS = 0.2  # seconds between two looks at whether a client is still there
 BODY_SECONDS = 60.0  # until a request's body must have come
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 FETCHES = 8  # videos that are fetched or hashed at a time
 
 
@@ -107,6 +108,7 @@ class Endpoint:
         app.add_api_route("/v1/models/{name:path}", self.model, response_model=None)
         app.add_api_route("/health", self.health, response_model=None)
         app.add_api_route("/metrics", self.metrics, response_model=None)
+        app.add_api_route("/v1/{path:path}", self.unknown, methods=list(METHODS), response_model=None)
         return app
 
     def close(self) -> None:
@@ -116,7 +118,9 @@ class Endpoint:
         self.fetching.shutdown(wait=False, cancel_futures=True)
 
     async def health(self) -> Response:
-        """Say that the server is there."""
+        """Say that the server is there, and whether it could answer the last question that it was asked."""
+        if self.store.modes.lost:
+            return Response(to_json({"status": "what runs the language model is gone"}), 503, None, "application/json")
         return _json({"status": "ok"})
 
     async def metrics(self) -> Response:
@@ -132,6 +136,11 @@ class Endpoint:
         if name != self.name:
             return _refused(RefusedError(404, f"there is no model {ascii(name)[:80]}", "model", "model_not_found"))
         return _json(self._model)
+
+    async def unknown(self, path: str) -> Response:
+        """Refuse an address that there is not, in OpenAI's form."""
+        reason = f"there is no {ascii(path)[:80]} here by this method: POST /v1/chat/completions, GET /v1/models"
+        return _refused(RefusedError(404, reason, None, "unknown_url"))
 
     @property
     def _model(self) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def read_chat(body: bytes, model: str, max_new_tokens: int, selectors: Sequence[
     known = (*KNOWN, *OURS, *WITHOUT_EFFECT, *SAMPLING, *ONLY)
     for name in asked:
         if name not in known:
-            raise bad(f"there is no field {_shown(name)}{did_you_mean(name, known)}", _shown(name), "unknown_field")
+            raise bad(
+                f"there is no field {_shown(name)}{did_you_mean(name, known)}", _shown(name).strip("'"), "unknown_field"
+            )
     for name, values in ONLY.items():
         if asked.get(name) is not None and asked[name] not in values:
             wanted = json.dumps(values[0])

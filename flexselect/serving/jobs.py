@@ -16,6 +16,7 @@ from flexselect.serving.videos.media import Media
 from flexselect.serving.videos.video_store import LeftError, VideoStore
 from flexselect.session import VideoSession
 from flexselect.structures.answer import Answer
+from flexselect.validation import EngineLostError
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Job:
             raise
         finally:
             self.store.settle()
+        self.store.modes.lost = False
         lm = session.engine.lm
         ends = end_ids(lm.model, lm.prompter.end_of_turn)
         assert answer.ids is not None
@@ -94,6 +96,12 @@ class Job:
         """Translate an error for the client, without a path of this machine."""
         if isinstance(error, RefusedError):
             return error
+        if isinstance(error, EngineLostError):
+            log.error("%s", error)
+            self.store.modes.lost = True
+            return RefusedError(
+                503, "what runs the language model is gone: ask the server's operator to start it again"
+            )
         if isinstance(error, torch.OutOfMemoryError):
             return RefusedError(503, "the machine has no memory for this: ask about a part of the video, or later")
         source = self.media.source

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flexselect.engine.answer_engines import find_answer_engine
 from flexselect.families import family_of
 from flexselect.loading.placement import free_bytes
 from flexselect.options import Options, check_names
@@ -142,6 +143,7 @@ def load_modes(path: str, selector: str | None, fps: float | None, max_frames: i
     try:
         check_names(Options, options, "serve", set_by=("selector", "scoring_only"))
         chosen = Options(selector="self", scoring_only=False, **options)
+        find_answer_engine(chosen)
         family = family_of(path, **{name: value for name, value in numbers.items() if value is not None})
         if selector is not None:
             check_trained(selector)

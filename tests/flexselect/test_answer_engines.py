@@ -15,7 +15,9 @@ from flexselect.engine.answer_engines import Generated
 from flexselect.families import family_of, load_lm
 from flexselect.options import Options
 from flexselect.page.modes import Modes
+from flexselect.validation import EngineLostError
 from tests import tiny
+from tests.serving.servers import NAME, get, messages, post, served
 from tests.test_architecture import ROOT
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
@@ -59,7 +61,8 @@ def engines(monkeypatch):
         opened.append(Elsewhere(*arguments))
         return opened[-1]
 
-    engine = SimpleNamespace(name="elsewhere", load=lambda: open_engine)
+    module = SimpleNamespace(open_engine=open_engine, check_engine=lambda url, options: None)
+    engine = SimpleNamespace(name="elsewhere", load=lambda: module)
     monkeypatch.setattr(answer_engines, "entry_points", lambda group: [engine])
     return opened
 
@@ -154,3 +157,51 @@ def test_what_cannot_be_is_refused(engines, capsys, monkeypatch):
     words += ["--data.video", "none.mp4", "--data.question", "What?"]
     monkeypatch.chdir(ROOT)
     assert cli.main(words) == 2 and "verify needs engine=transformers, got vllm" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_gone_ends_the_run(engines, table, tmp_path, monkeypatch, capfd):
+    """What was not asked is no error of its row: the same command goes on."""
+    monkeypatch.chdir(ROOT)
+    run = ["predict", "--config", "configs/demo/self.yaml", "--data.annotations", str(table), "--data.num_workers", "0"]
+    run += ["--model.engine", "elsewhere", "--output_dir", str(tmp_path)]
+    answer = Elsewhere.answer
+
+    def lost(self, prompt, on_token):
+        if len(self.prompts) > 3:
+            raise EngineLostError("the engine has gone")
+        return answer(self, prompt, on_token)
+
+    monkeypatch.setattr(Elsewhere, "answer", lost)
+    assert cli.main(run) == 1 and "the engine has gone" in capfd.readouterr().err
+    rows = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert len(rows) < 6 and all(row["error"] is None for row in rows)
+    monkeypatch.setattr(Elsewhere, "answer", answer)
+    assert cli.main(run) == 0
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and all(row["answer"] for row in rows)
+
+
+def test_a_misspelt_engine_is_bad_usage(monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    words = ["predict", "--config", "configs/demo/self.yaml", "--data.video", "none.mp4", "--data.question", "What?"]
+    assert cli.main([*words, "--model.engine", "vlm"]) == 2
+    assert "there is no answer engine vlm; did you mean vllm? There are transformers, vllm" in capfd.readouterr().err
+
+
+def test_the_endpoint_says_that_its_engine_is_gone(engines, table):
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS, engine="elsewhere")
+    answer = engines[0].answer
+
+    def lost(*how):
+        raise EngineLostError("gone")
+
+    about = {"model": NAME, "messages": messages("file:needles_000.mp4", "What colour is the ring?")}
+    with served(Modes(fs), media_root=table.parent) as server:
+        engines[0].answer = lost
+        status, _, body = post(server.url, about)
+        assert status == 503 and "what runs the language model is gone" in body["error"]["message"]
+        assert get(server.url, "health")[0] == 503
+        engines[0].answer = answer
+        assert post(server.url, about)[0] == 200 and get(server.url, "health")[0] == 200
+        status, _, body = post(server.url, {}, path="v1/completions")
+        assert status == 404 and body["error"]["code"] == "unknown_url"

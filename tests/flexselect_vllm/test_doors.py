@@ -46,7 +46,7 @@ def test_predict_and_validate_write_the_same_rows(model, table, tmp_path, monkey
             rows[name] = [json.loads(line) for line in file.read_text().splitlines()]
         assert len(rows["vllm"]) == 3 * VIDEOS
         refused, _ = rows["vllm"].pop(1), rows["transformers"].pop(1)
-        assert "longer than the maximum model length of 512" in refused["error"] and refused["answer"] is None
+        assert "more than max_model_len=512" in refused["error"] and refused["answer"] is None
         for ours, theirs in zip(*rows.values(), strict=True):
             assert theirs.pop("likelihood") == pytest.approx(ours.pop("likelihood"), rel=1e-3)
             assert theirs.pop("presence") == pytest.approx(ours.pop("presence"), abs=1e-2)
@@ -93,4 +93,4 @@ def test_32_clients_are_answered_at_the_same_time(model, table):
         assert server.encodings == VIDEOS
         until(lambda: counter(server.url, "flexselect_requests_in_progress") == 0)
     assert max(running) > 4, "several answers are generated at a time"
-    fs.answer_engine.close()
+    fs.close()

@@ -18,6 +18,7 @@ import torch
 from flexselect import FlexSelect
 from flexselect.engine.answer_engines import prompt_of
 from flexselect.families import family_of
+from flexselect.validation import EngineLostError
 from tests import tiny
 
 pytest.importorskip("vllm", reason="NOT CHECKED through vLLM: it is not installed; see `make test-vllm`")
@@ -64,7 +65,7 @@ def test_a_hundred_sequences_are_equal(folder):
     (request,) = asked[0][0].requests([QUESTIONS[0]])
     assert len(fs.lm.assemble(request.encoded, request.query_ids, request.selection, fs.positions)["input_ids"][0]) > 32
     compare(fs.ask_all(asked, LENGTH), expected)
-    fs.answer_engine.close()
+    fs.close()
 
 
 def test_positions_are_those_that_came_with_the_prompt(tmp_path):
@@ -83,7 +84,7 @@ def test_positions_are_those_that_came_with_the_prompt(tmp_path):
     expected = FlexSelect.from_pretrained(str(folder), **OPTIONS).answer([request], LENGTH)[0].likelihood
     assert math.exp(right / LENGTH) == pytest.approx(expected, rel=1e-4)
     assert math.exp(other / LENGTH) != pytest.approx(expected, rel=1e-2)
-    fs.answer_engine.close()
+    fs.close()
 
 
 def test_two_questions_about_a_video_share_no_cache_entry(tmp_path):
@@ -101,7 +102,22 @@ def test_two_questions_about_a_video_share_no_cache_entry(tmp_path):
     for question in ("What is there?", "Who is there?", "What is there?"):
         session.ask(question, 1)
     assert cached[0] == cached[1] == 0 and cached[2] >= SMALL["block_size"]
-    fs.answer_engine.close()
+    fs.close()
+
+
+def test_an_engine_folder_takes_the_place_of_nothing_else(tmp_path):
+    (tmp_path / "model").mkdir()
+    folder = tiny.qwen2_5_vl(tmp_path / "model", hidden=128)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    run = [sys.executable, "-m", "flexselect_vllm", str(folder)]
+    done = subprocess.run([*run, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 2 and "is no empty folder, and no engine folder of ours" in done.stderr
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    for _ in range(2):  # its own may be written again
+        done = subprocess.run([*run, str(tmp_path / "engine")], capture_output=True, text=True, check=True)
+        assert f"--served-model-name {served_name(family_of(str(folder)))}" in done.stdout
+    done = subprocess.run([*run[:3], str(tmp_path / "none"), str(tmp_path / "x")], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
 def test_what_cannot_be_is_refused(tmp_path):
@@ -110,6 +126,8 @@ def test_what_cannot_be_is_refused(tmp_path):
         FlexSelect.from_pretrained(folder, **OPTIONS, engine="vllm", engine_url="http://127.0.0.1:9/v1")
     with pytest.raises(ValueError, match=r"engine_options: vLLM has no such argument.*made_up"):
         FlexSelect.from_pretrained(folder, **OPTIONS, engine="vllm", engine_options={"made_up": 1})
+    with pytest.raises(ValueError, match="engine_url must be an address like"):
+        FlexSelect.from_pretrained(folder, **OPTIONS, engine="vllm", engine_url="127.0.0.1:9/v1")
     fs = FlexSelect.from_pretrained(folder, **OPTIONS, positions="original", engine="vllm", engine_options=SMALL)
     session = fs.open(tiny.frames(4), keep="features")
     with pytest.raises(ValueError, match='positions="original" needs engine=transformers'):
@@ -117,9 +135,9 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ValueError, match="verify needs engine=transformers"):
         session.ask("What?", verify=True)
     fs = fs.with_scorer(None)  # dense: more tokens than the engine takes
-    with pytest.raises(ValueError, match="longer than the maximum model length of 512"):
+    with pytest.raises(ValueError, match="more than max_model_len=512: raise that in engine_options"):
         fs.open(tiny.frames(40), keep="features").ask("What?")
-    fs.answer_engine.close()
+    fs.close()
 
 
 @contextmanager
@@ -173,7 +191,13 @@ def test_a_server_answers_the_same(folder, tmp_path):
         pieces = []
         answer = fs.open(tiny.frames(14), keep="features").ask(QUESTIONS[0], LENGTH, on_text=pieces.append)
         assert "".join(pieces) == answer.text == expected[0].text and len(pieces) > 2, "streamed"
-        fs.answer_engine.close()
+        lasting = FlexSelect.from_pretrained(str(folder), **OPTIONS, engine="vllm", engine_url=url)
+        fs.close()
+        with pytest.raises(ValueError, match="lists no models: its address should end in"):
+            FlexSelect.from_pretrained(str(folder), **OPTIONS, engine="vllm", engine_url=url.removesuffix("/v1"))
         other = tiny.BUILDERS["llava_video"](tmp_path, seed=5, hidden=128)
         with pytest.raises(ValueError, match=r"has flexselect-\w+, not flexselect-\w+: start it on the folder"):
             FlexSelect.from_pretrained(str(other), **OPTIONS, engine="vllm", engine_url=url)
+    with pytest.raises(EngineLostError, match=r"the server at engine_url=.* has gone"):
+        lasting.open(tiny.frames(14), keep="features").ask("What?")
+    lasting.close()

@@ -49,8 +49,10 @@ def describe_all(verb: str) -> str:
     sections = {part: read_options(*owner.split(":")) for part, owner in about.classes.items()}
     if about.classes:
         sections["trainer"] = read_options("lightning.pytorch.trainer.trainer", "Trainer")
-    if about.takes:
-        sections[""] = read_options(*about.takes.split(":"))
+    if about.takes and about.function:
+        own = function_options(about.function)
+        sections[""] = {name: option for name, option in own.items() if name != "options"}
+        sections[""] |= read_options(*about.takes.split(":"))
     for part, options in sections.items():
         lines += ["", f"Of {part or 'loading a model'}:", ""]
         for key, option in options.items():
