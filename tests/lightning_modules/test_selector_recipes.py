@@ -14,7 +14,12 @@ from flexselect.loading.weights import LoadOptions
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {"qwen2_5_vl": "qwen2_5_vl_7b", "llava_video": "llava_video_7b", "internvl": "internvl2_5_8b", "qwen3_vl": "qwen3_vl_8b"}
+RECIPES = {
+    "qwen2_5_vl": "qwen2_5_vl_7b",
+    "llava_video": "llava_video_7b",
+    "internvl": "internvl2_5_8b",
+    "qwen3_vl": "qwen3_vl_8b",
+}
 
 
 YARN = yaml.safe_load((ROOT / "configs/selector/qwen2_5_vl_7b.yaml").read_text())

@@ -50,8 +50,8 @@ def describe_all(verb: str) -> str:
     if about.classes:
         sections["trainer"] = read_options("lightning.pytorch.trainer.trainer", "Trainer")
     if about.takes and about.function:
-        own = function_options(about.function)
-        sections[""] = {name: option for name, option in own.items() if name != "options"}
+        of_verb = function_options(about.function)
+        sections[""] = {name: option for name, option in of_verb.items() if name != "options"}
         sections[""] |= read_options(*about.takes.split(":"))
     for part, options in sections.items():
         lines += ["", f"Of {part or 'loading a model'}:", ""]
