@@ -238,7 +238,7 @@ WRONG = [
     ({"selector": "uniform", "verify": True}, "verify needs scores that point to moments", "verify"),
     ({"budget": 0}, "budget must be from 1 to 1,000,000,000, got 0", "budget"),
     ({"budget": True}, "budget must be int, got True", "budget"),
-    ({"budgit": 4}, "there is no field 'budgit'; did you mean budget?", "'budgit'"),
+    ({"budgit": 4}, "there is no field 'budgit'; did you mean budget?", "budgit"),
     ({"start": 9, "end": 3}, "a part of a video needs 0 <= start < end in seconds, got start 9.0, end 3.0", "start"),
     ({"start": "soon"}, "start must be seconds, or hours:minutes:seconds, got 'soon'", "start"),
     ({"start": 1e6}, "has no second 1e+06: it is 24.0 seconds long", None),
