@@ -47,6 +47,7 @@ class LiteSelectorConfig(PreTrainedConfig):
     """
 
     model_type = "flexselect_lite"
+    unseen_size = 0
     sub_configs: ClassVar = {"text_config": AutoConfig}
 
     def __init__(
@@ -70,7 +71,9 @@ class LiteSelectorConfig(PreTrainedConfig):
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = text_config
         self.projector = projector
-        self.vision_size, self.unseen_size = vision_size, unseen_size
+        self.vision_size = vision_size
+        if unseen_size:  # a selector without looks as one of version 0.1
+            self.unseen_size = unseen_size
         self.reduction = reduction
         self.alignment = alignment
         self.brackets = brackets
