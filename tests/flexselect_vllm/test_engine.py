@@ -10,6 +10,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -33,10 +34,13 @@ QUESTIONS = [f"What is {number}?" for number in range(20)]
 LENGTH = 8
 
 
-@pytest.fixture(scope="module", params=tiny.BUILDERS)
+MODELS = {**tiny.BUILDERS, "internvl3_5": partial(tiny.internvl, kind="qwen3")}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def folder(request, tmp_path_factory):
     """Heads of 32: vLLM's CPU attention has no smaller ones."""
-    return tiny.BUILDERS[request.param](tmp_path_factory.mktemp(request.param), hidden=128)
+    return MODELS[request.param](tmp_path_factory.mktemp(request.param), hidden=128)
 
 
 def questions_about(fs, videos=5):
