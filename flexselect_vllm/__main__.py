@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,13 +29,12 @@ def main() -> None:
 
 def serve_command(folder: Path, name: str) -> str:
     """Return the command that serves a folder under a name."""
-    words = [f"vllm serve {folder} --served-model-name {name}"]
+    lines = [f"vllm serve {shlex.quote(str(folder))} --served-model-name {name}"]
     for argument, value in ARGUMENTS.items():
         flag = "--" + argument.replace("_", "-")
-        words.append(
-            flag if value is True else f"{flag} {value if isinstance(value, (int, str)) else repr(json.dumps(value))}"
-        )
-    return " \\\n  ".join(words)
+        text = value if isinstance(value, str) else json.dumps(value)
+        lines.append(flag if value is True else f"{flag} {shlex.quote(text)}")
+    return " \\\n  ".join(lines)
 
 
 if __name__ == "__main__":

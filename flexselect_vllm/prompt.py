@@ -9,7 +9,7 @@ from torch import Tensor
 from flexselect.engine.answer_engines import Prompt
 
 MODALITY = "video"  # OpenAI's clients can send `video_embeds`
-FIELDS = ("prompt_embeds", "positions", "ids")  # [N, (1 + E) * D], int64 [N, 3], int64 [N]
+FIELDS = {"prompt_embeds": 2, "positions": 2, "ids": 1}  # with their dimensions: [N, (1 + E) * D], [N, 3], [N]
 ARGUMENTS: dict[str, Any] = {  # of vLLM's engine, as prompts need them
     "enable_mm_embeds": True,
     "limit_mm_per_prompt": {MODALITY: 1},

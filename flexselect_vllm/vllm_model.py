@@ -43,16 +43,13 @@ def fields_config(data: Mapping[str, Tensor]) -> dict[str, MultiModalFieldConfig
 
 
 class PromptParser(MultiModalDataParser):
-    """Takes a prompt: its embeddings, positions and ids, each with a first dimension of 1."""
+    """Takes a prompt: its embeddings, positions and ids, each as it is, or from a server as a batch of one."""
 
     def _parse_video_data(self, data: Any) -> DictEmbeddingItems | None:
         if data is None:
             return None
-        items = {
-            name: torch.as_tensor(data[name])[None] if data[name].ndim < 3 - (name == "ids") else data[name]
-            for name in FIELDS
-        }
-        return DictEmbeddingItems(items, modality=MODALITY, required_fields=set(FIELDS), fields_factory=fields_config)
+        batches = {name: data[name][None] if data[name].ndim == ndim else data[name] for name, ndim in FIELDS.items()}
+        return DictEmbeddingItems(batches, modality=MODALITY, required_fields=set(FIELDS), fields_factory=fields_config)
 
 
 class PromptInfo(BaseProcessingInfo):

@@ -61,6 +61,7 @@ class VideoQA(LightningModule):
         self._video_warnings: Sequence[str] = ()
         self._video_hash: str | None = None
         self._ahead: dict[tuple[str, str, str], Answer] = {}  # answers to later questions about the same video
+        self._one_by_one: tuple[str, ReadOptions] | None = None  # a video whose questions cannot be asked together
         self._cache: FeatureCache | None = None
 
     @property
@@ -156,6 +157,8 @@ class VideoQA(LightningModule):
         longest = question.max_new_tokens or self.options.max_new_tokens
         if self.flexselect.answer_engine is None:
             return self.session.ask(question.text, longest, verify=self.options.verify)
+        if question.part == self._one_by_one:
+            return self.session.ask(question.text, longest)
         if question.key not in self._ahead:
             same = (question.part, question.max_new_tokens)
             together = [
@@ -166,6 +169,7 @@ class VideoQA(LightningModule):
             try:
                 answers = self.session.ask_all([other.text for other in together], longest)
             except ValueError:  # of any of them: each row must get its own
+                self._one_by_one = question.part
                 return self.session.ask(question.text, longest)
             self._ahead = {other.key: answer for other, answer in zip(together, answers)}
         return self._ahead.pop(question.key)

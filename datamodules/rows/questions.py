@@ -16,6 +16,7 @@ from datamodules.rows.times import absent_of, moments_of, part_of
 from flexselect.evaluation.answer_parsing import LETTERS
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.structures.frames import ReadOptions
+from flexselect.structures.times import either
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,6 @@ def question_of(
         reading: how the video is read; the row adds `start` and `end`. None: the defaults.
     """
     values = {name: row.get((names or {}).get(name, name)) for name in COLUMNS}
-    twice = next((pair for pair in ALTERNATIVES.items() if all(row.get(name) is not None for name in pair)), None)
     for column, name in ALTERNATIVES.items():
         values[name] = row.get(column) if values[name] is None else values[name]
     question = VideoQuestion(
@@ -107,11 +107,11 @@ def question_of(
         error = f"{row_name}: {no_text[0]} must be a text, got {values[no_text[0]]!r}"
     if error is None and missing:
         error = f"{row_name} has no {' and no '.join(missing)}"
-    if error is None and twice is not None:
-        error = f"{row_name}: {twice[1]} and {twice[0]} are two names of one column: give one of them"
     if error is None and not question.question.strip():
         error = "the question is empty"
     try:
+        for column, name in ALTERNATIVES.items():
+            either(name, row.get(name), column, row.get(column), "column")
         question = replace(question, options=options_of(values["options"]), answer=answer_of(values["answer"]))
         question = replace(question, reading=replace(question.reading, **part_of(values)))
         question = replace(question, moments=moments_of(values["moments"]), absent=absent_of(values["absent"]))

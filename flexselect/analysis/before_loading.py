@@ -19,6 +19,7 @@ from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.attention.kernels import KERNELS
 from flexselect.engine.clock import Clock
+from flexselect.families.decoding import CHANGES_ANSWERS
 from flexselect.loading.checkpoint_files import Damage, damage_of, weight_files
 from flexselect.loading.fingerprint import package_versions
 from flexselect.loading.weights import LoadOptions, load_weights
@@ -30,10 +31,6 @@ from flexselect.storage.run_settings import read_json_object
 
 FRAMES = (64, 256, 1024)
 VIDEO_TOKEN = "<|video_pad|>"  # of the Qwen families, whose config.json has its id
-CHANGES_ANSWERS = (  # entries of generation_config.json that greedy decoding follows
-    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"),
-    *("min_length", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "sequence_bias"),
-)
 RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors, on each GPU
 
 

@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.decoding import NewTokens, end_ids
+from flexselect.families.decoding import CHANGES_ANSWERS, NewTokens, end_ids
 from flexselect.nearest import did_you_mean
 from flexselect.options import Options
 from flexselect.validation import OWN_ENGINE
 
 GROUP = "flexselect.answer_engines"  # of modules with `check_engine` and `open_engine`
-PROCESSED = (
-    "bad_words_ids",
-    "min_length",
-    "min_new_tokens",
-    "no_repeat_ngram_size",
-    "sequence_bias",
-    "suppress_tokens",
-)
+KNOWN_HERE = "repetition_penalty"  # what every engine follows
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ def prompt_of(lm: VideoLM, inputs: dict[str, Any], max_new_tokens: int) -> Promp
     """
     settings = lm.model.generation_config
     set_here = settings.to_dict()
-    unknown = [name for name in PROCESSED if set_here.get(name)]
+    unknown = [name for name in CHANGES_ANSWERS if name != KNOWN_HERE and set_here.get(name)]
     if unknown:
         raise ValueError(f"generation_config.json sets {', '.join(unknown)}, which needs engine=transformers")
     positions = inputs["position_ids"].flatten(0, -2).cpu()  # [P, N]

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -79,14 +80,18 @@ def answers_elsewhere(
     positions: str,
     max_new_tokens: int,
     on_text: Callable[[str], None] | None = None,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[Answer, None]]:
-    """Answer requests in order with an answer engine, `IN_FLIGHT` of them at a time; else as `answers`."""
+    """Answer requests in order with an answer engine, `IN_FLIGHT` of them at a time; else as `answers`.
+
+    Each is waited for within a `waiting()`.
+    """
     running: deque[tuple[Request, Future[Generated]]] = deque()
     pieces = None if on_text is None else TextPieces(lm.prompter.decode, on_text)
-    waiting = iter(requests)
+    unsent = iter(requests)
     try:
         while True:
-            for request in islice(waiting, IN_FLIGHT - len(running)):
+            for request in islice(unsent, IN_FLIGHT - len(running)):
                 clock = Clock(lm.gpus, request.timings)
                 with clock("prefill"):
                     inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
@@ -96,7 +101,8 @@ def answers_elsewhere(
             if not running:
                 return
             request, future = running.popleft()
-            generated = future.result()
+            with waiting():
+                generated = future.result()
             if pieces is not None:
                 pieces.finish()
             timings = {**request.timings, "generate": generated.generate}

@@ -6,6 +6,7 @@ This is the method of the paper from top to bottom. Files and sessions are in `f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ class Engine:
     def __init__(self, lm: VideoLM, family: VideoFamily, scorer: Scorer | None = None, **options: Any) -> None:
         self.lm, self.family, self.scorer = lm, family, scorer
         self.answer_engine: AnswerEngine | None = None  # None: `lm` answers itself
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext  # what is done while it is waited for
         check_names(Options, options, type(self).__name__)
         self.options = Options(**options)
 
@@ -235,7 +237,6 @@ class Engine:
         """
         if self.answer_engine is None:
             return answers(self.lm, requests, self.positions, max_new_tokens, keep_past, on_text)
-        if keep_past:
-            check_verify(True, self.options.engine)
-        how = self.lm, self.answer_engine, requests, self.positions, max_new_tokens, on_text
-        return answers_elsewhere(*how)
+        check_verify(keep_past, self.options.engine)
+        sent = requests, self.positions, max_new_tokens
+        return answers_elsewhere(self.lm, self.answer_engine, *sent, on_text, self.waiting)

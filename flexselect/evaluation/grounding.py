@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flexselect.evaluation.statistics import interval
+from flexselect.structures.frames import end_of
 
 THRESHOLDS = (0.3, 0.5, 0.7)  # of intersection over union, for recall at 1
 PLACES = 200  # positions of a moment that is placed by chance
@@ -23,10 +24,8 @@ def overlap(one: Span, other: Span) -> float:
 
 def part_read(facts: dict[str, Any]) -> Span | None:
     """Return start and end of what was read of a video, in seconds, from its facts; None: unknown, or nothing."""
-    if not facts.get("seconds"):
-        return None
-    start, end = facts.get("start") or 0.0, min(facts["seconds"], facts.get("end") or facts["seconds"])
-    return (start, end) if start < end else None
+    start, end = facts.get("start") or 0.0, end_of(facts)
+    return (start, end) if facts.get("seconds") and end is not None and start < end else None
 
 
 def ground(moments: Sequence[dict[str, Any]], truth: Sequence[Span], part: Span | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flexselect.structures.answer import Moment
+from flexselect.structures.frames import end_of
 from flexselect.structures.prompt import EncodedVideo, Selection
 
 STANDS_OUT = 3.0  # standard deviations of a frame set's background, from which a unit is part of a moment
@@ -26,11 +27,6 @@ def unit_edges(encoded: EncodedVideo) -> Tensor:
     seconds, units = encoded.seconds, encoded.num_units
     begins = None if seconds is None else seconds.cpu().double()[:: -(-len(seconds) // units)]
     return edges_of(begins, units, end_of(encoded.about.facts))
-
-
-def end_of(facts: Mapping[str, Any]) -> float | None:
-    """Return where the part of a file ends that was read, in seconds, from its `VideoFacts`; None: unknown."""
-    return min((facts[name] for name in ("seconds", "end") if facts.get(name) is not None), default=None)
 
 
 def player_offset(facts: Mapping[str, Any] | None) -> float:

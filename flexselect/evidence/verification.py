@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from flexselect.engine.answering import Request
 from flexselect.engine.batching import left_padded
 from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import MOST, moment_of, prominent_runs, unit_edges
-from flexselect.families.merging import after, kept_inputs
+from flexselect.families.merging import after, kept_inputs, whole_prompt
 from flexselect.structures.answer import Answer, Moment, Verification
 from flexselect.structures.prompt import Selection
 
@@ -30,7 +31,6 @@ TOGETHER = 64  # tokens by which two prompts may differ that are one batch: a ca
 TIE, LOSS = 0.1, 0.5  # nats: likelihoods that count as equal, and as clearly lower
 SCORES, SCORES_SHARE = 0.2, 0.25  # nats for scores that stand out e times as far, and the share of the gain at most
 QUIET = 2  # units that no score points to
-NO_TEXT = torch.empty(0, dtype=torch.long)
 CITED = 0.5  # of the answer's likelihood by itself, from which a further moment is cited
 
 
@@ -59,6 +59,8 @@ class Trial:
         self.selection: Selection = request.selection
         self.per_unit = request.encoded.tokens_per_unit
         self.scores = torch.roll(self.selection.scores.cpu(), -self.selection.shift)
+        text = torch.cat([request.query_ids.cpu(), answer_ids])
+        self.whole = whole_prompt(engine.lm, request.encoded, text)
         self.worth: dict[tuple[int, int], float] = {}  # of the parts that were tried
 
     def log_likelihoods(self, kept: Sequence[Tensor]) -> tuple[list[float], list[bool]]:
@@ -73,7 +75,7 @@ class Trial:
 
         What comes before the first of them is as it was for the answer, and is not computed again.
         """
-        kept, layout = self.selection.kept.cpu(), self.request.encoded.layout(NO_TEXT, self.engine.lm.visual_id)
+        kept, layout = self.selection.kept.cpu(), self.whole[0].before_query
         whole = layout.kept_mask(kept, self.selection.shift)
         rests = [kept[~dropped] for dropped in left_out]
         known = []
@@ -88,12 +90,14 @@ class Trial:
     @torch.inference_mode()
     def _go_on(self, known: int, kept: Sequence[Tensor]) -> tuple[list[float], list[bool]]:
         """Compare the answer with the logits from visual tokens that the first `known` places do not differ in."""
-        text = torch.cat([self.request.query_ids.cpu(), self.answer_ids])
-        selections = [replace(self.selection, kept=tokens) for tokens in kept]
-        prompts = kept_inputs(self.engine.lm, self.request.encoded, text, selections, self.engine.positions)
-        inputs = left_padded([after(known, prompt) for prompt in prompts])
+        inputs = left_padded([after(known, self._prompt(tokens)) for tokens in kept])
         past = [(keys[:, :, :known], values[:, :, :known]) for keys, values in self.past]
         return self._compared(self.engine.lm.last_logits(inputs, len(self.answer_ids) + 1, past))
+
+    def _prompt(self, kept: Tensor) -> dict[str, Any]:
+        """Make the LLM's input: the kept tokens, the question, the answer."""
+        lm, selection = self.engine.lm, replace(self.selection, kept=kept)
+        return kept_inputs(lm, self.request.encoded, self.whole, selection, self.engine.positions)
 
     def _compared(self, logits: Tensor) -> tuple[list[float], list[bool]]:
         """Compare logits of the answer's places and of the one after, [B, n + 1, vocab], with the answer."""

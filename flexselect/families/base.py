@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from flexselect.attention.kernels import attention_kernels
 from flexselect.attention.states import Past, cache_keyword, cache_of
 from flexselect.families.decoding import NewTokens, answering, greedy
-from flexselect.families.merging import kept_inputs
+from flexselect.families.merging import kept_inputs, whole_prompt
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
@@ -251,7 +251,7 @@ class VideoLM(ABC):
             `position_ids` [P, 1, n] or [1, n], `attention_mask` [1, n] of ones, and `deepstack`: the decoder's keyword
             arguments for deepstack, empty for models without it.
         """
-        return next(kept_inputs(self, encoded, query_ids, [selection], positions))
+        return kept_inputs(self, encoded, whole_prompt(self, encoded, query_ids), selection, positions)
 
     def next_token_logits(self, inputs: dict[str, Any]) -> Tensor:
         """Return the logits of the first new token, float32 [vocab]; a ValueError if loaded for scoring only."""

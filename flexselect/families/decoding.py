@@ -19,6 +19,10 @@ from flexselect.families.merging import deepstack_hooks
 from flexselect.structures.layout import lay_out
 from flexselect.structures.prompt import VideoPrompt
 
+CHANGES_ANSWERS = (  # entries of generation_config.json that greedy decoding follows
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"),
+    *("min_length", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "sequence_bias"),
+)
 CACHE_STEP = 1024  # tokens; decoding is compiled again for a static cache of another size
 
 

@@ -5,7 +5,7 @@ Deepstack adds visual features to the hidden states of the first decoder layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,25 +82,17 @@ def deepstack_hooks(decoder: nn.Module, inputs: dict[str, Any]) -> Iterator[None
         hook.remove()
 
 
-def kept_inputs(
-    lm: Any, encoded: EncodedVideo, query_ids: Tensor, selections: Sequence[Selection | None], positions: str
-) -> Iterator[dict[str, Any]]:
-    """Make the LLM's input for each selection; see `VideoLM.assemble`, which calls this with itself as `lm`."""
+def whole_prompt(lm: Any, encoded: EncodedVideo, query_ids: Tensor) -> tuple[Layout, Tensor]:
+    """Lay out a prompt with all N tokens, and compute their positions, int64 [P, N]; any tokens of it may be kept."""
     layout = encoded.layout(query_ids, lm.visual_id)
-    position_ids = lm.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
-    for selection in selections:
-        yield _kept_input(lm, encoded, layout, position_ids, selection, positions)
+    return layout, lm.position_ids(layout, encoded.grid, encoded.seconds_per_unit)
 
 
-def _kept_input(
-    lm: Any,
-    encoded: EncodedVideo,
-    layout: Layout,
-    position_ids: Tensor,
-    selection: Selection | None,
-    positions: str,
+def kept_inputs(
+    lm: Any, encoded: EncodedVideo, whole: tuple[Layout, Tensor], selection: Selection | None, positions: str
 ) -> dict[str, Any]:
-    """Make the LLM's input of one selection, from the positions of all N tokens, int64 [P, N]."""
+    """Make the LLM's input from a whole prompt; see `VideoLM.assemble`, which calls this with itself as `lm`."""
+    layout, position_ids = whole
     keep, features = torch.ones_like(layout.visual), encoded.features
     if selection is not None:
         keep = layout.kept_mask(selection.kept, selection.shift)

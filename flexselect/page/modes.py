@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +13,6 @@ from PIL import Image
 from flexselect.engine.answering import IN_FLIGHT
 from flexselect.evidence.moments import player_offset
 from flexselect.page.facts import timeline_html
-from flexselect.page.unlocked import UnlockedEngine
 from flexselect.pipeline import FlexSelect
 from flexselect.scoring.controls import CONTROLS
 from flexselect.scoring.factory import load_selector, make_scorer
@@ -54,9 +55,17 @@ class Modes:
         self.lost = False  # whether the answer engine was gone when a question was asked last
         for control in CONTROLS:
             self._controls[control] = fs.with_scorer(make_scorer(fs.lm, replace(fs.options, selector=control)))
-        if fs.answer_engine is not None:
-            for model in (*self.models.values(), *self._controls.values()):
-                model.answer_engine = UnlockedEngine(fs.answer_engine, self.lock)
+        for model in (*self.models.values(), *self._controls.values()):
+            model.waiting = self._unlocked
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        """Let others use the model within a block."""
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
 
     @property
     def encoder(self) -> FlexSelect:

@@ -185,12 +185,13 @@ class LiteSelector(PreTrainedModel):
             ValueError: if the features are from another tower.
         """
         patches = MERGE**2 if self.config.projector in ("qwen2_5_vl", "qwen3_vl") else 1  # side by side
-        expected = self.config.vision_size * patches + self.config.unseen_size
+        seen = self.config.vision_size * patches
+        expected = seen + self.config.unseen_size
         if vision.shape[-1] != expected:
             raise ValueError(f"this selector takes vision features of width {expected}, not {vision.shape[-1]}")
         ids = self.config.brackets
         delimiters = None if ids is None else self.embed(torch.tensor(ids))  # [2, d]
-        return self.projector(vision.to(self.device, self.dtype), delimiters)
+        return self.projector(vision[..., :seen].to(self.device, self.dtype), delimiters)
 
     def forward(self, embeddings: Tensor, position_ids: Tensor, query_rows: int, visual: slice) -> Tensor:
         """Compute scores with gradients: float32 [B, V].

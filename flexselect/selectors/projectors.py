@@ -53,30 +53,29 @@ class QwenProjector(nn.Module):
 
     def __init__(self, vision_size: int, width: int) -> None:
         super().__init__()
-        self.merger = Qwen2_5_VLPatchMerger(width, vision_size, MERGE)
+        self.merger = self.new_merger(vision_size, width)
+
+    def new_merger(self, vision_size: int, width: int) -> nn.Module:
+        """Make the merger."""
+        return Qwen2_5_VLPatchMerger(width, vision_size, MERGE)
 
     def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
         """Project [v, 4C] to [v, d]."""
         return self.merger(vision.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
 
 
-class Qwen3Projector(nn.Module):
-    """Qwen3-VL's merger of 2x2 patches. The selector does not see deepstack features, which are cut off here.
+class Qwen3Projector(QwenProjector):
+    """Qwen3-VL's merger of 2x2 patches. The selector does not see deepstack features, see `LiteSelectorConfig`.
 
     Args:
         vision_size: C of one patch, 1152.
         width: d.
     """
 
-    def __init__(self, vision_size: int, width: int) -> None:
-        super().__init__()
+    def new_merger(self, vision_size: int, width: int) -> nn.Module:
+        """Make the merger."""
         config = Qwen3VLVisionConfig(hidden_size=vision_size, out_hidden_size=width, spatial_merge_size=MERGE)
-        self.merger = Qwen3VLVisionPatchMerger(config)
-
-    def forward(self, vision: Tensor, delimiters: Tensor | None) -> Tensor:
-        """Project [v, 4C + E * D] to [v, d]."""
-        patches = vision[:, : self.merger.hidden_size]
-        return self.merger(patches.unflatten(1, (MERGE**2, -1)).flatten(0, 1))
+        return Qwen3VLVisionPatchMerger(config)
 
 
 class InternVLProjector(nn.Module):

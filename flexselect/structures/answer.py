@@ -121,8 +121,8 @@ class Answer:
 
 def cited_moments(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the moments of a prediction that its answer comes from, see `Answer.cited`."""
-    proof = row.get("verification")
-    return row["moments"] if proof is None else row["moments"][: proof["cited"]]
+    proof, moments = row.get("verification"), row.get("moments") or []
+    return moments if proof is None else moments[: proof["cited"]]
 
 
 def _rounded(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,6 +67,11 @@ class ReadOptions:
 
 
 WHOLE_VIDEO = ReadOptions()
+
+
+def end_of(facts: Mapping[str, Any]) -> float | None:
+    """Return where the part of a file ends that was read, in seconds, from its `VideoFacts`; None: unknown."""
+    return min((facts[name] for name in ("seconds", "end") if facts.get(name) is not None), default=None)
 
 
 @dataclass

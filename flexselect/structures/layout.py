@@ -28,7 +28,7 @@ class Layout:
     @property
     def places(self) -> Tensor:
         """The places of the visual tokens in `span`: int64 [v]."""
-        return self.visual[self.span].nonzero().flatten()
+        return self._visual_places - self.span.start
 
     @property
     def query_rows(self) -> int:

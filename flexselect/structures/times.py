@@ -27,14 +27,14 @@ def seconds_of(value: Any) -> float:
     return seconds
 
 
-def either(name: str, value: Any, other_name: str, other: Any) -> Any:
-    """Return the value of an option that has two names.
+def either(name: str, value: Any, other_name: str, other: Any, what: str = "option") -> Any:
+    """Return the value of an option, or of `what` else, that has two names.
 
     Raises:
         ValueError: naming both, if both have a value.
     """
     if value is not None and other is not None:
-        raise ValueError(f"{name} and {other_name} are two names of one option: give one of them")
+        raise ValueError(f"{name} and {other_name} are two names of one {what}: give one of them")
     return other if value is None else value
 
 

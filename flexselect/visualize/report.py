@@ -122,7 +122,7 @@ def _shown(row: dict[str, Any], evidence: Evidence | None, page: Path) -> dict[s
     if video is not None and Path(video).is_file():
         source = quote(Path(os.path.relpath(video, page.resolve().parent)).as_posix())
     more = {"state": state(row), "evidence": evidence, "source": source, "offset": player_offset(row.get("sampling"))}
-    return {**row, **more, "moments": cited_moments(row) if row.get("moments") else []}
+    return {**row, **more, "moments": cited_moments(row)}
 
 
 def state(row: dict[str, Any]) -> str:

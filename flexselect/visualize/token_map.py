@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from flexselect.evidence.moments import edges_of, end_of
+from flexselect.evidence.moments import edges_of
 from flexselect.session import VideoSession
 from flexselect.structures.answer import Answer
-from flexselect.structures.frames import stream_of_file
+from flexselect.structures.frames import end_of, stream_of_file
 from flexselect.structures.prompt import Selection, VideoClip
 
 HEIGHT, WIDTH = 360, 640  # pixels: maximum size of a drawn frame

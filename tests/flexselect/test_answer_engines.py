@@ -111,6 +111,29 @@ def test_a_run_asks_all_questions_about_a_video_together(engines, table, tmp_pat
         ]
 
 
+def test_a_question_that_cannot_be_asked_costs_the_others_once(engines, table, tmp_path, monkeypatch):
+    """The questions of its video are asked one by one then, and not all of them again for each."""
+    monkeypatch.chdir(ROOT)
+    answer, lines = Elsewhere.answer, [json.loads(line) for line in table.read_text().splitlines()]
+    lines[0]["question"] = "too long"
+    few = table.with_name("one_is_too_long.jsonl")
+    few.write_text("\n".join(json.dumps(line) for line in lines[:3]) + "\n")
+
+    def refused(self, prompt, on_token):
+        if len(prompt.ids) == least:
+            raise ValueError("the prompt is too long")
+        return answer(self, prompt, on_token)
+
+    fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS)
+    (request,) = fs.open(table.parent / lines[0]["video"]).requests(["too long"])
+    least = fs.lm.assemble(request.encoded, request.query_ids, request.selection, fs.positions)["input_ids"].shape[1]
+    monkeypatch.setattr(Elsewhere, "answer", refused)
+    run = ["predict", "--config", "configs/demo/self.yaml", "--data.annotations", str(few), "--data.num_workers", "0"]
+    assert cli.main([*run, "--model.engine", "elsewhere", "--output_dir", str(tmp_path)]) == 3
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["error"] is None for row in rows] == [False, True, True] and len(engines[0].prompts) == 6
+
+
 def test_an_error_of_the_reader_ends_its_answer_only(engines, table):
     fs = FlexSelect.from_pretrained(DEMO, selector="self", **OPTIONS, engine="elsewhere")
     session = fs.open(table.parent / "needles_000.mp4")
