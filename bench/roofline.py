@@ -32,13 +32,14 @@ class Model:
     unit_frames: int
 
 
-SMALL = Decoder(24, 896, 4864, 14, 2)  # the 0.5 B selector
-QWEN_7B = Decoder(28, 3584, 18944, 28, 4)
+SMALL = Decoder(24, 896, 4864, 14, 2, 896)  # the 0.5 B selector
+QWEN_7B = Decoder(28, 3584, 18944, 28, 4, 3584)
+INTERN_8B = Decoder(32, 4096, 14336, 32, 8, 4096)
 WINDOWS = (28 * 64 + 4 * 880) / 32  # windows of 64 patches in 28 of 32 layers, the whole unit in four
 MODELS = (
     Model("Qwen2.5-VL-7B", QWEN_7B, Tower(32, 1280, 3420, 3, 880, WINDOWS), 20, 7040, 220, 2),
     Model("LLaVA-Video-7B", QWEN_7B, Tower(26, 1152, 4304, 2, 729, 729), 19, 6720, 210, 1),
-    Model("InternVL2.5-8B", Decoder(32, 4096, 14336, 32, 8), Tower(24, 1024, 4096, 2, 1025, 1025), 15, 8256, 258, 1),
+    Model("InternVL2.5-8B", INTERN_8B, Tower(24, 1024, 4096, 2, 1025, 1025), 15, 8256, 258, 1),
 )
 
 

@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from bench.measure import write_result
-from flexselect.families.windows import BATCHED, batch_windows
+from flexselect.attention.windows import BATCHED, batch_windows
 
 UNITS, ROWS, COLUMNS, TIMES = 8, 22, 40, 5  # patches of a 308 x 560 frame
 DEPTH = {"depth": 4, "fullatt_block_indexes": [3]}  # one layer in four sees the whole frame; really four of 32

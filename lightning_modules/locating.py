@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from flexselect.analysis.needle_recall import NeedleClip, clip_states, format_layers, measure_layers, summarise_layers
+from flexselect.attention.layers import attention_layers
 from flexselect.contracts import Recorded
 from flexselect.families import load_lm
 from flexselect.families.base import VideoFamily, VideoLM
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 class Locating(LightningModule):
     """Module that finds the layer whose attention recalls needles best, in one forward pass per clip.
+
+    Of a hybrid only the layers with attention are measured.
 
     Writes to `--output_dir`: `locate.json`; `use.yaml`, a config for the other verbs; `locate.png`; and
     `states_by_layer.png`.
@@ -94,7 +97,8 @@ class Locating(LightningModule):
         measures = self.measures.compute().cpu()  # [clips, 2, layers, 2]
         if not self.trainer.is_global_zero:
             return
-        summary_by_layer, folder = summarise_layers(measures, self.chance), self.folder
+        layers = attention_layers(self.family.model_config.get_text_config())
+        summary_by_layer, folder = summarise_layers(measures, self.chance, layers), self.folder
         write_atomically(folder / "locate.json", json.dumps({**summary_by_layer, **self.provenance}, indent=2))
         recommended = {name: summary_by_layer[name] for name in ("reference_layer", "reduction")}
         write_atomically(

@@ -39,7 +39,9 @@ def videos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session", params=tiny.BUILDERS)
 def model_folder(request, tmp_path_factory) -> Path:
     """A random model of each family, in the layout its authors released: being on that list is being tested."""
-    return tiny.BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
+    folder = tmp_path_factory.mktemp("models") / request.param
+    folder.mkdir()
+    return tiny.BUILDERS[request.param](folder)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_operations_of_a_decoder_are_those_that_torch_counts():
     tokens, counter = 50, FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(inputs_embeds=torch.randn(1, tokens, 64))
-    shapes = roofline.Decoder(layers=3, width=64, inner=96, heads=4, kv_heads=2)
+    shapes = roofline.Decoder(layers=3, width=64, inner=96, heads=4, kv_heads=2, attended=64)
     unmasked = shapes.operations(tokens, 3) + 3 * 2 * tokens**2 * 64  # eager attention computes both halves
     rotations = 2 * tokens * (64 // 4 // 2)  # of RoPE: positions times frequencies
     assert counter.get_total_flops() == pytest.approx(unmasked + rotations, rel=1e-3)

@@ -52,7 +52,7 @@ CLI = ("--data.question", "annotations", "options of annotations")
 
 
 def call(door, folder, videos, out, text):
-    family = f"family/{folder.name.rstrip('0123456789')}"
+    family = f"family/{folder.name}"
     words = [word for part in (family, "model/self", "data/video_qa", "trainer/cpu") for word in ("--config", part)]
     words += ["--family.path", str(folder), "--model.dtype", "float32", "--model.max_new_tokens", "1"]
     words += [

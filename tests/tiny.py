@@ -13,10 +13,16 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from flexselect.loading.internvl_chat import InternVLChatForConditionalGeneration, internvl_config
@@ -26,6 +32,8 @@ DEMO = Path(__file__).parents[1] / "checkpoints" / "demo" / "video_llm"
 OWN = {"budget": 9, "reference_layer": 2}
 MROPE = {64: [2, 3, 3], 128: [4, 6, 6]}  # by hidden size, for heads of a quarter of it
 INTERLEAVED = {64: [4, 2, 2], 128: [6, 5, 5]}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+PARTIAL = {64: [2, 1, 1], 128: [3, 3, 2]}  # half of a head turns
 
 
 def randomise(model) -> None:
@@ -211,7 +219,7 @@ def write(folder: Path, weights: dict) -> Path:
     return folder
 
 
-def qwen3_vl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
+def qwen3_vl(folder: Path, seed: int = 0, hidden: int = 64, experts: bool = False) -> Path:
     """Features for two decoder layers beside the embedding; the demo's tokenizer."""
     torch.manual_seed(seed)
     for file in DEMO.glob("tokenizer*.json"):
@@ -222,7 +230,11 @@ def qwen3_vl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
     text["rope_parameters"] = {"rope_type": "default", "mrope_section": INTERLEAVED[hidden], "rope_theta": 1e6}
     text["rope_parameters"]["mrope_interleaved"] = True
     vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "out_hidden_size": hidden}
-    config = Qwen3VLConfig(
+    kinds: tuple = Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    if experts:
+        kinds = Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+        text |= {"moe_intermediate_size": 24, **EXPERTS}
+    config = kinds[0](
         text_config=text,
         vision_config={**vision, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
         video_token_id=ids.video_token_id,
@@ -232,13 +244,58 @@ def qwen3_vl(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
         tie_word_embeddings=False,
     )
     config.flexselect = {"min_pixels": 64 * 96, "max_pixels": 96 * 96, **OWN}
-    model = Qwen3VLForConditionalGeneration(config)
+    model = kinds[1](config)
     randomise(model)
     model.save_pretrained(folder)
     return folder
 
 
-BUILDERS = {"qwen2_5_vl": qwen2_5_vl, "llava_video": llava_video, "internvl": internvl, "qwen3_vl": qwen3_vl}
+HYBRID = ("linear_attention", "full_attention", "full_attention", "linear_attention")  # layers of a tiny Qwen3.5
+
+
+def qwen3_5(folder: Path, seed: int = 0, hidden: int = 64, small: bool = False, experts: bool = False) -> Path:
+    """Layers with attention between recurrent ones; the demo's tokenizer. A small one has a smaller tower too."""
+    torch.manual_seed(seed)
+    for file in DEMO.glob("tokenizer*.json"):
+        shutil.copy(file, folder)
+    ids = Qwen2_5_VLConfig.from_pretrained(DEMO)
+    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
+    text |= {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4}
+    text |= {"linear_value_head_dim": 8, "layer_types": list(HYBRID)}
+    if small:
+        text |= {"num_hidden_layers": 2, "layer_types": list(HYBRID[:2])}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
+    text["rope_parameters"] |= {"mrope_section": PARTIAL[hidden], "mrope_interleaved": True}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "out_hidden_size": hidden}
+    kinds: tuple = Qwen3_5Config, Qwen3_5ForConditionalGeneration
+    if experts:
+        kinds = Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
+        del text["intermediate_size"]
+        text |= {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24, **EXPERTS}
+    config = kinds[0](
+        text_config=text,
+        vision_config={**vision, "hidden_size": 16 if small else 32, "num_position_embeddings": 64},
+        video_token_id=ids.video_token_id,
+        image_token_id=6,
+        vision_start_token_id=ids.vision_start_token_id,
+        vision_end_token_id=ids.vision_end_token_id,
+        tie_word_embeddings=False,
+    )
+    config.flexselect = {"min_pixels": 64 * 96, "max_pixels": 96 * 96, **OWN, "reference_layer": 1 if small else 2}
+    model = kinds[1](config)
+    randomise(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+BUILDERS = {
+    "qwen2_5_vl": qwen2_5_vl,
+    "llava_video": llava_video,
+    "internvl": internvl,
+    "qwen3_vl": qwen3_vl,
+    "qwen3_5": qwen3_5,
+}
 
 
 def small_model(kind, folder):
@@ -250,6 +307,8 @@ def small_model(kind, folder):
         randomise(small)
         small.save_pretrained(folder)
         return folder
+    if kind == "qwen3_5":
+        return qwen3_5(folder, seed=7, small=True)
     if kind == "qwen3_vl":
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         small = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, num_key_value_heads=1, vocab_size=448))

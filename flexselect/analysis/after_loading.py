@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flexselect.analysis.every_layer import recall_at
 from flexselect.analysis.findings import Findings, State, gigabytes, listed
 from flexselect.analysis.needle_recall import NeedleClip
+from flexselect.attention.layers import attention_layers
 from flexselect.attention.probe import use_attention
 from flexselect.engine.clock import Clock
 from flexselect.engine.encoding import encode
@@ -110,7 +111,8 @@ def _eager(lm: VideoLM, encoded: EncodedVideo, prompt: VideoPrompt, layer: int) 
     names["position_ids"] = positions[:, None] if len(positions) > 1 else positions
     with torch.inference_mode(), use_attention(lm.decoder, "eager"):
         out = lm.decoder(**names, **inputs["deepstack"], use_cache=False, output_attentions=True)
-    attention = out.attentions[layer][0, :, -layout.query_rows :].float()  # [H, Q, N]
+    place = attention_layers(lm.decoder.config).index(layer)  # recurrent layers have no matrix
+    attention = out.attentions[place][0, :, -layout.query_rows :].float()  # [H, Q, N]
     return attention.amax((0, 1))[layout.visual.nonzero().flatten().to(attention.device)]
 
 

@@ -52,14 +52,14 @@ class EveryLayerProbe:
 
     def __init__(self, query_rows: int, visual: slice, reductions: Sequence[str]) -> None:
         self.query_rows, self.visual, self.reductions = query_rows, visual, tuple(reductions)
-        self.scores: list[Tensor] = []  # per layer: float32 [R, B, V]
+        self.scores: list[Tensor] = []  # per layer with attention: float32 [R, B, V]
 
 
 @torch.inference_mode()
 def layer_scores(
     decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, probe: EveryLayerProbe, **deepstack: Any
 ) -> Tensor:
-    """Score the visual tokens at every layer of a decoder.
+    """Score the visual tokens at every layer of a decoder that has attention.
 
     Args:
         decoder: the text model, without its head; it runs once and is not modified.

@@ -13,6 +13,7 @@ from typing import Any
 
 from flexselect.analysis.operations import QUESTION, Tower
 from flexselect.analysis.plan import Plan
+from flexselect.attention.layers import mlp_width, states_bytes
 from flexselect.families.base import VideoFamily
 from flexselect.scoring.attention_scorer import STORED_TOGETHER
 from flexselect.scoring.frame_sets import frame_sets
@@ -59,12 +60,12 @@ def estimate(plan: Plan, clip: VideoClip) -> Memory:
     batch = min(max(1, together // longest) * longest, len(sets) * longest)
     score = _pass(scoring, batch, size) + _probe(scoring, batch // longest) if plan.ranks_content else 0
     prompt = plan.kept(tokens) + QUESTION
-    cache = text.num_hidden_layers * _states(text, prompt, size)
+    cache = states_bytes(text, text.num_hidden_layers, prompt, 1, size)
     return Memory(
         held,
         held + features + 2 * features * _at_once(clip) // clip.num_units + _tower(plan.family, clip, size),
         held + features + score,
-        layers * _states(scoring, tokens, size) if plan.ranks_content else 0,
+        states_bytes(scoring, layers, tokens, len(sets), size) if plan.ranks_content else 0,
         held + features + prompt * text.hidden_size * levels * size + _pass(text, prompt, size) + cache,
     )
 
@@ -84,18 +85,12 @@ def most_frames(plan: Plan, available: float) -> int:
 
 def _pass(text: Any, tokens: int, size: int) -> int:
     """Return the bytes of the activations of one layer."""
-    return tokens * size * (WIDTHS * text.hidden_size + INNERS * text.intermediate_size)
+    return tokens * size * (WIDTHS * text.hidden_size + INNERS * mlp_width(text))
 
 
 def _probe(text: Any, batch: int) -> int:
     """Return the bytes of the probe: float32 logits of all heads and query rows to 1,024 keys, three times."""
     return 3 * batch * text.num_attention_heads * QUESTION * 1024 * 4
-
-
-def _states(text: Any, tokens: int, size: int) -> int:
-    """Return the bytes of one layer's keys and values."""
-    head = vars(text).get("head_dim") or text.hidden_size // text.num_attention_heads
-    return 2 * tokens * text.num_key_value_heads * head * size
 
 
 def _at_once(clip: VideoClip) -> int:

@@ -30,7 +30,7 @@ class NeedleClip:
 
 
 def measure_layers(lm: VideoLM, clip: NeedleClip) -> Tensor:
-    """Measure how well every layer finds a clip's needle: float32 [2, layers, 2], the last one for max and mean.
+    """Measure how well every layer with attention finds a clip's needle: float32 [2, layers, 2], for max and mean.
 
     The first row is the recall of the needle's tokens, where K is the number of tokens per unit; the second one is 1
     where the best token of all is one of the needle's (pointing). The clip is scored as one frame set.
@@ -57,22 +57,26 @@ def clip_states(lm: VideoLM, clip: NeedleClip) -> tuple[Tensor, dict[str, Tensor
     return layer_states(lm.decoder, lm.assemble(encoded, clip.prompt.query_ids, None, "original"), groups)
 
 
-def summarise_layers(measures: Tensor, chance: float, draws: int = 2000) -> dict[str, Any]:
+def summarise_layers(
+    measures: Tensor, chance: float, layers: Sequence[int] | None = None, draws: int = 2000
+) -> dict[str, Any]:
     """Summarise recall and pointing by layer, and recommend a layer.
 
     Args:
         measures: float [clips, 2, layers, 2], see `measure_layers`.
         chance: recall and pointing of a random ranking: one over the number of units.
+        layers: numbers of the layers that were measured, 0-based; None: all of them.
         draws: bootstrap draws for the 95 % intervals.
 
     Returns:
-        `by_reduction`: for each reduction, the `mean` recall and the ends `low` and `high` of its interval, and
+        `layers`. `by_reduction`: for each reduction, the `mean` recall, the ends `low` and `high` of its interval, and
         `pointing`, the share of clips whose best token is one of the needle's; all listed by layer. The recommended
         `reference_layer` and `reduction` have the best mean recall; the earlier of equal layers wins. `recall` and
         `pointing` are that layer's. `alike`: the layers that are not worse by the 95 % interval of the paired
         difference.
     """
     recalls, pointing = measures[:, 0], measures[:, 1].mean(0)
+    layers = list(range(recalls.shape[1])) if layers is None else list(layers)
     generator = torch.Generator().manual_seed(0)
     samples = torch.randint(len(recalls), (draws, len(recalls)), generator=generator)
     means = torch.stack([recalls[sample].mean(0) for sample in samples])  # [draws, layers, 2]
@@ -87,21 +91,20 @@ def summarise_layers(measures: Tensor, chance: float, draws: int = 2000) -> dict
         name: {part: values[:, r].tolist() for part, values in by_layer.items()} for r, name in enumerate(REDUCTIONS)
     }
     lead = means[:, layer, reduction, None] - means[..., reduction]  # [draws, layers], paired: on the same clips
-    not_worse = [
-        other for other, least in enumerate(lead.quantile(0.025, dim=0)) if other != layer and float(least) <= 0
-    ]
+    least = lead.quantile(0.025, dim=0).tolist()
+    not_worse = [layers[other] for other in range(len(layers)) if other != layer and least[other] <= 0]
     measured = {"recall": float(mean[layer, reduction]), "pointing": float(pointing[layer, reduction])}
-    best = {"reference_layer": layer, "reduction": REDUCTIONS[reduction], **measured}
-    return {**best, "alike": not_worse, "chance": chance, "clips": len(recalls), "by_reduction": by_reduction}
+    best = {"reference_layer": layers[layer], "reduction": REDUCTIONS[reduction], **measured}
+    seen = {"chance": chance, "clips": len(recalls), "layers": layers}
+    return {**best, "alike": not_worse, **seen, "by_reduction": by_reduction}
 
 
 def format_layers(result: dict[str, Any]) -> str:
     """Format recall and pointing by layer as text; an arrow marks the recommended layer."""
     lines = [f"{'layer':>5} " + " ".join(f"{f'recall, {name}':>22}{'pointing':>10}" for name in REDUCTIONS)]
-    for layer in range(len(result["by_reduction"]["max"]["mean"])):
+    for row, layer in enumerate(result["layers"]):
         cells: Sequence[str] = [
-            f"{curve['mean'][layer]:9.3f} ({curve['low'][layer]:.3f}-{curve['high'][layer]:.3f})"
-            f"{curve['pointing'][layer]:9.3f}"
+            f"{curve['mean'][row]:9.3f} ({curve['low'][row]:.3f}-{curve['high'][row]:.3f}){curve['pointing'][row]:9.3f}"
             for curve in result["by_reduction"].values()
         ]
         mark = "  <-" if layer == result["reference_layer"] else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexselect.analysis.plan import Plan
+from flexselect.attention.layers import Recurrence, attention_layers, head_width, mlp_width
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.prompt import VideoClip
 
@@ -23,29 +24,43 @@ class Decoder:
 
     layers: int
     width: int
-    inner: int  # width of the MLP, which has three matrices
+    inner: int  # width of the MLP that a token goes through, which has three matrices
     heads: int
     kv_heads: int
+    attended: int  # width of all heads together
+    gated: bool = False  # whether attention has one more matrix, of a gate
+    recurrent: tuple[int, ...] = ()  # layers without attention
+    recurrence: Recurrence | None = None  # their sizes
 
     @classmethod
     def of(cls, config: Any) -> Decoder:
         """Read the configuration of a language model."""
-        heads = config.num_attention_heads, config.num_key_value_heads
-        return cls(config.num_hidden_layers, config.hidden_size, config.intermediate_size, *heads)
-
-    @property
-    def head(self) -> int:
-        """Width of a head."""
-        return self.width // self.heads
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        recurrent = tuple(sorted({*range(layers)} - {*attention_layers(config)}))
+        sizes = layers, config.hidden_size, mlp_width(config), heads, config.num_key_value_heads
+        recurrence = Recurrence.of(config) if recurrent else None
+        return cls(*sizes, heads * head_width(config), bool(recurrent), recurrent, recurrence)
 
     def operations(self, tokens: int, layers: int) -> float:
-        """Count the operations of some layers over one prompt."""
-        matrices = self.width * (2 * self.width + 2 * self.kv_heads * self.head + 3 * self.inner)
-        return layers * (2 * tokens * matrices + 2 * tokens**2 * self.width)
+        """Count the operations of the first layers over one prompt."""
+        recurrent = sum(layer < layers for layer in self.recurrent)
+        projections = (3 if self.gated else 2) * self.attended + 2 * self.kv_heads * self.attended // self.heads
+        attention = 2 * tokens * self.width * projections + 2 * tokens**2 * self.attended
+        every = 2 * tokens * self.width * 3 * self.inner
+        return layers * every + (layers - recurrent) * attention + recurrent * tokens * self._of_recurrence
+
+    @property
+    def _of_recurrence(self) -> float:
+        """Operations of a recurrent layer without its MLP, per token: it reads its state twice and writes it once."""
+        if self.recurrence is None:
+            return 0.0
+        sizes = self.recurrence
+        matrices = self.width * (sizes.inputs + 2 * sizes.values + 2 * sizes.heads) + sizes.inputs * sizes.kernel
+        return 2 * matrices + 6 * sizes.memory
 
     def cache_gb(self, tokens: int, layers: int) -> float:
         """Compute the size of keys and values in bfloat16, in GB."""
-        return layers * tokens * 2 * self.kv_heads * self.head * 2 / 1e9
+        return layers * tokens * 2 * self.kv_heads * (self.attended // self.heads) * 2 / 1e9
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 
 from flexselect.attention.kernels import attention_kernels
-from flexselect.attention.states import Past, cache_keyword, cache_of
+from flexselect.attention.states import Past, cache_keyword, cache_of, empty_cache, states_in
 
 PROBED = "flexselect_probe"  # the attention function's name in transformers
 REDUCTIONS = {
@@ -191,7 +191,7 @@ def probed_scores(
         embeddings: [B, N, D]; shorter queries are padded at the end.
         position_ids: [B, N], or [3, B, N] for M-RoPE.
         probe: layer, rows, tokens and reduction.
-        past: keys and values of the tokens before `embeddings`, see `states_before`; None: there are none.
+        past: the states after the tokens before `embeddings`, see `states_before`; None: there are none.
         more: keyword arguments of the decoder, for deepstack.
 
     Returns:
@@ -204,7 +204,7 @@ def probed_scores(
 
 
 def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Tensor, layer: int, **more: Any) -> Past:
-    """Compute keys and values up to a layer for all tokens before the question. They serve every question.
+    """Compute the states up to a layer for all tokens before the question. They serve every question.
 
     Args:
         decoder: the text model, without its head.
@@ -213,10 +213,9 @@ def states_before(decoder: PreTrainedModel, embeddings: Tensor, position_ids: Te
         layer: the reference layer.
         more: keyword arguments of the decoder, for deepstack.
     """
-    cache = DynamicCache()
+    cache = empty_cache(decoder.config)
     _run_to_layer(decoder, embeddings, position_ids, Probe(layer, 0, slice(0, 0), "max"), cache, **more)
-    layers: list[Any] = cache.layers
-    return [(cached.keys, cached.values) for cached in layers]
+    return states_in(cache, layer + 1)
 
 
 def _run_to_layer(

@@ -1,24 +1,72 @@
-"""Keys and values of the first tokens of a prompt, which several questions go on from."""
+"""What the layers know of the first tokens of a prompt, which several questions go on from.
+
+An attention layer keeps keys and values of every token. A recurrent layer (Gated DeltaNet of Qwen3.5) keeps a state of
+fixed size, however many tokens it has seen: it can be continued, but not cut back to fewer tokens.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
-Past = list[tuple[Tensor, Tensor]]  # keys and values [B, H_kv, n, d] of each layer, from the first
+from flexselect.attention.layers import is_hybrid
+
+
+class KeysValues(NamedTuple):
+    """The states of an attention layer."""
+
+    keys: Tensor  # [B, H_kv, n, d]
+    values: Tensor  # [B, H_kv, n, d]
+
+
+class Recurrent(NamedTuple):
+    """The states of a recurrent layer after n tokens."""
+
+    convolved: Tensor  # [B, C, k], the last inputs of its causal convolution
+    memory: Tensor  # [B, H, d_k, d_v], float32
+
+
+Past = list[KeysValues | Recurrent]  # the states of each layer, from the first
 
 ROOM, ROOM_SHARE = 256, 8  # rows behind the states for a question's own, at most, and at most this part of n
 
 
+def empty_cache(config: Any) -> DynamicCache:
+    """Make an empty cache of transformers for the layers of a text model, given its configuration."""
+    return DynamicCache(config=config) if is_hybrid(config) else DynamicCache()
+
+
+def states_in(cache: DynamicCache, count: int) -> Past:
+    """Return the states of the first `count` layers of a cache."""
+
+    def states(layer: Any) -> KeysValues | Recurrent:
+        if isinstance(layer, LinearAttentionLayer):
+            states_by_number: Any = layer.conv_states, layer.recurrent_states  # a layer may have several; ours have one
+            return Recurrent(*(held[0] for held in states_by_number))
+        return KeysValues(layer.keys, layer.values)
+
+    return [states(layer) for layer in cache.layers[:count]]
+
+
+def length_of(past: Past) -> int:
+    """Return n, the number of tokens that were seen."""
+    return next(states.keys.shape[2] for states in past if isinstance(states, KeysValues))
+
+
+def first_tokens(past: Past, length: int) -> Past:
+    """Cut the states of attention layers back to fewer tokens: views."""
+    return [KeysValues(keys[:, :, :length], values[:, :, :length]) for keys, values in past]
+
+
 def cache_of(past: Past, use_room: bool = False, copies: int = 1) -> DynamicCache:
-    """Wrap keys and values in a cache of transformers. The decoder appends to copies, so `past` stays unchanged.
+    """Wrap states in a cache of transformers. The decoder goes on from copies, so `past` stays unchanged.
 
     Args:
         past: the states.
@@ -27,14 +75,24 @@ def cache_of(past: Past, use_room: bool = False, copies: int = 1) -> DynamicCach
         copies: how many prompts of a batch go on from the same states, [1, ...].
     """
     cache = DynamicCache()
-    for keys, values in past:
+    layers: list[Any] = cache.layers
+    for states in past:
+        first, second = (x if copies == 1 else x.expand(copies, *x.shape[1:]) for x in states)
+        if isinstance(states, Recurrent):
+            layers.append(_recurrent_layer(first, second))
+            continue
         layer = _LayerWithRoom() if use_room else DynamicLayer()
-        if copies > 1:
-            keys, values = (states.expand(copies, -1, -1, -1) for states in (keys, values))
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
+        layer.lazy_initialization(first, second)
+        layer.keys, layer.values = first, second
+        layers.append(layer)
     return cache
+
+
+def _recurrent_layer(convolved: Tensor, memory: Tensor) -> LinearAttentionLayer:
+    layer = LinearAttentionLayer()
+    layer.update_conv_state(convolved)  # both are copied: the layer changes them in place
+    layer.update_recurrent_state(memory)
+    return layer
 
 
 def join(batches: Sequence[Past]) -> Past:
@@ -45,10 +103,13 @@ def join(batches: Sequence[Past]) -> Past:
     Args:
         batches: states of equal length n.
     """
-    joined = []
+    joined: Past = []
     while batches[0]:
-        layers = [past.pop(0) for past in batches]
-        joined.append((_with_room([keys for keys, _ in layers]), _with_room([values for _, values in layers])))
+        firsts, seconds = zip(*(layers := [past.pop(0) for past in batches]))
+        if isinstance(layers[0], Recurrent):
+            joined.append(Recurrent(torch.cat(firsts), torch.cat(seconds)))
+        else:
+            joined.append(KeysValues(_with_room(firsts), _with_room(seconds)))
     return joined
 
 

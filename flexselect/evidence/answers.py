@@ -48,7 +48,6 @@ def answer_with_moments(
             continue
         clock = Clock(engine.gpus, answer.timings)
         with clock("verify"):
-            assert past is not None
             proven = verify(engine, request, answer, past, distance, excess)
         proof, worth = proven.verification, proven.moments[0].alone
         assert proof is not None and worth is not None

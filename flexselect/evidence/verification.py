@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexselect.attention.states import Past
+from flexselect.attention.states import Past, first_tokens
 from flexselect.engine.answering import Request
 from flexselect.engine.batching import left_padded
 from flexselect.engine.engine import Engine
@@ -50,10 +50,10 @@ class Trial:
         engine: the model.
         request: the question.
         answer_ids: the answer's tokens, int64 [n].
-        past: keys and values of the question's prompt.
+        past: keys and values of the question's prompt; None: they were not kept, and all is computed again.
     """
 
-    def __init__(self, engine: Engine, request: Request, answer_ids: Tensor, past: Past) -> None:
+    def __init__(self, engine: Engine, request: Request, answer_ids: Tensor, past: Past | None) -> None:
         self.engine, self.request, self.answer_ids, self.past = engine, request, answer_ids, past
         assert request.selection is not None
         self.selection: Selection = request.selection
@@ -90,8 +90,8 @@ class Trial:
     @torch.inference_mode()
     def _go_on(self, known: int, kept: Sequence[Tensor]) -> tuple[list[float], list[bool]]:
         """Compare the answer with the logits from visual tokens that the first `known` places do not differ in."""
-        inputs = left_padded([after(known, self._prompt(tokens)) for tokens in kept])
-        past = [(keys[:, :, :known], values[:, :, :known]) for keys, values in self.past]
+        past = None if self.past is None else first_tokens(self.past, known)
+        inputs = left_padded([after(0 if past is None else known, self._prompt(tokens)) for tokens in kept])
         return self._compared(self.engine.lm.last_logits(inputs, len(self.answer_ids) + 1, past))
 
     def _prompt(self, kept: Tensor) -> dict[str, Any]:
@@ -152,14 +152,16 @@ def halves(first: int, stop: int) -> list[tuple[int, int]]:
     return [(first, middle), (middle, stop)] if stop - first > 1 else []
 
 
-def verify(engine: Engine, request: Request, answer: Answer, past: Past, distance: Tensor, excess: Tensor) -> Answer:
+def verify(
+    engine: Engine, request: Request, answer: Answer, past: Past | None, distance: Tensor, excess: Tensor
+) -> Answer:
     """Order an answer's moments by what it is worth from each alone, and ask again without the cited ones.
 
     Args:
         engine: the model, with a scorer that ranks content.
         request: the question, with its selection.
         answer: the answer to it.
-        past: keys and values of its prompt.
+        past: see `Trial`.
         distance: how far units stand out, float64 [U], see `prominence`.
         excess: the factor above the background, float64 [U], see `prominence`.
 

@@ -8,6 +8,7 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
 from flexselect.families.qwen2_5_vl import Qwen25VL
+from flexselect.families.qwen3_5 import Qwen35
 from flexselect.families.qwen3_vl import Qwen3VL
 from flexselect.loading.checkpoint_files import kind_of, read_config
 from flexselect.loading.compilation import compile_layers
@@ -15,7 +16,7 @@ from flexselect.loading.weights import LoadOptions
 from flexselect.options import LoadingOptions
 from flexselect.validation import check_known
 
-FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL)
+FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL, Qwen35)
 
 
 def family_of(path: str, **numbers: object) -> VideoFamily:

@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flexselect.attention.kernels import attention_kernels
-from flexselect.attention.states import Past, cache_keyword, cache_of
+from flexselect.attention.layers import attention_layers, layer_at_same_depth
+from flexselect.attention.states import Past, cache_keyword, cache_of, length_of
 from flexselect.families.decoding import NewTokens, answering, greedy
 from flexselect.families.merging import kept_inputs, whole_prompt
 from flexselect.families.prompter import Prompter
@@ -69,7 +70,7 @@ class VideoFamily(ABC):
             raise ValueError(f"{path} is not a {self.name} checkpoint: its config.json says {kind_of(self.config)}")
         with describing(path):
             self.model_config = self.read_model_config()
-        return check_defaults(path, self.config, self.num_layers)
+        return check_defaults(path, self.config, attention_layers(self.model_config.get_text_config()))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,8 +100,7 @@ class VideoFamily(ABC):
     @property
     def default_reference_layer(self) -> int:
         """The reference layer, 0-based: the checkpoint's, else the published one, else the same relative depth."""
-        depth, layer = next(iter(self.published_layers.items()))
-        guess = self.published_layers.get(self.num_layers, round(self.num_layers * layer / depth))
+        guess = layer_at_same_depth(self.model_config.get_text_config(), self.published_layers)
         return self.config.get("flexselect", {}).get("reference_layer", guess)
 
     # Abstract.
@@ -265,7 +265,7 @@ class VideoLM(ABC):
         """
         cache: dict[str, Any] = {"use_cache": False}
         if past is not None:  # the decoder wants the mask of all keys
-            inputs = {**inputs, "attention_mask": pad(inputs["attention_mask"], (past[0][0].shape[2], 0), value=1)}
+            inputs = {**inputs, "attention_mask": pad(inputs["attention_mask"], (length_of(past), 0), value=1)}
             cache = {cache_keyword(self.model): cache_of(past, copies=len(inputs["attention_mask"]))}
         with answering(self, inputs, {"input_ids", "deepstack"}) as embedded:
             return self.model(**embedded, **cache, logits_to_keep=count).logits.float()

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from flexselect.attention.kernels import PADDED, attention_kernels
+from flexselect.attention.layers import is_hybrid
 from flexselect.attention.probe import use_attention
-from flexselect.attention.states import Past, cache_keyword
+from flexselect.attention.states import KeysValues, Past, cache_keyword, empty_cache
 from flexselect.families.merging import deepstack_hooks
 from flexselect.structures.layout import lay_out
 from flexselect.structures.prompt import VideoPrompt
@@ -32,7 +33,7 @@ class NewTokens:
 
     ids: Tensor  # int64 [n], on the CPU
     log_likelihood: float  # the sum over the tokens of their log-probability
-    past: Past | None = None  # keys and values [1, H_kv, n, d] of the prompt in each layer, if they were to be kept
+    past: Past | None = None  # keys and values [1, H_kv, n, d] of the prompt in each layer, if they were kept
 
 
 @contextmanager
@@ -61,13 +62,15 @@ def greedy(
     keep_past: bool = False,
 ) -> list[NewTokens]:
     """Generate the new tokens of each prompt; see `VideoLM.generate`."""
+    text = model.config.get_text_config()
+    keep_past = keep_past and not is_hybrid(text)  # a recurrent layer cannot be cut back to the prompt
     stops = end_ids(model, end_of_turn)
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     if cache_implementation is not None:
         needed = inputs["inputs_embeds"].shape[1] + max_new_tokens
         size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
         sampling |= {"cache_implementation": cache_implementation, "max_cache_len": size}
-    check, cache = _LogitsCheck(on_token), DynamicCache()
+    check, cache = _LogitsCheck(on_token), empty_cache(text)
     if keep_past:  # a static cache would be of use for decoding only
         sampling = {name: value for name, value in sampling.items() if "cache" not in name}
         sampling[cache_keyword(model)] = cache
@@ -92,7 +95,7 @@ def _prompts_of(cache: DynamicCache, attention_mask: Tensor) -> list[Past]:
     width = attention_mask.shape[1]
     padding = (width - attention_mask.sum(1)).tolist()
     rows = [(slice(row, row + 1), slice(None), slice(first, width)) for row, first in enumerate(padding)]
-    return [[(layer.keys[row], layer.values[row]) for layer in layers] for row in rows]
+    return [[KeysValues(layer.keys[row], layer.values[row]) for layer in layers] for row in rows]
 
 
 def end_ids(model: Any, end_of_turn: int | None) -> set[int]:

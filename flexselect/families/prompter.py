@@ -21,6 +21,7 @@ class Prompter(ABC):
     tokenizer: Any
     prefix_ids: Tensor  # int64 [A], the text before the video
     query: str  # the text between the video and the answer, with {question}
+    opening = ""  # what a model that can think writes before an answer without thinking; not kept in earlier turns
 
     @abstractmethod
     def resize(self, frames: Tensor) -> Tensor:
@@ -45,6 +46,7 @@ class Prompter(ABC):
         """
         templates = [self.query.replace("{question}", "{text}")]  # what comes before the first question is said once
         templates += [NEXT_TURN + templates[0].partition("{text}")[2]] * len(history)
+        templates[-1] += self.opening
         questions = [*(earlier for earlier, _ in history), question]
         turns = [_tensor(filled_ids(self.tokenizer, *turn)) for turn in zip(templates, questions)]
         answers = [self.answer_ids(answer) for _, answer in history]

@@ -1,28 +1,33 @@
-"""Qwen3-VL: units are temporal patches of two frames, each after a timestamp; deepstack features in several layers."""
+"""Qwen3-VL: units are temporal patches of two frames, each after a timestamp; deepstack features in several layers.
+
+Dense models and mixtures of experts differ in nothing that is seen here.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
-    Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLVideoProcessor,
 )
 
+from flexselect.attention.windows import batch_windows
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.decoding import qwen_logits
 from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module
-from flexselect.families.windows import batch_windows
 from flexselect.loading.tokenizer_files import checked_tokenizer
 from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.structures.layout import Delimiters, Layout
@@ -57,11 +62,15 @@ class Qwen3VL(VideoFamily):
 
     name = "Qwen3-VL"
     frames_per_unit = UNIT_FRAMES
-    numbers = ("fps", "max_frames", "min_pixels", "max_pixels", "sampling", "tolerance")
+    numbers: tuple[str, ...] = ("fps", "max_frames", "min_pixels", "max_pixels", "sampling", "tolerance")
     published_layers = REFERENCE_LAYERS
     default_positions = "original"
     released_budget_in_units = True
     published_budget = 7040
+    models: ClassVar[dict[str, Any]] = {  # transformers' class by `model_type`
+        "qwen3_vl": Qwen3VLForConditionalGeneration,
+        "qwen3_vl_moe": Qwen3VLMoeForConditionalGeneration,
+    }
 
     def __init__(
         self,
@@ -84,17 +93,17 @@ class Qwen3VL(VideoFamily):
     @staticmethod
     def claims(config: dict[str, Any]) -> bool:
         """Return whether `model_type` in a config.json is Qwen3-VL's."""
-        return config.get("model_type") == "qwen3_vl"
+        return config.get("model_type") in Qwen3VL.models
 
-    def read_model_config(self) -> Qwen3VLConfig:
+    def read_model_config(self) -> PreTrainedConfig:
         """Read the configuration."""
-        return Qwen3VLConfig.from_pretrained(self.path)
+        return AutoConfig.from_pretrained(self.path)
 
     @property
     def selector_inputs(self) -> dict[str, Any]:
         """Fields of `LiteSelectorConfig`: four patches of the tower per token, without deepstack features."""
         vision = self.model_config.vision_config
-        unseen = len(vision.deepstack_visual_indexes) * vision.out_hidden_size
+        unseen = len(vars(vision).get("deepstack_visual_indexes") or ()) * vision.out_hidden_size
         return {"projector": "qwen3_vl", "vision_size": vision.hidden_size, "unseen_size": unseen}
 
     def sample(self, num_frames: int, fps: float) -> list[int]:
@@ -111,7 +120,8 @@ class Qwen3VL(VideoFamily):
 
     def load(self, options: LoadOptions) -> Qwen3VLM:
         """Load the weights and build the device half."""
-        return self.wrap(load_weights(Qwen3VLForConditionalGeneration, self.path, self.model_config, options))
+        kind = self.models[self.model_config.model_type]
+        return self.wrap(load_weights(kind, self.path, self.model_config, options))
 
     def wrap(self, model: PreTrainedModel) -> Qwen3VLM:
         """Build the device half from a loaded model."""
@@ -180,7 +190,8 @@ class Qwen3VLM(VideoLM):
         with replace_module(self.model.model.visual, "merger", SideBySide(MERGE**2)):
             out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
         # transformers 5.17 and 5.23 return different types here
-        layers = [layer if isinstance(layer, Tensor) else layer[0] for layer in out.deepstack_features]
+        deep = vars(out).get("deepstack_features") or ()
+        layers = [layer if isinstance(layer, Tensor) else layer[0] for layer in deep]
         return torch.cat([out.pooler_output[0], *layers], dim=-1)
 
     def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:

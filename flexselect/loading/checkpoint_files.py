@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,24 +61,25 @@ def kind_of(config: dict[str, Any]) -> str:
     return f"model_type {config.get('model_type')!r}, architectures {config.get('architectures')}"
 
 
-def check_defaults(path: str, config: dict[str, Any], num_layers: int) -> dict[str, Any]:
+def check_defaults(path: str, config: dict[str, Any], layers: Sequence[int]) -> dict[str, Any]:
     """Return a checkpoint's own defaults, its config.json's "flexselect"; refuse what no model can have.
 
     Args:
         path: the checkpoint, for errors.
         config: its config.json.
-        num_layers: number of decoder layers.
+        layers: the decoder layers that have attention.
 
     Raises:
         ValueError: if a number is negative, `budget` no whole number above 0, or `reference_layer` no layer.
     """
     defaults: dict[str, Any] = config.get("flexselect", {})
-    layers, budget = range(num_layers), defaults.get("budget", 1)
+    budget = defaults.get("budget", 1)
     wrong = [f"{name} is {number}, not a number above 0" for name, number in defaults.items() if not number >= 0]
     if budget != int(budget) or budget < 1:
         wrong.append(f"budget is {budget}, not a whole number above 0")
-    if defaults.get("reference_layer", 0) not in layers:
-        wrong.append(f"reference_layer is {defaults['reference_layer']}, not between 0 and {num_layers - 1}")
+    if defaults.get("reference_layer", layers[0]) not in layers:
+        choices = f"between 0 and {layers[-1]}" if len(layers) > layers[-1] else f"one of {', '.join(map(str, layers))}"
+        wrong.append(f"reference_layer is {defaults['reference_layer']}, not {choices}")
     if wrong:
         raise ValueError(f"{path}: the defaults under flexselect in its config.json are wrong: {wrong[0]}")
     return defaults

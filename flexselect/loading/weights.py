@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available, logging
 
+from flexselect.attention.layers import mlp_width
 from flexselect.loading.checkpoint_files import damage_of, describing, weight_files
 from flexselect.options import LoadingOptions
 
@@ -132,7 +133,7 @@ def _check_size(path: str, config: PreTrainedConfig) -> None:
     available = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     with describing(path):
         text = config.get_text_config()
-        layer = text.hidden_size * (3 * text.intermediate_size + 2 * text.hidden_size)
+        layer = text.hidden_size * (3 * mlp_width(text) + text.hidden_size)
         needed = text.vocab_size * text.hidden_size + text.num_hidden_layers * layer
     if available and needed > 4 * available and damage_of(path) is None:  # 2 weights per byte at 4 bits, times 2
         described = f"a language model of about {needed / 1e9:.1f} billion weights"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from flexselect.attention.layers import attention_layers, check_layer, mlp_width, states_bytes
 from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.attention.states import Past, join
 from flexselect.families.base import VideoLM
@@ -44,9 +45,7 @@ class AttentionScorer(Scorer):
 
     def __init__(self, lm: VideoLM, layer: int, reduction: str = "max", tokens_per_batch: int | None = None) -> None:
         self.lm = lm
-        depth = len(self.decoder.layers)
-        if not 0 <= layer < depth:
-            raise ValueError(f"reference_layer must be between 0 and {depth - 1} for this model, got {layer}")
+        check_layer(layer, attention_layers(self.decoder.config))
         self.layer = layer
         self.reduction = resolve_reduction(reduction)
         self.tokens_per_batch = tokens_per_batch
@@ -102,9 +101,10 @@ class AttentionScorer(Scorer):
 
     @torch.inference_mode()
     def prepare(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[PrefixCache]:
-        """Compute keys and values of prefix and visual tokens up to the reference layer.
+        """Compute the states of prefix and visual tokens up to the reference layer.
 
-        Their size is 2 * layers * key/value width per token: 43 KB for Qwen2.5-VL-7B in bfloat16 up to layer 20.
+        Their size is 2 * layers * key/value width per token: 43 KB for Qwen2.5-VL-7B in bfloat16 up to layer 20. Of a
+        hybrid only the layers with attention count, and each frame set adds the recurrent layers' states.
 
         Args:
             encoded: the video, on any device.
@@ -131,11 +131,9 @@ class AttentionScorer(Scorer):
 
     def prefix_cache_bytes(self, encoded: EncodedVideo, sets: list[Tensor]) -> int:
         """Return the bytes of all that `prepare` yields, from the decoder's configuration."""
-        config = self.decoder.config
-        head = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
         tokens = sum(len(s.layout.before_query.ids) for batch in self._stored_sets(encoded, sets) for s in batch)
         size = torch.finfo(self.decoder.dtype).bits // 8
-        return 2 * (self.layer + 1) * tokens * config.num_key_value_heads * head * size
+        return states_bytes(self.decoder.config, self.layer + 1, tokens, len(sets), size)
 
     def _stored_sets(self, encoded: EncodedVideo, sets: list[Tensor]) -> Iterator[list[FrameSet]]:
         """Yield the frame sets whose keys and values are kept in one tensor."""
@@ -210,8 +208,7 @@ class AttentionScorer(Scorer):
         if self.device.type != "cuda":
             return CPU_TOKENS
         config = self.decoder.config
-        widest = vars(config).get("intermediate_size") or 4 * config.hidden_size
-        per_token = (3 * widest + 8 * config.hidden_size) * torch.finfo(self.decoder.dtype).bits // 8
+        per_token = (3 * mlp_width(config) + 8 * config.hidden_size) * torch.finfo(self.decoder.dtype).bits // 8
         return min(STORED_TOGETHER, int(GPU_SHARE * free_bytes(self.device)) // per_token)
 
     def _batches(

@@ -1,4 +1,4 @@
-"""Keys and values of frame sets before the question. With them, a later question runs only its query rows."""
+"""The states of frame sets before the question. With them, a later question runs only its query rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from flexselect.attention.states import Past
+from flexselect.attention.states import KeysValues, Past, Recurrent
 from flexselect.structures.layout import Layout
 
 
@@ -24,12 +24,12 @@ class FrameSet:
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Frame sets of equal shape, with their keys and values up to the reference layer, without a question."""
+    """Frame sets of equal shape, with their states up to the reference layer, without a question."""
 
     sets: list[FrameSet]
     grid: tuple[int, int, int]  # units, rows and columns of each set
     positions: Tensor  # int64 [S, R] or [P, S, R], positions of the first R tokens after the last visual one
-    past: Past  # keys and values of the sets in one batch
+    past: Past  # states of the sets in one batch
 
     @cached_property
     def span(self) -> slice:
@@ -53,42 +53,42 @@ class PrefixCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all keys and values."""
+        """Bytes of all states."""
         return sum(state.nbytes for states in self.past for state in states)
 
     def to(self, device: torch.device | str) -> PrefixCache:
-        """Return a copy with keys and values on `device`."""
+        """Return a copy with the states on `device`."""
         return self.to_layers([torch.device(device)] * len(self.past))
 
     def to_layers(self, devices: Sequence[torch.device]) -> PrefixCache:
-        """Return a copy with the keys and values of each layer on the device of that layer, unless all are there."""
-        if all(keys.device == device == values.device for (keys, values), device in zip(self.past, devices)):
+        """Return a copy with the states of each layer on the device of that layer, unless all are there."""
+        if all(state.device == device for states, device in zip(self.past, devices) for state in states):
             return self
-        moved = [(keys.to(device), values.to(device)) for (keys, values), device in zip(self.past, devices)]
+        moved = [type(states)(*(state.to(device) for state in states)) for states, device in zip(self.past, devices)]
         return replace(self, past=moved)
 
 
 def named_states(parts: Iterable[PrefixCache]) -> dict[str, Tensor]:
-    """Name keys and values as in a session file."""
+    """Name states as in a session file."""
     return {
         f"states.{p}.{layer}.{name}": state
         for p, part in enumerate(parts)
         for layer, states in enumerate(part.past)
-        for name, state in zip(("keys", "values"), states)
+        for name, state in states._asdict().items()
     }
 
 
 def fill_prefix_caches(layouts: Iterable[PrefixCache], states: Mapping[str, Tensor]) -> list[PrefixCache]:
-    """Fill prefix caches with the keys and values of a session file; the inverse of `named_states`.
+    """Fill prefix caches with the states of a session file; the inverse of `named_states`.
 
     Raises:
-        KeyError: if the file lacks keys or values of a layer.
+        KeyError: if the file lacks states of a layer.
     """
     depth = len({name.split(".")[2] for name in states})
 
-    def keys_and_values(p: int, layer: int) -> tuple[Tensor, Tensor]:
-        return states[f"states.{p}.{layer}.keys"], states[f"states.{p}.{layer}.values"]
+    def of_layer(p: int, layer: int) -> KeysValues | Recurrent:
+        start = f"states.{p}.{layer}."
+        kind = Recurrent if f"{start}memory" in states else KeysValues
+        return kind(*(states[start + name] for name in kind._fields))
 
-    return [
-        replace(layout, past=[keys_and_values(p, layer) for layer in range(depth)]) for p, layout in enumerate(layouts)
-    ]
+    return [replace(layout, past=[of_layer(p, layer) for layer in range(depth)]) for p, layout in enumerate(layouts)]

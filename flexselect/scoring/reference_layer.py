@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flexselect.attention.layers import attention_layers, check_layer
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.options import ScoringOptions
 from flexselect.scoring.attention_scorer import AttentionScorer
@@ -16,13 +17,12 @@ def reference_layer(family: VideoFamily, options: ScoringOptions) -> int:
     """Return the reference layer, 0-based.
 
     Raises:
-        ValueError: if the VideoLLM has no such layer.
+        ValueError: if the VideoLLM has no such layer, or if it is recurrent.
     """
-    layer = options.reference_layer
-    if layer is not None and not 0 <= layer < family.num_layers:
-        most = family.num_layers - 1
-        raise ValueError(f"reference_layer must be between 0 and {most} for this model, got {layer}")
-    return family.default_reference_layer if layer is None else layer
+    if options.reference_layer is None:
+        return family.default_reference_layer
+    check_layer(options.reference_layer, attention_layers(family.model_config.get_text_config()))
+    return options.reference_layer
 
 
 class ReferenceLayerScorer(AttentionScorer):

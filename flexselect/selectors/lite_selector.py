@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from flexselect.attention.layers import RECURRENT, attention_layers
 from flexselect.attention.probe import PROBED, Probe, probed_scores
 from flexselect.families.base import VideoFamily
 from flexselect.loading.checkpoint_files import describing, kind_of, read_config
@@ -69,6 +70,9 @@ class LiteSelectorConfig(PreTrainedConfig):
             text_config = {"model_type": "qwen2"}
         if isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**text_config)
+        last = text_config.num_hidden_layers - 1
+        if last not in attention_layers(text_config):
+            raise ValueError(f"a selector scores with its last layer, but layer {last} is recurrent: set other sizes")
         self.text_config = text_config
         self.projector = projector
         self.vision_size = vision_size
@@ -243,12 +247,16 @@ def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str =
         raise ValueError(f"no selector can be made for {family.name} at {family.path} yet")
     fields = {**family.model_config.get_text_config().to_dict(), **sizes}
     head = sizes.get("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
+    kinds = (fields.get("layer_types") or [])[: fields["num_hidden_layers"]]
     fields = {name: value for name, value in fields.items() if name not in ("layer_types", "dtype", "architectures")}
+    if RECURRENT in kinds:  # a hybrid like the VideoLLM
+        fields["layer_types"] = kinds
     if "head_dim" in fields:
         fields["head_dim"] = head
-    section = fields["rope_parameters"].get("mrope_section")
+    rope = fields["rope_parameters"]
+    section, turned = rope.get("mrope_section"), int(head * rope.get("partial_rotary_factor", 1.0)) // 2
     if section is not None:  # the same shares of a head as in the released selector
-        scaled = [share * (head // 2) // sum(section) for share in section]
-        scaled[0] += head // 2 - sum(scaled)
-        fields["rope_parameters"] = {**fields["rope_parameters"], "mrope_section": scaled}
+        scaled = [share * turned // sum(section) for share in section]
+        scaled[0] += turned - sum(scaled)
+        fields["rope_parameters"] = {**rope, "mrope_section": scaled}
     return LiteSelectorConfig(fields, reduction=reduction, **inputs)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from flexselect.attention.layers import is_hybrid
 from flexselect.selectors.lite_selector import LiteSelector
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RECURRENT_LINEARS = ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")  # of a hybrid
 
 
 def freeze(selector: LiteSelector, parts: Sequence[str]) -> None:
@@ -52,7 +54,8 @@ def add_lora(selector: LiteSelector, options: dict[str, Any]) -> None:
     if unknown:
         raise ValueError(f"lora: peft's LoraConfig has no {', '.join(unknown)}; it has {', '.join(known)}")
     selector.decoder.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(**{"target_modules": list(LINEARS), **options}), selector.decoder)
+    linears = [*LINEARS, *(RECURRENT_LINEARS if is_hybrid(selector.decoder.config) else ())]
+    inject_adapter_in_model(LoraConfig(**{"target_modules": linears, **options}), selector.decoder)
 
 
 def merge_lora(selector: LiteSelector) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from flexselect.families import FAMILIES, family_of
 from flexselect.families.base import VideoFamily, VideoLM
@@ -22,6 +29,7 @@ TEACHER = "teacher"
 LANGUAGE_MODELS: dict[str, tuple[Any, Any]] = {  # without a tower, by `model_type`
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "qwen3_5_text": (Qwen3_5TextConfig, Qwen3_5ForCausalLM),
 }
 SIZES = (
     "vocab_size",
@@ -68,8 +76,8 @@ def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any]
 
     Args:
         family: the family of the VideoLLM.
-        start: folder or hub id of a small model: of the same family, or a Qwen2 or Qwen3 without a tower. None or
-            "teacher": the VideoLLM's sizes.
+        start: folder or hub id of a small model: of the same family, or a Qwen2, Qwen3 or Qwen3.5 without a tower.
+            None or "teacher": the VideoLLM's sizes.
         sizes: sizes of the language model that differ from `start`.
         reduction: see `LiteSelectorConfig`.
 
@@ -79,6 +87,8 @@ def initial_config(family: VideoFamily, start: str | None, sizes: dict[str, Any]
     if start is None or start == TEACHER:
         return selector_config(family, sizes, reduction)
     small = _language_model(start)
+    if small is not None and small["model_type"] == family.model_config.get_text_config().model_type:
+        return LiteSelectorConfig({**small, **sizes}, reduction=reduction, **(family.selector_inputs or {}))
     if small is not None:
         head = {"head_dim": small["head_dim"]} if "head_dim" in small else {}
         return selector_config(family, {name: small[name] for name in SIZES} | head | sizes, reduction)
@@ -111,10 +121,17 @@ def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -
             config, kind = LANGUAGE_MODELS[small["model_type"]]
             decoder = load_weights(kind, start, config.from_dict(small), options).model
         else:
-            lm = family_of(start).load(options)
-            decoder = lm.decoder
+            other = family_of(start).load(options)
+            decoder = other.decoder
+            if _tower_width(other) == _tower_width(teacher):
+                lm = other
     _copy(selector.decoder, decoder.state_dict(), start)
     _copy(selector.projector, lm.projector_weights(), start)
+
+
+def _tower_width(lm: VideoLM) -> int:
+    """Return the width of what a projector takes; the small models of Qwen3.5 have a smaller tower."""
+    return (lm.family.selector_inputs or {})["vision_size"]
 
 
 def _language_model(start: str) -> dict[str, Any] | None:

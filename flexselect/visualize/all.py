@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flexselect.analysis.every_layer import layer_states
+from flexselect.attention.layers import attention_layers
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.scoring.selection import select
 from flexselect.session import VideoSession
@@ -82,7 +83,7 @@ def teacher_selection(session: VideoSession, question: str, selection: Selection
     """
     engine = session.engine
     layer, reduction = (engine.scorer and engine.scorer.teacher) or (None, "max")
-    if layer is None or layer >= engine.family.num_layers:
+    if layer not in attention_layers(engine.lm.decoder.config):
         layer = engine.family.default_reference_layer
     teacher, query = ReferenceLayerScorer(engine.lm, layer, reduction), engine.lm.prompter.query_ids(question)
     kept, sets = selection.kept.cpu(), [tokens.cpu() for tokens in selection.sets]

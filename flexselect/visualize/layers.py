@@ -29,7 +29,7 @@ def recall_by_layer(summary: dict[str, Any]) -> Picture:
     with drawing(7, 3.6, f"{best} on {summary['clips']} clips") as figure:
         axis = figure.add_subplot()
         for (name, curve), (colour, line) in zip(summary["by_reduction"].items(), ((DARK, "-"), (WARM, "--"))):
-            layers = range(len(curve["mean"]))
+            layers = summary["layers"]
             axis.fill_between(layers, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
             label = f"{name} over heads, rows"
             axis.plot(layers, curve["mean"], line, marker="o", markersize=3, color=colour, label=label)

@@ -23,8 +23,10 @@ def test_the_prompt_of_a_conversation_is_the_families_chat_format(load):
         f"{before}What is red?<|im_end|>\n<|im_start|>assistant\na cup<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n"
     )
     whole += "<|im_start|>assistant\nleft<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    whole += prompter.opening  # of the turn that is to come, and of no earlier one
     assert ids.tolist() == prompter.ids(whole).tolist()
-    assert prompter.query_ids("Who?").tolist() == prompter.ids(prompter.query.replace("{question}", "Who?")).tolist()
+    alone = prompter.query.replace("{question}", "Who?") + prompter.opening
+    assert prompter.query_ids("Who?").tolist() == prompter.ids(alone).tolist()
 
 
 def test_special_tokens_that_a_user_types_are_text_in_every_turn(load):

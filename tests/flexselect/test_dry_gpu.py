@@ -8,10 +8,10 @@ import torch
 from datamodules.needle_clips import NeedleClips
 from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.needle_recall import clip_states, measure_layers
+from flexselect.attention.windows import batched_windows
 from flexselect.contracts import TrainingClip
 from flexselect.engine.clock import Clock
 from flexselect.families import decoding, family_of
-from flexselect.families.windows import batched_windows
 from flexselect.loading.weights import LoadOptions
 from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.prefix_cache import PrefixCache
@@ -29,6 +29,9 @@ QUESTIONS = ("Which shape is red?", "Why?")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 LOGITS = "flexselect.attention.probe.logits"  # of the probe
 ANGLES = {f"{family}RotaryEmbedding.forward" for family in ("Qwen2_5_VL", "Qwen2", "Llama", "Qwen3VLText")}
+RECURRENCE = {
+    f"transformers.models.qwen3_5.modeling_qwen3_5.torch_{way}_gated_delta_rule" for way in ("chunk", "recurrent")
+}
 
 # How often one question may wait for a GPU, and copy to or from it or between two: as often as measured, no more.
 # transformers 5.17 waits once more per token of InternVL, and copies twice more between two GPUs, than 5.24.
@@ -38,20 +41,24 @@ SYNCS = {
     "LlavaVideo": {"encode": 0, "score": 2, "answer": 8, "later": 1, "token": 3},
     "InternVL": {"encode": 0, "score": 4, "answer": 10, "later": 3, "token": 5},
     "Qwen3VL": {"encode": 10, "score": 6, "answer": 12, "later": 1, "token": 3},
+    "Qwen35": {"encode": 10, "score": 3, "answer": 8, "later": 2, "token": 3},
 }
 COPIES = {
     "Qwen25VL": {"encode": 11, "score": 8, "answer": 19, "later": 12},
     "LlavaVideo": {"encode": 1, "score": 10, "answer": 19, "later": 14},
     "InternVL": {"encode": 4, "score": 10, "answer": 18, "later": 14},
     "Qwen3VL": {"encode": 7, "score": 9, "answer": 20, "later": 12},
+    "Qwen35": {"encode": 7, "score": 8, "answer": 15, "later": 10},
 }
 COPIES_OF_TWO = {
     "Qwen25VL": {"encode": 14, "score": 17, "answer": 32},
     "LlavaVideo": {"encode": 3, "score": 23, "answer": 36},
     "InternVL": {"encode": 7, "score": 22, "answer": 34},
     "Qwen3VL": {"encode": 10, "score": 18, "answer": 33},
+    "Qwen35": {"encode": 10, "score": 17, "answer": 28},
 }
-FLOAT32 = {"encode": ANGLES, "score": {LOGITS} | ANGLES, "answer": ANGLES, "later": {LOGITS} | ANGLES}
+FLOAT32 = {"encode": ANGLES, "answer": ANGLES | RECURRENCE}
+FLOAT32 |= dict.fromkeys(("score", "later"), {LOGITS} | ANGLES | RECURRENCE)
 
 
 def read(folder, dtype="float32", **options):
@@ -303,7 +310,7 @@ def test_a_training_step(model_folder, selector, gpus):
     assert all(loss.requires_grad and str(loss.device) == "cuda:0" for loss in losses)
     assert {scores.dtype for scores in (*teacher, *student)} == {torch.float32}
     assert {call.dtype for call in gpu.stages["step"].attention} == {torch.bfloat16}
-    assert set(gpu.stages["step"].float32) <= {LOGITS} | ANGLES
+    assert set(gpu.stages["step"].float32) <= {LOGITS} | ANGLES | RECURRENCE
 
 
 def test_canary_two_devices():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flexselect.analysis.every_layer import EveryLayerProbe, layer_scores, recall_at
+from flexselect.attention.layers import attention_layers
 from flexselect.attention.probe import Probe, probed_scores
 from tests import tiny
 
@@ -19,13 +20,15 @@ def test_one_pass_gives_what_the_probe_gives_at_each_layer(load):
     embedded = arguments["inputs_embeds"], arguments["position_ids"]
     scores = layer_scores(fs.lm.decoder, *embedded, EveryLayerProbe(rows, visual, ("max", "mean")))
     hook.remove()
-    assert scores.shape == (len(fs.lm.decoder.layers), 2, 1, encoded.num_tokens) and passes == [1]
+    layers = attention_layers(fs.lm.decoder.config)
+    assert scores.shape == (len(layers), 2, 1, encoded.num_tokens) and passes == [1]
     assert fs.lm.decoder.config._attn_implementation == before
-    for layer, of_layer in enumerate(scores):
+    for layer, of_layer in zip(layers, scores):
         for reduction, result in zip(("max", "mean"), of_layer):
             expected = probed_scores(fs.lm.decoder, *embedded, Probe(layer, rows, visual, reduction))
             torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(scores[0], scores[-1], atol=1e-3), "canary: layers differ"
+    if len(layers) > 1:
+        assert not torch.allclose(scores[0], scores[-1], atol=1e-3), "canary: layers differ"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from flexselect import FlexSelect, Selection
+from flexselect.attention.layers import is_hybrid
 from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from tests import tiny
@@ -45,6 +46,8 @@ def test_keeping_all_is_plain_generation(load):
 @torch.inference_mode()
 def test_pruned_logits_equal_dense_ones_with_the_dropped_columns_masked(load):
     fs = load(positions="original")
+    if is_hybrid(fs.lm.decoder.config):
+        pytest.skip("a token cannot be masked in a recurrence: see tests/flexselect/test_qwen3_5.py")
     prompt = tiny.prompt(fs)
     encoded = fs.encode(prompt)
     kept = [0, 3, 4, 11, 30, 31, 40]
@@ -170,8 +173,8 @@ def test_positions_original_or_compact(load):
     [
         ({"budget": 0}, "budget must be at least 1 visual token, got 0"),
         ({"budget": -3}, "budget must be at least 1 visual token, got -3"),
-        ({"selector": "self", "reference_layer": 4}, "reference_layer must be between 0 and 3 for this model, got 4"),
-        ({"selector": "self", "reference_layer": -1}, "reference_layer must be between 0 and 3"),
+        ({"selector": "self", "reference_layer": 4}, "reference_layer must be .* for this model, got 4"),
+        ({"selector": "self", "reference_layer": -1}, "reference_layer must be .* for this model, got -1"),
         ({"selector": "best"}, "selector must be one of self, uniform, random, .*, got 'best'"),
         ({"units_per_set": 0}, "units_per_set must be at least 1"),
         ({"reduction": "median"}, "unknown reduction 'median'"),

@@ -17,7 +17,7 @@ from tests.near import assert_near
 SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "llava_video", "internvl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "llava_video", "internvl", "qwen3_vl", "qwen3_5"])
 def made(request, tmp_path_factory):
     """A VideoLLM and a new selector for it, saved."""
     model = tiny.BUILDERS[request.param](tmp_path_factory.mktemp("model"))

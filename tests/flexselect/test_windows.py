@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flexselect import FlexSelect
-from flexselect.families import windows
+from flexselect.attention import windows
 from tests import tiny
 
 

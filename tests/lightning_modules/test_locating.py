@@ -12,6 +12,7 @@ import cli
 from datamodules.needle_clips import NeedleClips
 from datamodules.needles import write_needle_videos
 from flexselect.analysis.needle_recall import format_layers, measure_layers, summarise_layers
+from flexselect.attention.layers import attention_layers
 from flexselect.families import family_of
 from tests.processes import TWO, Run
 
@@ -51,7 +52,7 @@ def test_all_families_and_the_needle_stands_where_it_is_said(load):
         away = (frames - frames.median(0).values).abs().mean((1, 2, 3, 4))  # the scene moves slowly
         assert 1 <= clip.unit < 5 and int(away.argmax()) == clip.unit
         recalls, pointing = measure_layers(fs.lm, clip)
-        assert recalls.shape == pointing.shape == (len(fs.lm.decoder.layers), 2)
+        assert recalls.shape == pointing.shape == (len(attention_layers(fs.lm.decoder.config)), 2)
         assert bool(((recalls >= 0) & (recalls <= 1)).all()) and set(pointing.flatten().tolist()) <= {0.0, 1.0}
         assert bool((recalls[pointing == 1] > 0).all()), "the best token is among the K best"
     assert not torch.equal(clips[0].prompt.clip.pixels, clips[1].prompt.clip.pixels), "canary"

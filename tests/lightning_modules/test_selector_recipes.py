@@ -19,6 +19,7 @@ RECIPES = {
     "llava_video": "llava_video_7b",
     "internvl": "internvl2_5_8b",
     "qwen3_vl": "qwen3_vl_8b",
+    "qwen3_5": "qwen3_5_9b",
 }
 
 

@@ -30,7 +30,8 @@ from tests.near import assert_near, assert_near_stored
 from tests.processes import server
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"qwen2_5_vl": "Qwen25VL", "llava_video": "LlavaVideo", "internvl": "InternVL", "qwen3_vl": "Qwen3VL"}
+CLASSES = {"qwen2_5_vl": "Qwen25VL", "llava_video": "LlavaVideo", "internvl": "InternVL"}
+CLASSES |= {"qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen35"}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 SIZES |= {"intermediate_size": 48}
 
