@@ -114,7 +114,9 @@ class _Clips(IterableDataset):
                 question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
                 queries.append(prompter.query_ids(question.text))
                 answers.append(prompter.answer_ids(asked.answer))
-            clip = prompter.clip(torch.from_numpy(np.concatenate(frames)))
+            spacing = _spacing(rng, patches, self.batch_size)
+            of_clips = [torch.from_numpy(of_clip) for of_clip in frames]
+            clip = prompter.clip(prompter.resize(torch.cat(of_clips)))
             yield {
                 "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, concatenated
                 "form": "choice" if choice else "words",
@@ -122,8 +124,17 @@ class _Clips(IterableDataset):
                 "prefix": prompter.prefix_ids,
                 "queries": queries,
                 "answers": answers,
-                "seconds_per_unit": _spacing(rng, patches, self.batch_size),
+                "seconds_per_unit": spacing,
+                "delimiters": [
+                    prompter.clip(of_clip, _times(len(of_clip), patches, float(seconds))).delimiters
+                    for of_clip, seconds in zip(of_clips, spacing)
+                ],
             }
+
+
+def _times(frames: int, patches: int, seconds_per_unit: float) -> Tensor:
+    """Return when the frames of a clip are shown, float64 [frames]: units of two frames, evenly spaced."""
+    return torch.arange(frames, dtype=torch.float64) * (patches * seconds_per_unit / frames)
 
 
 def _spacing(rng: np.random.Generator, patches: int, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from flexselect.families.base import VideoFamily
+from flexselect.families.merging import merge_embeddings
 from flexselect.structures.layout import Layout, lay_out
 from lightning_modules.schedule import warmup_cosine
 from lightning_modules.selector_checkpoints import FOLDER, LAST, ResumePoint, check_save_every
@@ -78,15 +79,20 @@ class VideoLLMTraining(LightningModule):
         tokens = self.lm.project(self.lm.vision(batch["pixel_values"], units), units).view(clips, math.prod(grid), -1)
         embeddings, positions, labels = [], [], []
         for i, (query, answer) in enumerate(zip(batch["queries"], batch["answers"])):
-            text = torch.cat([query, answer])
-            embeddings.append(torch.cat([self.lm.embed(prefix), tokens[i], self.lm.embed(text)]))
-            layout = lay_out(prefix, text, range(grid[0]), grid[1] * grid[2], self.lm.visual_id)
+            text, between = torch.cat([query, answer]), batch["delimiters"][i]
+            layout = lay_out(prefix, text, range(grid[0]), grid[1] * grid[2], self.lm.visual_id, between)
+            merged, deepstack = merge_embeddings(self.lm.embed, layout.ids[None], layout.visual, tokens[i, None])
+            if deepstack:
+                raise ValueError(
+                    f"a {self.family.name} has deepstack features, and cannot be trained from scratch here"
+                )
+            embeddings.append(merged[0])
             seconds = float(batch["seconds_per_unit"][i])
             position_ids = self.lm.position_ids(layout, grid, seconds)
             if len(position_ids) == 1:  # unlike M-RoPE, plain positions ignore time: spread them to one unit per second
                 position_ids = position_ids + _spread(layout, seconds)
             positions.append(position_ids.T)
-            ignored = torch.full((len(prefix) + tokens.shape[1] + len(query),), IGNORED)
+            ignored = torch.full((len(layout.ids) - len(answer),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
         padded = pad_sequence(positions, batch_first=True).permute(2, 0, 1)  # [P, B, N]
         return (

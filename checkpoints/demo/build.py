@@ -3,26 +3,35 @@
     python checkpoints/demo/build.py qwen2_5_vl checkpoints/demo/video_llm
 
 The files have the names and format of a released model of the family, but are smaller: about 1 M parameters, frames of
-3x3 tokens. The shipped model is a Qwen2.5-VL; `make test-slow` also trains the other two.
+3x3 tokens. The shipped model is a Qwen2.5-VL; `make test-slow` also trains the others.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import InternVLConfig, LlavaOnevisionConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig
+from transformers import (
+    InternVLConfig,
+    LlavaOnevisionConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen3_5Config,
+)
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from datamodules.needles import COLOURS, LETTERS, SHAPES
 from flexselect.evaluation.questions import VideoQuestion
-from flexselect.families import internvl, llava_video, qwen2_5_vl
+from flexselect.families import internvl, llava_video, qwen2_5_vl, qwen3_vl
 
 COMMON = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SIDE = 84  # pixels: three tokens of 28
+PATCHES = 3  # tokens in each direction
+BETWEEN = [" seconds", "think"] * 500  # words of Qwen3.5's timestamps and of its empty thought
 VOCABULARY = 448
 TEXT = {
     "vocab_size": VOCABULARY,
@@ -90,13 +99,39 @@ def write_internvl(folder: Path) -> None:
     config.save_pretrained(folder)
 
 
+def write_qwen3_5(folder: Path) -> None:
+    """Write a small Qwen3.5: recurrent layers, and two with attention; 9 tokens per unit and a timestamp before it."""
+    ids = build_tokenizer(folder, qwen3_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"], BETWEEN)
+    rope = {**TEXT["rope_parameters"], "mrope_section": [2, 2, 2], "mrope_interleaved": True}
+    recurrence = {"linear_num_key_heads": 4, "linear_key_head_dim": 16, "linear_num_value_heads": 4}
+    recurrence |= {"linear_value_head_dim": 24}
+    kinds = ["linear_attention", "full_attention", "linear_attention", "full_attention", "linear_attention"]
+    tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "num_position_embeddings": (PATCHES * 2) ** 2}
+    config = Qwen3_5Config(
+        text_config={
+            **{**TEXT, **text_ids(ids), **recurrence, "head_dim": 24, "layer_types": kinds},
+            "rope_parameters": {**rope, "partial_rotary_factor": 0.5},
+        },
+        vision_config={**TOWER, **tower},
+        video_token_id=ids["<|video_pad|>"],
+        image_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+        architectures=["Qwen3_5ForConditionalGeneration"],
+    )
+    side = 32 * PATCHES
+    config.flexselect = {"min_pixels": side**2, "max_pixels": side**2, "reference_layer": 1, "budget": 112}
+    config.save_pretrained(folder)
+
+
 def text_ids(ids: dict[str, int]) -> dict[str, int]:
     """Return the special ids of the text model."""
     end = ids["<|endoftext|>"]
     return {"bos_token_id": end, "eos_token_id": ids["<|im_end|>"], "pad_token_id": end}
 
 
-def build_tokenizer(folder: Path, family: Any, special: list[str]) -> dict[str, int]:
+def build_tokenizer(folder: Path, family: Any, special: list[str], more: Sequence[str] = ()) -> dict[str, int]:
     """Write a tokenizer with the special tokens of a family; return their ids.
 
     It is a byte-level BPE like Qwen's: it can encode any text, and each word of the demo is one token.
@@ -108,7 +143,7 @@ def build_tokenizer(folder: Path, family: Any, special: list[str]) -> dict[str, 
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=[*COMMON, *special], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(corpus(family), trainer)
+    tokenizer.train_from_iterator([*corpus(family), *more], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|endoftext|>",
@@ -133,6 +168,7 @@ def corpus(family: Any) -> list[str]:
 
 if __name__ == "__main__":
     build = {"qwen2_5_vl": write_qwen2_5_vl, "llava_video": write_llava_video, "internvl": write_internvl}
+    build["qwen3_5"] = write_qwen3_5
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     build[sys.argv[1]](folder)

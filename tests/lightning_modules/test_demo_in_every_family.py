@@ -13,8 +13,8 @@ import cli
 from datamodules.needles import write_needle_videos
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"llava_video": "LlavaVideo", "internvl": "InternVL"}
-BUDGETS = {"llava_video": 307, "internvl": 281}  # 5 % of 512 frames of 12 tokens, of 511 of 11
+CLASSES = {"llava_video": "LlavaVideo", "internvl": "InternVL", "qwen3_5": "Qwen35"}
+BUDGETS = {"llava_video": 307, "internvl": 281, "qwen3_5": 230}  # 5 %: 512 units of 12 or 9 tokens, 511 of 11
 
 
 def lay_out(kind: str, folder: Path) -> list[str]:
