@@ -36,7 +36,13 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=tiny.BUILDERS)
+SLOW = {"glm4v"}  # families whose turn it is in `make test-slow` only
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in tiny.BUILDERS],
+)
 def model_folder(request, tmp_path_factory) -> Path:
     """A random model of each family, in the layout its authors released: being on that list is being tested."""
     folder = tmp_path_factory.mktemp("models") / request.param

@@ -9,6 +9,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
@@ -289,12 +293,63 @@ def qwen3_5(folder: Path, seed: int = 0, hidden: int = 64, small: bool = False, 
     return folder
 
 
+GLM_TEMPLATE = (  # as published: thinking is switched off in the user's turn and in the model's
+    "[gMASK]<sop>{%- for message in messages %}{%- if message.role == 'user' %}{{ '<|user|>\n' }}"
+    "{%- if message.content is string %}{{ message.content }}{%- else %}{%- for item in message.content %}"
+    "{%- if item.type == 'video' %}{{ '<|begin_of_video|><|video|><|end_of_video|>' }}{%- else %}{{ item.text }}"
+    "{%- endif %}{%- endfor %}{%- endif %}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{ '/nothink' }}{%- endif %}"
+    "{%- else %}{{ '<|assistant|>\n<think></think>\n' + message.content }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{ '<think></think>\n' }}{%- endif %}{%- endif %}"
+)
+GLM_TOKENS = ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|begin_of_video|>", "<|end_of_video|>")
+GLM_TOKENS += ("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>")
+
+
+def glm4v(folder: Path, seed: int = 0, hidden: int = 64, experts: bool = False) -> Path:
+    """Half of a head turns; the demo's tokenizer with GLM's special tokens and a chat template."""
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(GLM_TOKENS)})
+    tokenizer.chat_template = GLM_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    of = {token: tokenizer.convert_tokens_to_ids(token) for token in GLM_TOKENS}
+    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
+    text["rope_parameters"]["mrope_section"] = PARTIAL[hidden]
+    vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_heads": 2, "out_hidden_size": hidden}
+    kinds: tuple = Glm4vConfig, Glm4vForConditionalGeneration
+    if experts:
+        kinds = Glm4vMoeConfig, Glm4vMoeForConditionalGeneration
+        text |= {"moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
+        text |= {"topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1, "head_dim": hidden // 4}
+    config = kinds[0](
+        text_config=text,
+        vision_config={**vision, "image_size": 56},
+        image_token_id=of["<|image|>"],
+        video_token_id=of["<|video|>"],
+        image_start_token_id=of["<|begin_of_image|>"],
+        image_end_token_id=of["<|end_of_image|>"],
+        video_start_token_id=of["<|begin_of_video|>"],
+        video_end_token_id=of["<|end_of_video|>"],
+        tie_word_embeddings=False,
+    )
+    config.flexselect = {"min_pixels": 56 * 84, "max_pixels": 84 * 84, **OWN}
+    model = kinds[1](config)
+    randomise(model)
+    model.save_pretrained(folder)
+    return folder
+
+
 BUILDERS = {
     "qwen2_5_vl": qwen2_5_vl,
     "llava_video": llava_video,
     "internvl": internvl,
     "qwen3_vl": qwen3_vl,
     "qwen3_5": qwen3_5,
+    "glm4v": glm4v,
 }
 
 
@@ -334,6 +389,8 @@ def prompt(fs, question: str = "What colour is the circle?", count: int | None =
     from flexselect import VideoPrompt
 
     prompter = fs.lm.prompter
-    count = count or (14 if "Qwen" in type(prompter).__name__ else 4)  # about as long a test for each family
+    count = count or (
+        4 if type(prompter).__name__[:5] in ("Llava", "Inter") else 14
+    )  # about as long a test for each family
     clip = prompter.clip(prompter.resize(frames(count, seed=seed)))
     return VideoPrompt(clip, prompter.prefix_ids, prompter.query_ids(question))

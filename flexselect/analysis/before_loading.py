@@ -18,8 +18,8 @@ from flexselect.analysis.memory import estimate, most_frames
 from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.attention.kernels import KERNELS
+from flexselect.decoding.greedy import CHANGES_ANSWERS
 from flexselect.engine.clock import Clock
-from flexselect.families.decoding import CHANGES_ANSWERS
 from flexselect.loading.checkpoint_files import Damage, damage_of, weight_files
 from flexselect.loading.fingerprint import package_versions
 from flexselect.loading.weights import LoadOptions, load_weights
@@ -30,7 +30,7 @@ from flexselect.shipped import checkpoint_folder
 from flexselect.storage.run_settings import read_json_object
 
 FRAMES = (64, 256, 1024)
-VIDEO_TOKEN = "<|video_pad|>"  # of the Qwen families, whose config.json has its id
+VIDEO_TOKENS = ("<|video_pad|>", "<|video|>")  # of Qwen's and GLM's models, whose config.json has its id
 RESERVE = 1.5e9  # bytes that CUDA and PyTorch's allocator need besides tensors, on each GPU
 
 
@@ -122,11 +122,11 @@ def check_tokenizer(findings: Findings, plan: Plan) -> None:
     with findings.step("tokenizer", "copy the tokenizer's files of the published checkpoint into the folder"):
         prompter = plan.prompter
         ids = prompter.query_ids("What is shown?")
-        expected, actual = plan.family.config.get("video_token_id"), prompter.tokenizer.get_vocab().get(VIDEO_TOKEN)
-        if expected is not None and actual != expected:
-            raise ValueError(
-                f"video_token_id in config.json is {expected}, the tokenizer reads {VIDEO_TOKEN} as {actual}"
-            )
+        expected, vocabulary = plan.family.config.get("video_token_id"), prompter.tokenizer.get_vocab()
+        actual = {token: vocabulary[token] for token in VIDEO_TOKENS if token in vocabulary}
+        if expected is not None and expected not in actual.values():
+            read = " and ".join(f"{token} as {number}" for token, number in actual.items()) or "no video token"
+            raise ValueError(f"video_token_id in config.json is {expected}, the tokenizer reads {read}")
         findings.add("tokenizer", "ok", f"{len(prompter.tokenizer):,} tokens; the text after a video has {len(ids)}")
 
 

@@ -1,4 +1,4 @@
-"""What the configuration of a text model says about its layers.
+"""Facts about the layers of a text model, from its configuration.
 
 In a hybrid (Qwen3.5) only some layers have attention. The others are recurrent: Gated DeltaNet, whose state has a fixed
 size, however many tokens it has seen.
@@ -58,7 +58,7 @@ class Recurrence:
 
 
 def states_bytes(config: Any, layers: int, tokens: int, prompts: int, size: int) -> int:
-    """Compute the bytes of what the first layers know of some prompts, see `flexselect.attention.states`.
+    """Compute the bytes of the first layers' states after some prompts, see `flexselect.attention.states`.
 
     Args:
         config: the configuration of a text model.

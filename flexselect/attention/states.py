@@ -1,4 +1,4 @@
-"""What the layers know of the first tokens of a prompt, which several questions go on from.
+"""States of the layers after the first tokens of a prompt, which several questions go on from.
 
 An attention layer keeps keys and values of every token. A recurrent layer (Gated DeltaNet of Qwen3.5) keeps a state of
 fixed size, however many tokens it has seen: it can be continued, but not cut back to fewer tokens.

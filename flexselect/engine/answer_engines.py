@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from flexselect.decoding.greedy import CHANGES_ANSWERS, NewTokens, end_ids
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.decoding import CHANGES_ANSWERS, NewTokens, end_ids
 from flexselect.nearest import did_you_mean
 from flexselect.options import Options
 from flexselect.validation import OWN_ENGINE

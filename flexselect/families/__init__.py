@@ -5,6 +5,7 @@ from inspect import signature
 from typing import Any
 
 from flexselect.families.base import VideoFamily, VideoLM
+from flexselect.families.glm4v import Glm4v
 from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
 from flexselect.families.qwen2_5_vl import Qwen25VL
@@ -16,7 +17,7 @@ from flexselect.loading.weights import LoadOptions
 from flexselect.options import LoadingOptions
 from flexselect.validation import check_known
 
-FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL, Qwen35)
+FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL, Qwen35, Glm4v)
 
 
 def family_of(path: str, **numbers: object) -> VideoFamily:

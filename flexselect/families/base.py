@@ -16,8 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from flexselect.attention.kernels import attention_kernels
 from flexselect.attention.layers import attention_layers, layer_at_same_depth
 from flexselect.attention.states import Past, cache_keyword, cache_of, length_of
-from flexselect.families.decoding import NewTokens, answering, greedy
-from flexselect.families.merging import kept_inputs, whole_prompt
+from flexselect.decoding.greedy import NewTokens, answering, greedy
+from flexselect.decoding.merging import kept_inputs, whole_prompt
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of

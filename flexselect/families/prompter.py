@@ -12,8 +12,6 @@ from torch import Tensor
 from flexselect.loading.text_ids import filled_ids, template_ids
 from flexselect.structures.prompt import VideoClip
 
-NEXT_TURN = "\n<|im_start|>user\n{text}"  # of a conversation, after the end of an answer: alike in all families
-
 
 class Prompter(ABC):
     """The CPU half of a family: frames to clips, questions to ids. It is cheap to build and can be sent to workers."""
@@ -21,6 +19,8 @@ class Prompter(ABC):
     tokenizer: Any
     prefix_ids: Tensor  # int64 [A], the text before the video
     query: str  # the text between the video and the answer, with {question}
+    turn_end = "<|im_end|>"  # ends an answer
+    next_turn = "\n<|im_start|>user\n{text}"  # of a conversation, after the end of an answer
     opening = ""  # what a model that can think writes before an answer without thinking; not kept in earlier turns
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Prompter(ABC):
             history: earlier questions of the conversation with their answers; they come before the question.
         """
         templates = [self.query.replace("{question}", "{text}")]  # what comes before the first question is said once
-        templates += [NEXT_TURN + templates[0].partition("{text}")[2]] * len(history)
+        templates += [self.next_turn + templates[0].partition("{text}")[2]] * len(history)
         templates[-1] += self.opening
         questions = [*(earlier for earlier, _ in history), question]
         turns = [_tensor(filled_ids(self.tokenizer, *turn)) for turn in zip(templates, questions)]
@@ -54,12 +54,12 @@ class Prompter(ABC):
 
     def answer_ids(self, answer: str) -> Tensor:
         """Return an answer with its end of turn, as in training: int64 [n]."""
-        return _tensor(filled_ids(self.tokenizer, "{text}<|im_end|>", answer))
+        return _tensor(filled_ids(self.tokenizer, "{text}" + self.turn_end, answer))
 
     @property
     def end_of_turn(self) -> int:
         """The id that ends an answer. InternVL2.5's configuration names another id, which the model never generates."""
-        return int(self.ids("<|im_end|>")[0])
+        return int(self.ids(self.turn_end)[0])
 
     def ids(self, text: str) -> Tensor:
         """Convert a template text to ids, int64 [n]: special tokens are recognised, none are added."""

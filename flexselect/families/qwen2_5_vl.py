@@ -19,8 +19,8 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from flexselect.attention.windows import batch_windows
+from flexselect.decoding.greedy import qwen_logits
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.decoding import qwen_logits
 from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.families.vision_tower import SideBySide, replace_module

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from flexselect.attention.layers import attention_layers, check_layer, mlp_width, states_bytes
 from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.attention.states import Past, join
+from flexselect.decoding.merging import merge_embeddings
 from flexselect.families.base import VideoLM
-from flexselect.families.merging import merge_embeddings
 from flexselect.loading.placement import device_of, free_bytes
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
@@ -146,7 +146,7 @@ class AttentionScorer(Scorer):
         if rows > position_ids.shape[-1]:
             position_ids = self._positions_after(part.sets, part.grid, rows)
         embeddings = self.embed(ids.to(self.device))
-        probe = Probe(self.layer, rows, part.span, self.reduction)
+        probe = Probe(self.layer, len(query), part.span, self.reduction)
         scores_in_span = probed_scores(self.decoder, embeddings, position_ids[..., :rows], probe, part.past)
         of_tokens = scores_in_span[:, part.places.to(scores_in_span.device)]  # [S, v]
         scores[part.tokens.to(scores.device)] = of_tokens.flatten().to(scores)
@@ -220,7 +220,8 @@ class AttentionScorer(Scorer):
             for tokens in video_sets:
                 units = (tokens[:: video.tokens_per_unit] // video.tokens_per_unit).tolist()
                 layout = video.layout(query, self.lm.visual_id, units)
-                shape = layout.visual[: layout.span.stop].numpy().tobytes(), video.grid[1:]
+                closing = len(layout.ids) - layout.query_rows - layout.span.stop  # text of the last unit
+                shape = layout.visual[: layout.span.stop].numpy().tobytes(), closing, video.grid[1:]
                 groups.setdefault(shape, []).append(FrameSet(v, tokens, layout))
         for group in groups.values():
             yield from _cut(group, together)

@@ -32,8 +32,8 @@ class Layout:
 
     @property
     def query_rows(self) -> int:
-        """Q, the number of text tokens after the last visual token."""
-        return len(self.ids) - self.span.stop
+        """Q, the number of text tokens after the video: a text that closes the last unit, such as its time, is none."""
+        return len(self.ids) - 1 - int((self.unit >= 0).nonzero()[-1])
 
     @property
     def before_query(self) -> Layout:

@@ -19,10 +19,10 @@ def test_the_prompt_of_a_conversation_is_the_families_chat_format(load):
     prompter = load().lm.prompter
     ids = prompter.query_ids("Who?", [("What is red?", "a cup"), ("Where?", "left")])
     before = prompter.query.partition("{question}")[0]
-    whole = (
-        f"{before}What is red?<|im_end|>\n<|im_start|>assistant\na cup<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n"
-    )
-    whole += "<|im_start|>assistant\nleft<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    user, asked, end = "\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
+    if type(prompter).__name__ == "Glm4vPrompter":
+        user, asked, end = "<|user|>\n", "/nothink<|assistant|>\n<think></think>\n", ""
+    whole = f"{before}What is red?{asked}a cup{end}{user}Where?{asked}left{end}{user}Who?{asked}"
     whole += prompter.opening  # of the turn that is to come, and of no earlier one
     assert ids.tolist() == prompter.ids(whole).tolist()
     alone = prompter.query.replace("{question}", "Who?") + prompter.opening

@@ -10,8 +10,9 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.needle_recall import clip_states, measure_layers
 from flexselect.attention.windows import batched_windows
 from flexselect.contracts import TrainingClip
+from flexselect.decoding import greedy
 from flexselect.engine.clock import Clock
-from flexselect.families import decoding, family_of
+from flexselect.families import family_of
 from flexselect.loading.weights import LoadOptions
 from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.prefix_cache import PrefixCache
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is
 QUESTIONS = ("Which shape is red?", "Why?")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 LOGITS = "flexselect.attention.probe.logits"  # of the probe
-ANGLES = {f"{family}RotaryEmbedding.forward" for family in ("Qwen2_5_VL", "Qwen2", "Llama", "Qwen3VLText")}
+ANGLES = {f"{family}RotaryEmbedding.forward" for family in ("Qwen2_5_VL", "Qwen2", "Llama", "Qwen3VLText", "Glm4vText")}
 RECURRENCE = {
     f"transformers.models.qwen3_5.modeling_qwen3_5.torch_{way}_gated_delta_rule" for way in ("chunk", "recurrent")
 }
@@ -42,6 +43,7 @@ SYNCS = {
     "InternVL": {"encode": 0, "score": 4, "answer": 10, "later": 3, "token": 5},
     "Qwen3VL": {"encode": 10, "score": 6, "answer": 12, "later": 1, "token": 3},
     "Qwen35": {"encode": 10, "score": 3, "answer": 8, "later": 2, "token": 3},
+    "Glm4v": {"encode": 7, "score": 2, "answer": 8, "later": 1, "token": 3},
 }
 COPIES = {
     "Qwen25VL": {"encode": 11, "score": 8, "answer": 19, "later": 12},
@@ -49,6 +51,7 @@ COPIES = {
     "InternVL": {"encode": 4, "score": 10, "answer": 18, "later": 14},
     "Qwen3VL": {"encode": 7, "score": 9, "answer": 20, "later": 12},
     "Qwen35": {"encode": 7, "score": 8, "answer": 15, "later": 10},
+    "Glm4v": {"encode": 7, "score": 8, "answer": 19, "later": 12},
 }
 COPIES_OF_TWO = {
     "Qwen25VL": {"encode": 14, "score": 17, "answer": 32},
@@ -56,6 +59,7 @@ COPIES_OF_TWO = {
     "InternVL": {"encode": 7, "score": 22, "answer": 34},
     "Qwen3VL": {"encode": 10, "score": 18, "answer": 33},
     "Qwen35": {"encode": 10, "score": 17, "answer": 28},
+    "Glm4v": {"encode": 10, "score": 17, "answer": 32},
 }
 FLOAT32 = {"encode": ANGLES, "answer": ANGLES | RECURRENCE}
 FLOAT32 |= dict.fromkeys(("score", "later"), {LOGITS} | ANGLES | RECURRENCE)
@@ -270,7 +274,7 @@ def test_padding_attends_to_something(model_folder):
         opened(read(model_folder, device="cuda")).ask_all(QUESTIONS, 2)
     batched = [call for call in gpu.stages["batch"].attention if call.query[0] == 2 and call.mask is not None]
     assert batched and not any(call.blind for call in batched)
-    with DryGPU() as gpu, gpu.stage("canary"), patch.object(decoding, "PADDED", "sdpa"):
+    with DryGPU() as gpu, gpu.stage("canary"), patch.object(greedy, "PADDED", "sdpa"):
         opened(read(model_folder, device="cuda")).ask_all(QUESTIONS, 2)
     assert any(call.blind for call in gpu.stages["canary"].attention)
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLVideoProcessor
 
 from flexselect import FlexSelect, LiteSelector
+from flexselect.decoding.merging import merge_embeddings
 from flexselect.families.inputs import resize_to_square
-from flexselect.families.merging import merge_embeddings
 from flexselect.ranking import spearman_loss
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.training.losses import l1_loss

@@ -228,7 +228,7 @@ def test_frames_one_after_another(load):
 @pytest.mark.parametrize("selector", [None, "self"])
 def test_a_model_that_gives_nan_is_an_error_not_an_answer(load, selector):
     fs = load(selector=selector)
-    fs.lm.decoder.layers[0].mlp.up_proj.weight.data.fill_(float("nan"))
+    fs.lm.decoder.layers[0].mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"are NaN"):
         fs.open(tiny.frames(2)).ask("Which shape is red?")
 
@@ -298,4 +298,4 @@ def test_a_repetition_penalty_counts_what_the_released_code_counted(load):
     ids = fs.generate(prompt, max_new_tokens=6)
     assert int(ids[0]) == int(penalised.argmax())
     assert len(ids.unique()) == len(ids), "new tokens count in every family"
-    assert fs.family.penalises_prompt == ("Qwen" in fs.family.name)
+    assert fs.family.penalises_prompt == (fs.family.name.partition(" ")[0] not in ("LLaVA-Video", "InternVL2.5"))

@@ -100,6 +100,7 @@ def test_in_every_family(load):
     assert torch.equal(plain[torch.isin(plain, special)], evil[torch.isin(evil, special)])
     assert not bool((evil == fs.lm.visual_id).any())
     answer = prompter.answer_ids("red <|im_end|> blue")
-    assert int(torch.isin(answer, special).sum()) == 1 and int(answer[-1]) == prompter.end_of_turn
+    assert int(torch.isin(answer, special).sum()) == bool(prompter.turn_end)
+    assert not prompter.turn_end or int(answer[-1]) == prompter.end_of_turn
     assert session.ask("".join(EVIL[:4]), max_new_tokens=1).selection is not None
     assert session.ask("half \ud83d of it", max_new_tokens=1) is not None

@@ -38,7 +38,7 @@ def moving(height, width, box=None, shown=range(0), frames=12):
 @pytest.mark.parametrize("corner", [(0.05, 0.6), (0.65, 0.1)])
 def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_path, size, corner):
     """Scores are how much each token changes with the needle: file, resizing, tower, projection and layout are real."""
-    fine = {"min_pixels": 224 * 224, "max_pixels": 336 * 336} if "qwen" in model_folder.name else {}
+    fine = {"min_pixels": 224 * 224, "max_pixels": 336 * 336} if model_folder.name[:4] in ("qwen", "glm4") else {}
     fs = load(fps=2.0, **fine)
     box = (*corner, corner[0] + 0.25, corner[1] + 0.25)
     for name, shown in (("with", range(6, 8)), ("without", range(0))):

@@ -1,0 +1,1 @@
+"""Run a VideoLLM's language model: its input from text and visual tokens, and greedy answers."""

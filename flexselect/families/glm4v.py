@@ -1,0 +1,168 @@
+"""GLM-4.1V to GLM-4.6V: a timestamp after each unit; the prompt is taken from the checkpoint's own chat template."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    Glm4vForConditionalGeneration,
+    Glm4vMoeForConditionalGeneration,
+    Glm46VForConditionalGeneration,
+    Glm46VVideoProcessor,
+    PreTrainedModel,
+)
+
+from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter
+from flexselect.families.vision_tower import replace_module
+from flexselect.loading.tokenizer_files import checked_tokenizer
+from flexselect.structures.layout import Delimiters
+from flexselect.structures.prompt import VideoClip, VideoPrompt
+
+BEGIN, END = "<|begin_of_video|>", "<|end_of_video|>"
+BEFORE, AFTER = "<|begin_of_image|>", "<|end_of_image|>{seconds:.1f} seconds"
+CONTENT = "content"  # stands for a question where the chat template is asked
+
+
+class Glm4v(TimestampedFamily):
+    """GLM-4.1V, 4.5V and 4.6V checkpoints, with the budget and the relative layer depth of Qwen2.5-VL.
+
+    Thinking is switched off, by the chat template's own switch.
+
+    Args:
+        path: local folder or hub id.
+        fps: frames sampled per second; `inf` takes `max_frames` uniformly.
+        max_frames: the maximum number of frames per video.
+        min_pixels: frames are enlarged to at least this area.
+        max_pixels: frames are shrunk to at most this area.
+        sampling: "exact": the frames of the published rule; "near": for each of them, the frame nearby that is the
+            cheapest to decode. Several times faster for long videos.
+        tolerance: seconds by which a frame of "near" may move; None: half the distance of the published frames.
+    """
+
+    name = "GLM-4.6V"
+    factor = 14 * MERGE
+    models: ClassVar[dict[str, Any]] = {
+        "glm4v": Glm4vForConditionalGeneration,
+        "glm46v": Glm46VForConditionalGeneration,
+        "glm4v_moe": Glm4vMoeForConditionalGeneration,
+    }
+    selector_inputs = None
+
+    @staticmethod
+    def claims(config: dict[str, Any]) -> bool:
+        """Return whether `model_type` in a config.json is GLM-4V's."""
+        return config.get("model_type") in Glm4v.models
+
+    def prompter(self) -> Glm4vPrompter:
+        """Build the prompter of GLM-4V."""
+        return Glm4vPrompter(self)
+
+    def device_half(self, model: PreTrainedModel) -> Glm4vLM:
+        """Build the device half from a model whose tower is prepared."""
+        return Glm4vLM(model, self)
+
+
+class Glm4vPrompter(TimestampedPrompter):
+    """Tokenizer and prompt of GLM-4V. A turn of the model ends where the user's next one begins."""
+
+    turn_end = ""
+    next_turn = "<|user|>\n{text}"
+
+    def __init__(self, family: Glm4v) -> None:
+        super().__init__(family)
+        config = family.model_config
+        special = {"<|user|>": None, BEFORE: config.image_start_token_id, BEGIN: None}
+        load = AutoTokenizer.from_pretrained
+        self.tokenizer = checked_tokenizer(family.path, load, special, config.get_text_config())
+        before, self.query = self._turn()
+        self.prefix_ids = self.ids(before)
+
+    def _turn(self) -> tuple[str, str]:
+        """Return the text before the first unit, and that after the last one with "{question}".
+
+        Raises:
+            ValueError: if the checkpoint has no chat template for videos.
+        """
+        content = [{"type": "video"}, {"type": "text", "text": CONTENT}]
+        text = ""
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+            )
+        before, video, after = text.partition(f"{BEGIN}<|video|>{END}")
+        if not video or after.count(CONTENT) != 1:
+            raise ValueError(f"{self.family.path}: its chat template, from which the prompt is taken, is missing")
+        return before + BEGIN, END + after.replace(CONTENT, "{question}")
+
+    @property
+    def end_of_turn(self) -> int:
+        """The id that ends an answer: the beginning of the user's next turn."""
+        return int(self.ids("<|user|>")[0])
+
+    def delimiters(self, times: Tensor) -> tuple[Delimiters, ...]:
+        """Make the text around each unit: after it the time of its first frame."""
+        before = self.ids(BEFORE)
+        return tuple((before, self.ids(AFTER.format(seconds=time))) for time in times[:, 0].tolist())
+
+    @cached_property
+    def processor(self) -> Glm46VVideoProcessor:
+        """The video processor of transformers, which normalises pixels and cuts patches."""
+        return Glm46VVideoProcessor(do_resize=False, do_sample_frames=False)
+
+
+class Glm4vLM(TimestampedLM):
+    """A loaded GLM-4V."""
+
+    @property
+    def visual_id(self) -> int:
+        """The placeholder id of a visual token: that of an image's."""
+        return self.model.config.image_token_id
+
+    def vision(self, pixel_values: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Run the vision tower without its last layers, which do not mix tokens: [4V, 1176] to [V, D]."""
+        patches = torch.tensor([[grid[0], grid[1] * MERGE, grid[2] * MERGE]], device=self.device)
+        with replace_module(self.model.model.visual, "merger", nn.Identity()):
+            out = self.model.get_video_features(pixel_values.to(self.device), patches, return_dict=True)
+        return out.pooler_output[0]
+
+    def project(self, vision: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Run the merger: [V, D] to [V, D]."""
+        return self.model.model.visual.merger(vision).to(self.device)
+
+    def projector_weights(self) -> dict[str, Tensor]:
+        """Return nothing: there is no selector of this family."""
+        return {}
+
+    def prompt_from_tensors(self, **tensors: Tensor) -> VideoPrompt:
+        """Split a prompt at its runs of placeholders, one run per unit.
+
+        Args:
+            tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1176]; `video_grid_thw` int64
+                [1, 3], in patches.
+        """
+        ids = tensors["input_ids"].flatten()
+        units, height, width = tensors["video_grid_thw"].flatten().tolist()
+        grid = (units, height // MERGE, width // MERGE)
+        groups = itertools.groupby(ids, lambda number: bool(number == self.visual_id))
+        runs = [(visual, torch.stack(list(run))) for visual, run in groups]
+        lengths = [len(run) for visual, run in runs if visual]
+        if lengths != [grid[1] * grid[2]] * units or runs[0][0]:
+            raise ValueError(
+                f"the prompt has runs of {lengths} placeholders (id {self.visual_id}) "
+                f"but the grid {grid} needs text and then {units} runs of {grid[1] * grid[2]}"
+            )
+        first, *texts = [run for visual, run in runs if not visual]
+        end = int((texts[-1] == self.model.config.video_end_token_id).nonzero()[0])
+        afters = [*(text[:-1] for text in texts[:-1]), texts[-1][:end]]
+        clip = VideoClip(
+            tensors["pixel_values_videos"], grid, delimiters=tuple((first[-1:], after) for after in afters)
+        )
+        return VideoPrompt(clip, first[:-1], texts[-1][end:])
