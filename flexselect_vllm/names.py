@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from flexselect.loading.internvl_chat import RENAMINGS, split_heads
 
 NAMES = (*RENAMINGS, (r"^model\.language_model\.", "model."), (r"^language_model\.(?=model\.|lm_head\.)", ""))
+ANSWERED = ("qwen2", "qwen2_5_vl_text", "llama", "qwen3", "qwen3_vl_text")  # language models, by `model_type`
 LANGUAGE = re.compile(r"^(model\.(layers|embed_tokens|norm)\.|lm_head\.)")
 
 

@@ -100,12 +100,12 @@ def write_internvl(folder: Path) -> None:
 
 
 def write_qwen3_5(folder: Path) -> None:
-    """Write a small Qwen3.5: recurrent layers, and two with attention; 9 tokens per unit and a timestamp before it."""
+    """Write a small Qwen3.5 whose first layer is recurrent: 9 tokens per unit, and a timestamp before each."""
     ids = build_tokenizer(folder, qwen3_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"], BETWEEN)
     rope = {**TEXT["rope_parameters"], "mrope_section": [2, 2, 2], "mrope_interleaved": True}
     recurrence = {"linear_num_key_heads": 4, "linear_key_head_dim": 16, "linear_num_value_heads": 4}
     recurrence |= {"linear_value_head_dim": 24}
-    kinds = ["linear_attention", "full_attention", "linear_attention", "full_attention", "linear_attention"]
+    kinds = ["linear_attention", *["full_attention"] * 4]  # more recurrent layers learn several times more slowly
     tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "num_position_embeddings": (PATCHES * 2) ** 2}
     config = Qwen3_5Config(
         text_config={

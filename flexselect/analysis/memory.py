@@ -13,7 +13,7 @@ from typing import Any
 
 from flexselect.analysis.operations import QUESTION, Tower
 from flexselect.analysis.plan import Plan
-from flexselect.attention.layers import mlp_width, states_bytes
+from flexselect.attention.layers import Recurrence, mlp_width, states_bytes
 from flexselect.families.base import VideoFamily
 from flexselect.scoring.attention_scorer import STORED_TOGETHER
 from flexselect.scoring.frame_sets import frame_sets
@@ -23,6 +23,7 @@ LONGEST = 36_000  # frames: ten hours at one frame per second
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 QUANTIZED = {"4bit": 0.6, "8bit": 1.1}  # bytes per weight, with scales and the parts that stay in 16 bits
 WIDTHS, INNERS = 8, 4  # tensors of the width of a layer, and of its MLP, that are alive together
+STATES, CHUNK = 12, 64  # float32 tensors of the width of a recurrence's values; tokens of a chunk that meet each other
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,12 @@ def most_frames(plan: Plan, available: float) -> int:
 
 
 def _pass(text: Any, tokens: int, size: int) -> int:
-    """Return the bytes of the activations of one layer."""
-    return tokens * size * (WIDTHS * text.hidden_size + INNERS * mlp_width(text))
+    """Return the bytes of the activations of one layer; of a hybrid also of a recurrent one, in plain PyTorch."""
+    inner = size * INNERS * mlp_width(text)
+    if "linear_num_value_heads" in vars(text):
+        sizes = Recurrence.of(text)
+        inner = max(inner, 4 * (STATES * sizes.values + 3 * CHUNK * sizes.heads))
+    return tokens * (size * WIDTHS * text.hidden_size + inner)
 
 
 def _probe(text: Any, batch: int) -> int:

@@ -203,7 +203,7 @@ class LiteSelector(PreTrainedModel):
         Args:
             embeddings: prefix, visual tokens, query: [B, N, d], without padding.
             position_ids: [B, N], or [3, B, N] for M-RoPE.
-            query_rows: Q, number of text tokens after the last visual token.
+            query_rows: Q, number of text tokens after the video.
             visual: range of the visual tokens.
         """
         probe = Probe(self.scored_layer, query_rows, visual, self.config.reduction)

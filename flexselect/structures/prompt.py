@@ -3,7 +3,7 @@
 Notation of all shape comments in the project:
 
     T decoded frames    U units (a unit is one time step as the LLM sees it)    V visual tokens
-    N prompt tokens     Q query rows (text after the last visual token)         K budget
+    N prompt tokens     Q query rows (text after the video)         K budget
     S frame sets        L reference layer (0-based)    H heads    D width       P position axes (3 for M-RoPE, else 1)
 
 All classes are frozen; `.to(device)` returns a copy.
@@ -63,7 +63,7 @@ class VideoPrompt(_TensorGroup):
 
     clip: VideoClip
     prefix_ids: Tensor  # int64 [A], text before the first visual token
-    query_ids: Tensor  # int64 [Q], text after the last visual token
+    query_ids: Tensor  # int64 [Q], text after the video
     selector_text: tuple[Tensor, Tensor] | None = None  # prefix and query in the ids of the selector's tokenizer
 
 

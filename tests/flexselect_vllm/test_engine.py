@@ -27,6 +27,8 @@ pytest.importorskip("vllm", reason="NOT CHECKED through vLLM: it is not installe
 
 from flexselect_vllm.__main__ import serve_command
 from flexselect_vllm.folder import served_name, write_engine_folder
+from flexselect_vllm.names import ANSWERED
+from flexselect_vllm.vllm_model import LANGUAGE_MODELS
 
 SMALL = {"enforce_eager": True, "max_model_len": 512, "block_size": 32, "seed": 0}
 OPTIONS = {"selector": "self", "dtype": "float32", "device": "cpu"}
@@ -34,7 +36,22 @@ QUESTIONS = [f"What is {number}?" for number in range(20)]
 LENGTH = 8
 
 
-MODELS = {**tiny.BUILDERS, "internvl3_5": partial(tiny.internvl, kind="qwen3")}
+MODELS = {name: tiny.BUILDERS[name] for name in ("qwen2_5_vl", "llava_video", "internvl", "qwen3_vl")}
+MODELS["internvl3_5"] = partial(tiny.internvl, kind="qwen3")
+
+
+def test_all_language_models_that_are_answered_for_are_known():
+    assert set(ANSWERED) == set(LANGUAGE_MODELS)
+
+
+def test_other_families_are_refused_before_anything_is_written(tmp_path):
+    for kind in ("qwen3_5", "glm4v"):
+        model = tmp_path / kind
+        model.mkdir()
+        family = family_of(str(tiny.BUILDERS[kind](model)))
+        with pytest.raises(ValueError, match=f"engine=vllm cannot answer for {family.name} yet"):
+            write_engine_folder(family, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.fixture(scope="module", params=MODELS)
