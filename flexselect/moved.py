@@ -17,7 +17,8 @@ MOVED = {
         "flexselect.loading.tokenizer_files",
         "flexselect.loading.checkpoint_files",
     ),
-    "flexselect.families.replaced": ("flexselect.families.vision_tower",),
+    "flexselect.families.replaced": ("flexselect.running.vision_tower",),
+    "flexselect.families.vision_tower": ("flexselect.running.vision_tower",),
 }
 RENAMED = {"replaced": "replace_module"}  # functions in these modules that have a new name, too
 

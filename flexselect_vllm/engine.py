@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from flexselect.decoding.greedy import NewTokens
 from flexselect.engine.answer_engines import Generated, Prompt
 from flexselect.families.base import VideoFamily
+from flexselect.running.greedy import NewTokens
 
 
 def check_engine(url: str | None, options: dict[str, Any]) -> None:

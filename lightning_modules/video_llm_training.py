@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from flexselect.decoding.merging import merge_embeddings
 from flexselect.families.base import VideoFamily
+from flexselect.running.merging import merge_embeddings
 from flexselect.structures.layout import Layout, lay_out
 from lightning_modules.schedule import warmup_cosine
 from lightning_modules.selector_checkpoints import FOLDER, LAST, ResumePoint, check_save_every

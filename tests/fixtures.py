@@ -36,7 +36,7 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-SLOW = {"glm4v"}  # families whose turn it is in `make test-slow` only
+SLOW = {"glm4v", "minicpm_v"}  # families whose turn it is in `make test-slow` only
 
 
 @pytest.fixture(

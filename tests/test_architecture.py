@@ -45,7 +45,7 @@ FLOORS = (  # from the lowest: an import only goes down
     {"nearest", "shipped"},
     {"structures", "attention", "ranking", "validation", "moved", "version"},
     {"storage", "options"},
-    {"loading", "evaluation", "decoding"},
+    {"loading", "evaluation", "running"},
     {"families", "contracts"},
     {"selectors"},
     {"scoring"},

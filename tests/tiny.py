@@ -13,6 +13,8 @@ from transformers import (
     Glm4vForConditionalGeneration,
     Glm4vMoeConfig,
     Glm4vMoeForConditionalGeneration,
+    MiniCPMV4_6Config,
+    MiniCPMV4_6ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
@@ -343,6 +345,46 @@ def glm4v(folder: Path, seed: int = 0, hidden: int = 64, experts: bool = False) 
     return folder
 
 
+MINICPM_TEMPLATE = (  # with Qwen3.5's switch
+    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content is string %}{{ message.content }}{%- else %}{%- for item in message.content %}"
+    "{%- if item.type == 'video' %}{{ '<|video_pad|>' }}{%- else %}{{ item.text }}{%- endif %}{%- endfor %}"
+    "{%- endif %}{{ '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+
+
+def minicpm_v(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
+    """A tower that merges patches in its middle, before a language model with recurrent layers."""
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    pictures = ["<image>", "</image>", "<image_id>", "</image_id>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": pictures})
+    tokenizer.chat_template = MINICPM_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
+    text |= {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4}
+    text |= {"linear_value_head_dim": 8, "layer_types": list(HYBRID), "model_type": "qwen3_5_text"}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
+    text["rope_parameters"]["mrope_section"] = PARTIAL[hidden]
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = MiniCPMV4_6Config(
+        text_config=text,
+        vision_config={**vision, "patch_size": 14, "image_size": 112},
+        insert_layer_id=1,
+        image_token_id=6,
+        video_token_id=Qwen2_5_VLConfig.from_pretrained(DEMO).video_token_id,
+        tie_word_embeddings=False,
+    )
+    config.flexselect = {"max_pixels": 112 * 168, **OWN}
+    model = MiniCPMV4_6ForConditionalGeneration(config)
+    randomise(model)
+    model.save_pretrained(folder)
+    return folder
+
+
 BUILDERS = {
     "qwen2_5_vl": qwen2_5_vl,
     "llava_video": llava_video,
@@ -350,6 +392,7 @@ BUILDERS = {
     "qwen3_vl": qwen3_vl,
     "qwen3_5": qwen3_5,
     "glm4v": glm4v,
+    "minicpm_v": minicpm_v,
 }
 
 

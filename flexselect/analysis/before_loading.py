@@ -18,12 +18,12 @@ from flexselect.analysis.memory import estimate, most_frames
 from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.attention.kernels import KERNELS
-from flexselect.decoding.greedy import CHANGES_ANSWERS
 from flexselect.engine.clock import Clock
 from flexselect.loading.checkpoint_files import Damage, damage_of, weight_files
 from flexselect.loading.fingerprint import package_versions
 from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.options import Options
+from flexselect.running.greedy import CHANGES_ANSWERS
 from flexselect.scoring.factory import is_trained
 from flexselect.selectors.lite_selector import selector_at
 from flexselect.shipped import checkpoint_folder

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flexselect.decoding.greedy import CHANGES_ANSWERS, NewTokens, end_ids
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.nearest import did_you_mean
 from flexselect.options import Options
+from flexselect.running.greedy import CHANGES_ANSWERS, NewTokens, end_ids
 from flexselect.validation import OWN_ENGINE
 
 GROUP = "flexselect.answer_engines"  # of modules with `check_engine` and `open_engine`

@@ -14,12 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from flexselect.attention.states import Past
-from flexselect.decoding.greedy import NewTokens, end_ids
 from flexselect.engine.answer_engines import AnswerEngine, Generated, prompt_of
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
 from flexselect.engine.text_pieces import TextPieces
 from flexselect.families.base import VideoLM
+from flexselect.running.greedy import NewTokens, end_ids
 from flexselect.structures.answer import Answer
 from flexselect.structures.prompt import EncodedVideo, Selection
 

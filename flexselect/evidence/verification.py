@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from flexselect.attention.states import Past, first_tokens
-from flexselect.decoding.merging import after, kept_inputs, whole_prompt
 from flexselect.engine.answering import Request
 from flexselect.engine.batching import left_padded
 from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import MOST, moment_of, prominent_runs, unit_edges
+from flexselect.running.merging import after, kept_inputs, whole_prompt
 from flexselect.structures.answer import Answer, Moment, Verification
 from flexselect.structures.prompt import Selection
 

@@ -8,6 +8,7 @@ from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.glm4v import Glm4v
 from flexselect.families.internvl import InternVL
 from flexselect.families.llava_video import LlavaVideo
+from flexselect.families.minicpm_v import MiniCPMV
 from flexselect.families.qwen2_5_vl import Qwen25VL
 from flexselect.families.qwen3_5 import Qwen35
 from flexselect.families.qwen3_vl import Qwen3VL
@@ -17,7 +18,7 @@ from flexselect.loading.weights import LoadOptions
 from flexselect.options import LoadingOptions
 from flexselect.validation import check_known
 
-FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL, Qwen35, Glm4v)
+FAMILIES: tuple[type[VideoFamily], ...] = (Qwen25VL, LlavaVideo, InternVL, Qwen3VL, Qwen35, Glm4v, MiniCPMV)
 
 
 def family_of(path: str, **numbers: object) -> VideoFamily:

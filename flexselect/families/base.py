@@ -16,12 +16,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from flexselect.attention.kernels import attention_kernels
 from flexselect.attention.layers import attention_layers, layer_at_same_depth
 from flexselect.attention.states import Past, cache_keyword, cache_of, length_of
-from flexselect.decoding.greedy import NewTokens, answering, greedy
-from flexselect.decoding.merging import kept_inputs, whole_prompt
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import check_defaults, describing, kind_of, read_config
 from flexselect.loading.placement import device_of, gpus_of
 from flexselect.loading.weights import LoadOptions
+from flexselect.running.greedy import NewTokens, answering, greedy
+from flexselect.running.merging import kept_inputs, whole_prompt
 from flexselect.shipped import checkpoint_folder
 from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
 from flexselect.structures.layout import Layout
@@ -268,7 +268,7 @@ class VideoLM(ABC):
             inputs = {**inputs, "attention_mask": pad(inputs["attention_mask"], (length_of(past), 0), value=1)}
             cache = {cache_keyword(self.model): cache_of(past, copies=len(inputs["attention_mask"]))}
         with answering(self, inputs, {"input_ids", "deepstack"}) as embedded:
-            return self.model(**embedded, **cache, logits_to_keep=count).logits.float()
+            return self.model(**embedded, **cache, logits_to_keep=count).logits[:, -count:].float()
 
     @torch.inference_mode()
     def generate(

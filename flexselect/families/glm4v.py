@@ -17,15 +17,15 @@ from transformers import (
     PreTrainedModel,
 )
 
+from flexselect.families.inputs import prompt_of_template
 from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter
-from flexselect.families.vision_tower import replace_module
 from flexselect.loading.tokenizer_files import checked_tokenizer
+from flexselect.running.vision_tower import replace_module
 from flexselect.structures.layout import Delimiters
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 
 BEGIN, END = "<|begin_of_video|>", "<|end_of_video|>"
 BEFORE, AFTER = "<|begin_of_image|>", "<|end_of_image|>{seconds:.1f} seconds"
-CONTENT = "content"  # stands for a question where the chat template is asked
 
 
 class Glm4v(TimestampedFamily):
@@ -79,28 +79,8 @@ class Glm4vPrompter(TimestampedPrompter):
         special = {"<|user|>": None, BEFORE: config.image_start_token_id, BEGIN: None}
         load = AutoTokenizer.from_pretrained
         self.tokenizer = checked_tokenizer(family.path, load, special, config.get_text_config())
-        before, self.query = self._turn()
-        self.prefix_ids = self.ids(before)
-
-    def _turn(self) -> tuple[str, str]:
-        """Return the text before the first unit, and that after the last one with "{question}".
-
-        Raises:
-            ValueError: if the checkpoint has no chat template for videos.
-        """
-        content = [{"type": "video"}, {"type": "text", "text": CONTENT}]
-        text = ""
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-            )
-        before, video, after = text.partition(f"{BEGIN}<|video|>{END}")
-        if not video or after.count(CONTENT) != 1:
-            raise ValueError(f"{self.family.path}: its chat template, from which the prompt is taken, is missing")
-        return before + BEGIN, END + after.replace(CONTENT, "{question}")
+        before, after = prompt_of_template(self.tokenizer, family.path, f"{BEGIN}<|video|>{END}")
+        self.prefix_ids, self.query = self.ids(before + BEGIN), END + after
 
     @property
     def end_of_turn(self) -> int:

@@ -15,6 +15,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 from flexselect.structures.layout import Layout
 
 MAX_ASPECT_RATIO = 200  # of transformers' resize rule
+CONTENT = "content"  # stands for a question where a chat template is asked
 
 
 def at_least(name: str, least: float, value: Any, default: Any) -> Any:
@@ -66,6 +67,30 @@ def resize_to_square(frames: Tensor, side: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3] without keeping the aspect ratio; PIL's bicubic filter."""
     resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.cpu().numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
+
+
+def prompt_of_template(tokenizer: Any, path: str, video: str) -> tuple[str, str]:
+    """Take a prompt from a checkpoint's chat template, with thinking switched off.
+
+    Args:
+        tokenizer: the checkpoint's.
+        path: the checkpoint, for errors.
+        video: the text that the template writes for a video.
+
+    Returns:
+        The text before the video, and that after it, with "{question}".
+
+    Raises:
+        ValueError: if the checkpoint has no chat template for videos.
+    """
+    content, text = [{"type": "video"}, {"type": "text", "text": CONTENT}], ""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": content}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    before, place, after = text.partition(video)
+    if not place or after.count(CONTENT) != 1:
+        raise ValueError(f"{path}: its chat template, from which the prompt is taken, is missing or has no videos")
+    return before, after.replace(CONTENT, "{question}")
 
 
 def plain_positions(layout: Layout) -> Tensor:

@@ -14,7 +14,6 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTr
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, between_delimiters, plain_positions, resize_to_square
 from flexselect.families.prompter import Prompter
-from flexselect.families.vision_tower import replace_module
 from flexselect.loading.internlm2_tokenizer import load_tokenizer, special_tokens
 from flexselect.loading.internvl_chat import (
     InternVLChatForConditionalGeneration,
@@ -23,6 +22,7 @@ from flexselect.loading.internvl_chat import (
 )
 from flexselect.loading.tokenizer_files import checked_tokenizer
 from flexselect.loading.weights import LoadOptions, load_weights
+from flexselect.running.vision_tower import replace_module
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 

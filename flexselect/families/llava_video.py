@@ -25,7 +25,6 @@ from transformers import (
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, plain_positions, resize_to_square, with_newlines
 from flexselect.families.prompter import Prompter
-from flexselect.families.vision_tower import replace_module
 from flexselect.loading.llava_qwen import (
     NEWLINES,
     LlavaVideoForConditionalGeneration,
@@ -34,6 +33,7 @@ from flexselect.loading.llava_qwen import (
 )
 from flexselect.loading.tokenizer_files import checked_tokenizer
 from flexselect.loading.weights import LoadOptions, load_weights
+from flexselect.running.vision_tower import replace_module
 from flexselect.structures.layout import Delimiters, Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 from flexselect.validation import check_choice

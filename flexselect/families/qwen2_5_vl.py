@@ -19,13 +19,13 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from flexselect.attention.windows import batch_windows
-from flexselect.decoding.greedy import qwen_logits
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
-from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.loading.tokenizer_files import checked_tokenizer
 from flexselect.loading.weights import LoadOptions, load_weights
+from flexselect.running.greedy import qwen_logits
+from flexselect.running.vision_tower import SideBySide, replace_module
 from flexselect.structures.layout import Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 

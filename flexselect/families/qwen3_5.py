@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from transformers import Qwen3_5ForConditionalGeneration, Qwen3_5MoeForConditionalGeneration
 
+from flexselect.families.inputs import CONTENT
 from flexselect.families.qwen3_vl import PREFIX, QUERY, Qwen3VL, Qwen3VLPrompter
 
-CONTENT = "content"  # stands for a user's content where the chat template is asked
 THINKING = {False: "<think>\n\n</think>\n\n", True: "<think>\n"}  # what follows, as in the published template
 
 

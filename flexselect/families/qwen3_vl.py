@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter
-from flexselect.families.vision_tower import SideBySide, replace_module
 from flexselect.loading.tokenizer_files import checked_tokenizer
+from flexselect.running.vision_tower import SideBySide, replace_module
 from flexselect.structures.layout import Delimiters
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 

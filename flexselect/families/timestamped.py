@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from flexselect.attention.windows import batch_windows
-from flexselect.decoding.greedy import qwen_logits
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.families.inputs import at_least, even_frames, pad_to_even, resize_to_area
 from flexselect.families.prompter import Prompter
 from flexselect.loading.weights import LoadOptions, load_weights
+from flexselect.running.greedy import qwen_logits
 from flexselect.structures.layout import Delimiters, Layout
 from flexselect.structures.prompt import VideoClip, VideoPrompt
 

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from flexselect.attention.layers import attention_layers, check_layer, mlp_width, states_bytes
 from flexselect.attention.probe import Probe, probed_scores, resolve_reduction, states_before
 from flexselect.attention.states import Past, join
-from flexselect.decoding.merging import merge_embeddings
 from flexselect.families.base import VideoLM
 from flexselect.loading.placement import device_of, free_bytes
+from flexselect.running.merging import merge_embeddings
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.layout import Layout

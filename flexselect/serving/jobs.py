@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from flexselect.decoding.greedy import end_ids
+from flexselect.running.greedy import end_ids
 from flexselect.serving.chat import Chat
 from flexselect.serving.refusals import RefusedError, bad, internal
 from flexselect.serving.videos.media import Media

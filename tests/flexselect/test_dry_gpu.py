@@ -10,10 +10,10 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.analysis.needle_recall import clip_states, measure_layers
 from flexselect.attention.windows import batched_windows
 from flexselect.contracts import TrainingClip
-from flexselect.decoding import greedy
 from flexselect.engine.clock import Clock
 from flexselect.families import family_of
 from flexselect.loading.weights import LoadOptions
+from flexselect.running import greedy
 from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.prefix_cache import PrefixCache
 from flexselect.selectors.lite_selector import selector_config
@@ -44,6 +44,7 @@ SYNCS = {
     "Qwen3VL": {"encode": 10, "score": 6, "answer": 12, "later": 1, "token": 3},
     "Qwen35": {"encode": 10, "score": 3, "answer": 8, "later": 2, "token": 3},
     "Glm4v": {"encode": 7, "score": 2, "answer": 8, "later": 1, "token": 3},
+    "MiniCPMV": {"encode": 7, "score": 3, "answer": 8, "later": 2, "token": 3},
 }
 COPIES = {
     "Qwen25VL": {"encode": 11, "score": 8, "answer": 19, "later": 12},
@@ -52,6 +53,7 @@ COPIES = {
     "Qwen3VL": {"encode": 7, "score": 9, "answer": 20, "later": 12},
     "Qwen35": {"encode": 7, "score": 8, "answer": 15, "later": 10},
     "Glm4v": {"encode": 7, "score": 8, "answer": 19, "later": 12},
+    "MiniCPMV": {"encode": 10, "score": 8, "answer": 15, "later": 10},
 }
 COPIES_OF_TWO = {
     "Qwen25VL": {"encode": 14, "score": 17, "answer": 32},
@@ -60,6 +62,7 @@ COPIES_OF_TWO = {
     "Qwen3VL": {"encode": 10, "score": 18, "answer": 33},
     "Qwen35": {"encode": 10, "score": 17, "answer": 28},
     "Glm4v": {"encode": 10, "score": 17, "answer": 32},
+    "MiniCPMV": {"encode": 13, "score": 20, "answer": 30},
 }
 FLOAT32 = {"encode": ANGLES, "answer": ANGLES | RECURRENCE}
 FLOAT32 |= dict.fromkeys(("score", "later"), {LOGITS} | ANGLES | RECURRENCE)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLVideoProcessor
 
 from flexselect import FlexSelect, LiteSelector
-from flexselect.decoding.merging import merge_embeddings
 from flexselect.families.inputs import resize_to_square
 from flexselect.ranking import spearman_loss
+from flexselect.running.merging import merge_embeddings
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.training.losses import l1_loss
 from tests.fixtures import SMALL

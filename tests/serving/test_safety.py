@@ -271,7 +271,7 @@ def test_a_client_that_leaves_in_the_middle_stops_the_model(modes, film, monkeyp
 
         monkeypatch.setattr(type(engine.lm), "generate", slow)
         monkeypatch.setattr(engine.lm.model.generation_config, "eos_token_id", 447)
-        monkeypatch.setattr("flexselect.decoding.greedy.end_ids", lambda *_: {447})
+        monkeypatch.setattr("flexselect.running.greedy.end_ids", lambda *_: {447})
         body = json.dumps(
             {"model": NAME, "messages": messages(data_url(film), "Why?"), "stream": True, "max_tokens": 400}
         ).encode()

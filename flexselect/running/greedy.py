@@ -16,7 +16,7 @@ from flexselect.attention.kernels import PADDED, attention_kernels
 from flexselect.attention.layers import is_hybrid
 from flexselect.attention.probe import use_attention
 from flexselect.attention.states import KeysValues, Past, cache_keyword, empty_cache
-from flexselect.decoding.merging import deepstack_hooks
+from flexselect.running.merging import deepstack_hooks
 from flexselect.structures.layout import lay_out
 from flexselect.structures.prompt import VideoPrompt
 

@@ -1,1 +1,0 @@
-"""Run a VideoLLM's language model: its input from text and visual tokens, and greedy answers."""
