@@ -227,6 +227,7 @@ class OptionNames(TypedDict, total=False):
     newlines: str | None
     time_step: str
     sampling: str
+    thinking: bool
     tolerance: float | None
 
 

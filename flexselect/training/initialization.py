@@ -123,15 +123,15 @@ def load_initial_weights(selector: LiteSelector, start: str, teacher: VideoLM) -
         else:
             other = family_of(start).load(options)
             decoder = other.decoder
-            if _tower_width(other) == _tower_width(teacher):
+            if _tower_width(other) in (None, _tower_width(teacher)):
                 lm = other
     _copy(selector.decoder, decoder.state_dict(), start)
     _copy(selector.projector, lm.projector_weights(), start)
 
 
-def _tower_width(lm: VideoLM) -> int:
-    """Return the width of what a projector takes; the small models of Qwen3.5 have a smaller tower."""
-    return (lm.family.selector_inputs or {})["vision_size"]
+def _tower_width(lm: VideoLM) -> int | None:
+    """Return the width of what a projector takes, smaller in the small models of Qwen3.5; None: not known."""
+    return (lm.family.selector_inputs or {}).get("vision_size")
 
 
 def _language_model(start: str) -> dict[str, Any] | None:

@@ -92,6 +92,7 @@ def test_the_estimate_is_a_little_above_the_peak(published):
         assert besides[0] <= 3 * besides[1], f"{name}: {besides} bytes besides the weights"
 
 
+@pytest.mark.slow
 def test_canary_a_tower_that_takes_a_whole_video_at_once(published, monkeypatch):
     family, lm, clip = published
     longer = replace(clip, pixels=clip.pixels.expand(4, *clip.pixels.shape).flatten(0, 1), grid=(80, *clip.grid[1:]))

@@ -59,6 +59,14 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
+SOONER = {"qwen2_5_vl", "llava_video", "internvl", "qwen3_vl"}  # compiled within a second
+
+
+@pytest.mark.parametrize(
+    "model_folder",
+    [name if name in SOONER else pytest.param(name, marks=pytest.mark.slow) for name in tiny.BUILDERS],
+    indirect=True,
+)
 def test_compiled_layers(load, graphs):
     options = {"selector": "self", "budget": 6, "units_per_set": 2}
     fs, plain = load(**options, compile=True), load(**options)
