@@ -8,6 +8,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 LETTERS = string.ascii_uppercase
+END_OF_THOUGHT = "</think>"  # of models that think before they answer, such as Qwen3.5
+
+
+def after_thought(answer: str) -> str:
+    """Return the part of an answer that follows the model's thoughts; all of it if it has none."""
+    return answer.rpartition(END_OF_THOUGHT)[2]
+
 
 # -- words
 

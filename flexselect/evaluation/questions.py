@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flexselect.evaluation.answer_parsing import LETTERS, named_option, normalise_text
+from flexselect.evaluation.answer_parsing import LETTERS, after_thought, named_option, normalise_text
 from flexselect.evaluation.letter_extraction import EXTRACTORS
 from flexselect.structures.answer import Answer, Option
 from flexselect.structures.frames import WHOLE_VIDEO, ReadOptions
@@ -75,13 +75,13 @@ class VideoQuestion:
         if answer is None or self.answer is None:
             return False
         if not self.options:
-            return normalise_text(answer) in map(normalise_text, self.expected)
+            return normalise_text(after_thought(answer)) in map(normalise_text, self.expected)
         chosen = self.chosen(answer) or self.drawn(answer)
         return chosen is not None and chosen in self.expected_letters
 
     def chosen(self, answer: str) -> str | None:
         """Return the letter that an answer chooses; None if no letter can be read."""
-        return EXTRACTORS[self.extractor](answer, self.options)
+        return EXTRACTORS[self.extractor](after_thought(answer), self.options)
 
     def drawn(self, answer: str) -> str | None:
         """Return the random letter that replaces a missing letter, the same each time; None if none is needed."""

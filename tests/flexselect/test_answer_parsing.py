@@ -134,3 +134,13 @@ def test_canary_one_letter_beside_those_words_is_chosen():
         "The answer is B. Not A or C": "B",
     }
     assert {answer: chosen_letter(answer, options) for answer in output} == output
+
+
+def test_thoughts_are_no_answer():
+    """Qwen3.5 with `thinking`: letters and words of the thoughts do not count."""
+    options = ("red", "blue")
+    choice = VideoQuestion("", "", "Which?", options, answer="B")
+    assert choice.chosen("A is red, so (A)? No.\n</think>\n\nB") == "B" and choice.is_right("(A)\n</think>\n\n(B)")
+    assert not choice.is_right("(B)\n</think>\n\n(A)")
+    words = VideoQuestion("", "", "What colour?", answer="blue")
+    assert words.is_right("It could be red.\n</think>\n\nBlue.") and not words.is_right("blue</think>red")
