@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from transformers import (
 )
 
 from flexselect.families.inputs import prompt_of_template
-from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter
+from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter, texts_around
 from flexselect.loading.tokenizer_files import checked_tokenizer
 from flexselect.running.vision_tower import replace_module
 from flexselect.structures.layout import Delimiters
@@ -128,18 +127,9 @@ class Glm4vLM(TimestampedLM):
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1176]; `video_grid_thw` int64
                 [1, 3], in patches.
         """
-        ids = tensors["input_ids"].flatten()
         units, height, width = tensors["video_grid_thw"].flatten().tolist()
         grid = (units, height // MERGE, width // MERGE)
-        groups = itertools.groupby(ids, lambda number: bool(number == self.visual_id))
-        runs = [(visual, torch.stack(list(run))) for visual, run in groups]
-        lengths = [len(run) for visual, run in runs if visual]
-        if lengths != [grid[1] * grid[2]] * units or runs[0][0]:
-            raise ValueError(
-                f"the prompt has runs of {lengths} placeholders (id {self.visual_id}) "
-                f"but the grid {grid} needs text and then {units} runs of {grid[1] * grid[2]}"
-            )
-        first, *texts = [run for visual, run in runs if not visual]
+        first, *texts = texts_around(tensors["input_ids"].flatten(), self.visual_id, grid)
         end = int((texts[-1] == self.model.config.video_end_token_id).nonzero()[0])
         afters = [*(text[:-1] for text in texts[:-1]), texts[-1][:end]]
         clip = VideoClip(

@@ -5,7 +5,6 @@ Dense models and mixtures of experts differ in nothing that is seen here.
 
 from __future__ import annotations
 
-import itertools
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter
+from flexselect.families.timestamped import MERGE, TimestampedFamily, TimestampedLM, TimestampedPrompter, texts_around
 from flexselect.loading.tokenizer_files import checked_tokenizer
 from flexselect.running.vision_tower import SideBySide, replace_module
 from flexselect.structures.layout import Delimiters
@@ -135,19 +134,9 @@ class Qwen3VLM(TimestampedLM):
             tensors: `input_ids` int64 [1, N] or [N]; `pixel_values_videos` float [4V, 1536]; `video_grid_thw` int64
                 [1, 3], in patches.
         """
-        ids = tensors["input_ids"].flatten()
         units, height, width = tensors["video_grid_thw"].flatten().tolist()
         grid = (units, height // MERGE, width // MERGE)
-        runs = [
-            (key, torch.stack(list(run))) for key, run in itertools.groupby(ids, lambda i: bool(i == self.visual_id))
-        ]
-        lengths = [len(run) for visual, run in runs if visual]
-        if lengths != [grid[1] * grid[2]] * units or runs[0][0]:
-            raise ValueError(
-                f"the prompt has runs of {lengths} video placeholders (id {self.visual_id}) "
-                f"but the grid {grid} needs text and then {units} runs of {grid[1] * grid[2]}"
-            )
-        texts = [run for visual, run in runs if not visual]
+        texts = texts_around(tensors["input_ids"].flatten(), self.visual_id, grid)
         prefix, delimiters, query = _split_at_units(texts, self.model.config.vision_end_token_id)
         clip = VideoClip(tensors["pixel_values_videos"], grid, delimiters=delimiters)
         return VideoPrompt(clip, prefix, query)

@@ -6,6 +6,7 @@ and relative depth, because none were published for these models.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -153,3 +154,20 @@ class TimestampedLM(VideoLM):
     def logits_from_pixels(self, prompt: VideoPrompt) -> Tensor:
         """Run transformers' whole model, see `qwen_logits`."""
         return qwen_logits(self, prompt, MERGE)
+
+
+def texts_around(ids: Tensor, visual_id: int, grid: tuple[int, int, int]) -> list[Tensor]:
+    """Split a prompt at its runs of placeholders, one run per unit: the texts before, between and after, int64 [*].
+
+    Raises:
+        ValueError: if the runs do not fit the grid.
+    """
+    groups = itertools.groupby(ids, lambda number: bool(number == visual_id))
+    runs = [(visual, torch.stack(list(run))) for visual, run in groups]
+    lengths = [len(run) for visual, run in runs if visual]
+    if lengths != [grid[1] * grid[2]] * grid[0] or runs[0][0]:
+        raise ValueError(
+            f"the prompt has runs of {lengths} video placeholders (id {visual_id}) "
+            f"but the grid {grid} needs text and then {grid[0]} runs of {grid[1] * grid[2]}"
+        )
+    return [run for visual, run in runs if not visual]
