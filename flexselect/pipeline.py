@@ -61,7 +61,7 @@ class FlexSelect(Engine):
         checked = Options(selector=selector, **values)
         check_options(family, checked)
         lite = load_selector(checked)  # before the large model: a wrong selector is refused sooner
-        open_engine = find_answer_engine(checked)
+        open_engine = find_answer_engine(checked, family)
         lm = load_lm(family, checked, layers_needed(family, checked))
         fs = cls(lm, family, make_scorer(lm, checked, lite), **vars(checked))
         fs.answer_engine = None if open_engine is None else open_engine(family)

@@ -20,18 +20,20 @@ import torch
 from flexselect.engine.answer_engines import Generated, Prompt
 from flexselect.families.base import VideoFamily
 from flexselect.running.greedy import NewTokens
+from flexselect_vllm.names import check_family
 
 
-def check_engine(url: str | None, options: dict[str, Any]) -> None:
+def check_engine(family: VideoFamily, url: str | None, options: dict[str, Any]) -> None:
     """Check what can be checked before weights are loaded.
 
     Raises:
-        ValueError: for a missing package or a wrong argument.
+        ValueError: for a family that is not answered for, a missing package or a wrong argument.
     """
+    check_family(family)
     needed = "vllm" if url is None else "openai"
     if find_spec(needed) is None:
         other = "; or name a server with engine_url" if url is None else ""
-        raise ValueError(f"engine=vllm needs the package {needed} here: pip install {needed}{other}")
+        raise ValueError(f"engine=vllm needs the package {needed} here: pip install 'flexselect[vllm]'{other}")
     if url is not None and options:
         raise ValueError("engine_options are for vLLM on this machine; give those of a server to `vllm serve`")
     if url is not None and not url.startswith(("http://", "https://")):

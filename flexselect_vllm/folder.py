@@ -13,7 +13,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.loading.checkpoint_files import weight_files
 from flexselect.loading.fingerprint import weights_hash
 from flexselect_vllm.config import FlexSelectConfig
-from flexselect_vllm.names import ANSWERED
+from flexselect_vllm.names import check_family
 from flexselect_vllm.plugin import ARCHITECTURE
 
 NAME = "flexselect-{}"
@@ -47,9 +47,7 @@ def write_engine_folder(family: VideoFamily, folder: Path) -> Path:
     """
     if folder.exists() and any(folder.iterdir()) and not is_engine_folder(folder):
         raise ValueError(f"{folder} is no empty folder, and no engine folder of ours: give another")
-    kind = family.model_config.get_text_config().model_type
-    if kind not in ANSWERED:
-        raise ValueError(f"engine=vllm cannot answer for {family.name} yet: its language model is {kind!r}")
+    check_family(family)
     folder.mkdir(parents=True, exist_ok=True)
     model, text = family.model_config, family.model_config.get_text_config()
     text_config = {**text.to_dict(), "tie_word_embeddings": model.tie_word_embeddings}

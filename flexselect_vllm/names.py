@@ -8,11 +8,23 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from flexselect.families.base import VideoFamily
 from flexselect.loading.internvl_chat import RENAMINGS, split_heads
 
 NAMES = (*RENAMINGS, (r"^model\.language_model\.", "model."), (r"^language_model\.(?=model\.|lm_head\.)", ""))
 ANSWERED = ("qwen2", "qwen2_5_vl_text", "llama", "qwen3", "qwen3_vl_text")  # language models, by `model_type`
 LANGUAGE = re.compile(r"^(model\.(layers|embed_tokens|norm)\.|lm_head\.)")
+
+
+def check_family(family: VideoFamily) -> None:
+    """Refuse a family whose language model cannot be run here.
+
+    Raises:
+        ValueError: naming the family and its language model.
+    """
+    kind = family.model_config.get_text_config().model_type
+    if kind not in ANSWERED:
+        raise ValueError(f"engine=vllm cannot answer for {family.name} yet: its language model is {kind!r}")
 
 
 def language_weights(weights: Iterable[tuple[str, Tensor]], text: PreTrainedConfig) -> Iterator[tuple[str, Tensor]]:

@@ -48,7 +48,7 @@ class VideoQA(LightningModule):
         self.save_hyperparameters(asdict(self.options))
         needs = {"verify": self.options.verify, "absent_below": self.options.absent_below is not None}
         check_options(family, self.options, next((name for name, is_set in needs.items() if is_set), None))
-        find_answer_engine(self.options)
+        find_answer_engine(self.options, family)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)
         self.grounding = GroundingMetrics()

@@ -59,13 +59,14 @@ class AnswerEngine(Protocol):
 OpenEngine = Callable[[VideoFamily], AnswerEngine]
 
 
-def find_answer_engine(options: Options) -> OpenEngine | None:
+def find_answer_engine(options: Options, family: VideoFamily) -> OpenEngine | None:
     """Find what opens the engine that the options name; None: the loaded model answers itself.
 
     Open it after the weights are loaded, since it takes what is free of the GPU's memory.
 
     Raises:
-        ValueError: if there is no engine of this name, the package that it needs is missing, or an argument is wrong.
+        ValueError: if there is no engine of this name, it cannot answer for this family, the package that it needs is
+            missing, or an argument is wrong.
     """
     if options.engine == OWN_ENGINE:
         return None
@@ -77,7 +78,7 @@ def find_answer_engine(options: Options) -> OpenEngine | None:
     url, more = options.engine_url, dict(options.engine_options or {})
     try:
         module = installed[options.engine].load()
-        module.check_engine(url, more)
+        module.check_engine(family, url, more)
     except ImportError as error:
         raise ValueError(f"the answer engine {options.engine} cannot be used: {error}") from error
     return lambda family: module.open_engine(family, url, more, options.dtype)

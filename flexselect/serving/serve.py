@@ -143,8 +143,8 @@ def load_modes(path: str, selector: str | None, fps: float | None, max_frames: i
     try:
         check_names(Options, options, "serve", set_by=("selector", "scoring_only"))
         chosen = Options(selector="self", scoring_only=False, **options)
-        find_answer_engine(chosen)
         family = family_of(path, **{name: value for name, value in numbers.items() if value is not None})
+        find_answer_engine(chosen, family)
         if selector is not None:
             check_trained(selector)
     except (ValueError, OSError) as error:

@@ -61,7 +61,7 @@ def engines(monkeypatch):
         opened.append(Elsewhere(*arguments))
         return opened[-1]
 
-    module = SimpleNamespace(open_engine=open_engine, check_engine=lambda url, options: None)
+    module = SimpleNamespace(open_engine=open_engine, check_engine=lambda family, url, options: None)
     engine = SimpleNamespace(name="elsewhere", load=lambda: module)
     monkeypatch.setattr(answer_engines, "entry_points", lambda group: [engine])
     return opened
@@ -228,3 +228,12 @@ def test_the_endpoint_says_that_its_engine_is_gone(engines, table):
         assert post(server.url, about)[0] == 200 and get(server.url, "health")[0] == 200
         status, _, body = post(server.url, {}, path="v1/completions")
         assert status == 404 and body["error"]["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "glm4v", "minicpm_v"])
+@pytest.mark.parametrize("url", [None, "http://localhost:9/v1"])
+def test_a_family_that_vllm_cannot_answer_for_is_refused_at_once(kind, url, tmp_path):
+    """Before anyone is sent to install vLLM, or a server is asked."""
+    folder = str(tiny.BUILDERS[kind](tmp_path))
+    with pytest.raises(ValueError, match=r"engine=vllm cannot answer for .* yet: its language model is "):
+        FlexSelect.from_pretrained(folder, device="cpu", engine="vllm", engine_url=url)

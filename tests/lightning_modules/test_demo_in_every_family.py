@@ -14,6 +14,8 @@ from datamodules.needles import write_needle_videos
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"llava_video": "LlavaVideo", "internvl": "InternVL", "qwen3_5": "Qwen35"}
+EPOCHS = {"qwen3_5": 34}  # the others: 80; its recurrence in plain PyTorch takes a minute an epoch in the end
+GAIN = {"qwen3_5": 0.2}  # over dense; the others: 0.1
 BUDGETS = {"llava_video": 307, "internvl": 281, "qwen3_5": 230}  # 5 %: 512 units of 12 or 9 tokens, 511 of 11
 
 
@@ -53,7 +55,14 @@ def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeyp
     torch.set_num_threads(2)
     family = lay_out(kind, tmp_path / "untrained")
     train = ["fit", "--config", "configs/demo/train_video_llm.yaml", *family, "--output_dir", str(tmp_path / "model")]
-    short = ["--data.letters", "false", "--trainer.max_epochs", "80", "--trainer.enable_progress_bar", "false"]
+    short = [
+        "--data.letters",
+        "false",
+        "--trainer.max_epochs",
+        str(EPOCHS.get(kind, 80)),
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
     assert cli.main([*train, *short]) == 0
     annotations = write_needle_videos(tmp_path / "videos", videos=6, patches=512, seed=77)
     in_words = [row for row in map(json.loads, annotations.read_text().splitlines()) if not row["options"]]
@@ -62,5 +71,5 @@ def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeyp
     family += ["--model.budget", str(BUDGETS[kind])]
     accuracy = {mode: validated(family, mode, annotations, tmp_path / mode) for mode in ("dense", "self", "uniform")}
     logging.getLogger(__name__).warning("%s: %s", kind, accuracy)  # shown with -o log_cli=true
-    assert accuracy["self"] >= accuracy["dense"] + 0.1
+    assert accuracy["self"] >= accuracy["dense"] + GAIN.get(kind, 0.1)
     assert accuracy["self"] >= accuracy["uniform"] + 0.1
