@@ -232,3 +232,11 @@ def test_options_of_other_packages_are_left_to_the_parser(tmp_path):
     words = ["predict", "--config", str(tmp_path / "a.yaml"), "--family.max_framez", "4"]
     assert answer_at_once(words) is None
     assert answer_at_once(["predict", "--family", "mine.Family", "--family.max_framez", "4"]) is None
+
+
+def test_ask_says_that_it_selects_without_being_told_to(capsys):
+    """A run from YAML files keeps all tokens then; `ask` does not."""
+    assert cli.main(["ask", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert '"self": training-free; "dense": all tokens;' in shown and "trained selector (default: self)" in shown
+    assert "not given: all tokens" not in shown

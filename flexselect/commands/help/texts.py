@@ -73,10 +73,19 @@ def _formatted(name: str, meaning: str) -> list[str]:
     return [head, *(f"{'':{INDENT}}{line}" for line in more)]
 
 
+SELECTOR_OF_ASK = (  # unlike a run from YAML files, it selects unless it is told not to
+    "STR",
+    '"self": training-free; "dense": all tokens; "uniform", "random": controls; else the folder or hub id of a trained '
+    "selector (default: self)",
+)
+
+
 def option_of(about: Verb, name: str) -> tuple[str, str]:
     """Return the type of a verb's option (empty: it takes no value), and its meaning with the default."""
     if name in SHARED:
         return SHARED[name]
+    if name == "--selector" and about.classes:
+        return SELECTOR_OF_ASK
     part, _, key = (SHORT.get(name, name) if about.classes else name).removeprefix("--").partition(".")
     if about.function:
         kind, default, meaning = function_options(about.function)[part]
