@@ -259,20 +259,27 @@ def qwen3_vl(folder: Path, seed: int = 0, hidden: int = 64, experts: bool = Fals
 HYBRID = ("linear_attention", "full_attention", "full_attention", "linear_attention")  # layers of a tiny Qwen3.5
 
 
+def hybrid_text(hidden: int) -> dict:
+    """A language model of Qwen3.5's kind: half of a head turns."""
+    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
+    text |= {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4}
+    text |= {"linear_value_head_dim": 8, "layer_types": list(HYBRID)}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
+    text["rope_parameters"]["mrope_section"] = PARTIAL[hidden]
+    return text
+
+
 def qwen3_5(folder: Path, seed: int = 0, hidden: int = 64, small: bool = False, experts: bool = False) -> Path:
     """Layers with attention between recurrent ones; the demo's tokenizer. A small one has a smaller tower too."""
     torch.manual_seed(seed)
     for file in DEMO.glob("tokenizer*.json"):
         shutil.copy(file, folder)
     ids = Qwen2_5_VLConfig.from_pretrained(DEMO)
-    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
-    text |= {"num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
-    text |= {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4}
-    text |= {"linear_value_head_dim": 8, "layer_types": list(HYBRID)}
+    text = hybrid_text(hidden)
     if small:
         text |= {"num_hidden_layers": 2, "layer_types": list(HYBRID[:2])}
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
-    text["rope_parameters"] |= {"mrope_section": PARTIAL[hidden], "mrope_interleaved": True}
+    text["rope_parameters"]["mrope_interleaved"] = True
     vision = {"hidden_size": 32, "intermediate_size": 48, "depth": 3, "num_heads": 2, "out_hidden_size": hidden}
     kinds: tuple = Qwen3_5Config, Qwen3_5ForConditionalGeneration
     if experts:
@@ -363,12 +370,7 @@ def minicpm_v(folder: Path, seed: int = 0, hidden: int = 64) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": pictures})
     tokenizer.chat_template = MINICPM_TEMPLATE
     tokenizer.save_pretrained(folder)
-    text = {"hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
-    text |= {"num_key_value_heads": 2, "head_dim": hidden // 4, "vocab_size": 448, "bos_token_id": 0, "eos_token_id": 2}
-    text |= {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4}
-    text |= {"linear_value_head_dim": 8, "layer_types": list(HYBRID), "model_type": "qwen3_5_text"}
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}
-    text["rope_parameters"]["mrope_section"] = PARTIAL[hidden]
+    text = {**hybrid_text(hidden), "model_type": "qwen3_5_text"}
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
     config = MiniCPMV4_6Config(
         text_config=text,

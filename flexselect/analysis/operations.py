@@ -28,8 +28,7 @@ class Decoder:
     heads: int
     kv_heads: int
     attended: int  # width of all heads together
-    gated: bool = False  # whether attention has one more matrix, of a gate
-    recurrent: tuple[int, ...] = ()  # layers without attention
+    recurrent: tuple[int, ...] = ()  # layers without attention; where there are some, attention has a gate
     recurrence: Recurrence | None = None  # their sizes
 
     @classmethod
@@ -39,12 +38,12 @@ class Decoder:
         recurrent = tuple(sorted({*range(layers)} - {*attention_layers(config)}))
         sizes = layers, config.hidden_size, mlp_width(config), heads, config.num_key_value_heads
         recurrence = Recurrence.of(config) if recurrent else None
-        return cls(*sizes, heads * head_width(config), bool(recurrent), recurrent, recurrence)
+        return cls(*sizes, heads * head_width(config), recurrent, recurrence)
 
     def operations(self, tokens: int, layers: int) -> float:
         """Count the operations of the first layers over one prompt."""
         recurrent = sum(layer < layers for layer in self.recurrent)
-        projections = (3 if self.gated else 2) * self.attended + 2 * self.kv_heads * self.attended // self.heads
+        projections = (3 if self.recurrent else 2) * self.attended + 2 * self.kv_heads * self.attended // self.heads
         attention = 2 * tokens * self.width * projections + 2 * tokens**2 * self.attended
         every = 2 * tokens * self.width * 3 * self.inner
         return layers * every + (layers - recurrent) * attention + recurrent * tokens * self._of_recurrence

@@ -81,12 +81,18 @@ def check_layer(layer: int, layers: Sequence[int]) -> None:
     Raises:
         ValueError: with the layers that there are.
     """
-    if layer in layers:
-        return
-    choices = f"between 0 and {layers[-1]}"
-    if len(layers) <= layers[-1]:
-        choices = f"one of {', '.join(map(str, layers))}, the layers with attention,"
-    raise ValueError(f"reference_layer must be {choices} for this model, got {layer}")
+    if layer not in layers:
+        what = "" if _are_all(layers) else ", the layers with attention,"
+        raise ValueError(f"reference_layer must be {choices_of(layers)}{what} for this model, got {layer}")
+
+
+def choices_of(layers: Sequence[int]) -> str:
+    """Say in a message which layers there are, given their ascending numbers."""
+    return f"between 0 and {layers[-1]}" if _are_all(layers) else f"one of {', '.join(map(str, layers))}"
+
+
+def _are_all(layers: Sequence[int]) -> bool:
+    return len(layers) > layers[-1]
 
 
 def layer_at_same_depth(config: Any, published: Mapping[int, int]) -> int:

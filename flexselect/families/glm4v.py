@@ -52,11 +52,6 @@ class Glm4v(TimestampedFamily):
     }
     selector_inputs = None
 
-    @staticmethod
-    def claims(config: dict[str, Any]) -> bool:
-        """Return whether `model_type` in a config.json is GLM-4V's."""
-        return config.get("model_type") in Glm4v.models
-
     def prompter(self) -> Glm4vPrompter:
         """Build the prompter of GLM-4V."""
         return Glm4vPrompter(self)

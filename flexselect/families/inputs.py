@@ -65,8 +65,16 @@ def resize_to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int
 
 def resize_to_square(frames: Tensor, side: int) -> Tensor:
     """Resize uint8 frames [T, h, w, 3] to [T, side, side, 3] without keeping the aspect ratio; PIL's bicubic filter."""
+    if frames.shape[1:3] == (side, side):
+        return frames
     resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames.cpu().numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in resized]))
+
+
+def rendered_turn(tokenizer: Any, content: str | list[dict[str, str]], thinking: bool) -> str:
+    """Let a chat template write a user's turn and the beginning of the model's; its switch says whether it thinks."""
+    turns = [{"role": "user", "content": content}]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
 
 
 def prompt_of_template(tokenizer: Any, path: str, video: str) -> tuple[str, str]:
@@ -83,10 +91,8 @@ def prompt_of_template(tokenizer: Any, path: str, video: str) -> tuple[str, str]
     Raises:
         ValueError: if the checkpoint has no chat template for videos.
     """
-    content, text = [{"type": "video"}, {"type": "text", "text": CONTENT}], ""
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": content}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    content = [{"type": "video"}, {"type": "text", "text": CONTENT}]
+    text = rendered_turn(tokenizer, content, thinking=False) if tokenizer.chat_template else ""
     before, place, after = text.partition(video)
     if not place or after.count(CONTENT) != 1:
         raise ValueError(f"{path}: its chat template, from which the prompt is taken, is missing or has no videos")

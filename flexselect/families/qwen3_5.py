@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers import Qwen3_5ForConditionalGeneration, Qwen3_5MoeForConditionalGeneration
 
-from flexselect.families.inputs import CONTENT
+from flexselect.families.inputs import CONTENT, rendered_turn
 from flexselect.families.qwen3_vl import PREFIX, QUERY, Qwen3VL, Qwen3VLPrompter
 
 THINKING = {False: "<think>\n\n</think>\n\n", True: "<think>\n"}  # what follows, as in the published template
@@ -55,11 +55,6 @@ class Qwen35(Qwen3VL):
             raise ValueError(f"thinking must be true or false, got {thinking!r}")
         self.thinking = thinking
 
-    @staticmethod
-    def claims(config: dict[str, Any]) -> bool:
-        """Return whether `model_type` in a config.json is Qwen3.5's."""
-        return config.get("model_type") in Qwen35.models
-
     def prompter(self) -> Qwen35Prompter:
         """Build the prompter of Qwen3.5."""
         return Qwen35Prompter(self)
@@ -81,11 +76,6 @@ class Qwen35Prompter(Qwen3VLPrompter):
         """
         if not self.tokenizer.chat_template:
             return PREFIX, THINKING[thinking]
-        text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": CONTENT}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=thinking,
-        )
+        text = rendered_turn(self.tokenizer, CONTENT, thinking)
         before, _, after = text.partition(QUERY.format(question=CONTENT))
         return before, after

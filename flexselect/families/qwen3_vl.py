@@ -51,11 +51,6 @@ class Qwen3VL(TimestampedFamily):
         "qwen3_vl_moe": Qwen3VLMoeForConditionalGeneration,
     }
 
-    @staticmethod
-    def claims(config: dict[str, Any]) -> bool:
-        """Return whether `model_type` in a config.json is Qwen3-VL's."""
-        return config.get("model_type") in Qwen3VL.models
-
     @property
     def selector_inputs(self) -> dict[str, Any]:
         """Fields of `LiteSelectorConfig`: four patches of the tower per token, without deepstack features."""

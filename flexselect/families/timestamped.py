@@ -69,6 +69,11 @@ class TimestampedFamily(VideoFamily):
         self.min_pixels = at_least("min_pixels", 1, min_pixels, defaults.get("min_pixels", 128 * token))
         self.max_pixels = at_least("max_pixels", self.min_pixels, max_pixels, defaults.get("max_pixels", 220 * token))
 
+    @classmethod
+    def claims(cls, config: dict[str, Any]) -> bool:
+        """Return whether `model_type` in a config.json is one of the family's `models`."""
+        return config.get("model_type") in cls.models
+
     def read_model_config(self) -> PreTrainedConfig:
         """Read the configuration."""
         return AutoConfig.from_pretrained(self.path)

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
+from flexselect.attention.layers import choices_of
 from flexselect.shipped import checkpoint_folder, config_file
 
 LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS did not fetch
@@ -78,8 +79,7 @@ def check_defaults(path: str, config: dict[str, Any], layers: Sequence[int]) -> 
     if budget != int(budget) or budget < 1:
         wrong.append(f"budget is {budget}, not a whole number above 0")
     if defaults.get("reference_layer", layers[0]) not in layers:
-        choices = f"between 0 and {layers[-1]}" if len(layers) > layers[-1] else f"one of {', '.join(map(str, layers))}"
-        wrong.append(f"reference_layer is {defaults['reference_layer']}, not {choices}")
+        wrong.append(f"reference_layer is {defaults['reference_layer']}, not {choices_of(layers)}")
     if wrong:
         raise ValueError(f"{path}: the defaults under flexselect in its config.json are wrong: {wrong[0]}")
     return defaults

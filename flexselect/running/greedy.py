@@ -15,7 +15,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from flexselect.attention.kernels import PADDED, attention_kernels
 from flexselect.attention.layers import is_hybrid
 from flexselect.attention.probe import use_attention
-from flexselect.attention.states import KeysValues, Past, cache_keyword, empty_cache
+from flexselect.attention.states import KeysValues, Past, cache_keyword
 from flexselect.running.merging import deepstack_hooks
 from flexselect.structures.layout import lay_out
 from flexselect.structures.prompt import VideoPrompt
@@ -62,15 +62,16 @@ def greedy(
     keep_past: bool = False,
 ) -> list[NewTokens]:
     """Generate the new tokens of each prompt; see `VideoLM.generate`."""
-    text = model.config.get_text_config()
-    keep_past = keep_past and not is_hybrid(text)  # a recurrent layer cannot be cut back to the prompt
+    keep_past = keep_past and not is_hybrid(
+        model.config.get_text_config()
+    )  # a recurrent layer cannot be cut back to the prompt
     stops = end_ids(model, end_of_turn)
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     if cache_implementation is not None:
         needed = inputs["inputs_embeds"].shape[1] + max_new_tokens
         size = math.ceil(needed / CACHE_STEP) * CACHE_STEP
         sampling |= {"cache_implementation": cache_implementation, "max_cache_len": size}
-    check, cache = _LogitsCheck(on_token), empty_cache(text)
+    check, cache = _LogitsCheck(on_token), DynamicCache()
     if keep_past:  # a static cache would be of use for decoding only
         sampling = {name: value for name, value in sampling.items() if "cache" not in name}
         sampling[cache_keyword(model)] = cache

@@ -30,7 +30,7 @@ class Layout:
         """The places of the visual tokens in `span`: int64 [v]."""
         return self._visual_places - self.span.start
 
-    @property
+    @cached_property
     def query_rows(self) -> int:
         """Q, the number of text tokens after the video: a text that closes the last unit, such as its time, is none."""
         return len(self.ids) - 1 - int((self.unit >= 0).nonzero()[-1])
