@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class FlexSelect(Engine):
         known = option_names(Options)
         numbers = {name: value for name, value in options.items() if name not in known}
         values: dict[str, Any] = {name: value for name, value in options.items() if name in known}
+        for name in numbers.keys() & signature(cls.open).parameters.keys():
+            raise ValueError(f"{name} is an option of open, not of from_pretrained: fs.open(video, {name}=...)")
         family = open_family(path, numbers, known, "FlexSelect.from_pretrained")
         checked = Options(selector=selector, **values)
         check_options(family, checked)

@@ -89,8 +89,8 @@ class VideoLLMTraining(LightningModule):
             embeddings.append(merged[0])
             seconds = float(batch["seconds_per_unit"][i])
             position_ids = self.lm.position_ids(layout, grid, seconds)
-            if len(position_ids) == 1:  # unlike M-RoPE, plain positions ignore time: spread them to one unit per second
-                position_ids = position_ids + _spread(layout, seconds)
+            if torch.equal(position_ids, self.lm.position_ids(layout, grid, 2 * seconds + 1)):  # they ignore time
+                position_ids = position_ids + _spread(layout, position_ids[0], seconds)
             positions.append(position_ids.T)
             ignored = torch.full((len(layout.ids) - len(answer),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
@@ -134,10 +134,14 @@ class VideoLLMTraining(LightningModule):
         self.model.save_pretrained(folder)
 
 
-def _spread(layout: Layout, seconds_per_unit: float) -> Tensor:
-    """Return how far each token moves if unit u takes the position of unit u * `seconds_per_unit`: int64 [N]."""
+def _spread(layout: Layout, axis: Tensor, seconds_per_unit: float) -> Tensor:
+    """Return how far each token moves if unit u takes the position of unit u * `seconds_per_unit`: int64 [N].
+
+    A video of one unit per second then has no positions that are far beyond those of training.
+    """
     units = torch.arange(int(layout.unit.max()) + 1)
+    starts = axis[(layout.unit[None] == units[:, None]).long().argmax(1)]  # [U], the position where a unit begins
     moved = (units * max(1.0, seconds_per_unit)).long() - units
-    moved *= (layout.unit == 0).sum()
+    moved *= int(starts[:2].diff().sum())
     after = torch.arange(len(layout.unit)) >= layout.span.stop
-    return torch.where(layout.unit >= 0, moved[layout.unit], torch.where(after, moved[-1], 0))
+    return torch.where(layout.unit >= 0, moved[layout.unit.clamp(min=0)], torch.where(after, moved[-1], 0))

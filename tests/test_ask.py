@@ -94,6 +94,8 @@ def test_a_folder_is_asked_with_its_family(video, checkpoint, capfd):
         (["VIDEO", "a?", "--modle", "x"], "ask has no option --modle; did you mean --model?"),
         (["VIDEO", "a?", "--budget"], "--budget has no value"),
         (["VIDEO", "a?", "--model", "qwen2_5_vl_7"], "did you mean qwen2_5_vl_7b?"),
+        (["VIDEO", "a?", "--model", "family/qwen3_5"], "--model family/qwen3_5 is only a part of a config"),
+        (["VIDEO", "a?", "--model", "VIDEO"], "is no config"),
     ],
 )
 def test_mistakes(words, message, video, capfd):
@@ -150,6 +152,11 @@ def test_durations():
 def test_an_empty_answer_is_said():
     assert [shown_answer({"answer": text, "error": None}) for text in ("", " ", "a")] == ["(empty)", "(empty)", "a"]
     assert shown_answer({"answer": None, "error": "no frames"}) == "no frames"
+
+
+def test_control_characters_of_an_answer_do_not_reach_the_terminal():
+    row = {"answer": "\x1b]0;title\x07\tred\r\ngrün \u200d\x9b", "error": None}
+    assert shown_answer(row) == "\\x1b]0;title\\x07\tred\\r\ngrün \u200d\\x9b"
 
 
 def test_a_run_in_a_log_file(video, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from flexselect.commands.verbs import SHORT
 from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_file, config_names
@@ -76,6 +78,19 @@ def _words(name: str, value: str) -> list[str]:
     return [name] if value == "true" else []
 
 
+def _parts(file: str) -> set[str]:
+    """Return the top-level names of a config.
+
+    Raises:
+        ValueError: if it is no YAML.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--model {file} is no config: {error}") from error
+    return set(content if isinstance(content, dict) else ())
+
+
 def _model(name: str) -> list[str]:
     """Return the options of a model: a config by its name or file, or a checkpoint by its folder or hub id.
 
@@ -85,6 +100,11 @@ def _model(name: str) -> list[str]:
     """
     file = config_file(name)
     if Path(file).is_file():
+        if not {"family", "model", "data"} <= _parts(file):
+            whole = ", ".join(config for config in config_names() if "/" not in config)
+            raise ValueError(
+                f"--model {name} is only a part of a config; give a checkpoint's folder, or one of {whole}"
+            )
         return ["--config", file]
     near = did_you_mean(name, config_names(), cutoff=0.5 if "/" not in name else 0.8)
     if not Path(name).is_dir() and ("/" not in name or near):

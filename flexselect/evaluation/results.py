@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MAX_REASONS = 3  # reasons why rows do not count that the summary names; results.json has all
 UNKNOWN = "–"  # printed for an unknown number
 EMPTY = "(empty)"  # shown for an empty answer
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 NOTHING_EXPECTED = "the annotations have no answer to compare with"
 
 
@@ -221,8 +222,12 @@ def _entries(results: dict[str, Any], everything: str) -> dict[str, dict[str, An
 
 
 def shown_answer(row: dict[str, Any]) -> str:
-    """Return the answer of a row as people are shown it: an error in its place, and `EMPTY` for an empty answer."""
-    return str(row["error"] or row["answer"].strip() or EMPTY)
+    """Return the answer of a row as people are shown it: an error in its place, and `EMPTY` for an empty answer.
+
+    Control characters, which could make a terminal do things, are written as escapes.
+    """
+    text = str(row["error"] or row["answer"].strip() or EMPTY)
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def summarise_errors(results: dict[str, Any]) -> str:

@@ -69,7 +69,10 @@ def family_class(path: str) -> type[VideoFamily]:
         if family.claims(config):
             return family
     known = ", ".join(family.__name__ for family in FAMILIES)
-    raise ValueError(f"no family knows the checkpoint at {path}: {kind_of(config)}. Known families: {known}")
+    raise ValueError(
+        f"no family knows the checkpoint at {path}: {kind_of(config)}. "
+        f"Known families: {known}; docs/families.md lists their models"
+    )
 
 
 def load_lm(family: VideoFamily, options: LoadingOptions, num_layers: int | None = None) -> VideoLM:

@@ -139,6 +139,11 @@ def test_an_unknown_option_gets_the_nearest_name_everywhere(unloaded, take):
         take(family_of(unloaded), dtyp="float32")
 
 
+def test_an_option_of_open_is_told_where_it_belongs(unloaded):
+    with pytest.raises(ValueError, match=r"keep is an option of open, not of from_pretrained"):
+        FlexSelect.from_pretrained(str(unloaded), keep="features")
+
+
 def test_an_unknown_option_of_a_loaded_model(load):
     fs = load()
     with pytest.raises(ValueError, match=r"FlexSelect has no option budgt; did you mean budget\?"):

@@ -168,6 +168,13 @@ def test_thinking_is_off_unless_it_is_wanted(folder, template, thinking):
         family_of(str(folder), thinking="no")
 
 
+def test_a_template_of_other_turns_is_refused(folder):
+    prompter = family_of(str(folder)).prompter()
+    prompter.tokenizer.chat_template = "{% for turn in messages %}User: {{ turn.content }}{% endfor %}"
+    with pytest.raises(ValueError, match="its chat template writes no turns as Qwen"):
+        prompter._turns(False)
+
+
 def test_weights_for_drafts_are_passed_over(folder, tmp_path):
     """Published checkpoints hold one more layer, `mtp`, that drafts tokens; transformers has no place for it."""
     for file in folder.iterdir():

@@ -122,6 +122,16 @@ def validated_at(model: Path, annotations: Path) -> float:
 def test_positions_of_a_short_clip_stand_as_far_apart_as_its_units():
     """Three units of 2 tokens, 2.5 s apart: they stand where units 0, 2 and 5 would, the text after them follows."""
     layout = lay_out(torch.zeros(4), torch.zeros(3), range(3), 2, placeholder=9)
-    where = torch.arange(13) + _spread(layout, 2.5)
+    axis = torch.arange(13)
+    where = axis + _spread(layout, axis, 2.5)
     assert where.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 14, 15, 16, 17, 18]
-    assert torch.equal(_spread(layout, 0.5), torch.zeros(13, dtype=torch.long)), "never nearer than they are"
+    assert torch.equal(_spread(layout, axis, 0.5), torch.zeros(13, dtype=torch.long)), "never nearer than they are"
+
+
+def test_units_beside_timestamps_move_with_their_text():
+    """Units of 4 tokens placed like images: a unit and its two texts of one token take 1 + 2 + 1 positions."""
+    around = [(torch.ones(1), torch.ones(1))] * 3
+    layout = lay_out(torch.zeros(2), torch.zeros(2), range(3), 4, placeholder=9, delimiters=around)
+    axis = torch.tensor([0, 1, *[2, 3, 3, 3, 3, 5], *[6, 7, 7, 7, 7, 9], *[10, 11, 11, 11, 11, 13], 14, 15])
+    moved = _spread(layout, axis, 3.0)
+    assert moved.tolist() == [0, 0, *[0] * 6, *[4 * 2] * 6, *[4 * 4] * 6, 4 * 4, 4 * 4]
