@@ -63,6 +63,7 @@ class QuestionData(LightningDataModule):
         self.questions = self.table if self.shard is None else [self.table[i] for i in self.shard.positions.values()]
         self.answered: set[tuple[str, str, str]] = set()
         self.cache: FeatureCache | None = None
+        self.only_streams = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -81,6 +82,10 @@ class QuestionData(LightningDataModule):
         """Take features from the cache instead of decoding a video."""
         self.cache = cache
 
+    def stream_only(self) -> None:
+        """Hand over videos before they are decoded: the model reads some of their frames only."""
+        self.only_streams = True
+
     def hash_of(self, video: str) -> str | None:
         """Return the current hash of a video's file; None if it cannot be read."""
         try:
@@ -93,7 +98,8 @@ class QuestionData(LightningDataModule):
         rank, world = rank_and_world_size(self.trainer)
         share = share_of_process(self.questions, rank, world, self.work())
         items = _Items(self.family, share, self.answered, Path(self.video_root), self.cache)
-        return DataLoader(items, batch_size=None, num_workers=workers(self.num_workers), worker_init_fn=start_worker)
+        ahead = 0 if self.only_streams else workers(self.num_workers)  # a process cannot send a stream
+        return DataLoader(items, batch_size=None, num_workers=ahead, worker_init_fn=start_worker)
 
     val_dataloader = predict_dataloader
     transfer_batch_to_device = keep_frames_on_cpu

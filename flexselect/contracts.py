@@ -67,6 +67,9 @@ class QuestionSource(Recorded, Protocol):
     def use_cache(self, cache: FeatureCache) -> None:
         """Take features from the cache instead of decoding a video."""
 
+    def stream_only(self) -> None:
+        """Hand over videos as streams, never decoded: the model reads some of their frames only."""
+
     def hash_of(self, video: str) -> str | None:
         """Return the current hash of a video's file; None if it cannot be read."""
 

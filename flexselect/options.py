@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from inspect import Parameter, getdoc, signature
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
@@ -24,6 +23,7 @@ from flexselect.validation import (
     check_engine,
     check_integer,
     check_known,
+    check_looks,
     check_place,
     check_verify,
 )
@@ -139,6 +139,12 @@ class Options(ScoringOptions):
         engine: what runs the LLM on the kept tokens: "transformers" or "vllm", see docs/serve.md.
         engine_url: address of a server that runs the engine; None: it runs on this machine.
         engine_options: arguments of vLLM, such as `tensor_parallel_size`.
+        cost: None: one look at all frames in full. A number up to 2: look twice, first at few small frames of the whole
+            video, then in full at what stands out there for the question. It is the share of the video's frames that
+            both looks take together, see docs/look_twice.md; 2: all frames, twice.
+        first_look_share: share of the cost for the first look.
+        first_look_shrink: how much smaller the sides of frames are in the first look, if the tower takes several sizes.
+        second_look_gb: how much of what was seen in full a session keeps for later questions.
     """
 
     selector: str | None = None
@@ -150,6 +156,10 @@ class Options(ScoringOptions):
     engine: str = later("transformers")
     engine_url: str | None = placement(None)
     engine_options: dict[str, Any] | None = placement(None)  # noqa: RUF009 (the default is None)
+    cost: float | None = later(None)
+    first_look_share: float = later(0.5)
+    first_look_shrink: float = later(2.0)
+    second_look_gb: float = placement(1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,6 +169,7 @@ class Options(ScoringOptions):
             check_at_least("budget", self.budget, 1, " visual token")
         if self.scoring_only and self.selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
+        check_looks(self.cost, self.first_look_share, self.first_look_shrink, self.second_look_gb)
         check_engine(self.engine, engine_url=self.engine_url, engine_options=self.engine_options)
 
 
@@ -192,6 +203,8 @@ class AskingOptions(Options):
         check_at_least("max_new_tokens", self.max_new_tokens, 1)
         check_verify(self.verify, self.engine)
         check_place(self.keep_on)
+        if self.feature_cache is not None and self.cost is not None:
+            raise ValueError("feature_cache keeps whole videos in full; with cost, which looks at parts, leave it out")
         if self.feature_cache is not None:
             check_cache(self.feature_cache, self.feature_cache_gb)
 
@@ -220,6 +233,10 @@ class OptionNames(TypedDict, total=False):
     engine: str
     engine_url: str | None
     engine_options: dict[str, Any] | None
+    cost: float | None
+    first_look_share: float
+    first_look_shrink: float
+    second_look_gb: float
     fps: float | None
     max_frames: int | None
     min_pixels: int | None
@@ -254,31 +271,6 @@ def options_that_change_answers(options: LoadingOptions) -> dict[str, Any]:
     values = {option.name: options.__dict__[option.name] for option in changing}
     new = {option.name: option.default for option in changing if option.metadata.get("later")}
     return {name: value for name, value in values.items() if name not in new or value != new[name]}
-
-
-def show_options(options: type[LoadingOptions]) -> Callable[[F], F]:
-    """Decorate a function with `**options`: `help()` and notebooks show each option, its default and its meaning."""
-
-    def decorate(function: F) -> F:
-        shown = signature(function)
-        *named, rest = shown.parameters.values()
-        listed = [
-            Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
-            for option in fields(options)
-            if option.name not in shown.parameters
-        ]
-        vars(function)["__signature__"] = shown.replace(parameters=[*named, *listed, rest])
-        function.__doc__ = f"{getdoc(function)}\n\nOptions:\n{_meanings(options)}"
-        return function
-
-    return decorate
-
-
-def _meanings(options: type[LoadingOptions]) -> str:
-    """Return what each option means, from the docstrings of the class and its parents."""
-    classes = [parent for parent in reversed(options.__mro__) if issubclass(parent, LoadingOptions)]
-    texts = [(getdoc(parent) or "").partition("Args:\n")[2].partition("\n\n")[0] for parent in classes]
-    return "\n".join(texts)
 
 
 def choices_of(hint: Any) -> list[Any]:

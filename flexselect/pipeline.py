@@ -16,11 +16,13 @@ from flexselect.engine.answer_engines import find_answer_engine
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
+from flexselect.engine.kept_data import KeptData
 from flexselect.evaluation.questions import question_text
 from flexselect.evidence.answers import answer_with_moments
 from flexselect.families import load_lm, open_family
 from flexselect.families.base import VideoFamily
-from flexselect.options import OptionNames, Options, option_names, show_options
+from flexselect.option_docs import show_options
+from flexselect.options import OptionNames, Options, option_names
 from flexselect.scoring.factory import check_options, load_selector, make_scorer, reference_layer
 from flexselect.session import VideoSession
 from flexselect.storage.encoded_file import read_encoded
@@ -218,5 +220,5 @@ def load_session(engine: Engine, file: Path, keep_on: str | None) -> VideoSessio
     if differences:
         raise ValueError(f"{file} was saved by another model ({differences}): open the video again")
     session = VideoSession(engine, None, encoded if keep_on is not None else encoded.to(engine.lm.device))
-    session.keep_on, session.saved_in = keep_on, file
+    session.place, session.saved_in = KeptData(keep_on), file
     return session.restore(states) if states and same_scorer else session

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
 from flexselect.engine.engine import Engine
+from flexselect.engine.kept_data import KeptData
 from flexselect.evaluation.answer_parsing import LETTERS
 from flexselect.evaluation.questions import question_text, with_option
 from flexselect.evidence.answers import answer_with_moments
 from flexselect.evidence.doubts import fewer_frames, with_doubts
 from flexselect.loading.placement import free_bytes
+from flexselect.looks.two_looks import TwoLooks
 from flexselect.options import AskingOptions, choices_of
 from flexselect.scoring.prefix_cache import PrefixCache, fill_prefix_caches, named_states
-from flexselect.storage.encoded_file import read_encoded, write_encoded, write_tensors
+from flexselect.storage.encoded_file import write_encoded
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import FrameStream, ReadOptions
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
@@ -53,16 +53,16 @@ class VideoSession:
         progress: bool | None = None,
     ) -> None:
         self.engine, self.source, self.progress = engine, source, progress
+        self.looks = None if engine.options.cost is None else TwoLooks.at(engine, source, progress)
         self.timings = self._spent_before = dict(timings or {})
         self.keep: str = "auto"
-        self.keep_on: str | None = None
         self.video: str | Path | Tensor | None = None  # a file or frames [T, h, w, 3], from which pictures are drawn
         self.options = ReadOptions()  # how the file is read
         self.sampling: dict[str, Any] | None = None if encoded is None else encoded.sampling  # None until encoded
         self.saved_in: Path | None = None  # the session file that this was loaded from
         self._encoded = encoded
         self._prefix_cache: list[PrefixCache] | None = None
-        self._folder: TemporaryDirectory | None = None  # files of keep_on="disk", deleted with the session
+        self.place = KeptData()  # of all that is kept
 
     def keeping(self, keep: str, on: str | None = None) -> VideoSession:
         """Set what is kept between questions; return the session. Scores and answers do not depend on it.
@@ -82,14 +82,18 @@ class VideoSession:
         check_place(on)
         if keep == "nothing" and self.source is None:
             raise ValueError("keep='nothing' needs the video, but this session has only features")
-        self.keep, self.keep_on, self._prefix_cache = keep, on, None
-        encoded, folder = self._encoded, self._folder
-        self._encoded = self._folder = None
+        self.keep, self._prefix_cache = keep, None
+        encoded, before = self._encoded, self.place
+        self._encoded, self.place = None, KeptData(on)
         if encoded is not None and keep != "nothing":
-            self._encoded = self._store(encoded if folder is None else encoded.clone_features())
-        if folder is not None:
-            folder.cleanup()
+            self._encoded = before.moved(encoded, self.place)
+        before.delete()
         return self
+
+    @property
+    def keep_on(self) -> str | None:
+        """The device, or "disk", that holds what is kept; None: the device that computed it."""
+        return self.place.on
 
     @property
     def seconds(self) -> Tensor | None:
@@ -120,17 +124,22 @@ class VideoSession:
             return self._encoded
         assert self.source is not None
         clock = Clock(self.engine.gpus, self._spent_before)
-        encoded = self.engine.encode_source(self.source, clock, self.progress)
-        self.sampling, self.timings = encoded.sampling, clock.timings
+        if self.looks is None:
+            encoded = self.engine.encode_source(self.source, clock, self.progress)
+            self.sampling = encoded.sampling
+        else:
+            encoded = self.looks.first(clock)
+            self.sampling = self.looks.sampling(encoded)
+        self.timings = clock.timings
         if self.keep != "nothing":
-            self._encoded = encoded = self._store(encoded)
+            self._encoded = encoded = self.place.features(encoded)
         return encoded
 
     def prefix_cache(self, encoded: EncodedVideo) -> list[PrefixCache] | None:
         """Return the keys and values for scoring, computed at the first question; None if they are not kept."""
         if self._prefix_cache is None and self._keeps_states(encoded):
             try:
-                self._prefix_cache = list(self._store_states(self.engine.prepare(encoded)))
+                self._prefix_cache = list(self.place.states(self.engine.prepare(encoded)))
             except torch.OutOfMemoryError:
                 if self.keep != "auto":
                     raise
@@ -155,10 +164,11 @@ class VideoSession:
 
     @property
     def num_bytes(self) -> dict[str, int]:
-        """Bytes that are kept between questions: `features`, and `scores_kv` once a question was scored."""
+        """Bytes that are kept between questions: `features`, `scores_kv` once a question was scored, `second look`."""
         tensors = () if self._encoded is None else (self._encoded.features, self._encoded.selector_features)
         return {
             "features": sum(tensor.nbytes for tensor in tensors if tensor is not None),
+            **({} if self.looks is None else {"second look": self.looks.num_bytes}),
             "scores_kv": sum(part.num_bytes for part in self._prefix_cache or ()),
         }
 
@@ -173,6 +183,8 @@ class VideoSession:
 
         With keep="scores_kv" the keys and values are written too; they are computed now if no question was asked yet.
         """
+        if self.looks is not None:
+            raise ValueError("a session that looks twice needs its video, and cannot be saved without it")
         encoded = self.encode()
         states = named_states((self.prefix_cache(encoded) or ()) if self.keep == "scores_kv" else ())
         write_encoded(Path(file), encoded, self.engine.provenance, states)
@@ -185,14 +197,16 @@ class VideoSession:
 
     def requests(self, texts: Sequence[str], budget: int | None = None, history: History = ()) -> list[Request]:
         """Score the video for several questions, given as text with their options; `Engine.answer` answers them."""
-        encoded = self.encode()
-        return self.engine.requests(encoded, texts, lambda: self.prefix_cache(encoded), self.timings, budget, history)
+        encoded, spent = self.encode(), self.timings
+        requests = self.engine.requests(encoded, texts, lambda: self.prefix_cache(encoded), spent, budget, history)
+        return requests if self.looks is None else [self.looks.again(request, budget) for request in requests]
 
     def select(self, question: str, options: Sequence[str] = (), budget: int | None = None) -> Selection:
         """Select the visual tokens for a question without answering it; the arguments are those of `ask`."""
         encoded = self.encode()
         query_ids = self.engine.lm.prompter.query_ids(question_text(question, options))
-        return self.engine.select_encoded(encoded, [query_ids], self.prefix_cache(encoded), budget)[0]
+        selection = self.engine.select_encoded(encoded, [query_ids], self.prefix_cache(encoded), budget)[0]
+        return selection if self.looks is None else self.looks.select(encoded, query_ids, selection, budget)
 
     def ask(
         self,
@@ -272,26 +286,3 @@ class VideoSession:
             with_option(with_doubts(answer, self.warnings, self.seconds is not None), texts)
             for answer, texts in zip(answers, choices)
         ]
-
-    # -- storage
-
-    def _file(self, name: str) -> Path:
-        self._folder = self._folder or TemporaryDirectory(prefix="flexselect-")
-        return Path(self._folder.name) / name
-
-    def _store(self, encoded: EncodedVideo) -> EncodedVideo:
-        if self.keep_on != "disk":
-            return encoded if self.keep_on is None else encoded.to(self.keep_on)
-        file = self._file("features.safetensors")
-        write_encoded(file, encoded)
-        return read_encoded(file, encoded.prefix_ids)[0]
-
-    def _store_states(self, parts: Iterator[PrefixCache]) -> Iterator[PrefixCache]:
-        """Store each part before the next one is computed."""
-        for number, part in enumerate(parts):
-            if self.keep_on == "disk":
-                file = self._file(f"states-{number}.safetensors")
-                write_tensors(file, named_states([part]), {})
-                yield fill_prefix_caches([part], load_file(file))[0]
-            else:
-                yield part if self.keep_on is None else part.to(self.keep_on)

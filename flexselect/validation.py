@@ -203,6 +203,22 @@ def check_engine(engine: str, **options: Any) -> None:
         raise ValueError(f"{', '.join(others)}: for another engine only, such as engine=vllm")
 
 
+def check_looks(cost: float | None, share: float, shrink: float, gigabytes: float) -> None:
+    """Refuse numbers of the two looks that are out of range.
+
+    Raises:
+        ValueError: naming the option, the value and the range.
+    """
+    ranges = {"cost": (cost, 0, 2), "first_look_share": (share, 0, 1), "second_look_gb": (gigabytes, 0, None)}
+    for name, (value, least, most) in ranges.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and value > least and (most is None or value <= most)):
+            limits = f"above {least}" + ("" if most is None else f" and at most {most}")
+            raise ValueError(f"{name} must be a number {limits}, got {value!r}")
+    if not isinstance(shrink, int | float) or not shrink >= 1:
+        raise ValueError(f"first_look_shrink must be a number of at least 1, got {shrink!r}")
+
+
 def check_verify(verify: bool, engine: str) -> None:
     """Refuse to prove moments with an answer engine, which gives no likelihoods of other answers.
 

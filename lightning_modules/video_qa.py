@@ -95,7 +95,9 @@ class VideoQA(LightningModule):
         return self.trainer.datamodule
 
     def setup(self, stage: str) -> None:
-        """Give the data module the feature cache, so that it need not decode cached videos."""
+        """Tell the data module which videos it need not decode: those in the feature cache; all, for two looks."""
+        if self.options.cost is not None:
+            self.data.stream_only()
         if self.options.feature_cache is not None:
             made_with = {name: self.fingerprint[name] for name in ("packages", "weights", "selector_weights")}
             made_with |= {name: vars(self.options)[name] for name in ("dtype", "quantization", "attn_implementation")}

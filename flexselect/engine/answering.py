@@ -147,7 +147,7 @@ def _generate(
 
 def _answer(lm: VideoLM, request: Request, new: NewTokens, timings: dict[str, float], max_new_tokens: int) -> Answer:
     """Make the answer of its tokens, with what is doubtful about it."""
-    tokens = request.encoded.num_tokens
+    tokens = request.encoded.num_encoded
     kept = tokens if request.selection is None else len(request.selection.kept)
     text, warnings = lm.prompter.decode(new.ids), list[str]()
     if len(new.ids) == max_new_tokens and int(new.ids[-1]) not in end_ids(lm.model, lm.prompter.end_of_turn):

@@ -63,7 +63,7 @@ def prominence(selection: Selection, num_units: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         float64 [U] each: the distance from the background in standard deviations, and the factor above it less one,
-        at least 0.
+        at least 0. Of a unit in no frame set, which was not looked at, they are -inf and 0.
     """
     scores, per_unit = selection.scores, len(selection.scores) // num_units
     scores = torch.roll(scores, -selection.shift) if selection.shift else scores
@@ -72,7 +72,7 @@ def prominence(selection: Selection, num_units: int) -> tuple[Tensor, Tensor]:
     by_length: dict[int, list[Tensor]] = {}  # sets have at most two lengths
     for tokens in selection.sets:
         by_length.setdefault(len(tokens), []).append(tokens[::per_unit])
-    distance, excess = torch.zeros_like(level), torch.zeros_like(level)
+    distance, excess = torch.full_like(level, -torch.inf), torch.zeros_like(level)
     for sets in by_length.values():
         units = torch.stack(sets).cpu() // per_unit  # [S, F]
         above = level[units] - level[units].median(1, keepdim=True).values

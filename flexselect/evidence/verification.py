@@ -109,11 +109,11 @@ class Trial:
     def tokens(self, first: int, stop: int) -> Tensor:
         """Return the best tokens of the best of units [first, stop), ascending: int64 [*], as `Selection.kept`."""
         tokens = torch.arange(len(self.scores)).view(-1, self.per_unit)[first:stop]
-        scores = self.scores[tokens]
+        scores = self.scores[tokens].masked_fill(~self.request.encoded.holds(tokens), -torch.inf)
         units = scores.amax(1).sort(descending=True, stable=True).indices[:UNITS]
         tokens, scores = tokens[units].flatten(), scores[units].flatten()
         most = min(TOKENS, max(FEWEST, len(self.selection.kept) // SHARE))
-        best = scores.sort(descending=True, stable=True).indices[:most]
+        best = scores.sort(descending=True, stable=True).indices[: min(most, int((scores > -torch.inf).sum()))]
         shifted = tokens[best].sort().values + self.selection.shift
         return shifted[shifted < len(self.scores)]
 

@@ -102,6 +102,8 @@ class MiniCPMV(VideoFamily):
 class MiniCPMVPrompter(Prompter):
     """Tokenizer, resize rule and prompt of MiniCPM-V, from the checkpoint's chat template."""
 
+    token_side = FACTOR
+
     def __init__(self, family: MiniCPMV) -> None:
         self.family = family
         special = {"<|im_end|>": None, "<image>": None, "</image>": None}

@@ -21,6 +21,7 @@ class Prompter(ABC):
     query: str  # the text between the video and the answer, with {question}
     turn_end = "<|im_end|>"  # ends an answer
     next_turn = "\n<|im_start|>user\n{text}"  # of a conversation, after the end of an answer
+    token_side: int | None = None  # pixels that a token is wide; None: the tower takes frames of one size only
     opening = ""  # what a model that can think writes before an answer without thinking; not kept in earlier turns
 
     @abstractmethod

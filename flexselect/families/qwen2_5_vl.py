@@ -124,6 +124,7 @@ class Qwen25VLPrompter(Prompter):
     """Tokenizer, resize rule and prompt of Qwen2.5-VL."""
 
     query = QUERY
+    token_side = FACTOR
 
     def __init__(self, family: Qwen25VL) -> None:
         self.family = family

@@ -77,7 +77,7 @@ class Qwen35Prompter(Qwen3VLPrompter):
         if not self.tokenizer.chat_template:
             return PREFIX, THINKING[thinking]
         text = rendered_turn(self.tokenizer, CONTENT, thinking)
-        before, found, after = text.partition(QUERY.format(question=CONTENT))
-        if not found:
+        before, turn, after = text.partition(QUERY.format(question=CONTENT))
+        if not turn:
             raise ValueError(f"{self.family.path}: its chat template writes no turns as Qwen3.5's do: {text!r}")
         return before, after

@@ -106,6 +106,7 @@ class TimestampedPrompter(Prompter):
 
     def __init__(self, family: TimestampedFamily) -> None:
         self.family = family
+        self.token_side = family.factor
 
     @abstractmethod
     def delimiters(self, times: Tensor) -> tuple[Delimiters, ...]:

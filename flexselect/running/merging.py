@@ -96,7 +96,7 @@ def kept_inputs(
     keep, features = torch.ones_like(layout.visual), encoded.features
     if selection is not None:
         keep = layout.kept_mask(selection.kept, selection.shift)
-        features = features[keep[layout.visual].nonzero().flatten().to(features.device)]
+        features = encoded.take(keep[layout.visual].nonzero().flatten())
     features = features.to(lm.device)
     position_ids = position_ids[:, keep].to(lm.device)  # [P, n]
     if positions == "compact":

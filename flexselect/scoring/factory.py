@@ -53,6 +53,10 @@ def check_options(family: VideoFamily, options: Options, evidence: str | None = 
     if evidence and not ranks_content(selector):
         choices = "selector=self or a trained one"
         raise ValueError(f"{evidence} needs scores that point to moments: {choices}, got {selector!r}")
+    if options.cost is not None and not ranks_content(selector):
+        raise ValueError(f"cost needs scores to look again by: selector=self or a trained one, not {selector!r}")
+    if options.cost is not None and options.selector_alignment == "released":
+        raise ValueError("cost needs selector_alignment=exact: shifted scores belong to tokens that were never seen")
     reference_layer(family, options)
 
 

@@ -144,6 +144,8 @@ def load_modes(path: str, selector: str | None, fps: float | None, max_frames: i
         check_names(Options, options, "serve", set_by=("selector", "scoring_only"))
         chosen = Options(selector="self", scoring_only=False, **options)
         family = family_of(path, **{name: value for name, value in numbers.items() if value is not None})
+        if chosen.cost is not None:
+            raise ValueError("serve keeps what it encoded for all questions, and cannot look twice: leave out cost")
         find_answer_engine(chosen, family)
         if selector is not None:
             check_trained(selector)

@@ -118,6 +118,19 @@ class EncodedVideo(_TensorGroup):
         """V / U, the number of visual tokens per unit."""
         return self.num_tokens // self.num_units
 
+    @property
+    def num_encoded(self) -> int:
+        """The number of visual tokens that were encoded."""
+        return len(self.features)
+
+    def holds(self, tokens: Tensor) -> Tensor:
+        """Return which of some visual tokens, int64 [*], were encoded: bool [*]."""
+        return torch.ones_like(tokens, dtype=torch.bool)
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """Return the features of some visual tokens, int64 [n]: [n, W]."""
+        return self.features[tokens.to(self.features.device)]
+
     def select_units(self, units: Sequence[int]) -> EncodedVideo:
         """Return a copy with some units only, without `seconds` and `selector_features`."""
         tokens = torch.arange(self.num_tokens, device=self.features.device).view(self.num_units, -1)[units].flatten()
@@ -144,7 +157,7 @@ class Selection(_TensorGroup):
 
     scores: Tensor  # float32 [V], larger is more relevant to the question
     kept: Tensor  # int64 [K], strictly ascending
-    sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*], together a partition of 0..V-1
+    sets: list[Tensor]  # the visual tokens of each frame set: S tensors int64 [*]; together all that were scored
     shift: int = 0  # scores belong to tokens this many places before the visual tokens (released InternVL selectors)
 
     def __repr__(self) -> str:

@@ -26,7 +26,8 @@ def draw_all(
     """Draw all pictures of a question.
 
     These are kept tokens, timeline, overlay and hidden states; a heat map, except for controls; and a comparison with
-    the teacher, if the selector has one.
+    the teacher, if the selector has one. The hidden states and the comparison need all features in full, so they are
+    left out where a session looks twice.
 
     Args:
         folder: output folder; created if missing.
@@ -47,11 +48,14 @@ def draw_all(
     kept_tokens(token_map, title, units).savefig(files[0])
     timeline(token_map, title).savefig(files[1])
     overlay(files[2], token_map, title)
-    states_by_layer(*hidden_states(session, question, selection), title).savefig(files[3])
+    if session.looks is None:
+        states_by_layer(*hidden_states(session, question, selection), title).savefig(files[3])
+    else:
+        files.pop()
     if token_map.scored:
         files.append(folder / "heat_map.png")
         heat_map(token_map, title, units).savefig(files[-1])
-    if session.engine.scorer is not None and session.engine.scorer.teacher is not None:
+    if session.looks is None and session.engine.scorer is not None and session.engine.scorer.teacher is not None:
         files.append(folder / "teacher_and_selector.png")
         teacher = map_tokens(session, teacher_selection(session, question, selection))
         side_by_side(teacher, token_map, ("teacher", "selector"), title).savefig(files[-1])

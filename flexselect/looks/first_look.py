@@ -1,0 +1,88 @@
+"""The first look: some units of a video, with frames that are smaller if the tower takes several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+from flexselect.families.base import VideoLM
+from flexselect.looks.plan import LookPlan, plan_looks
+from flexselect.structures.frames import FrameStream
+from flexselect.structures.prompt import VideoClip
+
+
+@dataclass
+class Source:
+    """The frames of the full look, of which only some are read.
+
+    Args:
+        stream: the frames, resized for the full look.
+        lm: the model.
+        cost: see `plan_looks`.
+        first_share: see `plan_looks`.
+        shrink: how much smaller the sides of frames are in the first look; 1 where the tower takes one size only.
+    """
+
+    stream: FrameStream
+    lm: VideoLM
+    cost: float
+    first_share: float
+    shrink: float
+    _size: tuple[int, int] = field(default=(0, 0), init=False)  # of a frame of the full look, known once one was read
+
+    @property
+    def plan(self) -> LookPlan:
+        """The units of both looks."""
+        units = -(-self.stream.num_frames // self.lm.family.frames_per_unit)
+        return plan_looks(units, self.cost, self.first_share)
+
+    def frames_of(self, units: Sequence[int]) -> list[int]:
+        """List the frames of some units, ascending; an odd last frame stands alone."""
+        per_unit = self.lm.family.frames_per_unit
+        frames = (unit * per_unit + i for unit in units for i in range(per_unit))
+        return [frame for frame in frames if frame < self.stream.num_frames]
+
+    def first(self) -> FrameStream:
+        """Return the frames of the first look."""
+        frames = self.frames_of(self.plan.coarse)
+        return self._part(frames, lambda: map(self._shrunk, self.stream.frames_at(frames)))
+
+    def second(self, units: Sequence[int]) -> FrameStream:
+        """Return the frames of some units in full."""
+        frames = self.frames_of(units)
+        return self._part(frames, lambda: self.stream.frames_at(frames))
+
+    def full_clip(self) -> VideoClip:
+        """Return the shape of the full look, without pixels. The first look must have been read."""
+        shape = (self.stream.num_frames, *self._size, 3)
+        clip = self.lm.prompter.clip(torch.empty(shape, dtype=torch.uint8, device="meta"), self.stream.seconds)
+        return replace(clip, about=self.stream.about)
+
+    def _part(self, frames: Sequence[int], read: object) -> FrameStream:
+        seconds = None if self.stream.seconds is None else self.stream.seconds[list(frames)]
+        return FrameStream(len(frames), seconds, read, self.stream.about)  # type: ignore[arg-type]
+
+    def _shrunk(self, frames: Tensor) -> Tensor:
+        """Make frames smaller, in multiples of a token's side."""
+        self._size = height, width = frames.shape[1], frames.shape[2]
+        side = self.lm.prompter.token_side
+        if side is None or self.shrink == 1:
+            return frames
+        size = [max(1, round(length / self.shrink / side)) * side for length in (height, width)]
+        if size == [height, width]:
+            return frames
+        smaller = vision.resize(frames.permute(0, 3, 1, 2), size, vision.InterpolationMode.BICUBIC, antialias=True)
+        return smaller.permute(0, 2, 3, 1)
+
+
+def stream_of_clip(clip: VideoClip) -> FrameStream:
+    """Return the frames of a decoded clip as a stream."""
+
+    def pick(frames: Sequence[int]) -> Iterator[Tensor]:
+        yield clip.pixels[list(frames)]
+
+    return FrameStream(len(clip.pixels), clip.seconds, lambda: iter([clip.pixels]), clip.about, pick)

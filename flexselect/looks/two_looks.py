@@ -1,0 +1,133 @@
+"""One video that is looked at twice: the whole of it once and cheaply, then for each question what stands out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexselect.engine.answering import Request
+from flexselect.engine.clock import Clock
+from flexselect.engine.engine import Engine
+from flexselect.evidence.moments import prominence
+from flexselect.looks.first_look import Source, stream_of_clip
+from flexselect.looks.merged import merge, still_shown
+from flexselect.structures.frames import FrameStream
+from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
+
+CONTEXT = 8  # one token in this many of an answer's budget is of the first look
+
+
+class TwoLooks:
+    """The looks at one video, and the units that were seen in full so far.
+
+    Args:
+        engine: the model, whose options say what the looks may cost.
+        source: the video's frames, resized for the full look.
+        progress: whether to show a progress bar if a look takes long; None: on a terminal only.
+    """
+
+    def __init__(self, engine: Engine, source: FrameStream | VideoClip, progress: bool | None = None) -> None:
+        options = engine.options
+        assert options.cost is not None
+        stream = stream_of_clip(source) if isinstance(source, VideoClip) else source
+        self.engine, self.progress = engine, progress
+        self.source = Source(stream, engine.lm, options.cost, options.first_look_share, options.first_look_shrink)
+        self.most_bytes = options.second_look_gb * 1e9
+        self.parts: OrderedDict[int, tuple[Tensor, Tensor | None]] = OrderedDict()  # by unit, the latest used last
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the units that were seen in full."""
+        return sum(tensor.nbytes for part in self.parts.values() for tensor in part if tensor is not None)
+
+    @cached_property
+    def full(self) -> VideoClip:
+        """The shape of the full look, without pixels."""
+        return self.source.full_clip()
+
+    @classmethod
+    def at(cls, engine: Engine, source: FrameStream | VideoClip | None, progress: bool | None) -> TwoLooks:
+        """Make the looks at a video.
+
+        Raises:
+            ValueError: if there are only features of the video.
+        """
+        if source is None:
+            raise ValueError("looking twice (cost) needs the video itself, not features of it: open the file")
+        return cls(engine, source, progress)
+
+    def first(self, clock: Clock) -> EncodedVideo:
+        """Look at the whole video: its features at a low rate and resolution."""
+        return self.engine.encode_source(self.source.first(), clock, self.progress)
+
+    def sampling(self, first: EncodedVideo) -> dict[str, Any]:
+        """Return how the video was sampled, see `EncodedVideo.sampling`: the full look, and the first one."""
+        whole = replace(first, grid=self.full.grid, seconds=self.full.seconds)
+        return {**whole.sampling, "first_look": {"every": self.source.plan.every, "grid": list(first.grid)}}
+
+    def again(self, request: Request, budget: int | None = None) -> Request:
+        """Look again at what stands out for a question.
+
+        Args:
+            request: the question, with the features and scores of the first look.
+            budget: K; None: the model's.
+
+        Returns:
+            The question with a `SparseVideo` and a selection from both looks.
+        """
+        seen, plan = request.selection, self.source.plan
+        assert seen is not None
+        clock = Clock(self.engine.gpus, request.timings)
+        distance, _ = prominence(seen, len(plan.coarse))
+        units = plan.choose(distance.tolist())
+        fine = self._in_full(units, request.encoded, clock)
+        with clock("score"):
+            most = self.engine.budget if budget is None else budget
+            context = still_shown(seen, units, plan, most // CONTEXT)
+            chosen = self.engine.select_encoded(fine, [request.query_ids], None, max(1, most - len(context)))[0]
+            video, selection = merge(request.encoded, seen, fine, chosen, units, plan, self.full, context)
+        return replace(request, encoded=video, selection=selection, timings=clock.timings)
+
+    def select(self, encoded: EncodedVideo, query_ids: Tensor, seen: Selection, budget: int | None) -> Selection:
+        """Return the selection of `again` alone; `encoded` and `seen` are of the first look."""
+        selection = self.again(Request(encoded, query_ids, seen, {}), budget).selection
+        assert selection is not None
+        return selection
+
+    def _in_full(self, units: Sequence[int], first: EncodedVideo, clock: Clock) -> EncodedVideo:
+        """Return some units in full, as a video of their own; encode those that were not seen yet."""
+        new = [unit for unit in units if unit not in self.parts]
+        if new:
+            seen = self.engine.encode_source(self.source.second(new), clock, self.progress)
+            features = seen.features.view(len(new), -1, seen.features.shape[1])
+            others = seen.selector_features
+            others_by_unit = [None] * len(new) if others is None else others.view(len(new), -1, others.shape[1])
+            for unit, part, other in zip(new, features, others_by_unit):
+                self.parts[unit] = part.clone(), None if other is None else other.clone()
+        for unit in units:
+            self.parts.move_to_end(unit)
+        parts = [self.parts[unit] for unit in units]
+        others_of_units = [other for _, other in parts if other is not None]
+        fine = replace(
+            first,
+            features=torch.cat([part for part, _ in parts]),
+            selector_features=torch.cat(others_of_units) if others_of_units else None,
+            grid=(len(units), *self.full.grid[1:]),
+            delimiters=tuple(self.full.delimiters[unit] for unit in units) if self.full.delimiters else (),
+            seconds=None,
+        )
+        self._forget()
+        return fine
+
+    def _forget(self) -> None:
+        """Delete the units that were not used for longest, until the others fit."""
+        size = self.num_bytes
+        while size > self.most_bytes:
+            _, part = self.parts.popitem(last=False)
+            size -= sum(tensor.nbytes for tensor in part if tensor is not None)

@@ -1,0 +1,203 @@
+"""Looking twice: exact where everything is looked at, cheap elsewhere, for every family."""
+
+import math
+
+import pytest
+import torch
+
+import cli
+from datamodules.needles import write_needle_videos
+from flexselect import FlexSelect
+from flexselect.looks.first_look import Source
+from flexselect.looks.merged import cells
+from flexselect.looks.plan import plan_looks
+from flexselect.structures.frames import FrameStream
+from flexselect.structures.sparse_video import SparseVideo
+from lightning_modules.video_qa import VideoQA
+
+ALL = {"cost": 2}
+QUESTION = "Which shape is red?"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    write_needle_videos(folder, videos=1, patches=24, seed=3)
+    return folder / "needles_000.mp4"
+
+
+@pytest.fixture
+def frames_read(monkeypatch):
+    """Numbers of frames that were asked for, one list per reading."""
+    read, real = [], FrameStream.frames_at
+
+    def frames_at(self, indices):
+        read.append(list(indices))
+        return real(self, indices)
+
+    monkeypatch.setattr(FrameStream, "frames_at", frames_at)
+    return read
+
+
+def test_all_looked_at_twice_is_the_full_look(load, video):
+    """The same tokens, scores and logits, positions and timestamps included."""
+    once, twice = load(selector="self", budget=20).open(video), load(selector="self", budget=20, **ALL).open(video)
+    one, two = (session.ask(QUESTION, max_new_tokens=4) for session in (once, twice))
+    torch.testing.assert_close(two.selection.scores, one.selection.scores.cpu(), atol=1e-6, rtol=1e-5)
+    assert torch.equal(two.selection.kept, one.selection.kept.cpu()) and torch.equal(two.ids, one.ids)
+    requests = [session.requests([QUESTION])[0] for session in (once, twice)]
+    logits = [
+        session.engine.lm.next_token_logits(
+            session.engine.lm.assemble(request.encoded, request.query_ids, request.selection, session.engine.positions)
+        )
+        for session, request in zip((once, twice), requests)
+    ]
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=1e-5)
+    assert two.likelihood == pytest.approx(one.likelihood, abs=1e-5)
+    assert [m.units for m in two.moments] == [m.units for m in one.moments]
+    assert twice.grid == once.grid and torch.equal(twice.seconds, once.seconds)
+
+
+def test_a_trained_selector_looks_twice(video):
+    """Of the demo, with scores of its own in both looks; all looked at twice is the full look."""
+    demo, lite = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
+    common = {"selector": lite, "dtype": "float32", "device": "cpu", "budget": 20}
+    one, two, half = (
+        FlexSelect.from_pretrained(demo, **common, **cost).open(video).ask(QUESTION)
+        for cost in ({}, ALL, {"cost": 0.75, "first_look_shrink": 1})
+    )
+    assert torch.equal(one.selection.kept, two.selection.kept) and one.text == two.text
+    assert len(half.selection.kept) == 20 and half.presence is not None
+
+
+def test_a_part_is_looked_at_in_full(load, video, frames_read):
+    """Kept tokens have the features of the look that they are from; a later question reads what is new to it only."""
+    fs = load(selector="self", budget=20, cost=0.5)
+    session = fs.open(video)
+    plan, per_unit = session.looks.source.plan, fs.family.frames_per_unit
+    assert frames_read == [session.looks.source.frames_of(plan.coarse)]
+    (request,) = session.requests([QUESTION])
+    seen, kept, encoded = frames_read[1], request.selection.kept, request.encoded
+    units = {frame // per_unit for frame in seen}
+    assert isinstance(encoded, SparseVideo) and len(units) == plan.fine
+    assert len(frames_read[0]) + len(seen) <= 0.5 * session.sampling["frames"]
+    whole = load(selector="self").open(video).encode()
+    of_second = torch.tensor([int(token) // whole.tokens_per_unit in units for token in kept])
+    assert of_second.any() and len(kept) == 20
+    torch.testing.assert_close(encoded.take(kept[of_second]), whole.take(kept[of_second]), atol=1e-5, rtol=1e-4)
+    assert encoded.holds(kept).all() and not encoded.holds(torch.arange(encoded.num_tokens)).all()
+    first = session.encode()
+    rows = (encoded.take(kept[~of_second])[:, None] - first.features[None]).abs().amax(-1)
+    assert (rows.amin(1) < 1e-6).all(), "tokens of the first look"
+    session.requests([QUESTION])
+    assert len(frames_read) == 2, "the same units: nothing is read"
+    answers = session.ask_all([QUESTION, "What colour is the circle?"], max_new_tokens=2)
+    for answer in answers:
+        assert answer.num_visual_tokens == encoded.num_encoded < whole.num_tokens
+    assert frames_read[0] not in frames_read[1:], "the first look is taken once"
+
+
+def test_proof_and_pictures(load, video, tmp_path):
+    from flexselect.visualize.all import draw_all
+
+    session = load(selector="self", budget=20, cost=0.5).open(video)
+    answer = session.ask(QUESTION, max_new_tokens=2, verify=True)
+    assert answer.moments and answer.verification is not None
+    seen = {int(token) // math.prod(session.grid[1:]) for tokens in answer.selection.sets for token in tokens}
+    assert all(set(range(*moment.units)) <= seen for moment in answer.moments)
+    files = draw_all(tmp_path, session, QUESTION, answer.selection)
+    assert all(file.stat().st_size for file in files) and "states_by_layer.png" not in {file.name for file in files}
+
+
+def test_what_was_seen_is_kept_within_its_bytes(checkpoint, video):
+    few = FlexSelect.from_pretrained(
+        str(checkpoint), selector="self", dtype="float32", device="cpu", cost=1.0, second_look_gb=2e-6
+    )
+    session = few.open(video)
+    answer = session.ask(QUESTION, max_new_tokens=2)
+    assert session.num_bytes["second look"] == session.looks.num_bytes <= 2000
+    again = session.ask(QUESTION, max_new_tokens=2)
+    assert torch.equal(again.ids, answer.ids) and again.timings["decode"] > session.timings["decode"]
+
+
+def test_plans():
+    plan = plan_looks(100, 0.25, 0.5)
+    assert plan.every == 8 and list(plan.coarse)[:3] == [0, 8, 16] and plan.fine == 25 - 13
+    assert plan_looks(100, 2, 0.5) == plan_looks(100, 2.0, 0.5) and plan_looks(100, 2, 0.5).fine == 100
+    for units in (1, 2, 3, 17, 1000):
+        for cost in (0.01, 0.1, 0.3, 1, 1.7, 2):
+            for share in (0.1, 0.5, 0.9, 1.0):
+                plan = plan_looks(units, cost, share)
+                total = len(plan.coarse) + plan.fine
+                assert 1 <= plan.fine <= units and len(plan.coarse) >= 1
+                assert total <= cost * units + 2, "at most the cost, but at least one unit each, rounded up"
+
+
+def test_the_second_look_is_around_what_stands_out():
+    plan = plan_looks(32, 0.5, 0.5)  # units 0, 4, 8, ...; 8 in full
+    distance = [0.0, 9.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0]
+    assert plan.choose(distance) == [1, 2, 3, 4, 5, 6, 7, 20]
+    assert plan.choose([0, 0, 0, 0, 0, 0, 0, 1.0]) == [0, 25, 26, 27, 28, 29, 30, 31], "the last, then the earliest"
+
+
+def test_cells_of_a_smaller_picture():
+    covering, middle = cells((1, 2), (3, 4))
+    assert covering.tolist() == [0, 0, 1, 1] * 3 and middle.tolist() == [5, 7]
+    covering, middle = cells((3, 3), (3, 3))
+    assert covering.tolist() == middle.tolist() == list(range(9))
+    for few, many in (((2, 3), (5, 7)), ((1, 258), (1, 258)), ((4, 5), (8, 11))):
+        covering, middle = cells(few, many)
+        assert torch.equal(covering[middle], torch.arange(math.prod(few))), "a token's middle is its own"
+
+
+def test_an_odd_last_frame(checkpoint):
+    fs = FlexSelect.from_pretrained(str(checkpoint), selector="self", dtype="float32", device="cpu", budget=9, **ALL)
+    plain = FlexSelect.from_pretrained(str(checkpoint), selector="self", dtype="float32", device="cpu", budget=9)
+    frames = torch.randint(0, 256, (9, 84, 84, 3), dtype=torch.uint8)
+    one, two = (each.open(frames).ask(QUESTION, max_new_tokens=2) for each in (plain, fs))
+    assert torch.equal(one.selection.kept, two.selection.kept) and torch.equal(one.ids, two.ids)
+    source = Source(fs.open(frames).source, fs.lm, 2, 0.5, 1.0)
+    assert source.frames_of([3, 4]) == [6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cost": 0}, "cost must be a number above 0 and at most 2, got 0"),
+        ({"cost": 3}, "at most 2, got 3"),
+        ({"cost": "a"}, "cost must be a number"),
+        ({"cost": 0.5, "first_look_share": 0}, "first_look_share must be a number above 0 and at most 1"),
+        ({"cost": 0.5, "first_look_shrink": 0.5}, "first_look_shrink must be a number of at least 1"),
+        ({"cost": 0.5, "second_look_gb": 0}, "second_look_gb must be a number above 0"),
+        ({"cost": 0.5, "selector": None}, "cost needs scores to look again by"),
+        ({"cost": 0.5, "selector": "uniform"}, "cost needs scores to look again by"),
+    ],
+)
+def test_wrong_options(checkpoint, options, message):
+    with pytest.raises(ValueError, match=message):
+        FlexSelect.from_pretrained(str(checkpoint), **{"selector": "self", **options})
+
+
+def test_features_alone_cannot_be_looked_at_again(checkpoint, video, tmp_path):
+    plain = FlexSelect.from_pretrained(str(checkpoint), selector="self", dtype="float32", device="cpu")
+    fs = FlexSelect.from_pretrained(str(checkpoint), selector="self", dtype="float32", device="cpu", cost=0.5)
+    plain.open(video).save(tmp_path / "session")
+    with pytest.raises(ValueError, match="needs the video itself, not features of it"):
+        fs.load_session(tmp_path / "session")
+    with pytest.raises(ValueError, match="cannot be saved without it"):
+        fs.open(video).save(tmp_path / "session")
+    with pytest.raises(ValueError, match="feature_cache keeps whole videos in full"):
+        VideoQA(plain.family, selector="self", cost=0.5, feature_cache=str(tmp_path / "cache"))
+
+
+def test_a_run(checkpoint, videos, tmp_path):
+    """Workers do not decode ahead, since they would decode all."""
+    words = ["validate", "--config", "configs/demo/self.yaml", "--family.path", str(checkpoint)]
+    words += ["--data.annotations", str(videos / "annotations.jsonl"), "--data.num_workers", "2"]
+    words += ["--model.cost", "0.5", "--output_dir", str(tmp_path)]
+    assert cli.main(words) == 0
+    from flexselect.evaluation.results import read_predictions
+
+    rows = read_predictions(tmp_path)
+    assert len(rows) == 8 and all(row["error"] is None for row in rows)
+    assert all(row["sampling"]["first_look"]["every"] == 4 for row in rows)
