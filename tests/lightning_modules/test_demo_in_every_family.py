@@ -14,7 +14,11 @@ from datamodules.needles import write_needle_videos
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"llava_video": "LlavaVideo", "internvl": "InternVL", "qwen3_5": "Qwen35"}
-BUDGETS = {"llava_video": 307, "internvl": 281}  # 5 % of 512 frames of 12 tokens, of 511 of 11
+TRAINED = {  # epochs, seconds of the videos, 5 % of their tokens, and what selecting must gain over all tokens
+    "llava_video": ("80", 512, "307", 0.1),  # 512 frames of 12 tokens
+    "internvl": ("80", 512, "281", 0.1),  # 511 frames of 11 tokens
+    "qwen3_5": ("32", 256, "115", 0.2),  # 256 units of 9 tokens; a recurrence is slow without its kernels
+}
 
 
 def lay_out(kind: str, folder: Path) -> list[str]:
@@ -46,28 +50,29 @@ def test_the_recipe_runs(kind, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llava_video", "internvl"])  # of Qwen3.5 see docs/LOG.md
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_trained_model_of_each_family_shows_the_effect(kind, tmp_path, monkeypatch):
-    """Trained on clips of at most 16 seconds, asked about 512 seconds in words, with all tokens and with 5 %."""
+    """Trained on clips of at most 16 seconds, asked about minutes in words, with all tokens and with 5 %."""
     monkeypatch.chdir(ROOT)
     torch.set_num_threads(2)
+    epochs, seconds, budget, gain = TRAINED[kind]
     family = lay_out(kind, tmp_path / "untrained")
     train = ["fit", "--config", "configs/demo/train_video_llm.yaml", *family, "--output_dir", str(tmp_path / "model")]
     short = [
         "--data.letters",
         "false",
         "--trainer.max_epochs",
-        "80",
+        epochs,
         "--trainer.enable_progress_bar",
         "false",
     ]
     assert cli.main([*train, *short]) == 0
-    annotations = write_needle_videos(tmp_path / "videos", videos=6, patches=512, seed=77)
+    annotations = write_needle_videos(tmp_path / "videos", videos=6, patches=seconds, seed=77)
     in_words = [row for row in map(json.loads, annotations.read_text().splitlines()) if not row["options"]]
     annotations.write_text("".join(json.dumps(row) + "\n" for row in in_words))
     family[-1] = str(tmp_path / "model")
-    family += ["--model.budget", str(BUDGETS[kind])]
+    family += ["--model.budget", budget]
     accuracy = {mode: validated(family, mode, annotations, tmp_path / mode) for mode in ("dense", "self", "uniform")}
     logging.getLogger(__name__).warning("%s: %s", kind, accuracy)  # shown with -o log_cli=true
-    assert accuracy["self"] >= accuracy["dense"] + 0.1
+    assert accuracy["self"] >= accuracy["dense"] + gain
     assert accuracy["self"] >= accuracy["uniform"] + 0.1
