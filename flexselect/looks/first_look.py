@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,11 +35,17 @@ class Source:
     shrink: float
     _size: tuple[int, int] = field(default=(0, 0), init=False)  # of a frame of the full look, known once one was read
 
-    @property
+    @cached_property
     def plan(self) -> LookPlan:
-        """The units of both looks."""
-        units = -(-self.stream.num_frames // self.lm.family.frames_per_unit)
-        return plan_looks(units, self.cost, self.first_share)
+        """The units of both looks. With sampling "near" the first look takes those that are cheap to decode."""
+        units, decoding = -(-self.stream.num_frames // self.lm.family.frames_per_unit), None
+        if self.lm.family.sampling == "near" and self.stream.decoding is not None:
+            count = self.stream.decoding
+
+            def decoding(unit: int) -> int:
+                return count(self.frames_of([unit]))
+
+        return plan_looks(units, self.cost, self.first_share, decoding)
 
     def frames_of(self, units: Sequence[int]) -> list[int]:
         """List the frames of some units, ascending; an odd last frame stands alone."""
@@ -62,9 +69,11 @@ class Source:
         clip = self.lm.prompter.clip(torch.empty(shape, dtype=torch.uint8, device="meta"), self.stream.seconds)
         return replace(clip, about=self.stream.about)
 
-    def _part(self, frames: Sequence[int], read: object) -> FrameStream:
+    def _part(self, frames: Sequence[int], read: Callable[[], Iterator[Tensor]]) -> FrameStream:
         seconds = None if self.stream.seconds is None else self.stream.seconds[list(frames)]
-        return FrameStream(len(frames), seconds, read, self.stream.about)  # type: ignore[arg-type]
+        decoded = None if self.stream.decoding is None else self.stream.decoding(frames)
+        about = replace(self.stream.about, decoded=decoded)  # with the same list of warnings
+        return FrameStream(len(frames), seconds, read, about)
 
     def _shrunk(self, frames: Tensor) -> Tensor:
         """Make frames smaller, in multiples of a token's side."""

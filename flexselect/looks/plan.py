@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -12,13 +12,9 @@ class LookPlan:
     """The units of both looks, numbered as in the full look."""
 
     num_units: int  # U
-    every: int  # the first look takes the units 0, every, 2 * every, ...
+    every: int  # the first look takes one unit in so many
     fine: int  # the most units of the second look
-
-    @property
-    def coarse(self) -> range:
-        """The units of the first look."""
-        return range(0, self.num_units, self.every)
+    coarse: tuple[int, ...]  # the units of the first look, ascending
 
     def choose(self, distance: Sequence[float]) -> list[int]:
         """Choose the units of the second look: those around what stands out in the first one.
@@ -33,26 +29,33 @@ class LookPlan:
             At most `fine` units, ascending.
         """
         chosen: dict[int, None] = {}
+        edges = (-1, *self.coarse, self.num_units)
         for place in sorted(range(len(distance)), key=lambda place: -distance[place]):
-            centre = self.coarse[place]
-            around = range(max(0, centre - self.every + 1), min(self.num_units, centre + self.every))
+            before, centre, after = edges[place : place + 3]
+            around = range(before + 1, after)
             chosen |= dict.fromkeys(sorted(around, key=lambda unit: abs(unit - centre)))
             if len(chosen) >= self.fine:
                 break
         return sorted(list(chosen)[: self.fine])
 
 
-def plan_looks(num_units: int, cost: float, first_share: float) -> LookPlan:
+def plan_looks(
+    num_units: int, cost: float, first_share: float, decoding: Callable[[int], int] | None = None
+) -> LookPlan:
     """Divide a cost between the two looks.
 
-    The first look takes every n-th unit, with the smallest n that stays within its share of the cost. The second one
-    has what is left, but at least one unit.
+    The first look takes one unit in n, with the smallest n that stays within its share of the cost. The second one has
+    what is left, but at least one unit.
 
     Args:
         num_units: U, the number of units of the full look.
         cost: units of both looks together, as a share of U, above 0; 2: everything is looked at twice.
         first_share: share of the cost for the first look, between 0 and 1.
+        decoding: how many frames are decoded to show a unit: of n units the first look takes the cheapest. None: it
+            takes the first of them, so that its units are evenly spaced.
     """
     every = min(num_units, max(1, math.ceil(1 / (cost * first_share) - 1e-9)))
-    first = math.ceil(num_units / every)
-    return LookPlan(num_units, every, min(num_units, max(1, math.floor(cost * num_units + 1e-9) - first)))
+    groups = [range(first, min(first + every, num_units)) for first in range(0, num_units, every)]
+    coarse = tuple(group[0] if decoding is None else min(group, key=decoding) for group in groups)
+    left = math.floor(cost * num_units + 1e-9) - len(coarse)
+    return LookPlan(num_units, every, min(num_units, max(1, left)), coarse)

@@ -91,6 +91,7 @@ class FrameStream:
     read: Callable[[], Iterator[Tensor]]  # starts from the first frame: uint8 [t, h, w, 3], T frames in all
     about: VideoFacts = field(default_factory=VideoFacts)
     pick: Callable[[Sequence[int]], Iterator[Tensor]] | None = None  # reads some frames only; None: all are read
+    decoding: Callable[[Sequence[int]], int] | None = None  # how many frames are decoded to show some; None: unknown
 
     def frames_at(self, indices: Sequence[int]) -> Iterator[Tensor]:
         """Yield the frames with some indices below T, ascending: uint8 [t, h, w, 3], a few at a time."""
