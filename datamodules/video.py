@@ -129,6 +129,7 @@ def open_video(
         near = index.choose_near(chosen, tolerance, options.start, options.end)
         about.facts |= {"tolerance": round(tolerance, 3), **_moves(index, chosen, near)}
         chosen = near
+    about.decoded = index.costs.decoded(chosen) if make_source is Decoder else None  # only this one skips frames
     seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
     def pick(positions: Sequence[int]) -> Iterator[Tensor]:

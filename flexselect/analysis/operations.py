@@ -21,7 +21,7 @@ def operations(plan: Plan, clip: VideoClip) -> dict[str, float]:
         scoring, layers = decoder, plan.layer
         if plan.selector is not None:
             scoring = Decoder.of(plan.selector.text_config)
-            layers = scoring.layers
+            layers = scoring.layers - 1  # the last one gives its attention alone
         sets = frame_sets(clip.num_units, tokens // clip.num_units, options.units_per_set)
         stages["score"] = sum(scoring.operations(len(chosen) + QUESTION, layers) for chosen in sets)
     stages["answer"] = decoder.operations(plan.kept(tokens) + QUESTION, decoder.layers)

@@ -17,10 +17,12 @@ from flexselect.attention.states import Past
 from flexselect.engine.answer_engines import AnswerEngine, Generated, prompt_of
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
+from flexselect.engine.costs import cost_of_answering
 from flexselect.engine.text_pieces import TextPieces
 from flexselect.families.base import VideoLM
 from flexselect.running.greedy import NewTokens, end_ids
 from flexselect.structures.answer import Answer
+from flexselect.structures.cost import Cost, add_costs
 from flexselect.structures.prompt import EncodedVideo, Selection
 
 TOKENS_TOGETHER = 32768  # the most prompt tokens per batch, padding included
@@ -35,6 +37,7 @@ class Request:
     query_ids: Tensor  # int64 [Q], the text after the video
     selection: Selection | None  # None: all visual tokens (dense)
     timings: dict[str, float]  # seconds spent so far, by stage
+    cost: Cost | None = None  # so far; None: unknown
 
 
 _Prompt = tuple[Request, dict[str, Any]]  # a request and the LLM's input, see `VideoLM.assemble`
@@ -155,4 +158,6 @@ def _answer(lm: VideoLM, request: Request, new: NewTokens, timings: dict[str, fl
     if not text:
         warnings.append("the answer is empty")
     likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
-    return Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))
+    answering = cost_of_answering(lm.family, request.encoded, len(request.query_ids), kept, len(new.ids))
+    more: dict[str, Any] = {"warnings": tuple(warnings), "cost": add_costs([request.cost, answering])}
+    return Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, **more)
