@@ -38,6 +38,7 @@ class Request:
     selection: Selection | None  # None: all visual tokens (dense)
     timings: dict[str, float]  # seconds spent so far, by stage
     cost: Cost | None = None  # so far; None: unknown
+    tokens: int = 0  # N, of the prompt; 0 until it is assembled
 
 
 _Prompt = tuple[Request, dict[str, Any]]  # a request and the LLM's input, see `VideoLM.assemble`
@@ -66,7 +67,7 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
         clock = Clock(lm.gpus, request.timings)
         with clock("prefill"):
             inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
-        prompt = replace(request, timings=clock.timings), inputs
+        prompt = replace(request, timings=clock.timings, tokens=inputs["input_ids"].shape[1]), inputs
         longest = max(other["input_ids"].shape[1] for _, other in [*group, prompt])
         if group and longest * (len(group) + 1) > TOKENS_TOGETHER:
             yield group
@@ -99,7 +100,7 @@ def answers_elsewhere(
                 with clock("prefill"):
                     inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
                     prompt = prompt_of(lm, inputs, max_new_tokens)
-                sent = replace(request, timings=clock.timings)
+                sent = replace(request, timings=clock.timings, tokens=len(prompt.ids))
                 running.append((sent, engine.submit(prompt, _ignore if pieces is None else pieces.add)))
             if not running:
                 return
@@ -158,6 +159,6 @@ def _answer(lm: VideoLM, request: Request, new: NewTokens, timings: dict[str, fl
     if not text:
         warnings.append("the answer is empty")
     likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
-    answering = cost_of_answering(lm.family, request.encoded, len(request.query_ids), kept, len(new.ids))
+    answering = cost_of_answering(lm.family, request.tokens, kept, len(new.ids))
     more: dict[str, Any] = {"warnings": tuple(warnings), "cost": add_costs([request.cost, answering])}
     return Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, **more)

@@ -43,12 +43,11 @@ def cost_of_selecting(
     return Cost(frames, _decoded(encoded), count * height * width, scored, 0, operations / TERA)
 
 
-def cost_of_answering(family: VideoFamily, encoded: EncodedVideo, query_rows: int, kept: int, new: int) -> Cost:
-    """Count what an answer of some new tokens costs, from some visual tokens and all text of the prompt."""
-    text = len(encoded.prefix_ids) + sum(encoded.text_per_unit) + query_rows
+def cost_of_answering(family: VideoFamily, tokens: int, kept: int, new: int) -> Cost:
+    """Count what an answer of some `new` tokens costs, from a prompt of `tokens`, of which `kept` are visual."""
     decoder = decoder_of(family)
-    tokens = text + kept + max(0, new - 1)  # the last new token is not read
-    return Cost(kept=kept, tflop=decoder.operations(tokens, decoder.layers) / TERA)
+    read = tokens + max(0, new - 1)  # the last new token is not read
+    return Cost(kept=kept, tflop=decoder.operations(read, decoder.layers) / TERA)
 
 
 @lru_cache(maxsize=16)
