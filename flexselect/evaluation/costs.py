@@ -1,4 +1,4 @@
-"""What questions cost in the mean, from rows of predictions; see `flexselect.structures.cost.Cost`."""
+"""Mean costs of questions, from rows of predictions; see `flexselect.structures.cost.Cost`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ DIGITS = 4  # significant ones of an estimate
 
 @dataclass(frozen=True)
 class Cost:
-    """Work for one answer, as if nothing else was asked about the video; two costs can be added.
+    """Work for an answer, as if nothing else was asked about the video; two costs can be added.
 
     `flexselect.running.operations` says which operations are counted. Those of `verify` are not.
     """
