@@ -2,7 +2,7 @@
 
     python -m bench.roofline        (in `make bench`)
 
-See `flexselect.analysis.operations` for what is counted. The least time is the time of a card that does only these
+See `flexselect.running.operations` for what is counted. The least time is the time of a card that does only these
 operations at its best rate.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from bench.measure import write_result
-from flexselect.analysis.operations import Decoder, Tower
+from flexselect.running.operations import Decoder, Tower
 from flexselect.scoring.frame_sets import frame_sets
 
 RATE = 989e12  # operations per second, bfloat16 without sparsity: the data sheet of an H100 or H200

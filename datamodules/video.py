@@ -138,7 +138,13 @@ def open_video(
         if missing:
             _add_warning(about, f"{missing} of {len(wanted)} frames have no picture: the frame before is shown instead")
 
-    return FrameStream(len(chosen), seconds, lambda: pick(range(len(chosen))), about, pick)
+    def decoding(positions: Sequence[int]) -> int:
+        return index.costs.decoded([chosen[position] for position in positions])
+
+    skips = make_source is Decoder  # only this one leaves out frames that nothing needs
+    about.decoded = index.costs.decoded(chosen) if skips else None
+    everything = range(len(chosen))
+    return FrameStream(len(chosen), seconds, lambda: pick(everything), about, pick, decoding if skips else None)
 
 
 def read_video(

@@ -142,6 +142,7 @@ class VideoQA(LightningModule):
             "num_visual_tokens": shown.get("num_visual_tokens", 0),
             "num_kept_tokens": shown.get("num_kept_tokens", 0),
             "timings": shown.get("timings", {}),
+            "cost": shown.get("cost"),
             "error": error,
             "warnings": self._warnings(question) if opened else [],
             "moments": shown.get("moments", []),

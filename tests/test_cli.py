@@ -356,9 +356,11 @@ def test_an_experiment_with_its_controls(tmp_path, capsys):
     words += ["--data.root", str(root), "--data.protocol", "plain", "--data.num_workers", "0", "--model.budget", "9"]
     assert cli.main(words) == 0
     output = capsys.readouterr().out
-    assert "| run | accuracy | 95 % interval | tokens shown | against dense | p | errors | no letter |" in output
+    head = "| run | accuracy | 95 % interval | frames | tokens shown | TFLOP | against dense | p | errors | no letter |"
+    assert head in output
     lines = {line.split(" | ")[0].strip("| "): line for line in output.splitlines() if line.startswith("| ")}
-    assert "| 144 | | |" in lines["dense"] and "| 9 | " in lines["uniform"] and "| 9 | " in lines["self"]
+    assert re.search(r"\| 144 \| [\d.e-]+ \| \| \|", lines["dense"])
+    assert "| 9 | " in lines["uniform"] and "| 9 | " in lines["self"]
     answered = {run: (tmp_path / "out" / run / "predictions.jsonl").read_text() for run in plan["runs"]}
     assert cli.main(["validate", *words[1:]]) == 0  # the same
     assert answered == {run: (tmp_path / "out" / run / "predictions.jsonl").read_text() for run in plan["runs"]}

@@ -11,10 +11,11 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flexselect.analysis.operations import QUESTION, Tower
+from flexselect.analysis.operations import QUESTION
 from flexselect.analysis.plan import Plan
 from flexselect.attention.layers import Recurrence, mlp_width, states_bytes
 from flexselect.families.base import VideoFamily
+from flexselect.running.operations import Tower
 from flexselect.scoring.attention_scorer import STORED_TOGETHER
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.prompt import VideoClip
@@ -108,5 +109,5 @@ def _tower(family: VideoFamily, clip: VideoClip, size: int) -> int:
     vision, units = family.model_config.vision_config, _at_once(clip)
     height, width = clip.pixels.shape[1:3]
     pixels = units * family.frames_per_unit * height * width * 3
-    patches = units * Tower.of(vision, clip).patches
+    patches = units * Tower.of(vision, height, width).patches
     return pixels * (2 * 4 + size) + _pass(vision, patches, size)

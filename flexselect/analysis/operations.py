@@ -1,107 +1,27 @@
-"""Count what a question costs, from shapes alone.
-
-Multiplications and additions of matrix products and attention count as one operation each. Causal attention counts
-half.
-"""
+"""Count what a question costs before a model is loaded; see `flexselect.running.operations` for what is counted."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 from flexselect.analysis.plan import Plan
-from flexselect.attention.layers import Recurrence, attention_layers, head_width, mlp_width
+from flexselect.running.operations import Decoder, Tower
 from flexselect.scoring.frame_sets import frame_sets
 from flexselect.structures.prompt import VideoClip
 
 QUESTION = 128  # text tokens after the video
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """Shapes of a language model."""
-
-    layers: int
-    width: int
-    inner: int  # width of the MLP that a token goes through, which has three matrices
-    heads: int
-    kv_heads: int
-    attended: int  # width of all heads together
-    recurrent: tuple[int, ...] = ()  # layers without attention; where there are some, attention has a gate
-    recurrence: Recurrence | None = None  # their sizes
-
-    @classmethod
-    def of(cls, config: Any) -> Decoder:
-        """Read the configuration of a language model."""
-        layers, heads = config.num_hidden_layers, config.num_attention_heads
-        recurrent = tuple(sorted({*range(layers)} - {*attention_layers(config)}))
-        sizes = layers, config.hidden_size, mlp_width(config), heads, config.num_key_value_heads
-        recurrence = Recurrence.of(config) if recurrent else None
-        return cls(*sizes, heads * head_width(config), recurrent, recurrence)
-
-    def operations(self, tokens: int, layers: int) -> float:
-        """Count the operations of the first layers over one prompt."""
-        recurrent = sum(layer < layers for layer in self.recurrent)
-        projections = (3 if self.recurrent else 2) * self.attended + 2 * self.kv_heads * self.attended // self.heads
-        attention = 2 * tokens * self.width * projections + 2 * tokens**2 * self.attended
-        every = 2 * tokens * self.width * 3 * self.inner
-        return layers * every + (layers - recurrent) * attention + recurrent * tokens * self._of_recurrence
-
-    @property
-    def _of_recurrence(self) -> float:
-        """Operations of a recurrent layer without its MLP, per token: it reads its state twice and writes it once."""
-        if self.recurrence is None:
-            return 0.0
-        sizes = self.recurrence
-        matrices = self.width * (sizes.inputs + 2 * sizes.values + 2 * sizes.heads) + sizes.inputs * sizes.kernel
-        return 2 * matrices + 6 * sizes.memory
-
-    def cache_gb(self, tokens: int, layers: int) -> float:
-        """Compute the size of keys and values in bfloat16, in GB."""
-        return layers * tokens * 2 * self.kv_heads * (self.attended // self.heads) * 2 / 1e9
-
-
-@dataclass(frozen=True)
-class Tower:
-    """Shapes of a vision tower and of a unit of frames."""
-
-    layers: int
-    width: int
-    inner: int  # width of the MLP
-    matrices: int  # number of matrices in the MLP
-    patches: int  # patches per unit
-    seen: float  # patches that one patch attends to, on average over the layers
-
-    @classmethod
-    def of(cls, config: Any, clip: VideoClip) -> Tower:
-        """Read the configuration of a tower; `clip` has the size of frames."""
-        fields = vars(config)
-        layers = fields.get("depth") or fields["num_hidden_layers"]
-        patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
-        height, width = clip.pixels.shape[1:3]
-        patches, windows = (height // patch) * (width // patch), fields.get("fullatt_block_indexes")
-        seen = float(patches)
-        if windows is not None:  # the other layers attend within windows
-            seen = ((layers - len(windows)) * (config.window_size // patch) ** 2 + len(windows) * patches) / layers
-        return cls(layers, config.hidden_size, config.intermediate_size, 2 if windows is None else 3, patches, seen)
-
-    def operations(self, units: int) -> float:
-        """Count the operations for some units."""
-        weights = 4 * self.width**2 + self.matrices * self.width * self.inner
-        return units * self.layers * self.patches * (2 * weights + 4 * self.seen * self.width)
-
-
 def operations(plan: Plan, clip: VideoClip) -> dict[str, float]:
     """Count the operations of the first question about a clip, by stage: encode, score (if it ranks), answer."""
     config, tokens, options = plan.family.model_config, math.prod(clip.grid), plan.options
     decoder = Decoder.of(config.get_text_config())
-    stages = {"encode": Tower.of(config.vision_config, clip).operations(clip.num_units)}
+    stages = {"encode": Tower.of(config.vision_config, *clip.pixels.shape[1:3]).operations(clip.num_units)}
     if plan.ranks_content:
         scoring, layers = decoder, plan.layer
         if plan.selector is not None:
             scoring = Decoder.of(plan.selector.text_config)
-            layers = scoring.layers
+            layers = scoring.layers - 1  # the last one gives its attention alone
         sets = frame_sets(clip.num_units, tokens // clip.num_units, options.units_per_set)
         stages["score"] = sum(scoring.operations(len(chosen) + QUESTION, layers) for chosen in sets)
     stages["answer"] = decoder.operations(plan.kept(tokens) + QUESTION, decoder.layers)

@@ -17,10 +17,12 @@ from flexselect.attention.states import Past
 from flexselect.engine.answer_engines import AnswerEngine, Generated, prompt_of
 from flexselect.engine.batching import left_padded
 from flexselect.engine.clock import Clock
+from flexselect.engine.costs import cost_of_answering
 from flexselect.engine.text_pieces import TextPieces
 from flexselect.families.base import VideoLM
 from flexselect.running.greedy import NewTokens, end_ids
 from flexselect.structures.answer import Answer
+from flexselect.structures.cost import Cost, add_costs
 from flexselect.structures.prompt import EncodedVideo, Selection
 
 TOKENS_TOGETHER = 32768  # the most prompt tokens per batch, padding included
@@ -35,6 +37,8 @@ class Request:
     query_ids: Tensor  # int64 [Q], the text after the video
     selection: Selection | None  # None: all visual tokens (dense)
     timings: dict[str, float]  # seconds spent so far, by stage
+    cost: Cost | None = None  # so far; None: unknown
+    tokens: int = 0  # N, of the prompt; 0 until it is assembled
 
 
 _Prompt = tuple[Request, dict[str, Any]]  # a request and the LLM's input, see `VideoLM.assemble`
@@ -63,7 +67,7 @@ def _batches(lm: VideoLM, requests: Sequence[Request], positions: str) -> Iterat
         clock = Clock(lm.gpus, request.timings)
         with clock("prefill"):
             inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
-        prompt = replace(request, timings=clock.timings), inputs
+        prompt = replace(request, timings=clock.timings, tokens=inputs["input_ids"].shape[1]), inputs
         longest = max(other["input_ids"].shape[1] for _, other in [*group, prompt])
         if group and longest * (len(group) + 1) > TOKENS_TOGETHER:
             yield group
@@ -96,7 +100,7 @@ def answers_elsewhere(
                 with clock("prefill"):
                     inputs = lm.assemble(request.encoded, request.query_ids, request.selection, positions)
                     prompt = prompt_of(lm, inputs, max_new_tokens)
-                sent = replace(request, timings=clock.timings)
+                sent = replace(request, timings=clock.timings, tokens=len(prompt.ids))
                 running.append((sent, engine.submit(prompt, _ignore if pieces is None else pieces.add)))
             if not running:
                 return
@@ -155,4 +159,6 @@ def _answer(lm: VideoLM, request: Request, new: NewTokens, timings: dict[str, fl
     if not text:
         warnings.append("the answer is empty")
     likelihood = math.exp(new.log_likelihood / max(1, len(new.ids)))
-    return Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, warnings=tuple(warnings))
+    answering = cost_of_answering(lm.family, request.tokens, kept, len(new.ids))
+    more: dict[str, Any] = {"warnings": tuple(warnings), "cost": add_costs([request.cost, answering])}
+    return Answer(text, request.selection, tokens, kept, timings, new.ids, likelihood, **more)

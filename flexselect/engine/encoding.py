@@ -116,4 +116,5 @@ def _project_all(
         selector_features if selector else None,
         seconds=clip.seconds,
         about=clip.about,
+        tower_input=clip.tower_input,
     )

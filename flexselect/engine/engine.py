@@ -17,6 +17,7 @@ from flexselect.attention.states import Past
 from flexselect.engine.answer_engines import AnswerEngine
 from flexselect.engine.answering import Request, answers, answers_elsewhere
 from flexselect.engine.clock import Clock
+from flexselect.engine.costs import cost_of_selecting
 from flexselect.engine.encoding import encode, encode_stream
 from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
@@ -213,7 +214,10 @@ class Engine:
             if self.scorer is not None:
                 selections = self.select_encoded(encoded, queries, prefix_cache(), budget)
         seconds = {**(timings or {}), "score": clock.timings["score"] / len(queries)}
-        return [Request(encoded, query, selection, seconds) for query, selection in zip(queries, selections)]
+        return [
+            Request(encoded, *pair, seconds, cost_of_selecting(self.family, self.scorer, encoded, *pair))
+            for pair in zip(queries, selections)
+        ]
 
     def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> list[Answer]:
         """Answer questions about one or more videos, in batches.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flexselect.evaluation.costs import format_frames, format_tflop, mean_cost
 from flexselect.evaluation.grounding import summarise_grounding
 from flexselect.evaluation.results import format_interval, prediction_key, read_predictions, short_key, shown_answer
 from flexselect.evaluation.statistics import interval, mcnemar, wilson
@@ -90,8 +91,9 @@ def compare(one: str, other: str, flips: int = 20) -> str:
 
     Returns:
         Both accuracies on the questions that both runs answered, the difference with its 95 % bootstrap interval,
-        McNemar's exact p-value, a verdict, mean IoU and pointing where moments are annotated, the questions with
-        different outcomes with the moments that the answers come from, and the settings that differ.
+        McNemar's exact p-value, a verdict, mean IoU and pointing where moments are annotated, mean frames and TFLOP
+        per question, the questions with different outcomes with the moments that the answers come from, and the
+        settings that differ.
 
     Raises:
         FileNotFoundError: naming the folder, if it has no results.
@@ -116,6 +118,7 @@ def compare(one: str, other: str, flips: int = 20) -> str:
         _row("errors", *(str(sum(row["error"] is not None for row in rows)) for rows in common)),
         _row("unparsed", *(str(sum(map(_is_unparsed, rows))) for rows in common)),
         *_grounding_rows(common),
+        *_cost_rows(common),
         f"{shared} questions in common; difference {pair.difference:+.3f}, 95 % {interval_of_difference}",
         f"McNemar's exact test: p = {pair.p:.4f}. {verdict}.",
         f"(All numbers are for these questions. The test counts questions, the intervals resample videos; {number}.)",
@@ -140,6 +143,15 @@ def _grounding_rows(common: Sequence[list[dict[str, Any]]]) -> list[str]:
         return []
     entries = {"mIoU of moments": [result["miou"] for result in kept], "pointing": [one["pointing"] for one in kept]}
     return [_row(name, *(f"{entry['mean']:.3f}" for entry in values)) for name, values in entries.items()]
+
+
+def _cost_rows(common: Sequence[list[dict[str, Any]]]) -> list[str]:
+    """Compare what a question costs; no lines if neither run says it, as in earlier versions."""
+    costs = [mean_cost(rows) for rows in common]
+    if costs == [None, None]:
+        return []
+    forms = {"frames a question": format_frames, "TFLOP a question": format_tflop}
+    return [_row(name, *map(form, costs)) for name, form in forms.items()]
 
 
 def _list_flips(runs: list[dict[str, Any]], pair: PairedRuns, most: int) -> list[str]:

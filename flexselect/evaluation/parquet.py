@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexselect.storage.run_settings import file_in_one_step
+from flexselect.structures.cost import Cost
 from flexselect.structures.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ NUMBERS = ("likelihood", "presence")
 FLAGS = ("correct", "multiple_choice", "absent")
 LISTS = ("warnings", "expected")
 AS_JSON = ("sampling", "verification", "grounding")  # objects whose fields differ from row to row
+OF_COST = tuple(field.name for field in fields(Cost))
 OF_MOMENTS = ("start", "end", "peak", "share", "alone")
 
 
@@ -40,7 +43,7 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _schema() -> pyarrow.Schema:
-    """Return the columns: `timings` and `groups` are maps, `moments` a list of structs."""
+    """Return the columns: `timings` and `groups` are maps, `moments` a list of structs, `cost` a struct."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -55,6 +58,7 @@ def _schema() -> pyarrow.Schema:
             ("timings", pa.map_(text, number)),
             ("groups", pa.map_(text, text)),
             ("moments", pa.list_(moment)),
+            ("cost", pa.struct([(name, number if name == "tflop" else pa.int64()) for name in OF_COST])),
         ]
     )
 

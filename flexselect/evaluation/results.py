@@ -13,6 +13,7 @@ from textwrap import shorten
 from typing import Any
 
 from flexselect.evaluation.absence import absence_line, summarise_absence
+from flexselect.evaluation.costs import UNKNOWN, cost_line, mean_cost
 from flexselect.evaluation.grounding import grounding_line, summarise_grounding
 from flexselect.evaluation.statistics import accuracy, interval
 from flexselect.storage.json_lines import json_line, read_json_lines
@@ -21,7 +22,6 @@ from flexselect.storage.run_settings import flatten_settings, write_atomically
 log = logging.getLogger(__name__)
 
 MAX_REASONS = 3  # reasons why rows do not count that the summary names; results.json has all
-UNKNOWN = "–"  # printed for an unknown number
 EMPTY = "(empty)"  # shown for an empty answer
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 NOTHING_EXPECTED = "the annotations have no answer to compare with"
@@ -40,8 +40,8 @@ def summarise(
     Returns:
         `accuracy` with its 95 % `interval`: `right` of `counted` questions; `micro_accuracy`, over questions; numbers
         of `questions`, of `errors`, of answers without a letter (`unparsed`), and of rows that do not count because
-        their annotations lack something (`uncounted`, `uncounted_errors` among them, and `uncounted_reasons`); and
-        `groups`: accuracy, interval, right and questions by name and value.
+        their annotations lack something (`uncounted`, `uncounted_errors` among them, and `uncounted_reasons`); `cost`,
+        see `mean_cost`; and `groups`: accuracy, interval, right and questions by name and value.
     """
     counted = [row for row in rows if row["correct"] is not None]
     macro_groups = [row["groups"].get(macro, "") for row in counted] if macro else None
@@ -60,6 +60,7 @@ def summarise(
         "uncounted_errors": sum(row["correct"] is None and row["error"] is not None for row in rows),
         "uncounted_reasons": dict(Counter(_reason(row) for row in rows if row["correct"] is None)),
         "warnings": frequent_warnings(rows),
+        "cost": mean_cost(rows),
         "grounding": summarise_grounding(rows),
         "absence": summarise_absence(rows, absent_below),
         "unparsed": sum(row["parsed"] is None and row["error"] is None and row["multiple_choice"] for row in counted),
@@ -164,7 +165,7 @@ def table(results: dict[str, Any], title: str) -> str:
     notes = f"{summarise_errors(results)}; {results['unparsed']} answers without a letter {unparsed}."
     about = {**settings, **{name: value for name, value in fingerprint.items() if not isinstance(value, dict)}}
     settings_lines = [f"- {name}: {value}" for name, value in about.items() if value is not None]
-    evidence = [f"{line}." for line in evidence_lines(results)]
+    evidence = [f"{line}." for line in (*evidence_lines(results), *cost_lines(results))]
     return "\n".join([*lines, "", *evidence, notes, "", *settings_lines, ""])
 
 
@@ -194,19 +195,25 @@ def summary_lines(results: dict[str, Any]) -> str:
         f"  right {_right_of(entry)}"
         for name, entry in entries.items()
     ]
-    return "\n".join([*lines, *evidence_lines(results), summarise_errors(results), *_doubts(results), ""])
+    facts = [*evidence_lines(results), *cost_lines(results), summarise_errors(results)]
+    return "\n".join([*lines, *facts, *_doubts(results), ""])
 
 
 def _answered_lines(results: dict[str, Any]) -> str:
     """Format results in which no row counts: there is no accuracy."""
     line = f"no accuracy: {summarise_errors(results).partition('; ')[2] or 'there are no questions'}"
-    return "\n".join([line, *evidence_lines(results), *_doubts(results), ""])
+    return "\n".join([line, *evidence_lines(results), *cost_lines(results), *_doubts(results), ""])
 
 
 def evidence_lines(results: dict[str, Any]) -> list[str]:
     """Format what annotations say about moments and absence."""
     grounding, absence = results.get("grounding"), results.get("absence")
     return [*([grounding_line(grounding)] if grounding else []), *([absence_line(absence)] if absence else [])]
+
+
+def cost_lines(results: dict[str, Any]) -> list[str]:
+    """Format what a question costs; no line for results of earlier versions."""
+    return [cost_line(results["cost"])] if results.get("cost") else []
 
 
 def _doubts(results: dict[str, Any]) -> list[str]:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from flexselect.engine.answering import Request
 from flexselect.engine.clock import Clock
+from flexselect.engine.costs import cost_of_selecting
 from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import prominence
 from flexselect.looks.first_look import Source, stream_of_clip
 from flexselect.looks.merged import merge, still_shown
+from flexselect.structures.cost import add_costs
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
 
@@ -92,7 +94,9 @@ class TwoLooks:
             context = still_shown(seen, units, plan, most // CONTEXT)
             chosen = self.engine.select_encoded(fine, [request.query_ids], None, max(1, most - len(context)))[0]
             video, selection = merge(request.encoded, seen, fine, chosen, units, plan, self.full, context)
-        return replace(request, encoded=video, selection=selection, timings=clock.timings)
+        cost = cost_of_selecting(self.engine.family, self.engine.scorer, fine, request.query_ids, chosen)
+        both = add_costs([request.cost, cost])
+        return replace(request, encoded=video, selection=selection, timings=clock.timings, cost=both)
 
     def select(self, encoded: EncodedVideo, query_ids: Tensor, seen: Selection, budget: int | None) -> Selection:
         """Return the selection of `again` alone; `encoded` and `seen` are of the first look."""
@@ -113,14 +117,16 @@ class TwoLooks:
         for unit in units:
             self.parts.move_to_end(unit)
         parts = [self.parts[unit] for unit in units]
-        others_of_units = [other for _, other in parts if other is not None]
+        others_of_units, stream = [other for _, other in parts if other is not None], self.source.second(units)
         fine = replace(
             first,
             features=torch.cat([part for part, _ in parts]),
             selector_features=torch.cat(others_of_units) if others_of_units else None,
             grid=(len(units), *self.full.grid[1:]),
             delimiters=tuple(self.full.delimiters[unit] for unit in units) if self.full.delimiters else (),
-            seconds=None,
+            seconds=stream.seconds,
+            about=stream.about,
+            tower_input=(stream.num_frames, *self.full.pixels.shape[1:3]),
         )
         self._forget()
         return fine

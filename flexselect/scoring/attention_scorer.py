@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from flexselect.attention.states import Past, join
 from flexselect.families.base import VideoLM
 from flexselect.loading.placement import device_of, free_bytes
 from flexselect.running.merging import merge_embeddings
+from flexselect.running.operations import Decoder
 from flexselect.scoring.prefix_cache import FrameSet, PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.layout import Layout
@@ -78,6 +80,14 @@ class AttentionScorer(Scorer):
     def score(self, encoded: EncodedVideo, query_ids: Tensor) -> Tensor:
         """Score the whole video as one frame set: float32 [V], attention probabilities in 0..1."""
         return self.score_many(encoded, [query_ids], [torch.arange(encoded.num_tokens)])[0]
+
+    @cached_property
+    def _shapes(self) -> Decoder:
+        return Decoder.of(self.decoder.config)
+
+    def operations(self, tokens: int) -> float:
+        """Count the operations of the layers before the one whose attention gives the scores."""
+        return self._shapes.operations(tokens, self.layer)
 
     @torch.inference_mode()
     def score_many(

@@ -100,6 +100,10 @@ class Scorer(ABC):
         """Return the bytes of all that `prepare` yields."""
         return 0
 
+    def operations(self, tokens: int) -> float:
+        """Count the operations of scoring a frame set whose prompt has this many tokens, see `Answer.cost`."""
+        return 0.0
+
     def shift(self, encoded: EncodedVideo) -> int:
         """Return how many places before a scored token the visual token is that it stands for."""
         return 0

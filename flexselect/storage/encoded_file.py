@@ -45,6 +45,8 @@ def write_encoded(
         "made_with": provenance or {},
         "facts": encoded.about.facts,
         "warnings": encoded.about.warnings,
+        "decoded": encoded.about.decoded,
+        "tower_input": encoded.tower_input,
     }
     write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
 
@@ -90,8 +92,13 @@ def read_encoded(file: Path, prefix_ids: Tensor) -> tuple[EncodedVideo, dict[str
     encoded = EncodedVideo(prefix_ids, tensors.pop("features"), *layout)
     if len(encoded.features) % encoded.num_units or not torch.is_floating_point(encoded.features):
         raise ValueError("its features do not fit its grid")
-    about = VideoFacts(metadata.get("facts", {}), metadata.get("warnings", []))  # version 0.1 did not write them
+    about = VideoFacts(metadata.get("facts", {}), metadata.get("warnings", []), metadata.get("decoded"))
+    sizes = metadata.get("tower_input")  # version 0.1 did not write these four
     complete = replace(
-        encoded, selector_features=tensors.pop("seen", None), seconds=tensors.pop("seconds", None), about=about
+        encoded,
+        selector_features=tensors.pop("seen", None),
+        seconds=tensors.pop("seconds", None),
+        about=about,
+        tower_input=None if sizes is None else tuple(sizes),
     )
     return complete, metadata["made_with"], tensors

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flexselect.structures.cost import Cost
 from flexselect.structures.prompt import Selection
 
 
@@ -88,6 +89,7 @@ class Answer:
     verification: Verification | None = None  # None: not asked for
     option: Option | None = None  # None: no options, or the answer chooses none
     warnings: tuple[str, ...] = ()  # sentences about what is doubtful in the answer
+    cost: Cost | None = None  # None: the size of the frames is unknown, as in files of earlier versions
 
     @property
     def cited(self) -> tuple[Moment, ...]:
@@ -107,6 +109,7 @@ class Answer:
             "num_visual_tokens": self.num_visual_tokens,
             "num_kept_tokens": self.num_kept_tokens,
             "timings": {stage: round(seconds, 6) for stage, seconds in self.timings.items()},
+            "cost": None if self.cost is None else self.cost.to_dict(),
             "likelihood": None if self.likelihood is None else round(self.likelihood, 6),
             "presence": _rounded(self.presence),
             "moments": [moment.to_dict() for moment in self.moments],

@@ -80,6 +80,7 @@ class VideoFacts:
 
     facts: dict[str, Any] = field(default_factory=dict)  # plain values: how frames were chosen, length, start, track
     warnings: list[str] = field(default_factory=list)  # sentences about what is doubtful in the file
+    decoded: int | None = None  # frames that decoding takes, by the index of the file; None: unknown
 
 
 @dataclass(frozen=True)

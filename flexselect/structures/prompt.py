@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -56,6 +57,14 @@ class VideoClip(_TensorGroup):
         """U, the number of units."""
         return self.grid[0]
 
+    @property
+    def tower_input(self) -> tuple[int, int, int] | None:
+        """Number, height and width of the frames that the tower takes; None: pixel values in patches."""
+        shape = self.pixels.shape
+        if self.pixels.dtype == torch.uint8:
+            return shape[0], shape[1], shape[2]
+        return (shape[0], shape[2], shape[3]) if len(shape) == 4 else None
+
 
 @dataclass(frozen=True)
 class VideoPrompt(_TensorGroup):
@@ -80,6 +89,7 @@ class EncodedVideo(_TensorGroup):
     selector_text: tuple[Tensor, Tensor] | None = None  # see `VideoPrompt`
     seconds: Tensor | None = None  # float64 [T], when each frame is shown; None if unknown
     about: VideoFacts = field(default_factory=VideoFacts)  # how the file was read
+    tower_input: tuple[int, int, int] | None = None  # see `VideoClip`; None if unknown
 
     @property
     def num_units(self) -> int:
@@ -131,14 +141,18 @@ class EncodedVideo(_TensorGroup):
         """Return the features of some visual tokens, int64 [n]: [n, W]."""
         return self.features[tokens.to(self.features.device)]
 
+    @cached_property
+    def text_per_unit(self) -> list[int]:
+        """The number of text tokens around each unit; empty if there are none."""
+        return [len(before) + len(after) for before, after in self.delimiters]
+
     def select_units(self, units: Sequence[int]) -> EncodedVideo:
-        """Return a copy with some units only, without `seconds` and `selector_features`."""
+        """Return a copy with some units only, without `seconds`, `selector_features` and `tower_input`."""
         tokens = torch.arange(self.num_tokens, device=self.features.device).view(self.num_units, -1)[units].flatten()
         delimiters = tuple(self.delimiters[unit] for unit in units) if self.delimiters else ()
         grid = (len(units), *self.grid[1:])
-        return replace(
-            self, features=self.features[tokens], grid=grid, delimiters=delimiters, selector_features=None, seconds=None
-        )
+        unknown: dict[str, Any] = dict.fromkeys(("selector_features", "seconds", "tower_input"))
+        return replace(self, features=self.features[tokens], grid=grid, delimiters=delimiters, **unknown)
 
     def clone_features(self) -> EncodedVideo:
         """Return a copy whose features are in memory, not mapped from a file."""

@@ -83,6 +83,7 @@ def test_the_same_answers_in_every_mode(engines, table, selector, layers):
     assert answer.text == expected.text == "".join(pieces) and answer.ids.tolist() == expected.ids.tolist()
     assert answer.likelihood == pytest.approx(expected.likelihood, rel=1e-4)
     assert answer.timings["prefill"] >= 0.25 and answer.timings["generate"] == 0.5
+    assert answer.cost == expected.cost
     assert engines[0].arguments == (None, {"a": 1})
     assert len(engines[0].prompts[0].ids) < 120 + 40 or selector is None, "only kept tokens are sent"
 

@@ -12,11 +12,12 @@ from bench.roofline import MODELS as MODELS_OF_ROOFLINE
 from bench.roofline import computed
 from flexselect import FlexSelect
 from flexselect.analysis.memory import estimate, most_frames
-from flexselect.analysis.operations import Decoder, Tower, operations
+from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.families import family_of
 from flexselect.loading.weights import LoadOptions
 from flexselect.options import Options
+from flexselect.running.operations import Decoder, Tower
 from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
@@ -140,7 +141,8 @@ def test_operations_are_those_of_the_weights(name, tmp_path, monkeypatch):
     decoder = Decoder.of(family.model_config.get_text_config())
     states = 6 * decoder.recurrence.memory * len(decoder.recurrent) if decoder.recurrence else 0  # read twice, written
     assert decoder.operations(1, decoder.layers) == pytest.approx(2 * count(lm.decoder.layers) + states, rel=2e-3)
-    tower = Tower.of(family.model_config.vision_config, Plan(family, Options()).clip(family.frames_per_unit))
+    frames = Plan(family, Options()).clip(family.frames_per_unit).pixels
+    tower = Tower.of(family.model_config.vision_config, *frames.shape[1:3])
     blocks = max(
         (
             part

@@ -92,7 +92,11 @@ def test_a_part_is_looked_at_in_full(load, video, frames_read):
     session.requests([QUESTION])
     assert len(frames_read) == 2, "the same units: nothing is read"
     answers = session.ask_all([QUESTION, "What colour is the circle?"], max_new_tokens=2)
+    height, width = session.looks.full.pixels.shape[1:3]
     for answer in answers:
+        assert answer.cost.frames == len(frames_read[0]) + len(seen) <= answer.cost.decoded
+        assert answer.cost.scored == answer.num_visual_tokens and answer.cost.kept == 20
+        assert len(seen) * height * width < answer.cost.pixels <= answer.cost.frames * height * width
         assert answer.num_visual_tokens == encoded.num_encoded < whole.num_tokens
     assert frames_read[0] not in frames_read[1:], "the first look is taken once"
 
@@ -131,6 +135,28 @@ def test_plans():
                 total = len(plan.coarse) + plan.fine
                 assert 1 <= plan.fine <= units and len(plan.coarse) >= 1
                 assert total <= cost * units + 2, "at most the cost, but at least one unit each, rounded up"
+
+
+def test_the_first_look_takes_what_is_cheap_to_decode():
+    """Of each four units the one that follows a key frame; the second look ends where the next ones are."""
+    costs = [9, 3, 1, 2, 3, 4, 5, 6, 7, 1]
+    plan = plan_looks(10, 0.9, 0.3, costs.__getitem__)
+    assert plan.every == 4 and plan.coarse == (2, 4, 9) and plan.fine == 6
+    assert plan.choose([0.0, 0.0, 1.0]) == [2, 5, 6, 7, 8, 9], "to the neighbour, then the next best"
+
+
+def test_key_frames_are_looked_at_first(checkpoint, video):
+    """With sampling near: a file's first look decodes fewer frames than units at even distances do."""
+    looks = [
+        FlexSelect.from_pretrained(
+            str(checkpoint), selector="self", dtype="float32", device="cpu", cost=0.6, sampling=sampling
+        )
+        .open(video)
+        .looks.source
+        for sampling in ("exact", "near")
+    ]
+    decoded = [source.first().about.decoded for source in looks]
+    assert decoded[1] < decoded[0] and len(looks[0].plan.coarse) == len(looks[1].plan.coarse)
 
 
 def test_the_second_look_is_around_what_stands_out():

@@ -83,10 +83,11 @@ def test_answers_are_those_of_predict(client, needles, tmp_path, mode, selector)
         pieces, facts, usage = streamed(client, url, text, **more)
         assert whole.choices[0].message.content == pieces == row["answer"]
         for said in (whole.model_extra["flexselect"], facts):
-            assert [said[name] for name in ("num_kept_tokens", "moments", "likelihood")] == [
+            assert [said[name] for name in ("num_kept_tokens", "moments", "likelihood", "cost")] == [
                 row["num_kept_tokens"],
                 row["moments"],
                 row["likelihood"],
+                row["cost"],
             ]
             assert set(said["timings"]) == set(row["timings"]) and said["selector"] == selector
         assert (

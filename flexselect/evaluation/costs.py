@@ -1,0 +1,56 @@
+"""Mean costs of questions, from rows of predictions; see `flexselect.structures.cost.Cost`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from statistics import fmean
+from typing import Any
+
+from flexselect.structures.cost import Cost
+
+NAMES = tuple(field.name for field in fields(Cost))
+OPEN = "decoded"  # the only number that may be unknown
+UNKNOWN = "–"  # printed for an unknown number
+
+
+def mean_cost(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the mean of each number of `Cost`, and the number of `questions` with a cost; None if no row has one.
+
+    `decoded` is None if it is unknown for one of the rows. Rows of earlier versions have no cost.
+    """
+    costs = [row["cost"] for row in rows if _is_cost(row.get("cost"))]
+    if not costs:
+        return None
+    means: dict[str, Any] = {}
+    for name in NAMES:
+        numbers = [cost[name] for cost in costs if cost.get(name) is not None]
+        means[name] = fmean(numbers) if len(numbers) == len(costs) else None
+    return {**means, "questions": len(costs)}
+
+
+def _is_cost(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), int | float) for name in NAMES if name != OPEN)
+
+
+def cost_line(cost: dict[str, Any]) -> str:
+    """Format a mean cost for a terminal."""
+    decoded = "" if cost["decoded"] is None else f" ({format_count(cost['decoded'])} decoded)"
+    scored = f", {format_count(cost['scored'])} tokens scored" if cost["scored"] else ""
+    shown = f"{format_count(cost['frames'])} frames{decoded}, {cost['pixels'] / 1e6:.3g} megapixels{scored}"
+    return f"cost of a question: {shown}, {format_count(cost['kept'])} kept, {format_tflop(cost)} TFLOP"
+
+
+def format_count(value: float | None) -> str:
+    """Format a mean of counts: whole, or with one decimal place; a dash if it is unknown."""
+    return UNKNOWN if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def format_frames(cost: dict[str, Any] | None) -> str:
+    """Format the frames of a mean cost; a dash if it is unknown."""
+    return format_count(None if cost is None else cost["frames"])
+
+
+def format_tflop(cost: dict[str, Any] | None) -> str:
+    """Format the operations of a cost to three digits; a dash if it is unknown."""
+    return UNKNOWN if cost is None else f"{cost['tflop']:.3g}"
