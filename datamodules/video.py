@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import av
@@ -26,6 +25,7 @@ from datamodules.video_files.decoding import (
     decode_frames,
     open_container,
 )
+from datamodules.video_files.facts import facts_of, index_warnings, moves
 from datamodules.video_files.frame_index import FrameIndex
 from datamodules.video_files.geometry import WITHOUT_TONE_MAPPING
 from datamodules.video_files.index_cache import cached_index
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 MakeSource = Callable[[FrameIndex, frozenset[int], bool], FrameSource]  # (index, wanted, square_pixels), see `Decoder`
 
-MIN_RATE_RATIO = 0.9  # between the header's frame rate and the timestamps'; a lower ratio gives a warning
-LEAST_OFFSET = 0.1  # seconds between the clock's zero and the first frame that a viewer would notice
 MIN_LENGTH_SHARE = 0.9  # of the length in the header; a file with a shorter video track may be cut short
 
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's messages come as exceptions, with the file's name
@@ -123,12 +121,7 @@ def open_video(
     if options.start is not None and options.start >= index.length:
         reason = f"has no second {options.start:g}: it is {index.length:.1f} seconds long"
         raise VideoError(path, reason, about.warnings)
-    chosen = index.choose(sample, options.start, options.end)
-    if options.sampling == "near":
-        tolerance = index.half_step(chosen) if options.tolerance is None else options.tolerance
-        near = index.choose_near(chosen, tolerance, options.start, options.end)
-        about.facts |= {"tolerance": round(tolerance, 3), **_moves(index, chosen, near)}
-        chosen = near
+    chosen = _choose(index, sample, options, about)
     seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
 
     def pick(positions: Sequence[int]) -> Iterator[Tensor]:
@@ -145,6 +138,17 @@ def open_video(
     about.decoded = index.costs.decoded(chosen) if skips else None
     everything = range(len(chosen))
     return FrameStream(len(chosen), seconds, lambda: pick(everything), about, pick, decoding if skips else None)
+
+
+def _choose(index: FrameIndex, sample: Sample, options: ReadOptions, about: VideoFacts) -> list[int]:
+    """Choose frames, or with sampling "near" those nearby that are cheap to decode; write down how far they are."""
+    chosen = index.choose(sample, options.start, options.end)
+    if options.sampling != "near":
+        return chosen
+    tolerance = index.half_step(chosen) if options.tolerance is None else options.tolerance
+    near = index.choose_near(chosen, tolerance, options.start, options.end)
+    about.facts |= {"tolerance": round(tolerance, 3), **moves(index, chosen, near)}
+    return near
 
 
 def read_video(
@@ -185,8 +189,8 @@ def read_file(path: str | Path, options: ReadOptions) -> tuple[FrameIndex, Video
     promised, size = promised_size(file), file.stat().st_size
     if promised is not None and promised > size:
         warnings = [f"is cut short: {size:,} of {promised:,} bytes are there", *warnings]
-    about = VideoFacts(_facts(index, options))
-    for warning in (*warnings, *_index_warnings(index, options)):
+    about = VideoFacts(facts_of(index, options))
+    for warning in (*warnings, *index_warnings(index, options)):
         _add_warning(about, warning)
         _log_once(f"{path}: {warning}")
     return index, about
@@ -232,40 +236,6 @@ def _promised_length(container: av.container.InputContainer, index: FrameIndex) 
         track = float(stream.duration * stream.time_base)
         return min(track, whole) if track > 0 and whole > 0 else max(track, whole)
     return whole if len(container.streams.video) == 1 else 0.0
-
-
-def _index_warnings(index: FrameIndex, options: ReadOptions) -> Iterator[str]:
-    """Yield the warnings that the index gives reason for."""
-    yield from index.warnings
-    if len(index.times) == 1:
-        yield "shows a single picture: it is no moving video"
-    ratio = index.header_rate / index.true_rate if index.has_timestamps and index.header_rate else 1.0
-    if not MIN_RATE_RATIO < ratio < 1 / MIN_RATE_RATIO:
-        rates = f"its header says {index.header_rate:.3g} frames a second, its timestamps {index.true_rate:.3g}"
-        yield f"{rates}: frames are chosen by the timestamps"
-    if index.moving_tracks > 1 and options.track is None:
-        count, track = index.moving_tracks, index.track
-        yield f"has {count} moving video tracks, track {track} is looked at; --data.track N takes another"
-    if options.end is not None and options.end > index.length + 1:
-        yield f"ends at {index.length:.1f} seconds, before the second {options.end:g} that was asked for"
-
-
-def _facts(index: FrameIndex, options: ReadOptions) -> dict[str, Any]:
-    """Return how frames are chosen, as plain values for the results."""
-    rule = "constant rate" if index.is_steady else "variable rate"
-    facts: dict[str, Any] = {"rule": rule, "file_fps": round(index.rate, 3), "seconds": round(index.length, 3)}
-    if abs(index.starts_at) > LEAST_OFFSET:
-        facts["starts_at"] = round(index.starts_at, 3)
-    part = {name: value for name, value in (("start", options.start), ("end", options.end)) if value is not None}
-    return facts | part | ({"track": index.track} if index.track else {}) | options.settings
-
-
-def _moves(index: FrameIndex, wanted: list[int], chosen: list[int]) -> dict[str, Any]:
-    """Return how far the chosen frames are from the wanted ones, and how many frames are decoded for them."""
-    moved = [abs(index.seconds[i] - index.seconds[j]) for i, j in zip(wanted, chosen)]
-    distances = {"mean": round(fmean(moved), 3), "max": round(max(moved), 3)}
-    costs = index.costs
-    return {"moved": distances, "decoded": costs.decoded(chosen), "decoded_if_exact": costs.decoded(wanted)}
 
 
 def _decode(

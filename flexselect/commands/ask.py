@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from flexselect.commands.verbs import SHORT
 from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_file, config_names
@@ -84,6 +82,8 @@ def _parts(file: str) -> set[str]:
     Raises:
         ValueError: if it is no YAML.
     """
+    import yaml  # imported here because help must be quick
+
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

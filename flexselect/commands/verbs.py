@@ -25,6 +25,7 @@ SHORT = {  # options of `ask`, and what `predict` calls them
     "--model": "--config",
     "--selector": "--model.selector",
     "--budget": "--model.budget",
+    "--cost": "--model.cost",
     "--max_frames": "--family.max_frames",
     "--max_new_tokens": "--model.max_new_tokens",
     "--dtype": "--model.dtype",

@@ -15,10 +15,23 @@ OPTIONS: dict[str, object] = {
 }  # makes the same file on every machine
 
 
-def write_video(path: str | Path, chunks: Iterable[np.ndarray], fps: int | Fraction) -> None:
-    """Write frames one chunk at a time; chunks are uint8 [t, h, w, 3] with even h and w."""
+def write_video(
+    path: str | Path, chunks: Iterable[np.ndarray], fps: int | Fraction, key_distance: int | None = None
+) -> None:
+    """Write frames one chunk at a time.
+
+    Args:
+        path: the file.
+        chunks: uint8 [t, h, w, 3] with even h and w.
+        fps: frames per second.
+        key_distance: frames from one key frame to the next; None: the encoder decides.
+    """
     import av  # imported here because only writing needs an encoder
 
+    options = dict(OPTIONS)
+    if key_distance is not None:
+        keys = f"keyint={key_distance}:min-keyint={key_distance}:scenecut=0"
+        options["x264-params"] = f"{OPTIONS['x264-params']}:{keys}"
     with av.open(str(path), "w") as container:
         stream = None
         for chunk in chunks:
@@ -26,7 +39,7 @@ def write_video(path: str | Path, chunks: Iterable[np.ndarray], fps: int | Fract
                 if stream is None:
                     stream = container.add_stream("libx264", rate=fps)
                     stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt, stream.options = "yuv420p", OPTIONS
+                    stream.pix_fmt, stream.options = "yuv420p", options
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         if stream is not None:
             container.mux(stream.encode())

@@ -1,0 +1,87 @@
+"""Two looks at hours of video, against the full look and against one look at the same cost.
+
+    python -m bench.look_twice                          (1 hour and 8 hours, five seeds: half an hour on two cores)
+    python -m bench.look_twice --hours 1 --seeds 1      (minutes)
+
+The videos have announced needles: a dot is visible for nine seconds, and the shape that stands in its place for one and
+a half. The first look sees every eighth second in frames of one token: dots, but no shapes. Each way has a process of
+its own. Shares are of the full look: frames shown, frames decoded (a key frame every eight seconds), pixels that the
+tower takes, operations in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from datamodules.announced_needles import write_announced_videos
+
+from bench.measure import write_result
+from bench.ways import MOST_FRAMES, Way, ask, at_cost, fewer_frames, line
+from flexselect.evaluation.statistics import mcnemar
+
+COST = 0.25
+GROUP = 16  # frames from one key frame to the next: eight seconds
+PER_HOUR = 6  # false announcements
+
+
+def ways(num_units: int) -> list[Way]:
+    """List the ways that are compared; the first one is the full look."""
+    return [
+        Way("full look", {"selector": "self", "max_frames": MOST_FRAMES}),
+        at_cost(COST, num_units),
+        fewer_frames("one look", COST, num_units, selector="self"),
+        fewer_frames("uniform tokens", COST, num_units, selector="uniform"),
+        Way("uniform frames", {"selector": None, "max_frames": 24}),  # as many tokens as the others keep
+    ]
+
+
+def measure(hours: float, seeds: list[int], needles: int, questions: int) -> list[dict[str, Any]]:
+    """Ask about one video per seed in each way."""
+    patches = round(3600 * hours)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as place:
+            false = round(PER_HOUR * hours)
+            annotations = write_announced_videos(
+                place, 1, patches, needles, questions, seed, false=false, key_distance=GROUP
+            )
+            for way in ways(patches):
+                results.setdefault(way.name, []).append(ask(way, Path(annotations)))
+    names = list(results)
+    rows = [{"hours": hours, **line(name, results[name], results[names[0]])} for name in names]
+    right = {name: [value for result in results[name] for value in result["right"]] for name in names}
+    for row in rows:
+        row["of_full"] = round(row["accuracy"] / rows[0]["accuracy"], 4) if rows[0]["accuracy"] else None
+        row["mcnemar_of_two_looks"] = mcnemar(right[names[1]], right[row["way"]])
+    return rows
+
+
+def main() -> None:
+    """Print a line per length and way; write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, nargs="+", default=[1, 8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--needles", type=int, default=6)
+    parser.add_argument("--questions", type=int, default=12)
+    options = parser.parse_args()
+    rows = []
+    print(
+        f"{'hours':>5} {'way':<20}{'accuracy':>9}{'frames':>8}{'decoded':>8}{'pixels':>8}{'tflop':>7}{'MB':>6}{'p':>9}"
+    )
+    for hours in options.hours:
+        for row in measure(hours, options.seeds, options.needles, options.questions):
+            rows.append(row)
+            shares = "".join(f"{row[name]:>8.3f}" for name in ("frames", "decoded", "pixels"))
+            print(
+                f"{hours:>5g} {row['way']:<20}{row['accuracy']:>9.3f}{shares}{row['tflop']:>7.3f}{row['peak_mb']:>6}"
+                f"{row['mcnemar_of_two_looks']:>9.2g}",
+                flush=True,
+            )
+    write_result("look_twice", {"seeds": options.seeds, "cost": COST, "key_distance": GROUP}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Ask about announced needles in several ways, each in a process of its own: peak memory is of one way alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from bench.measure import memory
+from flexselect import FlexSelect
+from flexselect.storage.json_lines import read_json_lines
+
+MODEL = "checkpoints/demo/two_looks"
+SECOND = 2  # frames per second of the full look
+TOGETHER = {"dtype": "float32", "device": "cpu", "positions": "compact"}  # the model never saw such long videos
+MOST_FRAMES = 10**6  # of the full look: all
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to ask: its name, and options of `FlexSelect.from_pretrained`."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def at_cost(cost: float, num_units: int, shrink: float = 3.0, **options: Any) -> Way:
+    """Look twice at this share of the units."""
+    more = {"selector": "self", "cost": cost, "first_look_shrink": shrink, "max_frames": MOST_FRAMES, **options}
+    return Way(f"two looks {cost:g}", more)
+
+
+def fewer_frames(name: str, share: float, num_units: int, **options: Any) -> Way:
+    """Look once at a share of the units, evenly spaced, in full."""
+    return Way(f"{name} {share:g}", {"max_frames": 2 * max(2, round(share * num_units)), **options})
+
+
+def _asked(way: Way, annotations: Path, pipe: Any) -> None:
+    """Ask all questions of a file of annotations; send what came of it."""
+    disable_progress_bar()
+    rows, _ = read_json_lines(annotations)
+    fs = FlexSelect.from_pretrained(MODEL, **TOGETHER, **way.options)
+    before, began = memory("VmRSS"), time.perf_counter()
+    right, costs, again = list[bool](), list[dict](), list[float]()
+    for name in sorted({row["video"] for row in rows}):
+        session = fs.open(annotations.parent / name, progress=False)
+        for number, row in enumerate(row for row in rows if row["video"] == name):
+            asked = time.perf_counter()
+            answer = session.ask(row["question"], 4)
+            again += [time.perf_counter() - asked] if number else []
+            right.append(answer.text == row["answer"])
+            costs.append(answer.cost.to_dict())
+    pipe.send({
+        "right": right,
+        **{name: statistics.mean(cost[name] for cost in costs) for name in costs[0]},
+        "seconds": time.perf_counter() - began,
+        "later_question": statistics.median(again) if again else None,
+        "peak_mb": memory("VmHWM"),
+        "extra_mb": memory("VmHWM") - before,
+    })  # fmt: skip
+
+
+def ask(way: Way, annotations: Path) -> dict[str, Any]:
+    """Ask all questions of a file of annotations in one way: whether each answer is right, costs, peak memory."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe()
+    process = context.Process(target=_asked, args=(way, annotations, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        process.join()
+
+
+def line(name: str, results: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summarise one way over several files, with its costs as shares of the full look's."""
+    right = [value for result in results for value in result["right"]]
+
+    def share(part: str) -> float:
+        return sum(result[part] for result in results) / sum(result[part] for result in full)
+
+    return {
+        "way": name,
+        "questions": len(right),
+        "accuracy": round(statistics.mean(right), 4),
+        **{part: round(share(part), 4) for part in ("frames", "decoded", "pixels", "tflop")},
+        "kept": round(statistics.mean(result["kept"] for result in results), 1),
+        "peak_mb": round(max(result["peak_mb"] for result in results)),
+        "seconds": round(statistics.median(result["seconds"] for result in results), 2),
+    }
