@@ -37,7 +37,7 @@ class Request:
     query_ids: Tensor  # int64 [Q], the text after the video
     selection: Selection | None  # None: all visual tokens (dense)
     timings: dict[str, float]  # seconds spent so far, by stage
-    cost: Cost | None = None  # so far; None: unknown
+    cost: Cost | None = None  # so far, to which the answer's is added; None: unknown
     tokens: int = 0  # N, of the prompt; 0 until it is assembled
 
 

@@ -19,18 +19,23 @@ def mean_cost(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
 
     `decoded` is None if it is unknown for one of the rows. Rows of earlier versions have no cost.
     """
-    costs = [row["cost"] for row in rows if _is_cost(row.get("cost"))]
+    costs = [cost for row in rows if (cost := cost_of(row)) is not None]
     if not costs:
         return None
     means: dict[str, Any] = {}
     for name in NAMES:
-        numbers = [cost[name] for cost in costs if cost.get(name) is not None]
+        numbers = [cost[name] for cost in costs if cost[name] is not None]
         means[name] = fmean(numbers) if len(numbers) == len(costs) else None
     return {**means, "questions": len(costs)}
 
 
-def _is_cost(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(name), int | float) for name in NAMES if name != OPEN)
+def cost_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the cost of a prediction; None if it has none, or a damaged one."""
+    cost = row.get("cost")
+    if not isinstance(cost, dict):
+        return None
+    numbers = {name: cost[name] for name in NAMES if isinstance(cost.get(name), int | float)}
+    return {OPEN: None, **numbers} if {*numbers, OPEN} == {*NAMES} else None
 
 
 def cost_line(cost: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flexselect.evaluation.costs import format_frames, format_tflop, mean_cost
+from flexselect.evaluation.costs import cost_of, format_frames, format_tflop, mean_cost
 from flexselect.evaluation.results import evidence_lines, summarise_errors
 from flexselect.evidence.moments import player_offset
 from flexselect.session import VideoSession
@@ -125,7 +125,7 @@ def _shown(row: dict[str, Any], evidence: Evidence | None, page: Path) -> dict[s
     if video is not None and Path(video).is_file():
         source = quote(Path(os.path.relpath(video, page.resolve().parent)).as_posix())
     more = {"state": state(row), "evidence": evidence, "source": source, "offset": player_offset(row.get("sampling"))}
-    return {**row, **more, "moments": cited_moments(row)}
+    return {**row, **more, "moments": cited_moments(row), "cost": cost_of(row)}
 
 
 def state(row: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from flexselect.running.operations import Decoder, Tower
 from flexselect.structures.answer import Answer
 from flexselect.structures.cost import Cost, add_costs
 from flexselect.structures.prompt import EncodedVideo, Selection
+from flexselect.visualize.report import write_report
 from tests import tiny
 
 QUESTION_TEXT = "What colour is the circle?"
@@ -205,6 +206,26 @@ def test_runs_are_compared_by_cost_too(tmp_path):
     assert cells[0][3:6] == ["frames", "tokens shown", "TFLOP"]
     assert [each[3:6] for each in cells[2:]] == [["4", "3", "0.5"], ["2", "3", "0.0123"], ["–", "3", "–"]]
     assert len({len(re.findall(r"\|", line)) for line in table([dear, cheap, old]).splitlines()}) == 1
+
+
+def test_a_report_of_old_and_damaged_rows(tmp_path):
+    rows = [row(1, cost=None), row(2, cost={"frames": 1}), row(3, cost={**COST, "decoded": "7"})]
+    rows = [{**each, "timings": {}, "options": []} for each in rows]
+    write_report(tmp_path / "report.html", "some", rows, lambda row: None, None, {})
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("4 frames, 8 megapixels, 9 tokens scored, 0.5 TFLOP") == 1
+    assert page.count("TFLOP per question") == 1 and page.count("megapixels") == 1
+    write_report(tmp_path / "report.html", "some", rows[:2], lambda row: None, None, {})
+    assert "TFLOP" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_later_part_adds_its_cost(load):
+    """A request may carry more than its own video: what was spent before is in the answer."""
+    fs = load(selector="self")
+    (request,) = fs.open(tiny.frames(7), torch.arange(7.0)).requests([QUESTION_TEXT])
+    before = Cost(frames=5, decoded=6, pixels=100, scored=8, tflop=1.0)
+    alone, both = (fs.answer([one], 1)[0].cost for one in (request, replace(request, cost=request.cost + before)))
+    assert both.to_dict() == (alone + before).to_dict() and both.kept == alone.kept, "but for rounding"
 
 
 def test_a_run_writes_it(videos, tmp_path, capsys):
