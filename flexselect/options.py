@@ -134,7 +134,7 @@ class Options(ScoringOptions):
         budget_split: "exact": the budgets of the frame sets sum to min(K, V); "released": int(K / S) per set, as in
             the released code; "mass": each set gets as many as it has among the K tokens that stand out most.
         budget_mass: keep the fewest tokens that carry this share (above 0, up to 1) of all by which scores stand out;
-            at least K / 8, at most K. None: K tokens.
+            at least K / 4, at most K. None: K tokens.
         positions: positions of kept tokens, "original" or "compact"; None: the family's default.
         selector_alignment: "exact"; or "released", which shifts scores as the released InternVL selectors need; None:
             the selector's setting.

@@ -18,7 +18,7 @@ from flexselect.scoring.selection import refuse_nan
 
 STANDS_OUT = 2.0  # standard deviations of a frame set's background, from which a token has mass
 LEAST_SPREAD = 0.05  # of the background, in logarithms: below it all scores are as good as equal
-FLOOR = 8  # with `budget_mass` at least this part of K is kept
+FLOOR = 4  # with `budget_mass` at least this part of K is kept
 
 
 def by_mass(options: Options) -> str | None:
@@ -92,7 +92,7 @@ def split_by_mass(budget: int, masses: Tensor, sets: Sequence[Tensor]) -> list[i
 
 
 def fewest_with_mass(budget: int, masses: Tensor, share: float) -> int:
-    """Count the fewest tokens that carry a share of all mass: at least K / 8, at most K, and K if there is no mass.
+    """Count the fewest tokens that carry a share of all mass: at least K / 4, at most K, and K if there is no mass.
 
     Args:
         budget: K.
@@ -126,6 +126,7 @@ def set_budgets(
     sizes = [len(tokens) for tokens in sets]
     if split != "mass" and share is None:
         return share_budget(split, budget, sizes, multiple)
+    scores = scores.cpu()  # a GPU is waited for once
     refuse_nan(scores)
     masses, budget = masses_of(scores, sets), min(budget, sum(sizes))
     count = budget if share is None else fewest_with_mass(budget, masses, share)
