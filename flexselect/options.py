@@ -17,6 +17,7 @@ from flexselect.attention.probe import resolve_reduction
 from flexselect.shipped import checkpoint_folder
 from flexselect.validation import (
     check_at_least,
+    check_budget_mass,
     check_cache,
     check_choice,
     check_device,
@@ -131,7 +132,9 @@ class Options(ScoringOptions):
             hub id of a trained selector.
         budget: K, the number of visual tokens to keep; None: the family's default.
         budget_split: "exact": the budgets of the frame sets sum to min(K, V); "released": int(K / S) per set, as in
-            the released code.
+            the released code; "mass": each set gets as many as it has among the K tokens that stand out most.
+        budget_mass: keep the fewest tokens that carry this share (above 0, up to 1) of all by which scores stand out;
+            at least K / 4, at most K. None: K tokens.
         positions: positions of kept tokens, "original" or "compact"; None: the family's default.
         selector_alignment: "exact"; or "released", which shifts scores as the released InternVL selectors need; None:
             the selector's setting.
@@ -149,7 +152,8 @@ class Options(ScoringOptions):
 
     selector: str | None = None
     budget: int | None = None
-    budget_split: Literal["exact", "released"] = "exact"  # the rules of `share_budget`
+    budget_split: Literal["exact", "released", "mass"] = "exact"  # the rules of `set_budgets`
+    budget_mass: float | None = later(None)
     positions: Literal["original", "compact"] | None = None
     selector_alignment: Literal["released", "exact"] | None = None
     scoring_only: bool = placement(False)
@@ -167,6 +171,7 @@ class Options(ScoringOptions):
             object.__setattr__(self, "selector", checkpoint_folder(self.selector))
         if self.budget is not None:
             check_at_least("budget", self.budget, 1, " visual token")
+        check_budget_mass(self.budget_mass, self.budget_split)
         if self.scoring_only and self.selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
         check_looks(self.cost, self.first_look_share, self.first_look_shrink, self.second_look_gb)
@@ -227,6 +232,7 @@ class OptionNames(TypedDict, total=False):
     tokens_per_batch: int | None
     budget: int | None
     budget_split: str
+    budget_mass: float | None
     positions: str | None
     selector_alignment: str | None
     scoring_only: bool

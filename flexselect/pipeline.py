@@ -74,7 +74,8 @@ class FlexSelect(Engine):
 
     def __repr__(self) -> str:
         options = self.options
-        budget = "all tokens" if options.selector is None else f"{self.budget} tokens"
+        most = "" if options.budget_mass is None else "at most "
+        budget = "all tokens" if options.selector is None else f"{most}{self.budget} tokens"
         return f"FlexSelect({self.family.path}, selector={options.selector!r}, {budget})"
 
     def open(

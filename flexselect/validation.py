@@ -48,6 +48,20 @@ def check_at_least(name: str, value: Any, least: int, unit: str = "") -> None:
         raise ValueError(f"{name} must be at least {least}{unit}, got {value!r}")
 
 
+def check_budget_mass(share: Any, split: str) -> None:
+    """Refuse a share of the scores' mass that is none, and one beside the split of the released code.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    if share is None:
+        return
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+        raise ValueError(f"budget_mass must be a number above 0 and up to 1, got {share!r}")
+    if split == "released":
+        raise ValueError("budget_mass is not for budget_split=released, which keeps what the released code keeps")
+
+
 def check_known(names: Iterable[str], known: Sequence[str], caller: str) -> None:
     """Refuse an unknown option.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from itertools import repeat
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +24,8 @@ from flexselect.families.base import VideoFamily, VideoLM, VisionProjector
 from flexselect.loading.fingerprint import weights_hash
 from flexselect.options import Options, check_names
 from flexselect.scoring.factory import MODES
-from flexselect.scoring.frame_sets import frame_sets, share_budget
+from flexselect.scoring.frame_sets import frame_sets
+from flexselect.scoring.mass import by_mass, set_budgets
 from flexselect.scoring.prefix_cache import PrefixCache
 from flexselect.scoring.scorer import Scorer
 from flexselect.scoring.selection import select
@@ -173,7 +175,7 @@ class Engine:
             budget: K for these questions; None: `self.budget`.
 
         Raises:
-            ValueError: without a scorer (dense), or for a budget below 1.
+            ValueError: without a scorer (dense), for a budget below 1, or if a control is to share a budget by scores.
         """
         if self.scorer is None:
             raise ValueError(f"no selector is loaded: load with selector= one of {', '.join(MODES)}, or a trained one")
@@ -181,10 +183,13 @@ class Engine:
         multiple = encoded.tokens_per_unit if self.family.released_budget_in_units else 1
         budget = self.budget if budget is None else budget
         check_at_least("budget", budget, 1, " visual token")
-        shares = share_budget(self.options.budget_split, budget, [len(tokens) for tokens in sets], multiple)
+        if not self.ranks_content and by_mass(self.options):
+            raise ValueError(f"{by_mass(self.options)} needs scores that point to moments, not those of a control")
+        rule = multiple, self.options.budget_split, self.options.budget_mass
         shift = self.scorer.shift(encoded)
         scores_by_query = self.scorer.score_many(encoded, queries, sets, prefix_cache)
-        return [replace(select(scores, sets, shares), shift=shift) for scores in scores_by_query]
+        budgets = [set_budgets(scores, sets, budget, *rule) for scores in scores_by_query]
+        return [replace(select(*each), shift=shift) for each in zip(scores_by_query, repeat(sets), budgets)]
 
     def requests(
         self,

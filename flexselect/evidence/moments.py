@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexselect.scoring.mass import above_background, excess_of
 from flexselect.structures.answer import Moment
 from flexselect.structures.frames import end_of
 from flexselect.structures.prompt import EncodedVideo, Selection
 
 STANDS_OUT = 3.0  # standard deviations of a frame set's background, from which a unit is part of a moment
 MOST = 5  # moments
-LEAST_SPREAD = 0.05  # of the background, in logarithms: below it all units are as good as equal
 
 
 def unit_edges(encoded: EncodedVideo) -> Tensor:
@@ -53,9 +53,7 @@ def edges_of(begins: Tensor | None, num_units: int, end: float | None) -> Tensor
 def prominence(selection: Selection, num_units: int) -> tuple[Tensor, Tensor]:
     """Measure how far each unit's best score stands out of the background.
 
-    Frame sets are scored apart, each by a softmax of its own, so a score means another thing in each. The background of
-    a set is the median over its units of the logarithm of the best score; its spread is the median distance from
-    there. Both ignore the few units that stand out.
+    Each unit counts by its best score, see `flexselect.scoring.mass.above_background`.
 
     Args:
         selection: scores [V], and the frame sets.
@@ -67,19 +65,10 @@ def prominence(selection: Selection, num_units: int) -> tuple[Tensor, Tensor]:
     """
     scores, per_unit = selection.scores, len(selection.scores) // num_units
     scores = torch.roll(scores, -selection.shift) if selection.shift else scores
-    best = scores.view(num_units, per_unit).amax(1).cpu().double()
-    level = best.clamp_min(1e-12).log() if bool((best >= 0).all()) else best
-    by_length: dict[int, list[Tensor]] = {}  # sets have at most two lengths
-    for tokens in selection.sets:
-        by_length.setdefault(len(tokens), []).append(tokens[::per_unit])
-    distance, excess = torch.full_like(level, -torch.inf), torch.zeros_like(level)
-    for sets in by_length.values():
-        units = torch.stack(sets).cpu() // per_unit  # [S, F]
-        above = level[units] - level[units].median(1, keepdim=True).values
-        spread = 1.4826 * above.abs().median(1, keepdim=True).values
-        distance[units] = above / spread.clamp_min(LEAST_SPREAD)
-        excess[units] = above.clamp(0, 50).exp() - 1
-    return distance, excess
+    best = scores.view(num_units, per_unit).amax(1)
+    units = [tokens[::per_unit] // per_unit for tokens in selection.sets]
+    distance, ratio = above_background(best, units)
+    return distance, excess_of(ratio)
 
 
 def find_moments(

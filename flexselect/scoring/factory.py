@@ -11,6 +11,7 @@ from flexselect.loading.weights import LoadOptions
 from flexselect.options import Options
 from flexselect.scoring.controls import RandomScorer, UniformScorer
 from flexselect.scoring.lite import LiteScorer
+from flexselect.scoring.mass import by_mass
 from flexselect.scoring.reference_layer import ReferenceLayerScorer, reference_layer
 from flexselect.scoring.scorer import Scorer
 from flexselect.selectors.lite_selector import LiteSelector
@@ -50,6 +51,7 @@ def check_options(family: VideoFamily, options: Options, evidence: str | None = 
         check_choice("selector", selector, (*MODES, "the folder or hub id of a trained selector"))
     if is_trained(selector):
         read_config(selector)
+    evidence = evidence or by_mass(options)
     if evidence and not ranks_content(selector):
         choices = "selector=self or a trained one"
         raise ValueError(f"{evidence} needs scores that point to moments: {choices}, got {selector!r}")

@@ -24,12 +24,7 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
     Raises:
         ValueError: if a score is NaN.
     """
-    if torch.isnan(scores).any():
-        count = int(torch.isnan(scores).sum())
-        raise ValueError(
-            f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
-            "load it in bfloat16 or float32, and check that its weights are finite."
-        )
+    refuse_nan(scores)
     stays = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
     for length in {len(tokens) for tokens in sets}:  # sets of equal length go together
         numbers = [number for number, tokens in enumerate(sets) if len(tokens) == length]
@@ -37,6 +32,20 @@ def select(scores: Tensor, sets: list[Tensor], budgets: Sequence[int]) -> Select
         highest = _highest(scores[together], [budgets[number] for number in numbers])
         stays[together] = highest.long()
     return Selection(scores=scores.float(), kept=_places(stays, sum(budgets)), sets=sets)
+
+
+def refuse_nan(scores: Tensor) -> None:
+    """Refuse scores of which some are NaN, and say why they may be.
+
+    Raises:
+        ValueError: if a score is NaN.
+    """
+    if torch.isnan(scores).any():
+        count = int(torch.isnan(scores).sum())
+        raise ValueError(
+            f"{count} of {scores.numel()} token scores are NaN. The model overflowed in {scores.dtype}: "
+            "load it in bfloat16 or float32, and check that its weights are finite."
+        )
 
 
 def _places(stays: Tensor, count: int) -> Tensor:

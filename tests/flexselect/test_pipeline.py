@@ -179,7 +179,7 @@ def test_positions_original_or_compact(load):
         ({"units_per_set": 0}, "units_per_set must be at least 1"),
         ({"reduction": "median"}, "unknown reduction 'median'"),
         ({"positions": "middle"}, "positions must be one of original, compact"),
-        ({"budget_split": "fair"}, "budget_split must be one of exact, released"),
+        ({"budget_split": "fair"}, "budget_split must be one of exact, released, mass"),
     ],
 )
 def test_impossible_options_are_refused(load, options, message):
