@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.needles import COLOURS, DOT, MOMENT, SHAPES, Mark, Needle, Question, ask, render_marks
+from datamodules.needles import BY_SHAPE, COLOURS, DOT, MOMENT, SHAPES, Mark, Needle, Question, ask, render_marks
 from flexselect.storage.json_lines import json_line
 from flexselect.storage.video_writer import write_video
 
 Kind = Literal["colour", "shape", "first"]  # what a question asks for
 FIRST = "Which came first, {} or {}?"
+WHERE, PLACES = "Where is {}?", ("left", "middle", "right")  # in training alone: a small frame is enough to answer
 ANNOUNCED = 18  # frames in which a dot is visible: at least eight whole temporal patches
 
 
@@ -29,18 +30,14 @@ class Announcement:
     row: int
     column: int
     begin: int
+    end: int
     needle: Needle | None  # None: a false announcement
-
-    @property
-    def end(self) -> int:
-        """The frame in which the dot is gone."""
-        return self.begin + ANNOUNCED
 
     def marks(self) -> list[Mark]:
         """Return what is drawn: the dot, and the shape that replaces it."""
         if self.needle is None:
             return [Mark(DOT, self.colour, ((self.begin, self.end),), self.row, self.column)]
-        start, stop = self.needle.start, self.needle.start + MOMENT
+        start, stop = self.needle.start, min(self.needle.start + MOMENT, self.end)
         spans = (self.begin, start), (stop, self.end)
         return [
             Mark(DOT, self.colour, spans, self.row, self.column),
@@ -49,7 +46,7 @@ class Announcement:
 
 
 def draw_announcements(
-    rng: np.random.Generator, needles: int, false: int, num_frames: int, cells: int = 3
+    rng: np.random.Generator, needles: int, false: int, num_frames: int, length: int = ANNOUNCED, cells: int = 3
 ) -> list[Announcement]:
     """Draw announcements of needles one after another, then false ones in other cells and colours.
 
@@ -58,6 +55,7 @@ def draw_announcements(
         needles: needles, at most 6; they differ in shape, colour and cell.
         false: dots that no shape follows.
         num_frames: length of the video.
+        length: frames from the begin of an announcement to its end.
         cells: cells in each direction.
 
     Raises:
@@ -66,37 +64,68 @@ def draw_announcements(
     names, places = rng.permutation(list(COLOURS)), rng.permutation(cells * cells)
     shapes, free = rng.permutation(SHAPES), len(places) - needles
     shown = []
-    for i, begin in enumerate(rng.permutation(_begins(rng, needles, num_frames))):
-        start = int(begin + rng.integers(0, ANNOUNCED - MOMENT + 1))
+    for i, begin in enumerate(rng.permutation(_begins(rng, needles, num_frames, length))):
+        start = int(begin + rng.integers(0, length - MOMENT + 1))
         where = divmod(int(places[i]), cells)
         needle = Needle(str(shapes[i]), str(names[i]), start, *where)
-        shown.append(Announcement(needle.colour, *where, int(begin), needle))
+        shown.append(Announcement(needle.colour, *where, int(begin), int(begin) + length, needle))
     for cell, place in enumerate(places[needles:]):
-        for begin in _begins(rng, len(range(cell, false, free)), num_frames):
+        for begin in _begins(rng, len(range(cell, false, free)), num_frames, length):
             colour = str(names[rng.integers(needles, len(names))])
-            shown.append(Announcement(colour, *divmod(int(place), cells), int(begin), None))
+            shown.append(Announcement(colour, *divmod(int(place), cells), int(begin), int(begin) + length, None))
     return shown
 
 
-def _begins(rng: np.random.Generator, count: int, num_frames: int) -> np.ndarray:
+def _begins(rng: np.random.Generator, count: int, num_frames: int, length: int) -> np.ndarray:
     """Draw when announcements begin that do not overlap, in ascending order: int64 [count]."""
-    slack = num_frames - count * ANNOUNCED
+    slack = num_frames - count * length
     if slack < 0:
         raise ValueError(
-            f"{count} announcements one after another take {count * ANNOUNCED} frames, "
+            f"{count} announcements one after another take {count * length} frames, "
             f"but the video has {num_frames}: give more patches or fewer needles"
         )
-    return np.sort(rng.integers(0, slack + 1, count)) + np.arange(count) * ANNOUNCED
+    return np.sort(rng.integers(0, slack + 1, count)) + np.arange(count) * length
 
 
-def ask_announced(rng: np.random.Generator, needles: Sequence[Needle], index: int, kind: Kind) -> tuple[Question, int]:
-    """Ask about needle `index`; return the question and the other needle that it names, or `index` again."""
-    if kind != "first":
-        return ask(rng, list(needles), index, by_shape=kind == "colour", choice=False), index
-    other = (index + int(rng.integers(1, len(needles)))) % len(needles)
-    earlier = min(index, other, key=lambda i: needles[i].start)
-    question = FIRST.format(needles[index].colour, needles[other].colour)
-    return Question(question, needles[earlier].colour, None, earlier), other
+def ask_first(rng: np.random.Generator, shown: Sequence[Announcement], index: int) -> tuple[Question, int]:
+    """Ask whether announcement `index` or another one came first; return the question and the other's index."""
+    other = (index + int(rng.integers(1, len(shown)))) % len(shown)
+    earlier = min(index, other, key=lambda i: shown[i].begin)
+    question = FIRST.format(shown[index].colour, shown[other].colour)
+    return Question(question, shown[earlier].colour, None, earlier), other
+
+
+def draw_clip(rng: np.random.Generator, needles: int, false: int, num_frames: int) -> list[Announcement]:
+    """Draw announcements for a training clip, whose borders cut them but leave the moments of the needles inside."""
+    names, places = rng.permutation(list(COLOURS)), rng.permutation(9)
+    shapes, shown = rng.permutation(SHAPES), []
+    for i in range(needles + false):
+        start = int(rng.integers(0, max(1, num_frames - MOMENT + 1)))
+        begin = start - int(rng.integers(0, ANNOUNCED - MOMENT + 1))
+        where = divmod(int(places[i]), 3)
+        needle = Needle(str(shapes[i]), str(names[i]), start, *where) if i < needles else None
+        shown.append(Announcement(str(names[i]), *where, begin, begin + ANNOUNCED, needle))
+    return shown
+
+
+def draw_coarse_clip(rng: np.random.Generator, count: int, units: int) -> list[Announcement]:
+    """Draw what a look at every eighth unit sees of announcements: a unit of each, in one of eight its shape."""
+    names, places = rng.permutation(list(COLOURS)), rng.permutation(9)
+    shapes, shown = rng.permutation(list(SHAPES)), []
+    for i, unit in enumerate(rng.permutation(units)[:count]):
+        where, begin = divmod(int(places[i]), 3), 2 * int(unit)
+        needle = Needle(str(shapes[i % len(SHAPES)]), str(names[i]), begin, *where) if rng.random() < 1 / 8 else None
+        shown.append(Announcement(str(names[i]), *where, begin, begin + 2, needle))
+    return shown
+
+
+def ask_coarse(rng: np.random.Generator, shown: Sequence[Announcement]) -> Question:
+    """Ask what dots alone can answer: where a colour is, or, if there is one dot, the colour of any shape."""
+    only = shown[0]
+    if len(shown) > 1:
+        return Question(WHERE.format(only.colour), PLACES[only.column], None, 0)
+    shape = only.needle.shape if only.needle else str(rng.choice(SHAPES))
+    return Question(BY_SHAPE.format(shape), only.colour, None, 0)
 
 
 def write_announced_videos(
@@ -143,8 +172,11 @@ def write_announced_videos(
 
 def _row(rng: np.random.Generator, shown: list[Announcement], index: int, kind: Kind) -> dict[str, Any]:
     """Ask about announcement `index`, and say where and when the answer is visible."""
-    needles = [announcement.needle for announcement in shown if announcement.needle]
-    question, other = ask_announced(rng, needles, index, kind)
+    needles, other = [announcement.needle for announcement in shown if announcement.needle], index
+    if kind == "first":
+        question, other = ask_first(rng, shown, index)
+    else:
+        question = ask(rng, needles, index, by_shape=kind == "colour", choice=False)
     asked = sorted({index, other}, key=lambda i: needles[i].start)
     return {
         **asdict(question),

@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from datamodules.announced_needles import ANNOUNCED, ask_announced, draw_announcements, write_announced_videos
+from datamodules.announced_needles import ANNOUNCED, ask_first, draw_announcements, write_announced_videos
 from datamodules.needles import COLOURS, MOMENT, SHAPES, render_marks
 from datamodules.video import read_video
 
@@ -65,12 +65,12 @@ def test_a_video_too_short_is_refused():
 
 
 def test_which_came_first_is_asked_in_both_orders():
-    needles = [one.needle for one in draw_announcements(np.random.default_rng(0), 3, 0, 100)]
+    shown = draw_announcements(np.random.default_rng(0), 3, 0, 100)
     rng, answers = np.random.default_rng(0), []
     for _ in range(20):
-        question, other = ask_announced(rng, needles, 0, "first")
+        question, other = ask_first(rng, shown, 0)
         assert other != 0
-        a, b = needles[0], needles[other]
+        a, b = shown[0].needle, shown[other].needle
         assert question.question == f"Which came first, {a.colour} or {b.colour}?"
         assert question.answer == (a.colour if a.start < b.start else b.colour)
         answers.append(other)
