@@ -4,8 +4,8 @@
 
 The whole look answers from 5 % of its tokens. Of the first look the table says how well it answers alone, and how its
 units rank by prominence: whether the first one shows a dot or shape of the needle in question ("top"), which share of
-these needles is among the first 30 units ("found"), and at which place the last of them comes ("rank"). Chance is 1/6 for
-the name of a shape, 1/8 for that of a colour, 1/2 for which came first.
+these needles is among the first 30 units ("found"), and at which place the last of them comes ("rank"). Chance is 1/6
+for a shape, 1/8 for a colour, 1/2 for which came first.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_announced_needles_are_trained_in_frames_of_nine_tokens_and_of_one(annou
     for batch in batches:
         small, asked = batch["grid"][1] == 1, {words.decode(query).split()[0] for query in batch["queries"]}
         units = announced.stages[-1].patches * (2 if small else 1)
-        assert batch["grid"] == ((units, 1, 1) if small else (units, 3, 3))
+        assert tuple(batch["grid"]) == ((units, 1, 1) if small else (units, 3, 3))
         assert not asked & {"<|vision_end|>Where"} or small, "where something is can only be told within a token"
         assert not asked & {"<|vision_end|>Which"} or batch["form"] != "coarse", "a small frame shows no shapes"
 
