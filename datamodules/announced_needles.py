@@ -20,6 +20,7 @@ Kind = Literal["colour", "shape", "first"]  # what a question asks for
 FIRST = "Which came first, {} or {}?"
 WHERE, PLACES = "Where is {}?", ("left", "middle", "right")  # in training alone: a small frame is enough to answer
 ANNOUNCED = 18  # frames in which a dot is visible: at least eight whole temporal patches
+SEEN = 0.5  # share of shapes in coarse training clips, twice as in a first look: large figures are learned first
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,20 @@ def draw_clip(rng: np.random.Generator, needles: int, false: int, num_frames: in
 
 
 def draw_coarse_clip(rng: np.random.Generator, count: int, units: int) -> list[Announcement]:
-    """Draw what a look at every eighth unit sees of announcements: a unit of each, in one of eight its shape."""
+    """Draw what a look at every eighth unit sees of announcements, for training: one unit of each, dot or shape."""
     names, places = rng.permutation(list(COLOURS)), rng.permutation(9)
     shapes, shown = rng.permutation(list(SHAPES)), []
     for i, unit in enumerate(rng.permutation(units)[:count]):
         where, begin = divmod(int(places[i]), 3), 2 * int(unit)
-        needle = Needle(str(shapes[i % len(SHAPES)]), str(names[i]), begin, *where) if rng.random() < 1 / 8 else None
+        needle = Needle(str(shapes[i % len(SHAPES)]), str(names[i]), begin, *where) if rng.random() < SEEN else None
         shown.append(Announcement(str(names[i]), *where, begin, begin + 2, needle))
     return shown
 
 
 def ask_coarse(rng: np.random.Generator, shown: Sequence[Announcement]) -> Question:
-    """Ask what dots alone can answer: where a colour is, or, if there is one dot, the colour of any shape."""
+    """Ask what dots alone can answer: where a colour is, or, of a single dot, the colour of any shape."""
     only = shown[0]
-    if len(shown) > 1:
+    if len(shown) > 1 or rng.random() < 0.25:
         return Question(WHERE.format(only.colour), PLACES[only.column], None, 0)
     shape = only.needle.shape if only.needle else str(rng.choice(SHAPES))
     return Question(BY_SHAPE.format(shape), only.colour, None, 0)

@@ -33,7 +33,8 @@ class Stage(NamedTuple):
     patches: int  # temporal patches
     needles: int  # at most
     choice: float = 0.0  # share of multiple-choice batches
-    false: int | None = None  # false announcements at most; None: needles are not announced
+    false: int = 0  # false announcements at most
+    coarse: int = 0  # units of the clips in small frames; 0: there are none, and needles are not announced
 
 
 # Multiple choice begins after words are learned, and takes most batches at first. If it is mixed in from the start, its
@@ -41,10 +42,11 @@ class Stage(NamedTuple):
 WORD_STAGES = (Stage(1, 1), Stage(1, 2), Stage(1, 3), Stage(2, 3), Stage(4, 4))
 LETTER_STAGES = (Stage(1, 1, 0.7), Stage(1, 3, 0.5), Stage(4, 4, 0.5), Stage(8, 4, 0.4))
 LONGER_WORD_STAGES = (Stage(8, 4), Stage(16, 4))
-ANNOUNCED_STAGES = (Stage(4, 2, false=1), Stage(4, 4, false=3), Stage(8, 4, false=4))
-# Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share
-FORMS = (("words", False, 0.5), ("coarse", True, 0.25), ("first", False, 0.125), ("first", True, 0.125))
-COARSE_UNITS = 2  # units of a coarse clip, per unit of others
+ANNOUNCED_STAGES = (Stage(4, 2, 0.0, 1, 1), Stage(4, 4, 0.0, 3, 2), Stage(8, 4, 0.0, 4, 4), Stage(8, 4, 0.0, 4, 16))
+# Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. At first, one
+# small frame is shown, in which dots are hard to see: that is learned slowly, and alone.
+FIRST_FORMS = (("words", False, 0.35), ("coarse", True, 0.65))
+FORMS = (("words", False, 0.3), ("coarse", True, 0.35), ("first", False, 0.15), ("first", True, 0.2))
 
 
 class NeedleCurriculum(LightningDataModule):
@@ -91,7 +93,7 @@ class NeedleCurriculum(LightningDataModule):
         assert self.trainer is not None
         epoch = self.trainer.current_epoch
         stage = self.stages[self.stage]
-        forms = ("words", *(["choice"] if stage.choice else []), *(["coarse"] if stage.false is not None else []))
+        forms = ("words", *(["choice"] if stage.choice else []), *(["coarse"] if stage.coarse else []))
         if all(self.trainer.callback_metrics.get(f"{form}_accuracy", 0.0) >= self.advance_at for form in forms):
             self.stage = min(self.stage + 1, len(self.stages) - 1)
         stage = self.stages[self.stage]
@@ -126,7 +128,7 @@ class _Clips(IterableDataset):
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
         for _ in range(self.steps):
             form, coarse = _form(rng, self.stage)  # one per batch, for less padding
-            patches = self.stage.patches * (COARSE_UNITS if coarse else 1)
+            patches = self.stage.coarse if coarse else self.stage.patches
             sampled = self.family.sample(2 * patches, 2.0)  # the frames that the family takes of this length
             frames, queries, answers = [], [], []
             for _ in range(self.batch_size):
@@ -156,23 +158,24 @@ class _Clips(IterableDataset):
 
 def _form(rng: np.random.Generator, stage: Stage) -> tuple[str, bool]:
     """Draw the form of a batch, and whether its frames are small."""
-    if stage.false is None:
+    if not stage.coarse:
         return "choice" if rng.random() < stage.choice else "words", False
-    name, coarse, _ = FORMS[rng.choice(len(FORMS), p=[share for *_, share in FORMS])]
+    forms = FORMS if stage.coarse > 1 else FIRST_FORMS
+    name, coarse, _ = forms[rng.choice(len(forms), p=[share for *_, share in forms])]
     return name, coarse
 
 
 def _draw(rng: np.random.Generator, stage: Stage, form: str, coarse: bool) -> tuple[Iterator[np.ndarray], Question]:
     """Draw a clip, to be rendered, and a question about it."""
     count, frames = int(rng.integers(1, stage.needles + 1)), 2 * stage.patches
-    if stage.false is None:
+    if not stage.coarse:
         needles = draw_needles(rng, count, frames)
         asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, form == "choice")
         return render(rng, needles, frames), asked
     false = int(rng.integers(0, stage.false + 1))
     if coarse:
-        frames *= COARSE_UNITS
-        shown = draw_coarse_clip(rng, max(count + false, 2 if form == "first" else 1), frames // 2)
+        frames, few = 2 * stage.coarse, 2 if form == "first" else 1
+        shown = draw_coarse_clip(rng, few if rng.random() < 0.4 else max(few, count + false), stage.coarse)
         asked = ask_first(rng, shown, 0)[0] if form == "first" else ask_coarse(rng, shown)
     elif form == "first":
         count = max(2, min(count, frames // MOMENT))

@@ -131,7 +131,7 @@ def _mask(figure: str, dy: float, dx: float) -> np.ndarray:
         "cross": (np.minimum(abs(y), abs(x)) < radius * 0.28) & (np.maximum(abs(y), abs(x)) < radius),
         "ring": (distance < radius) & (distance > radius * 0.6),
         "diamond": abs(y) + abs(x) < radius,
-        DOT: distance < radius / 3,
+        DOT: distance < radius * 0.4,
     }
     return inside[figure]
 

@@ -88,7 +88,7 @@ def test_announced_needles_are_trained_in_frames_of_nine_tokens_and_of_one(annou
     words = announced.family.prompter().tokenizer
     for batch in batches:
         small, asked = batch["grid"][1] == 1, {words.decode(query).split()[0] for query in batch["queries"]}
-        units = announced.stages[-1].patches * (2 if small else 1)
+        units = announced.stages[-1].coarse if small else announced.stages[-1].patches
         assert tuple(batch["grid"]) == ((units, 1, 1) if small else (units, 3, 3))
         assert not asked & {"<|vision_end|>Where"} or small, "where something is can only be told within a token"
         assert not asked & {"<|vision_end|>Which"} or batch["form"] != "coarse", "a small frame shows no shapes"
@@ -96,6 +96,8 @@ def test_announced_needles_are_trained_in_frames_of_nine_tokens_and_of_one(annou
 
 def test_a_stage_of_announced_needles_waits_for_both_resolutions(announced):
     announced.stage -= 1
+    plain = announced.stages[0]
+    assert not plain.coarse and not plain.false
     announced.trainer.callback_metrics = {"words_accuracy": torch.tensor(0.95)}
     announced.train_dataloader()
     assert announced.stage == len(announced.stages) - 2
