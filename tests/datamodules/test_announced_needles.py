@@ -31,7 +31,7 @@ def test_a_shape_stands_for_a_moment_in_place_of_its_dot():
         size = vivid(frames[:, y : y + 28, x : x + 28], shown.colour)
         start = shown.needle.start
         assert np.flatnonzero(size).tolist() == list(range(shown.begin, shown.end))
-        assert np.flatnonzero(size > 60).tolist() == list(range(start, start + MOMENT))
+        assert np.flatnonzero(size > 100).tolist() == list(range(start, start + MOMENT))
         frames[:, y : y + 28, x : x + 28] = 0
         assert not vivid(frames, shown.colour).any()
 
