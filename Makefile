@@ -4,10 +4,10 @@ BIN := .venv/bin
 ENV := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lmms test-vllm docs check bench train-demo clean
+.PHONY: help demo test test-slow test-lmms test-vllm docs check bench train-demo train-two-looks clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(ENV): pyproject.toml
 	@echo "Installing into .venv (about 6 GB, a few minutes) ..."
@@ -73,6 +73,11 @@ train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch 
 		$(CLIPS) --output_dir outputs/demo_teacher_scores
 	@$(BIN)/python cli.py fit --config configs/demo/train_selector.yaml --family.path outputs/demo_video_llm \
 		$(CLIPS) --data.teacher_scores outputs/demo_teacher_scores --output_dir $(SELECTOR)
+
+train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, from scratch into outputs/ (CPU, about 40 minutes)
+	@$(BIN)/python checkpoints/demo/build.py two_looks outputs/two_looks
+	@$(BIN)/python cli.py fit --config configs/demo/train_two_looks.yaml \
+		--family.path outputs/two_looks --output_dir outputs/two_looks
 
 clean: ## Delete the environment and everything written
 	@rm -rf .venv outputs

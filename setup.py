@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("configs", "checkpoints/demo/video_llm", "checkpoints/demo/selector")
+SHIPPED = ("configs", "checkpoints/demo/video_llm", "checkpoints/demo/selector", "checkpoints/demo/two_looks")
 
 
 class BuildWithConfigs(build_py):

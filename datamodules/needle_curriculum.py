@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,17 +12,41 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from datamodules.announced_needles import (
+    ANNOUNCED,
+    ask_coarse,
+    ask_first,
+    draw_announcements,
+    draw_clip,
+    draw_coarse_clip,
+)
 from datamodules.epoch_order import ResumableLoader, epoch_and_position
-from datamodules.needles import ask, draw_needles, render
+from datamodules.needles import CELL, MOMENT, Question, ask, draw_needles, render, render_marks
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families.base import VideoFamily
+from flexselect.families.inputs import resize_to_area
 
-# Stages: temporal patches, maximum number of needles, share of multiple-choice batches. Multiple choice begins after
-# words are learned, and takes most batches at first. If it is mixed in from the start, its accuracy stays at chance and
-# words are learned more slowly.
-WORD_STAGES = ((1, 1, 0.0), (1, 2, 0.0), (1, 3, 0.0), (2, 3, 0.0), (4, 4, 0.0))
-LETTER_STAGES = ((1, 1, 0.7), (1, 3, 0.5), (4, 4, 0.5), (8, 4, 0.4))
-LONGER_WORD_STAGES = ((8, 4, 0.0), (16, 4, 0.0))
+
+class Stage(NamedTuple):
+    """What the clips of a stage have."""
+
+    patches: int  # temporal patches
+    needles: int  # at most
+    choice: float = 0.0  # share of multiple-choice batches
+    false: int = 0  # false announcements at most
+    coarse: int = 0  # units of the clips in small frames; 0: there are none, and needles are not announced
+
+
+# Multiple choice begins after words are learned, and takes most batches at first. If it is mixed in from the start, its
+# accuracy stays at chance and words are learned more slowly.
+WORD_STAGES = (Stage(1, 1), Stage(1, 2), Stage(1, 3), Stage(2, 3), Stage(4, 4))
+LETTER_STAGES = (Stage(1, 1, 0.7), Stage(1, 3, 0.5), Stage(4, 4, 0.5), Stage(8, 4, 0.4))
+LONGER_WORD_STAGES = (Stage(8, 4), Stage(16, 4))
+ANNOUNCED_STAGES = (Stage(4, 2, 0.0, 1, 1), Stage(4, 4, 0.0, 3, 2), Stage(8, 4, 0.0, 4, 4), Stage(8, 4, 0.0, 4, 16))
+# Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. At first, one
+# small frame is shown, in which dots are hard to see: that is learned slowly, and alone.
+FIRST_FORMS = (("words", False, 0.35), ("coarse", True, 0.65))
+FORMS = (("words", False, 0.3), ("coarse", True, 0.35), ("first", False, 0.15), ("first", True, 0.2))
 
 
 class NeedleCurriculum(LightningDataModule):
@@ -38,6 +62,7 @@ class NeedleCurriculum(LightningDataModule):
         steps_per_epoch: steps between two checks of the accuracy.
         advance_at: accuracy at which the next stage begins.
         letters: whether to train multiple choice too; if not, clips are up to 16 seconds long.
+        announced: whether the last stages are about announced needles, a part of them in frames of one token.
         seed: seed of all clips.
     """
 
@@ -48,14 +73,18 @@ class NeedleCurriculum(LightningDataModule):
         steps_per_epoch: int = 25,
         advance_at: float = 0.9,
         letters: bool = True,
+        announced: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if letters and announced:
+            raise ValueError("multiple choice is not trained with announced needles: set letters or announced to false")
         self.family = family
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.advance_at = advance_at
-        self.stages = (*WORD_STAGES, *(LETTER_STAGES if letters else LONGER_WORD_STAGES))
+        last = LETTER_STAGES if letters else ANNOUNCED_STAGES if announced else LONGER_WORD_STAGES
+        self.stages = (*WORD_STAGES, *last)
         self.seed = seed
         self.stage = 0
 
@@ -63,7 +92,8 @@ class NeedleCurriculum(LightningDataModule):
         """Return a loader for the rest of an epoch in the current stage."""
         assert self.trainer is not None
         epoch = self.trainer.current_epoch
-        forms = ("words", "choice") if self.stages[self.stage][2] else ("words",)
+        stage = self.stages[self.stage]
+        forms = ("words", *(["choice"] if stage.choice else []), *(["coarse"] if stage.coarse else []))
         if all(self.trainer.callback_metrics.get(f"{form}_accuracy", 0.0) >= self.advance_at for form in forms):
             self.stage = min(self.stage + 1, len(self.stages) - 1)
         stage = self.stages[self.stage]
@@ -81,13 +111,7 @@ class NeedleCurriculum(LightningDataModule):
 
 class _Clips(IterableDataset):
     def __init__(
-        self,
-        family: VideoFamily,
-        batch_size: int,
-        steps: int,
-        stage: tuple[int, int, float],
-        seed: list[int],
-        trainer: Trainer,
+        self, family: VideoFamily, batch_size: int, steps: int, stage: Stage, seed: list[int], trainer: Trainer
     ) -> None:
         self.family, self.batch_size, self.steps, self.stage, self.seed = family, batch_size, steps, stage, seed
         self.trainer = trainer
@@ -102,24 +126,24 @@ class _Clips(IterableDataset):
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         prompter, rng = self.family.prompter(), np.random.default_rng(self.seed)
-        patches, count, choice_share = self.stage
-        sampled = self.family.sample(2 * patches, 2.0)  # the frames that the family takes from a video of this length
         for _ in range(self.steps):
+            form, coarse = _form(rng, self.stage)  # one per batch, for less padding
+            patches = self.stage.coarse if coarse else self.stage.patches
+            sampled = self.family.sample(2 * patches, 2.0)  # the frames that the family takes of this length
             frames, queries, answers = [], [], []
-            choice = bool(rng.random() < choice_share)  # one form per batch, for less padding
             for _ in range(self.batch_size):
-                needles = draw_needles(rng, int(rng.integers(1, count + 1)), 2 * patches)
-                asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, choice)
-                frames.append(np.concatenate(list(render(rng, needles, 2 * patches)))[sampled])
+                rendered, asked = _draw(rng, self.stage, form, coarse)
+                frames.append(np.concatenate(list(rendered))[sampled])
                 question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
                 queries.append(prompter.query_ids(question.text))
                 answers.append(prompter.answer_ids(asked.answer))
             spacing = _spacing(rng, patches, self.batch_size)
             of_clips = [torch.from_numpy(of_clip) for of_clip in frames]
-            clip = prompter.clip(prompter.resize(torch.cat(of_clips)))
+            pixels = torch.cat(of_clips)
+            clip = prompter.clip(prompter.resize(resize_to_area(pixels, CELL, 1, CELL**2) if coarse else pixels))
             yield {
                 "pixel_values": prompter.pixel_values(clip, 0, clip.num_units),  # of all clips, concatenated
-                "form": "choice" if choice else "words",
+                "form": form,
                 "grid": (clip.num_units // self.batch_size, *clip.grid[1:]),
                 "prefix": prompter.prefix_ids,
                 "queries": queries,
@@ -130,6 +154,39 @@ class _Clips(IterableDataset):
                     for of_clip, seconds in zip(of_clips, spacing)
                 ],
             }
+
+
+def _form(rng: np.random.Generator, stage: Stage) -> tuple[str, bool]:
+    """Draw the form of a batch, and whether its frames are small."""
+    if not stage.coarse:
+        return "choice" if rng.random() < stage.choice else "words", False
+    forms = FORMS if stage.coarse > 1 else FIRST_FORMS
+    name, coarse, _ = forms[rng.choice(len(forms), p=[share for *_, share in forms])]
+    return name, coarse
+
+
+def _draw(rng: np.random.Generator, stage: Stage, form: str, coarse: bool) -> tuple[Iterator[np.ndarray], Question]:
+    """Draw a clip, to be rendered, and a question about it."""
+    count, frames = int(rng.integers(1, stage.needles + 1)), 2 * stage.patches
+    if not stage.coarse:
+        needles = draw_needles(rng, count, frames)
+        asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, form == "choice")
+        return render(rng, needles, frames), asked
+    false = int(rng.integers(0, stage.false + 1))
+    if coarse:
+        frames, few = 2 * stage.coarse, 2 if form == "first" else 1
+        shown = draw_coarse_clip(rng, few if rng.random() < 0.4 else max(few, count + false), stage.coarse)
+        asked = ask_first(rng, shown, 0)[0] if form == "first" else ask_coarse(rng, shown)
+    elif form == "first":
+        count = max(2, min(count, frames // MOMENT))
+        length = int(rng.integers(MOMENT, min(frames // count, ANNOUNCED) + 1))
+        shown = draw_announcements(rng, count, false, frames, length)
+        asked, _ = ask_first(rng, shown[:count], 0)
+    else:
+        shown = draw_clip(rng, count, false, frames)
+        needles = [each.needle for each in shown if each.needle]
+        asked = ask(rng, needles, 0, rng.random() < 0.5, choice=False)
+    return render_marks(rng, [mark for each in shown for mark in each.marks()], frames), asked
 
 
 def _times(frames: int, patches: int, seconds_per_unit: float) -> Tensor:

@@ -30,6 +30,18 @@ BY_SHAPE, BY_COLOUR = "What colour is the {}?", "Which shape is {}?"
 CELL = 28  # pixels: side of one visual token of Qwen2.5-VL
 MOMENT = 3  # frames in which a shape appears: at least one whole temporal patch
 CHUNK = 64  # frames rendered at a time
+DOT = "dot"  # a small figure that is none of the shapes
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One figure, a shape or a dot, drawn into one cell in frames [start, stop) of each span."""
+
+    figure: str
+    colour: str
+    spans: tuple[tuple[int, int], ...]
+    row: int
+    column: int
 
 
 @dataclass(frozen=True)
@@ -68,18 +80,25 @@ def draw_needles(rng: np.random.Generator, count: int, num_frames: int, cells: i
 
 def render(rng: np.random.Generator, needles: list[Needle], num_frames: int, cells: int = 3) -> Iterator[np.ndarray]:
     """Yield the video in chunks of at most 64 frames, uint8 [t, cells*28, cells*28, 3]."""
+    marks = [Mark(n.shape, n.colour, ((n.start, n.start + MOMENT),), n.row, n.column) for n in needles]
+    yield from render_marks(rng, marks, num_frames, cells)
+
+
+def render_marks(rng: np.random.Generator, marks: list[Mark], num_frames: int, cells: int = 3) -> Iterator[np.ndarray]:
+    """Yield a video of marks in chunks of at most 64 frames, uint8 [t, cells*28, cells*28, 3]."""
     side = cells * CELL
     texture = _texture(rng, 2 * side)
     turn, phase = rng.uniform(0.02, 0.12, 2), rng.uniform(0, 2 * np.pi, 2)
-    masks = [_mask(needle.shape, *rng.uniform(-2, 2, 2)) for needle in needles]
+    masks = [_mask(mark.figure, *rng.uniform(-2, 2, 2)) for mark in marks]
     for first in range(0, num_frames, CHUNK):
         time = np.arange(first, min(first + CHUNK, num_frames))
         corner = ((1 + np.sin(time[:, None] * turn + phase)) * side / 2).astype(int)
         frames = np.stack([texture[y : y + side, x : x + side] for y, x in corner]).astype(np.int16)
-        for needle, mask in zip(needles, masks):
-            for i in range(max(needle.start - first, 0), min(needle.start + MOMENT - first, len(time))):
-                y, x = needle.row * CELL, needle.column * CELL
-                frames[i, y : y + CELL, x : x + CELL][mask] = COLOURS[needle.colour]
+        for mark, mask in zip(marks, masks):
+            y, x = mark.row * CELL, mark.column * CELL
+            for start, stop in mark.spans:
+                for i in range(max(start - first, 0), min(stop - first, len(time))):
+                    frames[i, y : y + CELL, x : x + CELL][mask] = COLOURS[mark.colour]
         frames += rng.integers(-14, 15, (*frames.shape[:3], 1), dtype=np.int8)
         yield np.clip(frames, 0, 255).astype(np.uint8)
 
@@ -100,8 +119,8 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     return (rows[:, low] * (1 - part) + rows[:, low + 1] * part).astype(np.uint8)
 
 
-def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
-    """Return the pixels of a cell that a shape covers, bool [28, 28]."""
+def _mask(figure: str, dy: float, dx: float) -> np.ndarray:
+    """Return the pixels of a cell that a shape or a dot covers, bool [28, 28]."""
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
     y, x, radius = y - dy, x - dx, CELL * 0.4
     distance = np.hypot(y, x)
@@ -112,8 +131,9 @@ def _mask(shape: str, dy: float, dx: float) -> np.ndarray:
         "cross": (np.minimum(abs(y), abs(x)) < radius * 0.28) & (np.maximum(abs(y), abs(x)) < radius),
         "ring": (distance < radius) & (distance > radius * 0.6),
         "diamond": abs(y) + abs(x) < radius,
+        DOT: distance < radius * 0.4,
     }
-    return inside[shape]
+    return inside[figure]
 
 
 def ask(rng: np.random.Generator, needles: list[Needle], index: int, by_shape: bool, choice: bool) -> Question:

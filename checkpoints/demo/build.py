@@ -24,7 +24,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from datamodules.needles import COLOURS, LETTERS, SHAPES
+from datamodules.announced_needles import FIRST, PLACES, WHERE
+from datamodules.needles import CELL, COLOURS, LETTERS, SHAPES
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families import internvl, llava_video, qwen2_5_vl, qwen3_vl
 
@@ -46,9 +47,15 @@ TEXT = {
 TOWER = {"hidden_size": 96, "intermediate_size": 192}
 
 
-def write_qwen2_5_vl(folder: Path) -> None:
-    """Write a small Qwen2.5-VL."""
-    ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"])
+def write_qwen2_5_vl(folder: Path, smallest: int = SIDE, more: Sequence[str] = ()) -> None:
+    """Write a small Qwen2.5-VL.
+
+    Args:
+        folder: where it is written.
+        smallest: side of the smallest frame in pixels.
+        more: texts that it reads or writes besides the questions of needles.
+    """
+    ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"], more)
     rope = {**TEXT["rope_parameters"], "mrope_section": [4, 4, 4]}
     tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "fullatt_block_indexes": [0], "tokens_per_second": 2}
     config = Qwen2_5_VLConfig(
@@ -61,9 +68,16 @@ def write_qwen2_5_vl(folder: Path) -> None:
         tie_word_embeddings=False,
         architectures=["Qwen2_5_VLForConditionalGeneration"],
     )
-    config.flexselect = {"min_pixels": SIDE**2, "max_pixels": SIDE**2, "reference_layer": 1, "budget": 112}
+    config.flexselect = {"min_pixels": smallest**2, "max_pixels": SIDE**2, "reference_layer": 1, "budget": 112}
     config.save_pretrained(folder)
-    Qwen2VLVideoProcessor(min_pixels=SIDE**2, max_pixels=SIDE**2).save_pretrained(folder)
+    Qwen2VLVideoProcessor(min_pixels=smallest**2, max_pixels=SIDE**2).save_pretrained(folder)
+
+
+def write_two_looks(folder: Path) -> None:
+    """Write a small Qwen2.5-VL that knows frames of one token too, and the questions about announced needles."""
+    questions = [FIRST.format(*pair) for pair in itertools.permutations(COLOURS, 2)]
+    questions += [WHERE.format(colour) for colour in COLOURS] * 8
+    write_qwen2_5_vl(folder, CELL, [*[qwen2_5_vl.QUERY.format(question=q) for q in questions], *PLACES * 20])
 
 
 def write_llava_video(folder: Path) -> None:
@@ -168,7 +182,7 @@ def corpus(family: Any) -> list[str]:
 
 if __name__ == "__main__":
     build = {"qwen2_5_vl": write_qwen2_5_vl, "llava_video": write_llava_video, "internvl": write_internvl}
-    build["qwen3_5"] = write_qwen3_5
+    build |= {"qwen3_5": write_qwen3_5, "two_looks": write_two_looks}
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     build[sys.argv[1]](folder)

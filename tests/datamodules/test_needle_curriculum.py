@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules.needle_curriculum import NeedleCurriculum
+from checkpoints.demo.build import write_two_looks
+from datamodules.needle_curriculum import FORMS, NeedleCurriculum
 from flexselect.families import Qwen25VL
 from tests.datamodules.test_selector_training import process
 
@@ -70,3 +71,41 @@ def test_words_alone_go_on_to_longer_clips(checkpoint):
     data = NeedleCurriculum(Qwen25VL(str(checkpoint)), letters=False)
     assert not any(stage[2] for stage in data.stages)
     assert max(stage[0] for stage in data.stages) == 16
+
+
+@pytest.fixture
+def announced(tmp_path):
+    """A curriculum of announced needles, for the model that knows small frames."""
+    write_two_looks(tmp_path)
+    data = NeedleCurriculum(Qwen25VL(str(tmp_path)), batch_size=2, steps_per_epoch=16, letters=False, announced=True)
+    data.trainer, data.stage = trainer(), len(data.stages) - 1
+    return data
+
+
+def test_announced_needles_are_trained_in_frames_of_nine_tokens_and_of_one(announced):
+    batches = list(announced.train_dataloader())
+    assert {(batch["form"], batch["grid"][1] == 1) for batch in batches} == {(form, small) for form, small, _ in FORMS}
+    words = announced.family.prompter().tokenizer
+    for batch in batches:
+        small, asked = batch["grid"][1] == 1, {words.decode(query).split()[0] for query in batch["queries"]}
+        units = announced.stages[-1].coarse if small else announced.stages[-1].patches
+        assert tuple(batch["grid"]) == ((units, 1, 1) if small else (units, 3, 3))
+        assert not asked & {"<|vision_end|>Where"} or small, "where something is can only be told within a token"
+        assert not asked & {"<|vision_end|>Which"} or batch["form"] != "coarse", "a small frame shows no shapes"
+
+
+def test_a_stage_of_announced_needles_waits_for_both_resolutions(announced):
+    announced.stage -= 1
+    plain = announced.stages[0]
+    assert not plain.coarse and not plain.false
+    announced.trainer.callback_metrics = {"words_accuracy": torch.tensor(0.95)}
+    announced.train_dataloader()
+    assert announced.stage == len(announced.stages) - 2
+    announced.trainer.callback_metrics["coarse_accuracy"] = torch.tensor(0.95)
+    announced.train_dataloader()
+    assert announced.stage == len(announced.stages) - 1
+
+
+def test_letters_of_announced_needles_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="set letters or announced to false"):
+        NeedleCurriculum(Qwen25VL(str(checkpoint)), announced=True)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -46,3 +47,10 @@ def test_the_same_seed_writes_the_same_videos(tmp_path):
     assert bool((frames[0] == frames[1]).all()) and not bool((frames[0] == frames[2]).all())
     row = json.loads(same[0].splitlines()[0])
     assert set(row) == {"id", "video", "question", "answer", "options", "needle", "moments"}
+
+
+def test_needles_are_rendered_as_they_always_were():
+    """The shipped model was trained on these, and measured numbers are about them."""
+    rng = np.random.default_rng([77, 0])
+    frames = np.concatenate(list(render(rng, draw_needles(rng, 4, 130), 130)))
+    assert hashlib.sha256(frames.tobytes()).hexdigest()[:16] == "13bbae866ed8f027"

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import cli
+from checkpoints.demo.build import write_two_looks
+from datamodules.announced_needles import write_announced_videos
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.families import Qwen25VL
@@ -25,12 +27,31 @@ def at_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(scope="module")
+def announced(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("announced")
+    write_announced_videos(folder, videos=1, patches=24, needles=2, seed=5)
+    return folder
+
+
 def test_fit_writes_a_checkpoint_that_answers(checkpoint, tmp_path, videos):
     short = ["--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--data.batch_size", "2"]
     short += ["--model.warmup_steps", "1", "--family.path", str(checkpoint)]
     assert cli.main([*RECIPE, *short, "--output_dir", str(tmp_path)]) == 0
     fs = FlexSelect.from_pretrained(str(tmp_path), selector="self", dtype="float32", device="cpu")
     assert fs.open(videos / "needles_000.mp4").ask("Which shape is red?", max_new_tokens=2).num_kept_tokens == 9
+
+
+def test_the_second_model_is_trained_by_its_recipe_at_two_resolutions(tmp_path, announced):
+    write_two_looks(tmp_path / "untrained")
+    words = ["fit", "--config", "configs/demo/train_two_looks.yaml", "--trainer.enable_progress_bar", "false"]
+    words += ["--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--data.batch_size", "2"]
+    words += ["--model.warmup_steps", "1", "--family.path", str(tmp_path / "untrained")]
+    assert cli.main([*words, "--output_dir", str(tmp_path / "model")]) == 0
+    for tokens_per_unit, numbers in ((9, {}), (1, {"max_pixels": 28 * 28})):
+        how = {"selector": "self", "budget": 9, "dtype": "float32", "device": "cpu", **numbers}
+        session = FlexSelect.from_pretrained(str(tmp_path / "model"), **how).open(announced / "announced_000.mp4")
+        assert session.ask("Where is red?", max_new_tokens=2).num_visual_tokens == 24 * tokens_per_unit
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(checkpoint, tmp_path, monkeypatch):
