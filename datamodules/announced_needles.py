@@ -138,6 +138,7 @@ def write_announced_videos(
     seed: int = 0,
     false: int = 4,
     kinds: Sequence[Kind] = ("colour", "shape"),
+    key_distance: int | None = None,
 ) -> Path:
     """Write mp4 files and `annotations.jsonl`; equal arguments give equal videos and questions.
 
@@ -149,6 +150,7 @@ def write_announced_videos(
         questions: questions per video, of all needles and kinds in turn.
         seed: seed of all videos.
         false: announcements per video that no shape follows, in colours that no shape has.
+        key_distance: frames from one key frame to the next; None: the encoder decides.
         kinds: what is asked for: "colour" of a shape, "shape" of a colour, or which of two colours came "first".
 
     Returns:
@@ -162,7 +164,7 @@ def write_announced_videos(
         rng = np.random.default_rng([seed, v])
         shown = draw_announcements(rng, needles, false, 2 * patches)
         marks = [mark for announcement in shown for mark in announcement.marks()]
-        write_video(folder / f"announced_{v:03d}.mp4", render_marks(rng, marks, 2 * patches), fps=2)
+        write_video(folder / f"announced_{v:03d}.mp4", render_marks(rng, marks, 2 * patches), 2, key_distance)
         for q in range(questions):
             row = _row(rng, shown[:needles], q % needles, kinds[q // needles % len(kinds)])
             rows.append({"id": f"{v:03d}-{q}", "video": f"announced_{v:03d}.mp4", **row})
