@@ -19,7 +19,7 @@ from typing import Any
 from datamodules.announced_needles import write_announced_videos
 
 from bench.measure import write_result
-from bench.ways import MOST_FRAMES, Way, ask, at_cost, fewer_frames, line
+from bench.ways import MODEL, MOST_FRAMES, Way, ask, at_cost, fewer_frames, line
 from flexselect.evaluation.statistics import mcnemar
 
 COST = 0.25
@@ -38,18 +38,16 @@ def ways(num_units: int) -> list[Way]:
     ]
 
 
-def measure(hours: float, seeds: list[int], needles: int, questions: int) -> list[dict[str, Any]]:
+def measure(hours: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Ask about one video per seed in each way."""
-    patches = round(3600 * hours)
+    patches, false = round(3600 * hours), round(PER_HOUR * hours)
     results: dict[str, list[dict[str, Any]]] = {}
-    for seed in seeds:
+    for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
-            false = round(PER_HOUR * hours)
-            annotations = write_announced_videos(
-                place, 1, patches, needles, questions, seed, false=false, key_distance=GROUP
-            )
+            content = options.needles, options.questions, seed
+            annotations = write_announced_videos(place, 1, patches, *content, false=false, key_distance=GROUP)
             for way in ways(patches):
-                results.setdefault(way.name, []).append(ask(way, Path(annotations)))
+                results.setdefault(way.name, []).append(ask(way, Path(annotations), options.model))
     names = list(results)
     rows = [{"hours": hours, **line(name, results[name], results[names[0]])} for name in names]
     right = {name: [value for result in results[name] for value in result["right"]] for name in names}
@@ -62,6 +60,7 @@ def measure(hours: float, seeds: list[int], needles: int, questions: int) -> lis
 def main() -> None:
     """Print a line per length and way; write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--hours", type=float, nargs="+", default=[1, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--needles", type=int, default=6)
@@ -72,7 +71,7 @@ def main() -> None:
         f"{'hours':>5} {'way':<20}{'accuracy':>9}{'frames':>8}{'decoded':>8}{'pixels':>8}{'tflop':>7}{'MB':>6}{'p':>9}"
     )
     for hours in options.hours:
-        for row in measure(hours, options.seeds, options.needles, options.questions):
+        for row in measure(hours, options):
             rows.append(row)
             shares = "".join(f"{row[name]:>8.3f}" for name in ("frames", "decoded", "pixels"))
             print(

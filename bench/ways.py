@@ -41,11 +41,11 @@ def fewer_frames(name: str, share: float, num_units: int, **options: Any) -> Way
     return Way(f"{name} {share:g}", {"max_frames": 2 * max(2, round(share * num_units)), **options})
 
 
-def _asked(way: Way, annotations: Path, pipe: Any) -> None:
+def _asked(way: Way, annotations: Path, model: str, pipe: Any) -> None:
     """Ask all questions of a file of annotations; send what came of it."""
     disable_progress_bar()
     rows, _ = read_json_lines(annotations)
-    fs = FlexSelect.from_pretrained(MODEL, **TOGETHER, **way.options)
+    fs = FlexSelect.from_pretrained(model, **TOGETHER, **way.options)
     before, began = memory("VmRSS"), time.perf_counter()
     right, costs, again = list[bool](), list[dict](), list[float]()
     for name in sorted({row["video"] for row in rows}):
@@ -66,11 +66,11 @@ def _asked(way: Way, annotations: Path, pipe: Any) -> None:
     })  # fmt: skip
 
 
-def ask(way: Way, annotations: Path) -> dict[str, Any]:
+def ask(way: Way, annotations: Path, model: str = MODEL) -> dict[str, Any]:
     """Ask all questions of a file of annotations in one way: whether each answer is right, costs, peak memory."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe()
-    process = context.Process(target=_asked, args=(way, annotations, sender))
+    process = context.Process(target=_asked, args=(way, annotations, model, sender))
     process.start()
     sender.close()
     try:

@@ -28,7 +28,7 @@ from flexselect.families.inputs import resize_to_area
 
 
 class Stage(NamedTuple):
-    """What the clips of a stage have."""
+    """The clips of a stage: their length, and what is in them."""
 
     patches: int  # temporal patches
     needles: int  # at most
