@@ -16,13 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from datamodules.announced_needles import write_announced_videos
-
 from bench.measure import write_result
 from bench.ways import MODEL, MOST_FRAMES, Way, ask, at_cost, fewer_frames, line
+from datamodules.announced_needles import write_announced_videos
 from flexselect.evaluation.statistics import mcnemar
 
-COST = 0.25
+COST = 0.22
 GROUP = 16  # frames from one key frame to the next: eight seconds
 PER_HOUR = 6  # false announcements
 
@@ -31,7 +30,7 @@ def ways(num_units: int) -> list[Way]:
     """List the ways that are compared; the first one is the full look."""
     return [
         Way("full look", {"selector": "self", "max_frames": MOST_FRAMES}),
-        at_cost(COST, num_units),
+        at_cost(COST),
         fewer_frames("one look", COST, num_units, selector="self"),
         fewer_frames("uniform tokens", COST, num_units, selector="uniform"),
         Way("uniform frames", {"selector": None, "max_frames": 24}),  # as many tokens as the others keep

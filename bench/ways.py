@@ -17,7 +17,7 @@ from flexselect import FlexSelect
 from flexselect.storage.json_lines import read_json_lines
 
 MODEL = "checkpoints/demo/two_looks"
-SECOND = 2  # frames per second of the full look
+EVERY = 8  # units, of which the first look takes one: an announcement is longer
 TOGETHER = {"dtype": "float32", "device": "cpu", "positions": "compact"}  # the model never saw such long videos
 MOST_FRAMES = 10**6  # of the full look: all
 
@@ -30,9 +30,11 @@ class Way:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def at_cost(cost: float, num_units: int, shrink: float = 3.0, **options: Any) -> Way:
-    """Look twice at this share of the units."""
-    more = {"selector": "self", "cost": cost, "first_look_shrink": shrink, "max_frames": MOST_FRAMES, **options}
+def at_cost(cost: float, shrink: float = 3.0, **options: Any) -> Way:
+    """Look twice at this share of the frames; the first look takes one of every eight units, if it may."""
+    share = min(0.9, 1 / (2 * EVERY * cost))
+    looks = {"cost": cost, "first_look_share": share, "first_look_shrink": shrink}
+    more = {"selector": "self", "max_frames": MOST_FRAMES, **looks, **options}
     return Way(f"two looks {cost:g}", more)
 
 

@@ -38,14 +38,14 @@ class Source:
     @cached_property
     def plan(self) -> LookPlan:
         """The units of both looks. With sampling "near" the first look takes those that are cheap to decode."""
-        units, decoding = -(-self.stream.num_frames // self.lm.family.frames_per_unit), None
+        per_unit, decoding = self.lm.family.frames_per_unit, None
         if self.lm.family.sampling == "near" and self.stream.decoding is not None:
             count = self.stream.decoding
 
             def decoding(unit: int) -> int:
-                return count(self.frames_of([unit]))
+                return count([unit * per_unit])
 
-        return plan_looks(units, self.cost, self.first_share, decoding)
+        return plan_looks(-(-self.stream.num_frames // per_unit), per_unit, self.cost, self.first_share, decoding)
 
     def frames_of(self, units: Sequence[int]) -> list[int]:
         """List the frames of some units, ascending; an odd last frame stands alone."""
@@ -54,9 +54,19 @@ class Source:
         return [frame for frame in frames if frame < self.stream.num_frames]
 
     def first(self) -> FrameStream:
-        """Return the frames of the first look."""
-        frames = self.frames_of(self.plan.coarse)
-        return self._part(frames, lambda: map(self._shrunk, self.stream.frames_at(frames)))
+        """Return the frames of the first look: the first frame of each of its units, as often as a unit has frames.
+
+        Towers take a picture that way too.
+        """
+        per_unit = self.lm.family.frames_per_unit
+        part = self._part([unit * per_unit for unit in self.plan.coarse], self._first_frames)
+        seconds = None if part.seconds is None else part.seconds.repeat_interleave(per_unit)
+        return replace(part, num_frames=part.num_frames * per_unit, seconds=seconds)
+
+    def _first_frames(self) -> Iterator[Tensor]:
+        per_unit = self.lm.family.frames_per_unit
+        for frames in self.stream.frames_at([unit * per_unit for unit in self.plan.coarse]):
+            yield self._shrunk(frames).repeat_interleave(per_unit, 0)
 
     def second(self, units: Sequence[int]) -> FrameStream:
         """Return the frames of some units in full."""

@@ -40,22 +40,23 @@ class LookPlan:
 
 
 def plan_looks(
-    num_units: int, cost: float, first_share: float, decoding: Callable[[int], int] | None = None
+    num_units: int, per_unit: int, cost: float, first_share: float, decoding: Callable[[int], int] | None = None
 ) -> LookPlan:
     """Divide a cost between the two looks.
 
-    The first look takes one unit in n, with the smallest n that stays within its share of the cost. The second one has
-    what is left, but at least one unit.
+    The first look takes one frame of one unit in n, with the smallest n that stays within its share of the cost. The
+    second one has what is left, but at least one unit.
 
     Args:
         num_units: U, the number of units of the full look.
-        cost: units of both looks together, as a share of U, above 0; 2: everything is looked at twice.
+        per_unit: frames per unit.
+        cost: frames of both looks together, as a share of the full look's, above 0; 2: everything is looked at twice.
         first_share: share of the cost for the first look, between 0 and 1.
         decoding: how many frames are decoded to show a unit: of n units the first look takes the cheapest. None: it
             takes the first of them, so that its units are evenly spaced.
     """
-    every = min(num_units, max(1, math.ceil(1 / (cost * first_share) - 1e-9)))
+    every = min(num_units, max(1, math.ceil(1 / (cost * first_share * per_unit) - 1e-9)))
     groups = [range(first, min(first + every, num_units)) for first in range(0, num_units, every)]
     coarse = tuple(group[0] if decoding is None else min(group, key=decoding) for group in groups)
-    left = math.floor(cost * num_units + 1e-9) - len(coarse)
+    left = math.floor(cost * num_units - len(coarse) / per_unit + 1e-9)
     return LookPlan(num_units, every, min(num_units, max(1, left)), coarse)

@@ -66,7 +66,9 @@ class TwoLooks:
 
     def first(self, clock: Clock) -> EncodedVideo:
         """Look at the whole video: its features at a low rate and resolution."""
-        return self.engine.encode_source(self.source.first(), clock, self.progress)
+        first = self.engine.encode_source(self.source.first(), clock, self.progress)
+        per_unit = self.engine.family.frames_per_unit
+        return replace(first, seconds=None if first.seconds is None else first.seconds[::per_unit])
 
     def sampling(self, first: EncodedVideo) -> dict[str, Any]:
         """Return how the video was sampled, see `EncodedVideo.sampling`: the full look, and the first one."""

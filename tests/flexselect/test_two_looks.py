@@ -75,7 +75,7 @@ def test_a_part_is_looked_at_in_full(load, video, frames_read):
     fs = load(selector="self", budget=20, cost=0.5)
     session = fs.open(video)
     plan, per_unit = session.looks.source.plan, fs.family.frames_per_unit
-    assert frames_read == [session.looks.source.frames_of(plan.coarse)]
+    assert frames_read == [[unit * per_unit for unit in plan.coarse]], "one frame of each"
     (request,) = session.requests([QUESTION])
     seen, kept, encoded = frames_read[1], request.selection.kept, request.encoded
     units = {frame // per_unit for frame in seen}
@@ -125,13 +125,17 @@ def test_what_was_seen_is_kept_within_its_bytes(checkpoint, video):
 
 
 def test_plans():
-    plan = plan_looks(100, 0.25, 0.5)
+    plan = plan_looks(100, 1, 0.25, 0.5)
     assert plan.every == 8 and list(plan.coarse)[:3] == [0, 8, 16] and plan.fine == 25 - 13
-    assert plan_looks(100, 2, 0.5) == plan_looks(100, 2.0, 0.5) and plan_looks(100, 2, 0.5).fine == 100
+    plan = plan_looks(100, 2, 0.25, 0.5)
+    assert plan.every == 4 and plan.fine == 25 - 13, "25 units have one of their two frames taken: 12.5 units"
+    for per_unit in (1, 2):
+        plan = plan_looks(100, per_unit, 2, 0.5)
+        assert plan.every == 1 and plan.fine == 100
     for units in (1, 2, 3, 17, 1000):
         for cost in (0.01, 0.1, 0.3, 1, 1.7, 2):
             for share in (0.1, 0.5, 0.9, 1.0):
-                plan = plan_looks(units, cost, share)
+                plan = plan_looks(units, 1, cost, share)
                 total = len(plan.coarse) + plan.fine
                 assert 1 <= plan.fine <= units and len(plan.coarse) >= 1
                 assert total <= cost * units + 2, "at most the cost, but at least one unit each, rounded up"
@@ -140,7 +144,7 @@ def test_plans():
 def test_the_first_look_takes_what_is_cheap_to_decode():
     """Of each four units the one that follows a key frame; the second look ends where the next ones are."""
     costs = [9, 3, 1, 2, 3, 4, 5, 6, 7, 1]
-    plan = plan_looks(10, 0.9, 0.3, costs.__getitem__)
+    plan = plan_looks(10, 1, 0.9, 0.3, costs.__getitem__)
     assert plan.every == 4 and plan.coarse == (2, 4, 9) and plan.fine == 6
     assert plan.choose([0.0, 0.0, 1.0]) == [2, 5, 6, 7, 8, 9], "to the neighbour, then the next best"
 
@@ -160,7 +164,7 @@ def test_key_frames_are_looked_at_first(checkpoint, video):
 
 
 def test_the_second_look_is_around_what_stands_out():
-    plan = plan_looks(32, 0.5, 0.5)  # units 0, 4, 8, ...; 8 in full
+    plan = plan_looks(32, 1, 0.5, 0.5)  # units 0, 4, 8, ...; 8 in full
     distance = [0.0, 9.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0]
     assert plan.choose(distance) == [1, 2, 3, 4, 5, 6, 7, 20]
     assert plan.choose([0, 0, 0, 0, 0, 0, 0, 1.0]) == [0, 25, 26, 27, 28, 29, 30, 31], "the last, then the earliest"
@@ -226,4 +230,4 @@ def test_a_run(checkpoint, videos, tmp_path):
 
     rows = read_predictions(tmp_path)
     assert len(rows) == 8 and all(row["error"] is None for row in rows)
-    assert all(row["sampling"]["first_look"]["every"] == 4 for row in rows)
+    assert all(row["sampling"]["first_look"]["every"] == 2 for row in rows)
