@@ -32,8 +32,10 @@ def ways(num_units: int) -> list[Way]:
         Way("full look", {"selector": "self", "max_frames": MOST_FRAMES}),
         at_cost(COST),
         fewer_frames("one look", COST, num_units, selector="self"),
-        fewer_frames("uniform tokens", COST, num_units, selector="uniform"),
-        Way("uniform frames", {"selector": None, "max_frames": 24}),  # as many tokens as the others keep
+        fewer_frames("uniform tokens", COST, num_units, selector="uniform", budget_split="exact"),
+        Way(
+            "uniform frames", {"selector": None, "max_frames": 24, "budget_split": "exact"}
+        ),  # as many tokens as the others keep
     ]
 
 

@@ -18,7 +18,12 @@ from flexselect.storage.json_lines import read_json_lines
 
 MODEL = "checkpoints/demo/two_looks"
 EVERY = 8  # units, of which the first look takes one: an announcement is longer
-TOGETHER = {"dtype": "float32", "device": "cpu", "positions": "compact"}  # the model never saw such long videos
+TOGETHER = {
+    "dtype": "float32",
+    "device": "cpu",
+    "positions": "compact",
+    "budget_split": "mass",
+}  # the model never saw such long videos
 MOST_FRAMES = 10**6  # of the full look: all
 
 
@@ -47,7 +52,7 @@ def _asked(way: Way, annotations: Path, model: str, pipe: Any) -> None:
     """Ask all questions of a file of annotations; send what came of it."""
     disable_progress_bar()
     rows, _ = read_json_lines(annotations)
-    fs = FlexSelect.from_pretrained(model, **TOGETHER, **way.options)
+    fs = FlexSelect.from_pretrained(model, **{**TOGETHER, **way.options})
     before, began = memory("VmRSS"), time.perf_counter()
     right, costs, again = list[bool](), list[dict](), list[float]()
     for name in sorted({row["video"] for row in rows}):
