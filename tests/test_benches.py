@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaModel
 import bench.measure
 from bench import (
     benchmark,
+    cost,
     gpu,
     kernels,
     long_videos,
+    look_twice,
     loss,
     moments,
     near,
@@ -26,6 +28,8 @@ from bench import (
     session,
     tower,
 )
+from bench import ways as bench_ways
+from datamodules.announced_needles import write_announced_videos
 from flexselect.attention import probe as probe_of_layers
 
 
@@ -128,3 +132,31 @@ def test_serving_measures_both_ways(results, capsys):
     rows = written["rows"] if "rows" in written else written["results"]
     assert [row["selector"] for row in rows] == ["self", "lite"] and "ratio" in capsys.readouterr().out
     assert all(row["endpoint"] > 0 and row["answering"] > 0 for row in rows)
+
+
+class Sent:
+    """Takes what a process would send."""
+
+    def send(self, value):
+        self.value = value
+
+
+def test_ways_to_ask_have_costs_and_a_front(tmp_path):
+    """Two looks at 40 seconds by the demo's model, which need not be right: what they take is what they may."""
+    annotations = write_announced_videos(tmp_path, 1, 40, 2, 4, seed=1, false=1, key_distance=16)
+    results = {}
+    for way in (look_twice.ways(40)[0], look_twice.ways(40)[1]):
+        sent = Sent()
+        bench_ways._asked(way, annotations, "checkpoints/demo/video_llm", sent)
+        results[way.name] = sent.value
+    full, twice = results.values()
+    assert full["frames"] == full["decoded"] == 80 and len(full["right"]) == len(twice["right"]) == 4
+    row = bench_ways.line("two looks 0.22", [twice], [full])
+    assert row["frames"] <= look_twice.COST + 1 / 40 and row["decoded"] < 0.5 and row["tflop"] < 0.5
+    names = [way.name for way in cost.ways(1000, "a")]
+    assert len(set(names)) == len(names) and {"lite 0.5", "two looks 0.22", "random 0.1", "dense 0.05"} <= set(names)
+
+
+def test_the_front_is_what_no_row_beats():
+    rows = [{"accuracy": a, "tflop": t} for a, t in ((0.5, 1.0), (0.9, 2.0), (0.9, 3.0), (0.4, 1.5), (1.0, 9.0))]
+    assert cost.front(rows) == [True, True, False, False, True]
