@@ -12,13 +12,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.needles import BY_SHAPE, COLOURS, DOT, MOMENT, SHAPES, Mark, Needle, Question, ask, render_marks
+from datamodules.needles import (
+    BY_COLOUR,
+    BY_SHAPE,
+    COLOURS,
+    DOT,
+    MOMENT,
+    SHAPES,
+    Mark,
+    Needle,
+    Question,
+    ask,
+    render_marks,
+)
 from flexselect.storage.json_lines import json_line
 from flexselect.storage.video_writer import write_video
 
 Kind = Literal["colour", "shape", "first"]  # what a question asks for
 FIRST = "Which came first, {} or {}?"
-WHERE, PLACES = "Where is {}?", ("left", "middle", "right")  # in training alone: a small frame is enough to answer
 ANNOUNCED = 18  # frames in which a dot is visible: at least eight whole temporal patches
 SEEN = 0.5  # share of shapes in coarse training clips, twice as in a first look: large figures are learned first
 
@@ -121,10 +132,13 @@ def draw_coarse_clip(rng: np.random.Generator, count: int, units: int) -> list[A
 
 
 def ask_coarse(rng: np.random.Generator, shown: Sequence[Announcement]) -> Question:
-    """Ask what dots alone can answer: where a colour is, or, of a single dot, the colour of any shape."""
+    """Ask what small frames can answer: whether a colour is a dot or which shape, or the colour of the only one.
+
+    So dots are looked for by their colour, and, whatever the shape in question, as what announces it.
+    """
     only = shown[0]
-    if len(shown) > 1 or rng.random() < 0.25:
-        return Question(WHERE.format(only.colour), PLACES[only.column], None, 0)
+    if len(shown) > 1 or rng.random() < 0.5:
+        return Question(BY_COLOUR.format(only.colour), only.needle.shape if only.needle else DOT, None, 0)
     shape = only.needle.shape if only.needle else str(rng.choice(SHAPES))
     return Question(BY_SHAPE.format(shape), only.colour, None, 0)
 

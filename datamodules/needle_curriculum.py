@@ -42,11 +42,11 @@ class Stage(NamedTuple):
 WORD_STAGES = (Stage(1, 1), Stage(1, 2), Stage(1, 3), Stage(2, 3), Stage(4, 4))
 LETTER_STAGES = (Stage(1, 1, 0.7), Stage(1, 3, 0.5), Stage(4, 4, 0.5), Stage(8, 4, 0.4))
 LONGER_WORD_STAGES = (Stage(8, 4), Stage(16, 4))
-ANNOUNCED_STAGES = (Stage(4, 2, 0.0, 1, 1), Stage(4, 4, 0.0, 3, 2), Stage(8, 4, 0.0, 4, 4), Stage(8, 4, 0.0, 4, 16))
+ANNOUNCED_STAGES = (Stage(4, 2, 0.0, 1, 1), Stage(4, 4, 0.0, 3, 4), Stage(8, 4, 0.0, 4, 16), Stage(8, 4, 0.0, 4, 32))
 # Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. At first, one
 # small frame is shown, in which dots are hard to see: that is learned slowly, and alone.
 FIRST_FORMS = (("words", False, 0.35), ("coarse", True, 0.65))
-FORMS = (("words", False, 0.3), ("coarse", True, 0.35), ("first", False, 0.15), ("first", True, 0.2))
+FORMS = (("words", False, 0.4), ("coarse", True, 0.4), ("first", False, 0.1), ("first", True, 0.1))
 
 
 class NeedleCurriculum(LightningDataModule):

@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from datamodules.announced_needles import FIRST, PLACES, WHERE
-from datamodules.needles import CELL, COLOURS, LETTERS, SHAPES
+from datamodules.announced_needles import FIRST
+from datamodules.needles import CELL, COLOURS, DOT, LETTERS, SHAPES
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families import internvl, llava_video, qwen2_5_vl, qwen3_vl
 
@@ -76,8 +76,7 @@ def write_qwen2_5_vl(folder: Path, smallest: int = SIDE, more: Sequence[str] = (
 def write_two_looks(folder: Path) -> None:
     """Write a small Qwen2.5-VL that knows frames of one token too, and the questions about announced needles."""
     questions = [FIRST.format(*pair) for pair in itertools.permutations(COLOURS, 2)]
-    questions += [WHERE.format(colour) for colour in COLOURS] * 8
-    write_qwen2_5_vl(folder, CELL, [*[qwen2_5_vl.QUERY.format(question=q) for q in questions], *PLACES * 20])
+    write_qwen2_5_vl(folder, CELL, [*[qwen2_5_vl.QUERY.format(question=q) for q in questions], *[DOT] * 20])
 
 
 def write_llava_video(folder: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_second_model_is_trained_by_its_recipe_at_two_resolutions(tmp_path, 
     for tokens_per_unit, numbers in ((9, {}), (1, {"max_pixels": 28 * 28})):
         how = {"selector": "self", "budget": 9, "dtype": "float32", "device": "cpu", **numbers}
         session = FlexSelect.from_pretrained(str(tmp_path / "model"), **how).open(announced / "announced_000.mp4")
-        assert session.ask("Where is red?", max_new_tokens=2).num_visual_tokens == 24 * tokens_per_unit
+        assert session.ask("Which shape is red?", max_new_tokens=2).num_visual_tokens == 24 * tokens_per_unit
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(checkpoint, tmp_path, monkeypatch):
