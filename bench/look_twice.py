@@ -12,6 +12,7 @@ tower takes, operations in all.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flexselect.evaluation.statistics import mcnemar
 COST = 0.22
 GROUP = 16  # frames from one key frame to the next: eight seconds
 PER_HOUR = 6  # false announcements
+SAME_TOKENS = 24  # frames that have as many tokens, 108, as the other ways keep
 
 
 def ways(num_units: int) -> list[Way]:
@@ -33,9 +35,7 @@ def ways(num_units: int) -> list[Way]:
         at_cost(COST),
         fewer_frames("one look", COST, num_units, selector="self"),
         fewer_frames("uniform tokens", COST, num_units, selector="uniform", budget_split="exact"),
-        Way(
-            "uniform frames", {"selector": None, "max_frames": 24, "budget_split": "exact"}
-        ),  # as many tokens as the others keep
+        Way("uniform frames", {"selector": None, "max_frames": SAME_TOKENS, "budget_split": "exact"}),
     ]
 
 
@@ -49,6 +49,7 @@ def measure(hours: float, options: argparse.Namespace) -> list[dict[str, Any]]:
             annotations = write_announced_videos(place, 1, patches, *content, false=false, key_distance=GROUP)
             for way in ways(patches):
                 results.setdefault(way.name, []).append(ask(way, Path(annotations), options.model))
+                print(hours, seed, way.name, results[way.name][-1], file=sys.stderr, flush=True)
     names = list(results)
     rows = [{"hours": hours, **line(name, results[name], results[names[0]])} for name in names]
     right = {name: [value for result in results[name] for value in result["right"]] for name in names}
