@@ -237,8 +237,9 @@ def test_answers_of_several_kinds(run, made, tmp_path):
 
 def test_without_answers_there_is_no_accuracy(run, made, capsys):
     assert run("validate", [{**row(made), "answer": None}]) == 3
-    shown = capsys.readouterr().out
-    assert shown == "no accuracy: 1 rows do not count: 1 the annotations have no answer to compare with\n"
+    shown, costs = capsys.readouterr().out.splitlines()
+    assert shown == "no accuracy: 1 rows do not count: 1 the annotations have no answer to compare with"
+    assert costs.startswith("cost of a question: 16 frames (16 decoded)")
 
 
 # -- videos on the command line
