@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import av
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from bench.measure import write_result
 from datamodules.needles import ask, draw_needles, render
 from flexselect import FlexSelect
-from flexselect.storage.video_writer import OPTIONS
+from flexselect.storage.video_writer import write_video
 
 MODEL = "checkpoints/demo/video_llm"
 PATCHES, NEEDLES, QUESTIONS, SEED = 256, 4, 8, 0  # of a video; a patch is a second
@@ -38,17 +36,8 @@ def write(path: Path, number: int, seconds: int) -> list[Any]:
     """Write a video with a key frame every few seconds; return its questions."""
     rng = np.random.default_rng([SEED, number])
     shown = draw_needles(rng, NEEDLES, 2 * PATCHES)
-    distance = 2 * REPEATED * seconds
-    params = f"{OPTIONS['x264-params']}:keyint={distance}:min-keyint={distance}:scenecut=0"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(2 * REPEATED), options={**OPTIONS, "x264-params": params}
-        )
-        stream.height, stream.width, stream.pix_fmt = 84, 84, "yuv420p"
-        for chunk in render(rng, shown, 2 * PATCHES):
-            for frame in chunk.repeat(REPEATED, 0):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    frames = (chunk.repeat(REPEATED, 0) for chunk in render(rng, shown, 2 * PATCHES))
+    write_video(path, frames, 2 * REPEATED, key_distance=2 * REPEATED * seconds)
     return [ask(rng, shown, q % NEEDLES, q // NEEDLES % 2 == 0, choice=False) for q in range(QUESTIONS)]
 
 

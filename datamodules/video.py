@@ -134,9 +134,8 @@ def open_video(
     def decoding(positions: Sequence[int]) -> int:
         return index.costs.decoded([chosen[position] for position in positions])
 
-    skips = make_source is Decoder  # only this one leaves out frames that nothing needs
-    about.decoded = index.costs.decoded(chosen) if skips else None
-    everything = range(len(chosen))
+    skips, everything = make_source is Decoder, range(len(chosen))  # only it leaves out frames that nothing needs
+    about.decoded = decoding(everything) if skips else None
     return FrameStream(len(chosen), seconds, lambda: pick(everything), about, pick, decoding if skips else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,10 +57,14 @@ def check_budget_mass(share: Any, split: str) -> None:
     """
     if share is None:
         return
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+    if not _is_above_0(share, 1):
         raise ValueError(f"budget_mass must be a number above 0 and up to 1, got {share!r}")
     if split == "released":
         raise ValueError("budget_mass is not for budget_split=released, which keeps what the released code keeps")
+
+
+def _is_above_0(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
 
 
 def check_known(names: Iterable[str], known: Sequence[str], caller: str) -> None:
@@ -223,11 +228,11 @@ def check_looks(cost: float | None, share: float, shrink: float, gigabytes: floa
     Raises:
         ValueError: naming the option, the value and the range.
     """
-    ranges = {"cost": (cost, 0, 2), "first_look_share": (share, 0, 1), "second_look_gb": (gigabytes, 0, None)}
-    for name, (value, least, most) in ranges.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and value > least and (most is None or value <= most)):
-            limits = f"above {least}" + ("" if most is None else f" and at most {most}")
+    ranges = {"first_look_share": (share, 1), "second_look_gb": (gigabytes, math.inf)}
+    ranges |= {} if cost is None else {"cost": (cost, 2)}
+    for name, (value, most) in ranges.items():
+        if not _is_above_0(value, most):
+            limits = "above 0" if math.isinf(most) else f"above 0 and at most {most}"
             raise ValueError(f"{name} must be a number {limits}, got {value!r}")
     if not isinstance(shrink, int | float) or not shrink >= 1:
         raise ValueError(f"first_look_shrink must be a number of at least 1, got {shrink!r}")

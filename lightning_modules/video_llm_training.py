@@ -140,8 +140,8 @@ def _spread(layout: Layout, axis: Tensor, seconds_per_unit: float) -> Tensor:
     A video of one unit per second then has no positions that are far beyond those of training.
     """
     units = torch.arange(int(layout.unit.max()) + 1)
-    starts = axis[(layout.unit[None] == units[:, None]).long().argmax(1)]  # [U], the position where a unit begins
+    begins = [int(axis[layout.unit == unit].min()) for unit in units[:2]]
     moved = (units * max(1.0, seconds_per_unit)).long() - units
-    moved *= int(starts[:2].diff().sum())
+    moved *= begins[-1] - begins[0]
     after = torch.arange(len(layout.unit)) >= layout.span.stop
     return torch.where(layout.unit >= 0, moved[layout.unit.clamp(min=0)], torch.where(after, moved[-1], 0))

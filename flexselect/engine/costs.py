@@ -11,7 +11,6 @@ from flexselect.running.operations import Decoder, Tower
 from flexselect.scoring.scorer import Scorer
 from flexselect.structures.cost import Cost
 from flexselect.structures.prompt import EncodedVideo, Selection
-from flexselect.structures.readers import DEFAULT_READER
 
 TERA = 1e12
 
@@ -40,7 +39,7 @@ def cost_of_selecting(
         operations += _operations_of_scoring(scorer, encoded, len(query_ids), selection)
         scored = encoded.num_tokens
     frames = count if encoded.seconds is None else len(encoded.seconds)  # an odd last frame may be encoded twice
-    return Cost(frames, _decoded(encoded), count * height * width, scored, 0, operations / TERA)
+    return Cost(frames, encoded.about.decoded, count * height * width, scored, 0, operations / TERA)
 
 
 def cost_of_answering(family: VideoFamily, tokens: int, kept: int, new: int) -> Cost:
@@ -61,9 +60,3 @@ def _operations_of_scoring(scorer: Scorer, encoded: EncodedVideo, query_rows: in
     outside, sets = len(encoded.prefix_ids) + query_rows, selection.sets
     text = [sum(encoded.text_per_unit[first :: len(sets)]) for first in range(len(sets))]
     return sum(scorer.operations(outside + len(tokens) + more) for tokens, more in zip(sets, text))
-
-
-def _decoded(encoded: EncodedVideo) -> int | None:
-    """Return how many frames were decoded to show the video's; None if unknown, as for frames in memory."""
-    is_default = encoded.about.facts.get("reader", DEFAULT_READER) == DEFAULT_READER
-    return encoded.about.decoded if is_default else None

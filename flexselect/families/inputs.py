@@ -55,11 +55,15 @@ def resize_to_area(frames: Tensor, factor: int, min_pixels: int, max_pixels: int
             f"frames of {width} x {height} pixels are too narrow: "
             f"the long side must be less than {MAX_ASPECT_RATIO} times the short side"
         )
-    size = smart_resize(height, width, factor, min_pixels, max_pixels)
-    if (height, width) == size:
+    return resize_to(frames, *smart_resize(height, width, factor, min_pixels, max_pixels))
+
+
+def resize_to(frames: Tensor, height: int, width: int) -> Tensor:
+    """Resize uint8 frames [T, h, w, 3] to a size; bicubic, antialiased. Frames of this size stay as they are."""
+    if frames.shape[1:3] == (height, width):
         return frames
     channels_first = frames.permute(0, 3, 1, 2)
-    resized = vision.resize(channels_first, list(size), vision.InterpolationMode.BICUBIC, antialias=True)
+    resized = vision.resize(channels_first, [height, width], vision.InterpolationMode.BICUBIC, antialias=True)
     return resized.permute(0, 2, 3, 1)
 
 

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 from transformers import AutoTokenizer, MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration, PreTrainedModel
 
 from flexselect.attention.windows import batch_windows
 from flexselect.families.base import VideoFamily, VideoLM
-from flexselect.families.inputs import at_least, plain_positions, prompt_of_template
+from flexselect.families.inputs import at_least, plain_positions, prompt_of_template, resize_to
 from flexselect.families.prompter import Prompter
 from flexselect.families.timestamped import REFERENCE_LAYERS
 from flexselect.loading.tokenizer_files import checked_tokenizer
@@ -117,11 +116,7 @@ class MiniCPMVPrompter(Prompter):
         """Resize to about `max_pixels`, with about the same aspect ratio, in multiples of 56 pixels; bicubic, uint8."""
         ratio = frames.shape[2] / frames.shape[1]
         height = int(math.sqrt(self.family.max_pixels / ratio))
-        size = [max(round(side / FACTOR), 1) * FACTOR for side in (height, int(height * ratio))]
-        if size == list(frames.shape[1:3]):
-            return frames
-        resized = vision.resize(frames.permute(0, 3, 1, 2), size, vision.InterpolationMode.BICUBIC, antialias=True)
-        return resized.permute(0, 2, 3, 1)
+        return resize_to(frames, *(max(round(side / FACTOR), 1) * FACTOR for side in (height, int(height * ratio))))
 
     def clip(self, frames: Tensor, seconds: Tensor | None = None) -> VideoClip:
         """Make a clip with one unit per frame, between <image> and </image>."""

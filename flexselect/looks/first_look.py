@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
 from flexselect.families.base import VideoLM
+from flexselect.families.inputs import resize_to
 from flexselect.looks.plan import LookPlan, plan_looks
-from flexselect.structures.frames import FrameStream
+from flexselect.structures.frames import FrameStream, stream_of
 from flexselect.structures.prompt import VideoClip
 
 
@@ -59,19 +59,17 @@ class Source:
         Towers take a picture that way too.
         """
         per_unit = self.lm.family.frames_per_unit
-        part = self._part([unit * per_unit for unit in self.plan.coarse], self._first_frames)
+        part = self._part([unit * per_unit for unit in self.plan.coarse])
         seconds = None if part.seconds is None else part.seconds.repeat_interleave(per_unit)
-        return replace(part, num_frames=part.num_frames * per_unit, seconds=seconds)
 
-    def _first_frames(self) -> Iterator[Tensor]:
-        per_unit = self.lm.family.frames_per_unit
-        for frames in self.stream.frames_at([unit * per_unit for unit in self.plan.coarse]):
-            yield self._shrunk(frames).repeat_interleave(per_unit, 0)
+        def read() -> Iterator[Tensor]:
+            return (self._shrunk(frames).repeat_interleave(per_unit, 0) for frames in part.read())
+
+        return replace(part, num_frames=part.num_frames * per_unit, seconds=seconds, read=read)
 
     def second(self, units: Sequence[int]) -> FrameStream:
         """Return the frames of some units in full."""
-        frames = self.frames_of(units)
-        return self._part(frames, lambda: self.stream.frames_at(frames))
+        return self._part(self.frames_of(units))
 
     def full_clip(self) -> VideoClip:
         """Return the shape of the full look, without pixels. The first look must have been read."""
@@ -79,11 +77,12 @@ class Source:
         clip = self.lm.prompter.clip(torch.empty(shape, dtype=torch.uint8, device="meta"), self.stream.seconds)
         return replace(clip, about=self.stream.about)
 
-    def _part(self, frames: Sequence[int], read: Callable[[], Iterator[Tensor]]) -> FrameStream:
+    def _part(self, frames: Sequence[int]) -> FrameStream:
+        """Return some frames of the stream as a stream of their own."""
         seconds = None if self.stream.seconds is None else self.stream.seconds[list(frames)]
         decoded = None if self.stream.decoding is None else self.stream.decoding(frames)
         about = replace(self.stream.about, decoded=decoded)  # with the same list of warnings
-        return FrameStream(len(frames), seconds, read, about)
+        return FrameStream(len(frames), seconds, lambda: self.stream.frames_at(frames), about)
 
     def _shrunk(self, frames: Tensor) -> Tensor:
         """Make frames smaller, in multiples of a token's side."""
@@ -91,17 +90,10 @@ class Source:
         side = self.lm.prompter.token_side
         if side is None or self.shrink == 1:
             return frames
-        size = [max(1, round(length / self.shrink / side)) * side for length in (height, width)]
-        if size == [height, width]:
-            return frames
-        smaller = vision.resize(frames.permute(0, 3, 1, 2), size, vision.InterpolationMode.BICUBIC, antialias=True)
-        return smaller.permute(0, 2, 3, 1)
+        return resize_to(frames, *(max(1, round(length / self.shrink / side)) * side for length in (height, width)))
 
 
 def stream_of_clip(clip: VideoClip) -> FrameStream:
-    """Return the frames of a decoded clip as a stream."""
-
-    def pick(frames: Sequence[int]) -> Iterator[Tensor]:
-        yield clip.pixels[list(frames)]
-
-    return FrameStream(len(clip.pixels), clip.seconds, lambda: iter([clip.pixels]), clip.about, pick)
+    """Return the frames of a decoded clip as a stream, without an odd last one's copy."""
+    count = len(clip.pixels) if clip.seconds is None else len(clip.seconds)
+    return replace(stream_of(clip.pixels[:count], clip.seconds, lambda frames: frames), about=clip.about)

@@ -41,12 +41,13 @@ class TwoLooks:
         self.engine, self.progress = engine, progress
         self.source = Source(stream, engine.lm, options.cost, options.first_look_share, options.first_look_shrink)
         self.most_bytes = options.second_look_gb * 1e9
-        self.parts: OrderedDict[int, tuple[Tensor, Tensor | None]] = OrderedDict()  # by unit, the latest used last
+        # features of each unit, then its selector features if there are any; the latest used last
+        self.parts: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the units that were seen in full."""
-        return sum(tensor.nbytes for part in self.parts.values() for tensor in part if tensor is not None)
+        return sum(map(_bytes, self.parts.values()))
 
     @cached_property
     def full(self) -> VideoClip:
@@ -111,19 +112,17 @@ class TwoLooks:
         new = [unit for unit in units if unit not in self.parts]
         if new:
             seen = self.engine.encode_source(self.source.second(new), clock, self.progress)
-            features = seen.features.view(len(new), -1, seen.features.shape[1])
-            others = seen.selector_features
-            others_by_unit = [None] * len(new) if others is None else others.view(len(new), -1, others.shape[1])
-            for unit, part, other in zip(new, features, others_by_unit):
-                self.parts[unit] = part.clone(), None if other is None else other.clone()
+            both = [tensor for tensor in (seen.features, seen.selector_features) if tensor is not None]
+            for unit, part in zip(new, zip(*(tensor.chunk(len(new)) for tensor in both))):
+                self.parts[unit] = tuple(tensor.clone() for tensor in part)
         for unit in units:
             self.parts.move_to_end(unit)
-        parts = [self.parts[unit] for unit in units]
-        others_of_units, stream = [other for _, other in parts if other is not None], self.source.second(units)
+        features, *others = map(torch.cat, zip(*(self.parts[unit] for unit in units)))
+        stream = self.source.second(units)
         fine = replace(
             first,
-            features=torch.cat([part for part, _ in parts]),
-            selector_features=torch.cat(others_of_units) if others_of_units else None,
+            features=features,
+            selector_features=others[0] if others else None,
             grid=(len(units), *self.full.grid[1:]),
             delimiters=tuple(self.full.delimiters[unit] for unit in units) if self.full.delimiters else (),
             seconds=stream.seconds,
@@ -138,4 +137,8 @@ class TwoLooks:
         size = self.num_bytes
         while size > self.most_bytes:
             _, part = self.parts.popitem(last=False)
-            size -= sum(tensor.nbytes for tensor in part if tensor is not None)
+            size -= _bytes(part)
+
+
+def _bytes(part: tuple[Tensor, ...]) -> int:
+    return sum(tensor.nbytes for tensor in part)

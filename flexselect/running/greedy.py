@@ -62,9 +62,8 @@ def greedy(
     keep_past: bool = False,
 ) -> list[NewTokens]:
     """Generate the new tokens of each prompt; see `VideoLM.generate`."""
-    keep_past = keep_past and not is_hybrid(
-        model.config.get_text_config()
-    )  # a recurrent layer cannot be cut back to the prompt
+    # a recurrent layer cannot be cut back to the prompt
+    keep_past = keep_past and not is_hybrid(model.config.get_text_config())
     stops = end_ids(model, end_of_turn)
     sampling: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     if cache_implementation is not None:

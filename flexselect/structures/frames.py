@@ -13,6 +13,7 @@ from flexselect.structures.readers import DEFAULT_READER, load_reader
 from flexselect.structures.times import checked_time, either
 
 SAMPLINGS = ("exact", "near")  # see `ReadOptions.sampling`
+TOGETHER = 16  # frames in memory that are resized at a time
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,12 @@ class FrameStream:
 
 def stream_of(frames: Tensor, seconds: Tensor | None, resize: Callable[[Tensor], Tensor]) -> FrameStream:
     """Make a stream of decoded frames, uint8 [T, h, w, 3]; they are resized when they are read."""
-    return FrameStream(len(frames), seconds, lambda: (resize(part) for part in frames.split(16)))
+
+    def pick(indices: Sequence[int]) -> Iterator[Tensor]:
+        for first in range(0, len(indices), TOGETHER):
+            yield resize(frames[list(indices[first : first + TOGETHER])])
+
+    return FrameStream(len(frames), seconds, lambda: (resize(part) for part in frames.split(TOGETHER)), pick=pick)
 
 
 Sample = Callable[[int, float], Sequence[int]]  # (frames in the file, frames per second) -> indices, ascending

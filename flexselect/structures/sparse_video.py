@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from flexselect.structures.prompt import EncodedVideo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SparseVideo(EncodedVideo):
     """A video that was looked at twice: places and times are those of the full look, most tokens are not there.
 
     `grid`, `seconds` and `delimiters` are of the full look, `features` of the first one.
     """
 
-    fine: Tensor = field(default_factory=lambda: torch.empty(0))  # [f, W], the visual tokens of the second look
-    rows: Tensor = field(default_factory=lambda: torch.empty(0))  # int32 [V]: a row of `features`, or v + one of `fine`
+    fine: Tensor  # [f, W], the visual tokens of the second look
+    rows: Tensor  # int32 [V]: a row of `features`, or v + a row of `fine`; -1: not encoded
 
     @property
     def num_tokens(self) -> int:

@@ -43,15 +43,14 @@ def draw_all(
     folder, title = Path(folder), title or question
     folder.mkdir(parents=True, exist_ok=True)
     token_map = map_tokens(session, selection)
-    names = ("kept_tokens.png", "timeline.png", "overlay.mp4", "states_by_layer.png")
+    names = ("kept_tokens.png", "timeline.png", "overlay.mp4")
     files = [folder / name for name in names]
     kept_tokens(token_map, title, units).savefig(files[0])
     timeline(token_map, title).savefig(files[1])
     overlay(files[2], token_map, title)
     if session.looks is None:
-        states_by_layer(*hidden_states(session, question, selection), title).savefig(files[3])
-    else:
-        files.pop()
+        files.append(folder / "states_by_layer.png")
+        states_by_layer(*hidden_states(session, question, selection), title).savefig(files[-1])
     if token_map.scored:
         files.append(folder / "heat_map.png")
         heat_map(token_map, title, units).savefig(files[-1])

@@ -186,6 +186,9 @@ def test_an_odd_last_frame(checkpoint):
     frames = torch.randint(0, 256, (9, 84, 84, 3), dtype=torch.uint8)
     one, two = (each.open(frames).ask(QUESTION, max_new_tokens=2) for each in (plain, fs))
     assert torch.equal(one.selection.kept, two.selection.kept) and torch.equal(one.ids, two.ids)
+    clip = fs.lm.prompter.clip(frames, torch.arange(9) / 2)  # with a copy of the last frame
+    decoded = fs.open_source(clip).ask(QUESTION, max_new_tokens=2)
+    assert torch.equal(decoded.ids, two.ids) and decoded.cost.frames == 9 + 5, "one frame of each unit, then all"
     source = Source(fs.open(frames).source, fs.lm, 2, 0.5, 1.0)
     assert source.frames_of([3, 4]) == [6, 7, 8]
 
