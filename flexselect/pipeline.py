@@ -65,7 +65,7 @@ class FlexSelect(Engine):
         family = open_family(path, numbers, known, "FlexSelect.from_pretrained")
         checked = Options(selector=selector, **values)
         check_options(family, checked)
-        lite = load_selector(checked)  # before the large model: a wrong selector is refused sooner
+        lite = load_selector(family, checked)  # before the large model: a wrong selector is refused sooner
         open_engine = find_answer_engine(checked, family)
         lm = load_lm(family, checked, layers_needed(family, checked))
         fs = cls(lm, family, make_scorer(lm, checked, lite), **vars(checked))

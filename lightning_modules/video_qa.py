@@ -22,7 +22,7 @@ from flexselect.families.base import VideoFamily
 from flexselect.loading.fingerprint import package_versions, weights_hash
 from flexselect.options import AskingOptions, Options, check_names, option_names, options_that_change_answers
 from flexselect.pipeline import FlexSelect, VideoSession
-from flexselect.scoring.factory import check_options, is_trained
+from flexselect.scoring.factory import check_options, check_selector, is_trained
 from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import ReadOptions
@@ -48,6 +48,7 @@ class VideoQA(LightningModule):
         self.save_hyperparameters(asdict(self.options))
         needs = {"verify": self.options.verify, "absent_below": self.options.absent_below is not None}
         check_options(family, self.options, next((name for name, is_set in needs.items() if is_set), None))
+        check_selector(family, self.options.selector)
         find_answer_engine(self.options, family)
         self.family = family
         self.accuracy = MeanMetric().set_dtype(torch.float64)

@@ -239,6 +239,16 @@ def test_a_mistake_gets_one_line(run, videos, capsys, monkeypatch, arguments, me
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
+def test_a_path_without_its_family(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ["--family.path", "checkpoints/demo/video_llm", "--data.video", "a.mp4", "--data.question", "?"]
+    assert cli.main(["predict", *words]) == 2
+    error = capsys.readouterr().err
+    assert "names no family: add --family flexselect.families.Qwen25VL before it" in error and error.count("\n") == 1
+    assert cli.main(["predict", "--family", "flexselect.families.Qwen25VL", *words]) != 0
+    assert "names no family" not in capsys.readouterr().err
+
+
 def test_no_config_at_all(capsys):
     assert cli.main(["predict"]) == 2
     assert "a model is missing: give --config CONFIG, for example --config qwen2_5_vl_7b" in capsys.readouterr().err

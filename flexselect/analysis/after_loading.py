@@ -73,7 +73,8 @@ def check_numbers(findings: Findings, engine: Engine, prompt: VideoPrompt, layer
     findings.add("frequencies", "not ok" if rounded else "ok", text, advice)
     reference = lm.logits_from_pixels(prompt)
     if reference is None:
-        findings.add("logits from pixels", "not known", "transformers has no forward pass for this family's prompt")
+        text = "transformers' own model cannot read this prompt: it has no forward pass for it, or no token for a video"
+        findings.add("logits from pixels", "not known", text)
     else:
         _compare(findings, "logits from pixels", "transformers' own forward pass", dense, reference, lm.model.dtype)
     scores, eager = ReferenceLayerScorer(lm, layer).score(encoded, prompt.query_ids), _eager(lm, encoded, prompt, layer)

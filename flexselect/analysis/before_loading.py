@@ -25,7 +25,7 @@ from flexselect.loading.weights import LoadOptions, load_weights
 from flexselect.options import Options
 from flexselect.running.greedy import CHANGES_ANSWERS
 from flexselect.scoring.factory import is_trained
-from flexselect.selectors.lite_selector import selector_at
+from flexselect.selectors.lite_selector import check_made_for, selector_at
 from flexselect.shipped import checkpoint_folder
 from flexselect.storage.run_settings import read_json_object
 
@@ -167,11 +167,7 @@ def check_selector(findings: Findings, plan: Plan) -> None:
     with findings.step("selector", "choose a selector that was trained for this model, or --model.selector self"):
         kind, config = selector_at(path)
         load_weights(kind, path, config, LoadOptions(shapes_only=True))
-        expected = plan.family.selector_inputs or {}
-        made_for = {"projector": config.projector, "vision_size": config.vision_size}
-        if {name: expected.get(name) for name in made_for} != made_for:
-            widths = f"this selector takes vision features of width {config.vision_size} ({config.projector})"
-            raise ValueError(f"{widths}, this model's tower gives {expected.get('vision_size')} ({plan.family.name})")
+        check_made_for(path, config, plan.family)
         text = f"{count(plan.selector_weights)} weights in {config.text_config.num_hidden_layers} layers"
         findings.add("selector", "ok", text, count=plan.selector_weights)
 

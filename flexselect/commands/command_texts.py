@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from flexselect.families import family_class
 from flexselect.nearest import did_you_mean
 from flexselect.options import AskingOptions, option_names
 
@@ -61,6 +62,7 @@ def error_message(error: Exception) -> str:
 UNKNOWN_KEY = re.compile(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted")
 WRONG_VALUE = re.compile(r"(?P<expected>Expected a [^\n]*?)(?:\. Got value: |\n[\s\S]*?Given value: )(?P<value>[^\n]+)")
 REQUIRED_KEY = re.compile(r"given class_path '([\w.]+)':\s+the following arguments are required: ([\w, ]+)")
+PATH_ALONE = re.compile(r"NestedArg\(key='path', val='([^\n]+?)'\)")
 UNKNOWN_OPTION = re.compile(r"[Uu]nrecognized arguments: (--[\w.-]+)")
 
 
@@ -73,6 +75,9 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         message: the parser's message.
         options: the parser's options, such as "--output_dir".
     """
+    alone = PATH_ALONE.search(message)
+    if alone is not None:
+        return f"--family.path alone names no family: {_family_option(alone[1])}"
     key, option, lacking = (pattern.search(message) for pattern in (UNKNOWN_KEY, UNKNOWN_OPTION, REQUIRED_KEY))
     part = message.partition('"')[2].partition('"')[0]  # Parser key "data":
     if key is not None:
@@ -95,6 +100,15 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
     *parts, key = re.findall(r'Parser key "([\w.]+)":', message)
     expected = re.sub(r"^Expected a <class '(\w+)'>$", r"it is of type \1", wrong["expected"])
     return f"--{'.'.join([*parts, key])} cannot be {wrong['value'].strip()}: {expected}"
+
+
+def _family_option(path: str) -> str:
+    """Say how to name the family of a checkpoint."""
+    try:
+        name = family_class(path).__name__
+    except (ValueError, OSError) as error:
+        return str(error)
+    return f"add --family flexselect.families.{name} before it, or give --config with a config of that family"
 
 
 def _mark(text: str) -> str:

@@ -34,7 +34,7 @@ def quiet_libraries(loudness: Sequence[str]) -> None:
     Call it after the libraries are imported, since Lightning sets its level then.
     """
     from huggingface_hub.utils import enable_progress_bars
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).handlers.clear()  # else each line comes twice: the root has a handler
@@ -44,5 +44,7 @@ def quiet_libraries(loudness: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", message=message)
     if "--quiet" in loudness or not sys.stderr.isatty():
         disable_progress_bar()  # of loading weights, and of downloads
-    if "--quiet" not in loudness:
+    if "--quiet" in loudness:
+        set_verbosity_error()  # a hybrid would say that it runs without its kernels
+    else:
         enable_progress_bars()  # of downloads: they can take an hour

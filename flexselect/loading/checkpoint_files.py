@@ -71,15 +71,18 @@ def check_defaults(path: str, config: dict[str, Any], layers: Sequence[int]) -> 
         layers: the decoder layers that have attention.
 
     Raises:
-        ValueError: if a number is negative, `budget` no whole number above 0, or `reference_layer` no layer.
+        ValueError: if a number is negative, `budget` no whole number above 0, or `reference_layer` no layer; or if no
+            layer has attention.
     """
+    if not layers:
+        raise ValueError(f"{path}: by its config.json no layer has attention, so there are no scores to select by")
     defaults: dict[str, Any] = config.get("flexselect", {})
     budget = defaults.get("budget", 1)
     wrong = [f"{name} is {number}, not a number above 0" for name, number in defaults.items() if not number >= 0]
     if budget != int(budget) or budget < 1:
         wrong.append(f"budget is {budget}, not a whole number above 0")
     if defaults.get("reference_layer", layers[0]) not in layers:
-        wrong.append(f"reference_layer is {defaults['reference_layer']}, not {choices_of(layers)}")
+        wrong.append(f"reference_layer is {defaults['reference_layer']}, not {choices_of(layers)} by its layers")
     if wrong:
         raise ValueError(f"{path}: the defaults under flexselect in its config.json are wrong: {wrong[0]}")
     return defaults

@@ -47,7 +47,7 @@ class Modes:
         scorers: dict[str, Scorer | None] = {DENSE: None, SELF: fs.scorer}
         if lite is not None:
             options = replace(fs.options, selector=lite, reduction=None, device=str(fs.lm.device))
-            scorers[LITE] = make_scorer(fs.lm, options, load_selector(options))
+            scorers[LITE] = make_scorer(fs.lm, options, load_selector(fs.family, options))
         self.models = {mode: fs.with_scorer(scorer) for mode, scorer in scorers.items()}
         self._controls: dict[str, FlexSelect] = {}
         self.budget = fs.budget

@@ -14,7 +14,7 @@ from flexselect.scoring.lite import LiteScorer
 from flexselect.scoring.mass import by_mass
 from flexselect.scoring.reference_layer import ReferenceLayerScorer, reference_layer
 from flexselect.scoring.scorer import Scorer
-from flexselect.selectors.lite_selector import LiteSelector
+from flexselect.selectors.lite_selector import LiteSelector, check_made_for, selector_at
 from flexselect.validation import check_choice
 
 MODES: dict[str, type[Scorer]] = {  # values of `selector` besides a trained selector
@@ -74,10 +74,22 @@ def check_trained(selector: str) -> None:
     read_config(selector)
 
 
-def load_selector(options: Options) -> LiteSelector | None:
+def check_selector(family: VideoFamily, selector: str | None) -> None:
+    """Refuse a trained selector of another model, before weights are loaded; a mode is for all.
+
+    Raises:
+        FileNotFoundError: no selector at the path.
+        ValueError: if it is no selector, or not one for this model.
+    """
+    if is_trained(selector):
+        check_made_for(selector, selector_at(selector)[1], family)
+
+
+def load_selector(family: VideoFamily, options: Options) -> LiteSelector | None:
     """Load the trained selector onto the VideoLLM's device; None if the option names a mode."""
     if not is_trained(options.selector):
         return None
+    check_selector(family, options.selector)
     loading = LoadOptions.of(options)
     return LiteSelector.from_pretrained(options.selector, dtype=loading.dtype, device=loading.device)
 

@@ -231,6 +231,33 @@ def selector_at(path: str) -> tuple[type[LiteSelector], LiteSelectorConfig]:
         return LiteSelector, LiteSelectorConfig.from_dict(fields)
 
 
+def check_made_for(path: str, config: LiteSelectorConfig, family: VideoFamily) -> None:
+    """Refuse a selector that was trained for another model, before weights are loaded.
+
+    Args:
+        path: the selector, for errors.
+        config: its configuration.
+        family: the family of the VideoLLM.
+
+    Raises:
+        ValueError: if the family can have no selector, or its tower gives other features.
+    """
+    inputs, seen, unseen = family.selector_inputs, config.vision_size, config.unseen_size
+    if inputs is None:
+        raise ValueError(f"{path} is not for {family.path}: there are no trained selectors for {family.name}")
+    if (config.projector, seen, unseen) != (inputs["projector"], inputs["vision_size"], inputs.get("unseen_size", 0)):
+        takes = _features(config.projector, seen, unseen)
+        gives = _features(inputs["projector"], inputs["vision_size"], inputs.get("unseen_size", 0))
+        raise ValueError(
+            f"{path} takes {takes}, but the tower of {family.path} gives {gives}: it was trained for another model"
+        )
+
+
+def _features(projector: str, seen: int, unseen: int) -> str:
+    more = f" and {unseen} of deepstack" if unseen else ""
+    return f"vision features of width {seen}{more} ({projector})"
+
+
 def selector_config(family: VideoFamily, sizes: dict[str, Any], reduction: str = "max") -> LiteSelectorConfig:
     """Make the configuration of a new selector.
 

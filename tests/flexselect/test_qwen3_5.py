@@ -13,6 +13,7 @@ from flexselect.families import family_of
 from tests import tiny
 from tests.flexselect.test_qwen3_vl import clip, prompt, tensors
 from tests.near import assert_near
+from tests.processes import Run
 
 BUILDERS = {
     "dense": tiny.qwen3_5,
@@ -137,6 +138,28 @@ def test_a_recurrent_layer_cannot_be_the_reference_layer(folder):
         config.num_hidden_layers = depth
         config.layer_types = [("full_attention" if i % 4 == 3 else "linear_attention") for i in range(depth)]
         assert layer_at_same_depth(config, {28: 20, 80: 60}) == layer, depth
+
+
+def test_a_checkpoint_without_attention_is_refused(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["layer_types"] = ["linear_attention"] * len(config["text_config"]["layer_types"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"by its config\.json no layer has attention"):
+        family_of(str(tmp_path))
+
+
+def test_quiet_says_nothing_of_missing_kernels(folder, videos):
+    """In a process of its own, since transformers says it once."""
+    words = [
+        "ask",
+        str(videos / "needles_000.mp4"),
+        "Which shape is red?",
+        "--model",
+        str(folder),
+        "--max_new_tokens",
+        "2",
+    ]
+    assert "[transformers]" not in Run([*words, "--quiet"]).ended(0)
 
 
 def test_a_checkpoints_own_default_must_have_attention(folder, tmp_path):

@@ -11,9 +11,11 @@ from flexselect import FlexSelect, LiteSelector
 from flexselect.attention.probe import PROBED
 from flexselect.families import family_of
 from flexselect.selectors.lite_selector import selector_config
+from lightning_modules.video_qa import VideoQA
 from tests import tiny
 from tests.near import assert_near
 
+REFUSED = r"it was trained for another model|there are no trained selectors"
 SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
@@ -124,6 +126,24 @@ def test_a_selector_of_another_tower_is_refused(made, tmp_path):
     fs.scorer.selector = selector
     with pytest.raises(ValueError, match="takes vision features of width"):
         fs.open(tiny.frames(2))
+
+
+def test_a_selector_of_another_family_is_refused_before_weights_are_loaded(made, tmp_path, monkeypatch):
+    """Also where the widths that it sees are the same: Qwen3-VL and Qwen3.5; and where there are no selectors."""
+    model, folder, _ = made
+    monkeypatch.setattr("flexselect.pipeline.load_lm", lambda *_: pytest.fail("the model was loaded"))
+    others = [kind for kind in ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "minicpm_v") if kind != model.name]
+    for kind in others:
+        (tmp_path / kind).mkdir()
+        other = tiny.BUILDERS[kind](tmp_path / kind)
+        same = family_of(str(other)).selector_inputs == family_of(str(model)).selector_inputs
+        if same:
+            continue
+        with pytest.raises(ValueError, match=REFUSED):
+            load(other, folder)
+        with pytest.raises(ValueError, match=REFUSED):
+            VideoQA(family_of(str(other)), selector=str(folder))
+    assert len(others) >= 3
 
 
 def test_no_selector_can_be_made_for_every_family(tmp_path):
