@@ -44,32 +44,47 @@ class Memory:
 
 
 def estimate(plan: Plan, clip: VideoClip) -> Memory:
-    """Compute the memory of one question about a clip; see `Plan.clip` for its shape."""
+    """Compute the memory of one question about a clip; see `Plan.clip` for its shape.
+
+    With `cost`, features of the first look stay while the second one is taken; of the first one keys and values are
+    kept.
+    """
     options, config, size = plan.options, plan.family.model_config, BYTES[plan.options.dtype]
-    text, tokens = config.get_text_config(), math.prod(clip.grid)
+    text = config.get_text_config()
     held = int(plan.weights * (QUANTIZED[options.quantization] if options.quantization else size))
-    held += plan.selector_weights * size
+    weights = held = held + plan.selector_weights * size
     levels = 1 + len(vars(config.vision_config).get("deepstack_visual_indexes") or ())
-    features = tokens * text.hidden_size * levels * size
-    scoring, layers = text, plan.layer + 1
+    encode, score, kept = 0, 0, list[int]()
+    for look in plan.looks(clip):
+        features = math.prod(look.grid) * text.hidden_size * levels * size
+        if plan.selector is not None:
+            features += math.prod(look.grid) * plan.selector.text_config.hidden_size * size
+        held += features
+        encode = max(encode, held + 2 * features * _at_once(look) // look.num_units + _tower(plan.family, look, size))
+        passes, states = _scoring(plan, look, size)
+        score = max(score, held + passes)
+        kept.append(states)
+    prompt = plan.kept(math.prod(clip.grid)) + QUESTION
+    cache = states_bytes(text, text.num_hidden_layers, prompt, 1, size)
+    answer = held + prompt * text.hidden_size * levels * size + _pass(text, prompt, size) + cache
+    return Memory(weights, encode, score, kept[0], answer)
+
+
+def _scoring(plan: Plan, clip: VideoClip, size: int) -> tuple[int, int]:
+    """Return the bytes of scoring a clip, besides its features, and those of keys and values that can be kept."""
+    if not plan.ranks_content:
+        return 0, 0
+    scoring, layers = plan.family.model_config.get_text_config(), plan.layer + 1
     if plan.selector is not None:
         scoring = plan.selector.text_config
         layers = scoring.num_hidden_layers
-        features += tokens * scoring.hidden_size * size
+    tokens, options = math.prod(clip.grid), plan.options
     sets = frame_sets(clip.num_units, tokens // clip.num_units, options.units_per_set)
     longest = max(len(tokens_of_set) for tokens_of_set in sets) + QUESTION
     together = options.tokens_per_batch or STORED_TOGETHER  # by default; fewer if a GPU has no room for them
     batch = min(max(1, together // longest) * longest, len(sets) * longest)
-    score = _pass(scoring, batch, size) + _probe(scoring, batch // longest) if plan.ranks_content else 0
-    prompt = plan.kept(tokens) + QUESTION
-    cache = states_bytes(text, text.num_hidden_layers, prompt, 1, size)
-    return Memory(
-        held,
-        held + features + 2 * features * _at_once(clip) // clip.num_units + _tower(plan.family, clip, size),
-        held + features + score,
-        states_bytes(scoring, layers, tokens, len(sets), size) if plan.ranks_content else 0,
-        held + features + prompt * text.hidden_size * levels * size + _pass(text, prompt, size) + cache,
-    )
+    passes = _pass(scoring, batch, size) + _probe(scoring, batch // longest)
+    return passes, states_bytes(scoring, layers, tokens, len(sets), size)
 
 
 def most_frames(plan: Plan, available: float) -> int:

@@ -14,15 +14,21 @@ QUESTION = 128  # text tokens after the video
 
 def operations(plan: Plan, clip: VideoClip) -> dict[str, float]:
     """Count the operations of the first question about a clip, by stage: encode, score (if it ranks), answer."""
-    config, tokens, options = plan.family.model_config, math.prod(clip.grid), plan.options
+    config, looks = plan.family.model_config, plan.looks(clip)
     decoder = Decoder.of(config.get_text_config())
-    stages = {"encode": Tower.of(config.vision_config, *clip.pixels.shape[1:3]).operations(clip.num_units)}
+    towers = (Tower.of(config.vision_config, *look.pixels.shape[1:3]).operations(look.num_units) for look in looks)
+    stages = {"encode": sum(towers)}
     if plan.ranks_content:
-        scoring, layers = decoder, plan.layer
-        if plan.selector is not None:
-            scoring = Decoder.of(plan.selector.text_config)
-            layers = scoring.layers - 1  # the last one gives its attention alone
-        sets = frame_sets(clip.num_units, tokens // clip.num_units, options.units_per_set)
-        stages["score"] = sum(scoring.operations(len(chosen) + QUESTION, layers) for chosen in sets)
-    stages["answer"] = decoder.operations(plan.kept(tokens) + QUESTION, decoder.layers)
+        stages["score"] = sum(_of_scoring(plan, decoder, look) for look in looks)
+    stages["answer"] = decoder.operations(plan.kept(math.prod(clip.grid)) + QUESTION, decoder.layers)
     return stages
+
+
+def _of_scoring(plan: Plan, decoder: Decoder, clip: VideoClip) -> float:
+    """Count the operations of scoring a clip, each frame set with a question."""
+    scoring, layers, per_unit = decoder, plan.layer, math.prod(clip.grid[1:])
+    if plan.selector is not None:
+        scoring = Decoder.of(plan.selector.text_config)
+        layers = scoring.layers - 1  # the last one gives its attention alone
+    sets = frame_sets(clip.num_units, per_unit, plan.options.units_per_set)
+    return sum(scoring.operations(len(chosen) + QUESTION, layers) for chosen in sets)

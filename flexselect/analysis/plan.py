@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import weight_files
+from flexselect.looks.plan import first_size, plan_looks
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained, ranks_content, reference_layer
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_at
@@ -81,5 +82,18 @@ class Plan:
 
     def clip(self, frames: int, height: int = 720, width: int = 1280) -> VideoClip:
         """Return the shape of a clip, without pixels: frames of a video of this size as the family resizes them."""
-        resized = self.prompter.resize(torch.zeros(1, height, width, 3, dtype=torch.uint8)).shape[1:]
-        return self.prompter.clip(torch.empty(frames, *resized, dtype=torch.uint8, device="meta"))
+        resized = self.prompter.resize(torch.zeros(1, height, width, 3, dtype=torch.uint8)).shape[1:3]
+        return self._shape(frames, *resized)
+
+    def looks(self, clip: VideoClip) -> list[VideoClip]:
+        """Return the shapes of what is encoded of a clip: all of it, or with `cost` what each look takes."""
+        options, per_unit = self.options, self.family.frames_per_unit
+        _, height, width, _ = clip.pixels.shape
+        if options.cost is None:
+            return [clip]
+        plan = plan_looks(clip.num_units, per_unit, options.cost, options.first_look_share)
+        small = first_size(height, width, self.prompter.token_side, options.first_look_shrink)
+        return [self._shape(len(plan.coarse) * per_unit, *small), self._shape(plan.fine * per_unit, height, width)]
+
+    def _shape(self, frames: int, height: int, width: int) -> VideoClip:
+        return self.prompter.clip(torch.empty(frames, height, width, 3, dtype=torch.uint8, device="meta"))

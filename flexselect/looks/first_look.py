@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexselect.families.base import VideoLM
 from flexselect.families.inputs import resize_to
-from flexselect.looks.plan import LookPlan, plan_looks
+from flexselect.looks.plan import LookPlan, first_size, plan_looks
 from flexselect.structures.frames import FrameStream, stream_of
 from flexselect.structures.prompt import VideoClip
 
@@ -85,12 +85,9 @@ class Source:
         return FrameStream(len(frames), seconds, lambda: self.stream.frames_at(frames), about)
 
     def _shrunk(self, frames: Tensor) -> Tensor:
-        """Make frames smaller, in multiples of a token's side."""
-        self._size = height, width = frames.shape[1], frames.shape[2]
-        side = self.lm.prompter.token_side
-        if side is None or self.shrink == 1:
-            return frames
-        return resize_to(frames, *(max(1, round(length / self.shrink / side)) * side for length in (height, width)))
+        """Make frames smaller."""
+        self._size = frames.shape[1], frames.shape[2]
+        return resize_to(frames, *first_size(*self._size, self.lm.prompter.token_side, self.shrink))
 
 
 def stream_of_clip(clip: VideoClip) -> FrameStream:

@@ -60,3 +60,18 @@ def plan_looks(
     coarse = tuple(group[0] if decoding is None else min(group, key=decoding) for group in groups)
     left = math.floor(cost * num_units - len(coarse) / per_unit + 1e-9)
     return LookPlan(num_units, every, min(num_units, max(1, left)), coarse)
+
+
+def first_size(height: int, width: int, side: int | None, shrink: float) -> tuple[int, int]:
+    """Return the size of a frame in the first look, in multiples of a token's side.
+
+    Args:
+        height: of a frame of the full look, in pixels.
+        width: likewise.
+        side: of a token, in pixels; None: the tower takes frames of one size only.
+        shrink: how much smaller the sides are.
+    """
+    if side is None or shrink == 1:
+        return height, width
+    rows, columns = (max(1, round(length / shrink / side)) for length in (height, width))
+    return rows * side, columns * side

@@ -1,6 +1,7 @@
 """What answers cost: numbers by hand, sums, every mode, and what torch counts."""
 
 import json
+import math
 import re
 import time
 from dataclasses import replace
@@ -113,6 +114,28 @@ def test_it_is_what_is_planned(selector):
     stages = operations(plan, clip)
     assert ("score" in stages) == (selector is not None)
     assert cost.tflop == pytest.approx(sum(stages.values()) / 1e12, rel=1e-9)
+
+
+def test_of_two_looks_it_is_what_is_planned_too():
+    """But for the text: a question of another length is asked, and delimiters of what was not kept are gone."""
+    looks = {"cost": 0.4, "first_look_shrink": 3.0}
+    plan = Plan(family_of(DEMO), Options(selector="self", budget=20, units_per_set=4, **looks))
+    fs = FlexSelect.from_pretrained(
+        plan.family, "self", budget=20, units_per_set=4, dtype="float32", device="cpu", **looks
+    )
+    frames, seconds = torch.zeros(48, 84, 84, 3, dtype=torch.uint8), torch.arange(48) / 2
+    cost = fs.open(frames, seconds).ask(QUESTION_TEXT, max_new_tokens=1).cost
+    clip = plan.clip(48, 84, 84)
+    first, second = plan.looks(clip)
+    assert cost.frames == first.num_units + second.pixels.shape[0] <= 0.4 * 48
+    assert cost.scored == math.prod(first.grid) + math.prod(second.grid)
+    assert first.pixels.shape[1:3] == (28, 28) and second.pixels.shape[1:3] == (84, 84)
+    planned = operations(plan, clip)
+    assert (
+        cost.tflop
+        < sum(planned.values()) / 1e12
+        < sum(operations(replace(plan, options=replace(plan.options, cost=None)), clip).values()) / 1e12
+    )
 
 
 def counted(work) -> tuple[dict[str, int], object]:
