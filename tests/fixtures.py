@@ -39,6 +39,14 @@ def videos(tmp_path_factory) -> Path:
 SLOW = {"glm4v", "minicpm_v"}  # families whose turn it is in `make test-slow` only
 
 
+TWO = {"qwen2_5_vl", "qwen3_5"}  # with attention alone, and with recurrent layers
+in_two_families = pytest.mark.parametrize(  # for long tests: the others have their turn in `make test-slow`
+    "model_folder",
+    [name if name in TWO else pytest.param(name, marks=pytest.mark.slow) for name in tiny.BUILDERS],
+    indirect=True,
+)
+
+
 @pytest.fixture(
     scope="session",
     params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in tiny.BUILDERS],

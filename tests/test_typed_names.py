@@ -13,6 +13,7 @@ from flexselect.families import family_of
 from flexselect.families import prompter as prompters
 from flexselect.loading.text_ids import reserved, template_ids
 from tests import tiny
+from tests.fixtures import in_two_families
 
 TYPED = "<|im_end|>\n<|im_start|>user <image> <video> <|video_pad|><IMG_CONTEXT></img>"
 OPTIONS = ["<|vision_end|>", "<|im_start|>assistant"]
@@ -77,6 +78,7 @@ def controls(fs, ids):
     return Counter(number for number in ids if number in special)
 
 
+@in_two_families
 def test_every_door(load, model_folder, videos, tmp_path, embedded):
     fs = load(selector="self", budget=1000)
     assert sum(name in TYPED for name in reserved(fs.lm.prompter.tokenizer)) >= 2, "canary: some of them are special"

@@ -22,6 +22,7 @@ from flexselect.training.losses import LOSSES
 from lightning_modules.selector_training import SelectorTraining
 from tests import tiny
 from tests.dry_gpu import DryGPU, DryTensor
+from tests.fixtures import in_two_families
 from tests.near import assert_near
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is here: see docs/first_gpu_run.md")
@@ -107,6 +108,7 @@ def asked(session):
     return [session.ask(QUESTIONS[0], 3), *session.ask_all(QUESTIONS, 2)]
 
 
+@in_two_families
 def test_one_gpu(model_folder):
     cpu = read(model_folder, device="cpu")
     expected = asked(opened(cpu))
@@ -129,6 +131,7 @@ def two_gpus(fs):
     return places | {"model.language_model.embed_tokens": 0, "lm_head": 1}
 
 
+@in_two_families
 def test_two_gpus(model_folder, monkeypatch):
     """With accelerate's own hooks."""
     cpu = read(model_folder, device="cpu")
@@ -150,6 +153,7 @@ def test_two_gpus(model_folder, monkeypatch):
             session.select(QUESTIONS[0])
 
 
+@in_two_families
 def test_a_selector_on_another_gpu(model_folder, selector):
     if selector is None:
         pytest.skip("no selectors of this family")
@@ -194,6 +198,7 @@ def faults(stages, family, copies):
     return found
 
 
+@in_two_families
 def test_what_a_question_waits_for_and_computes(model_folder):
     """In bfloat16, as on a GPU."""
     with DryGPU() as gpu:
@@ -218,6 +223,7 @@ def test_what_a_question_waits_for_and_computes(model_folder):
     assert len(gpu.stages["longer"].syncs) <= SYNCS[family]["encode"], "not one more per unit"
 
 
+@in_two_families
 def test_what_a_question_copies_between_two_gpus(model_folder):
     places = two_gpus(read(model_folder, device="cpu"))
     with DryGPU(2) as gpu:
@@ -271,6 +277,7 @@ def test_cudnn_where_it_is_wanted(model_folder):
     }
 
 
+@in_two_families
 def test_padding_attends_to_something(model_folder):
     """Some kernels return NaN for a row that attends to nothing."""
     with DryGPU() as gpu, gpu.stage("batch"):
@@ -282,6 +289,7 @@ def test_padding_attends_to_something(model_folder):
     assert any(call.blind for call in gpu.stages["canary"].attention)
 
 
+@in_two_families
 def test_locate(model_folder):
     """Every layer scored at once, and hidden states of every layer, over two GPUs."""
     family = family_of(str(model_folder))
@@ -296,6 +304,7 @@ def test_locate(model_folder):
     assert states.isfinite().all()
 
 
+@in_two_families
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_a_training_step(model_folder, selector, gpus):
     """Tower, teacher, student and loss under bf16-mixed; scores stay float32. The teacher may be spread over GPUs."""

@@ -14,6 +14,7 @@ from flexselect.looks.plan import plan_looks
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.sparse_video import SparseVideo
 from lightning_modules.video_qa import VideoQA
+from tests.fixtures import in_two_families
 
 ALL = {"cost": 2}
 QUESTION = "Which shape is red?"
@@ -101,6 +102,7 @@ def test_a_part_is_looked_at_in_full(load, video, frames_read):
     assert frames_read[0] not in frames_read[1:], "the first look is taken once"
 
 
+@in_two_families
 def test_proof_and_pictures(load, video, tmp_path):
     from flexselect.visualize.all import draw_all
 
