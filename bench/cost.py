@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import RESULTS, write_result
-from bench.ways import MODEL, MOST_FRAMES, Way, ask, at_cost, fewer_frames, line
-from datamodules.announced_needles import write_announced_videos
+from bench.ways import GROUP, MODEL, MOST_FRAMES, TASKS, Way, ask, at_cost, fewer_frames, line
 
 SHARES = (0.1, 0.22, 0.5)  # of the frames, also the costs of two looks
 ONE_LOOK = {"training-free": "self", "uniform": "uniform", "random": "random"}
 DENSE = (0.01, 0.05)  # more would take hours: attention is quadratic
-GROUP = 16  # frames from one key frame to the next
 PICTURE = "cost.png"
 
 
@@ -76,13 +74,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=17)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
-    patches = round(60 * options.minutes)
+    hours = options.minutes / 60
+    patches = round(3600 * hours)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
-            annotations = write_announced_videos(place, 1, patches, 6, 12, seed, false=6, key_distance=GROUP)
+            annotations = TASKS["announced"].write(place, hours, false=6 / hours, needles=6, questions=12, seed=seed)
             for way in ways(patches, options.selector):
-                results.setdefault(way.name, []).append(ask(way, Path(annotations), options.model))
+                results.setdefault(way.name, []).append(ask(way, annotations, options.model))
     names = list(results)
     rows = [line(name, results[name], results[names[0]]) for name in names]
     rows = [{**row, "front": on_front} for row, on_front in zip(rows, front(rows))]

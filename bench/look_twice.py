@@ -2,11 +2,17 @@
 
     python -m bench.look_twice                          (1 hour and 8 hours, five seeds: half an hour on two cores)
     python -m bench.look_twice --hours 1 --seeds 1      (minutes)
+    python -m bench.look_twice --task hard
 
 The videos have announced needles: a dot is visible for nine seconds, and the shape that stands in its place for one and
 a half. The first look sees every eighth second in frames of one token: dots, but no shapes. Each way has a process of
 its own. Shares are of the full look: frames shown, frames decoded (a key frame every eight seconds), pixels that the
 tower takes, operations in all.
+
+Other tasks: "hard": a dot for six seconds at three frames per second, a shape for one of its frames (a third of a
+second), a circle as large as a quarter of its cell, false announcements in the colours of the shapes. "count": how many
+shapes have a colour, one to three of six. "unannounced": no dot says where a shape will be. Their results are in files
+of their own, look_twice_TASK.json.
 """
 
 from __future__ import annotations
@@ -14,16 +20,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from bench.measure import write_result
-from bench.ways import MODEL, MOST_FRAMES, Way, ask, at_cost, fewer_frames, line
-from datamodules.announced_needles import write_announced_videos
+from bench.ways import GROUP, MODEL, MOST_FRAMES, TASKS, Way, ask, at_cost, fewer_frames, line
 from flexselect.evaluation.statistics import mcnemar
 
 COST = 0.22
-GROUP = 16  # frames from one key frame to the next: eight seconds
 PER_HOUR = 6  # false announcements
 SAME_TOKENS = 24  # frames that have as many tokens, 108, as the other ways keep
 
@@ -41,14 +44,13 @@ def ways(num_units: int) -> list[Way]:
 
 def measure(hours: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Ask about one video per seed in each way."""
-    patches, false = round(3600 * hours), round(PER_HOUR * hours)
+    task = TASKS[options.task]
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
-            content = options.needles, options.questions, seed
-            annotations = write_announced_videos(place, 1, patches, *content, false=false, key_distance=GROUP)
-            for way in ways(patches):
-                results.setdefault(way.name, []).append(ask(way, Path(annotations), options.model))
+            annotations = task.write(place, hours, PER_HOUR, options.needles, options.questions, seed)
+            for way in ways(round(1800 * hours * task.fps)):
+                results.setdefault(way.name, []).append(ask(way, annotations, options.model, task.fps))
                 print(hours, seed, way.name, results[way.name][-1], file=sys.stderr, flush=True)
     names = list(results)
     rows = [{"hours": hours, **line(name, results[name], results[names[0]])} for name in names]
@@ -63,6 +65,7 @@ def main() -> None:
     """Print a line per length and way; write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--task", choices=TASKS, default="announced")
     parser.add_argument("--hours", type=float, nargs="+", default=[1, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--needles", type=int, default=6)
@@ -81,7 +84,8 @@ def main() -> None:
                 f"{row['mcnemar_of_two_looks']:>9.2g}",
                 flush=True,
             )
-    write_result("look_twice", {"seeds": options.seeds, "cost": COST, "key_distance": GROUP}, rows)
+    name = "look_twice" if options.task == "announced" else f"look_twice_{options.task}"
+    write_result(name, {"seeds": options.seeds, "cost": COST, "key_distance": GROUP}, rows)
 
 
 if __name__ == "__main__":

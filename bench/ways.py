@@ -13,10 +13,13 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from bench.measure import memory
+from datamodules.announced_needles import ANNOUNCED, EASY, HARD, Difficulty, Kind, write_announced_videos
+from datamodules.needles import MOMENT
 from flexselect import FlexSelect
 from flexselect.storage.json_lines import read_json_lines
 
 MODEL = "checkpoints/demo/two_looks"
+GROUP = 16  # frames from one key frame to the next
 EVERY = 8  # units, of which the first look takes one: an announcement is longer
 TOGETHER = {
     "dtype": "float32",
@@ -25,6 +28,31 @@ TOGETHER = {
     "budget_split": "mass",
 }  # the model never saw such long videos
 MOST_FRAMES = 10**6  # of the full look: all
+SEEN_GB = 0.02  # of the second look, kept for later questions: the second look of one question about eight hours
+
+
+@dataclass(frozen=True)
+class Task:
+    """Videos and questions."""
+
+    how: Difficulty = EASY
+    kinds: tuple[Kind, ...] = ("colour", "shape")
+    fps: int = 2
+    length: int = ANNOUNCED
+
+    def write(self, folder: str, hours: float, false: float, needles: int, questions: int, seed: int) -> Path:
+        """Write one video with `false` false announcements an hour; return its annotations."""
+        content = round(1800 * hours * self.fps), needles, questions, seed
+        more = {"how": self.how, "kinds": self.kinds, "fps": self.fps, "length": self.length}
+        return write_announced_videos(folder, 1, *content, false=round(false * hours), key_distance=GROUP, **more)
+
+
+TASKS = {
+    "announced": Task(),
+    "hard": Task(HARD, fps=3),
+    "count": Task(Difficulty(repeated=True), ("count",)),
+    "unannounced": Task(length=MOMENT),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,7 @@ class Way:
 def at_cost(cost: float, shrink: float = 3.0, **options: Any) -> Way:
     """Look twice at this share of the frames; the first look takes one of every eight units, if it may."""
     share = min(0.9, 1 / (2 * EVERY * cost))
-    looks = {"cost": cost, "first_look_share": share, "first_look_shrink": shrink}
+    looks = {"cost": cost, "first_look_share": share, "first_look_shrink": shrink, "second_look_gb": SEEN_GB}
     more = {"selector": "self", "max_frames": MOST_FRAMES, **looks, **options}
     return Way(f"two looks {cost:g}", more)
 
@@ -48,11 +76,11 @@ def fewer_frames(name: str, share: float, num_units: int, **options: Any) -> Way
     return Way(f"{name} {share:g}", {"max_frames": 2 * max(2, round(share * num_units)), **options})
 
 
-def _asked(way: Way, annotations: Path, model: str, pipe: Any) -> None:
+def _asked(way: Way, annotations: Path, model: str, fps: int, pipe: Any) -> None:
     """Ask all questions of a file of annotations; send what came of it."""
     disable_progress_bar()
     rows, _ = read_json_lines(annotations)
-    fs = FlexSelect.from_pretrained(model, **{**TOGETHER, **way.options})
+    fs = FlexSelect.from_pretrained(model, **{**TOGETHER, "fps": fps, **way.options})
     before, began = memory("VmRSS"), time.perf_counter()
     right, costs, again = list[bool](), list[dict](), list[float]()
     for name in sorted({row["video"] for row in rows}):
@@ -73,11 +101,18 @@ def _asked(way: Way, annotations: Path, model: str, pipe: Any) -> None:
     })  # fmt: skip
 
 
-def ask(way: Way, annotations: Path, model: str = MODEL) -> dict[str, Any]:
-    """Ask all questions of a file of annotations in one way: whether each answer is right, costs, peak memory."""
+def ask(way: Way, annotations: Path, model: str = MODEL, fps: int = 2) -> dict[str, Any]:
+    """Ask all questions of a file of annotations in one way: whether each answer is right, costs, peak memory.
+
+    Args:
+        way: how to ask.
+        annotations: see `write_announced_videos`.
+        model: folder of the model.
+        fps: frames per second of the full look.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe()
-    process = context.Process(target=_asked, args=(way, annotations, model, sender))
+    process = context.Process(target=_asked, args=(way, annotations, model, fps, sender))
     process.start()
     sender.close()
     try:

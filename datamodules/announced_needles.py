@@ -28,10 +28,24 @@ from datamodules.needles import (
 from flexselect.storage.json_lines import json_line
 from flexselect.storage.video_writer import write_video
 
-Kind = Literal["colour", "shape", "first"]  # what a question asks for
-FIRST = "Which came first, {} or {}?"
+Kind = Literal["colour", "shape", "first", "count"]  # what a question asks for
+FIRST, COUNT = "Which came first, {} or {}?", "How many shapes are {}?"
+NUMBERS = ("one", "two", "three")
 ANNOUNCED = 18  # frames in which a dot is visible: at least eight whole temporal patches
-SEEN = 0.5  # share of shapes in coarse training clips, twice as in a first look: large figures are learned first
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard the needles of a video are to find and to read."""
+
+    moment: int = MOMENT  # frames in which a shape is visible
+    size: float = 1.0  # of a shape, as a share of the usual size
+    alike: bool = False  # whether false announcements have the colours of shapes
+    repeated: bool = False  # whether shapes have the same colour: one, two or three of them
+
+
+EASY = Difficulty()
+HARD = Difficulty(moment=1, size=0.7, alike=True)  # a circle covers a quarter of its cell
 
 
 @dataclass(frozen=True)
@@ -44,46 +58,63 @@ class Announcement:
     begin: int
     end: int
     needle: Needle | None  # None: a false announcement
+    how: Difficulty = EASY
 
     def marks(self) -> list[Mark]:
         """Return what is drawn: the dot, and the shape that replaces it."""
         if self.needle is None:
             return [Mark(DOT, self.colour, ((self.begin, self.end),), self.row, self.column)]
-        start, stop = self.needle.start, min(self.needle.start + MOMENT, self.end)
+        start, stop = self.needle.start, min(self.needle.start + self.how.moment, self.end)
         spans = (self.begin, start), (stop, self.end)
         return [
             Mark(DOT, self.colour, spans, self.row, self.column),
-            Mark(self.needle.shape, self.colour, ((start, stop),), self.row, self.column),
+            Mark(self.needle.shape, self.colour, ((start, stop),), self.row, self.column, self.how.size),
         ]
 
 
+def draw_colours(rng: np.random.Generator, needles: int, how: Difficulty) -> tuple[list[str], list[str]]:
+    """Draw the colours of needles, and those that false announcements may have."""
+    names = rng.permutation(list(COLOURS)).tolist()
+    kinds = np.repeat(np.arange(len(names)), rng.permutation(3)[np.arange(len(names)) % 3] + 1 if how.repeated else 1)
+    needle_colours = [names[kind] for kind in kinds[:needles]]
+    others = [name for name in names if name not in needle_colours]
+    return needle_colours, sorted({*needle_colours}) if how.alike else others
+
+
 def draw_announcements(
-    rng: np.random.Generator, needles: int, false: int, num_frames: int, length: int = ANNOUNCED, cells: int = 3
+    rng: np.random.Generator,
+    needles: int,
+    false: int,
+    num_frames: int,
+    length: int = ANNOUNCED,
+    cells: int = 3,
+    how: Difficulty = EASY,
 ) -> list[Announcement]:
     """Draw announcements of needles one after another, then false ones in other cells and colours.
 
     Args:
         rng: where they are drawn from.
-        needles: needles, at most 6; they differ in shape, colour and cell.
+        needles: needles, at most 6; they differ in shape and cell, and in colour if `how` says nothing else.
         false: dots that no shape follows.
         num_frames: length of the video.
         length: frames from the begin of an announcement to its end.
         cells: cells in each direction.
+        how: how hard the needles are to find and to read.
 
     Raises:
         ValueError: if the video is too short for them.
     """
-    names, places = rng.permutation(list(COLOURS)), rng.permutation(cells * cells)
+    (names, others), places = draw_colours(rng, needles, how), rng.permutation(cells * cells)
     shapes, free = rng.permutation(SHAPES), len(places) - needles
     shown = []
     for i, begin in enumerate(rng.permutation(_begins(rng, needles, num_frames, length))):
-        start = int(begin + rng.integers(0, length - MOMENT + 1))
+        start = int(begin + rng.integers(0, length - how.moment + 1))
         where = divmod(int(places[i]), cells)
-        needle = Needle(str(shapes[i]), str(names[i]), start, *where)
-        shown.append(Announcement(needle.colour, *where, int(begin), int(begin) + length, needle))
+        needle = Needle(str(shapes[i]), names[i], start, *where)
+        shown.append(Announcement(needle.colour, *where, int(begin), int(begin) + length, needle, how))
     for cell, place in enumerate(places[needles:]):
         for begin in _begins(rng, len(range(cell, false, free)), num_frames, length):
-            colour = str(names[rng.integers(needles, len(names))])
+            colour = str(rng.choice(others))
             shown.append(Announcement(colour, *divmod(int(place), cells), int(begin), int(begin) + length, None))
     return shown
 
@@ -107,27 +138,47 @@ def ask_first(rng: np.random.Generator, shown: Sequence[Announcement], index: in
     return Question(question, shown[earlier].colour, None, earlier), other
 
 
-def draw_clip(rng: np.random.Generator, needles: int, false: int, num_frames: int) -> list[Announcement]:
+def ask_count(shown: Sequence[Announcement], index: int) -> tuple[Question, list[int]]:
+    """Ask how many shapes have the colour of announcement `index`; return the question and their indices."""
+    colour = shown[index].colour
+    same = [i for i, each in enumerate(shown) if each.colour == colour]
+    return Question(COUNT.format(colour), NUMBERS[len(same) - 1], None, same[0]), same
+
+
+def draw_clip(
+    rng: np.random.Generator, needles: int, false: int, num_frames: int, how: Difficulty = EASY
+) -> list[Announcement]:
     """Draw announcements for a training clip, whose borders cut them but leave the moments of the needles inside."""
-    names, places = rng.permutation(list(COLOURS)), rng.permutation(9)
+    (names, others), places = draw_colours(rng, needles, how), rng.permutation(9)
     shapes, shown = rng.permutation(SHAPES), []
     for i in range(needles + false):
-        start = int(rng.integers(0, max(1, num_frames - MOMENT + 1)))
-        begin = start - int(rng.integers(0, ANNOUNCED - MOMENT + 1))
+        start = int(rng.integers(0, max(1, num_frames - how.moment + 1)))
+        begin = start - int(rng.integers(0, ANNOUNCED - how.moment + 1))
         where = divmod(int(places[i]), 3)
-        needle = Needle(str(shapes[i]), str(names[i]), start, *where) if i < needles else None
-        shown.append(Announcement(str(names[i]), *where, begin, begin + ANNOUNCED, needle))
+        needle = Needle(str(shapes[i]), names[i], start, *where) if i < needles else None
+        colour = needle.colour if needle else str(rng.choice(others))
+        shown.append(Announcement(colour, *where, begin, begin + ANNOUNCED, needle, how))
     return shown
 
 
-def draw_coarse_clip(rng: np.random.Generator, count: int, units: int) -> list[Announcement]:
-    """Draw what a look at every eighth unit sees of announcements, for training: one unit of each, dot or shape."""
-    names, places = rng.permutation(list(COLOURS)), rng.permutation(9)
+def draw_coarse_clip(
+    rng: np.random.Generator, count: int, units: int, seen: float, repeated: bool = False
+) -> list[Announcement]:
+    """Draw what a look at every eighth unit sees of announcements, for training: one unit of each, dot or shape.
+
+    Args:
+        rng: where they are drawn from.
+        count: announcements, at most 8.
+        units: units of the clip, of one frame each.
+        seen: share of shapes.
+        repeated: whether announcements may have the same colour.
+    """
+    (names, _), places = draw_colours(rng, count, Difficulty(repeated=repeated)), rng.permutation(9)
     shapes, shown = rng.permutation(list(SHAPES)), []
-    for i, unit in enumerate(rng.permutation(units)[:count]):
-        where, begin = divmod(int(places[i]), 3), 2 * int(unit)
-        needle = Needle(str(shapes[i % len(SHAPES)]), str(names[i]), begin, *where) if rng.random() < SEEN else None
-        shown.append(Announcement(str(names[i]), *where, begin, begin + 2, needle))
+    for i, unit in enumerate(rng.permutation(units)[:count].tolist()):
+        where = divmod(int(places[i]), 3)
+        needle = Needle(str(shapes[i % len(SHAPES)]), names[i], unit, *where) if rng.random() < seen else None
+        shown.append(Announcement(names[i], *where, unit, unit + 1, needle))
     return shown
 
 
@@ -153,52 +204,76 @@ def write_announced_videos(
     false: int = 4,
     kinds: Sequence[Kind] = ("colour", "shape"),
     key_distance: int | None = None,
+    how: Difficulty = EASY,
+    fps: int = 2,
+    length: int = ANNOUNCED,
 ) -> Path:
     """Write mp4 files and `annotations.jsonl`; equal arguments give equal videos and questions.
 
     Args:
         folder: output folder; created if missing.
         videos: number of videos.
-        patches: length of a video in temporal patches: 2 frames, one second.
+        patches: length of a video in temporal patches of 2 frames: seconds at 2 frames per second.
         needles: shapes per video, at most 6, and at least 2 for questions of kind "first".
         questions: questions per video, of all needles and kinds in turn.
         seed: seed of all videos.
-        false: announcements per video that no shape follows, in colours that no shape has.
+        false: announcements per video that no shape follows, in colours that no shape has, if `how` says nothing else.
         key_distance: frames from one key frame to the next; None: the encoder decides.
-        kinds: what is asked for: "colour" of a shape, "shape" of a colour, or which of two colours came "first".
+        kinds: what is asked for: "colour" of a shape, "shape" of a colour, which of two colours came "first", or the
+            "count" of shapes of a colour.
+        how: how hard the needles are to find and to read; shapes of the same colour belong to the kind "count".
+        fps: frames per second of the file.
+        length: frames from the begin of an announcement to its end; as many as a shape has: nothing is announced.
 
     Returns:
         The annotation file. In each row, `needle` says where the answer is visible; `moments` and `announced` say when
         the shapes and the dots of the needles in question are.
+
+    Raises:
+        ValueError: if a question has several answers, or the video is too short.
     """
+    _check_kinds(kinds, how)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for v in range(videos):
         rng = np.random.default_rng([seed, v])
-        shown = draw_announcements(rng, needles, false, 2 * patches)
+        shown = draw_announcements(rng, needles, false, 2 * patches, length, how=how)
         marks = [mark for announcement in shown for mark in announcement.marks()]
-        write_video(folder / f"announced_{v:03d}.mp4", render_marks(rng, marks, 2 * patches), 2, key_distance)
+        write_video(folder / f"announced_{v:03d}.mp4", render_marks(rng, marks, 2 * patches), fps, key_distance)
         for q in range(questions):
-            row = _row(rng, shown[:needles], q % needles, kinds[q // needles % len(kinds)])
+            row = _row(rng, shown[:needles], q % needles, kinds[q // needles % len(kinds)], fps)
             rows.append({"id": f"{v:03d}-{q}", "video": f"announced_{v:03d}.mp4", **row})
     annotations = folder / "annotations.jsonl"
     annotations.write_text("".join(map(json_line, rows)), encoding="utf-8")
     return annotations
 
 
-def _row(rng: np.random.Generator, shown: list[Announcement], index: int, kind: Kind) -> dict[str, Any]:
+def _check_kinds(kinds: Sequence[Kind], how: Difficulty) -> None:
+    """Refuse questions with several answers."""
+    if how.repeated and {"shape", "first"} & {*kinds}:
+        raise ValueError("if shapes have the same colour, a colour has no one shape or time: ask for colour and count")
+    if how.alike and "first" in kinds:
+        raise ValueError(
+            "if false announcements have the colours of shapes, none of them comes first: do not ask for it"
+        )
+
+
+def _row(rng: np.random.Generator, shown: list[Announcement], index: int, kind: Kind, fps: int) -> dict[str, Any]:
     """Ask about announcement `index`, and say where and when the answer is visible."""
-    needles, other = [announcement.needle for announcement in shown if announcement.needle], index
+    needles, others = [announcement.needle for announcement in shown if announcement.needle], [index]
     if kind == "first":
         question, other = ask_first(rng, shown, index)
+        others.append(other)
+    elif kind == "count":
+        question, others = ask_count(shown, index)
     else:
         question = ask(rng, needles, index, by_shape=kind == "colour", choice=False)
-    asked = sorted({index, other}, key=lambda i: needles[i].start)
+    asked = sorted({*others}, key=lambda i: needles[i].start)
     return {
         **asdict(question),
         "kind": kind,
         "needle": asdict(needles[question.needle]),
-        "moments": [[needles[i].start / 2, (needles[i].start + MOMENT) / 2] for i in asked],
-        "announced": [[shown[i].begin / 2, shown[i].end / 2] for i in asked],
+        "moments": [[needles[i].start / fps, (needles[i].start + shown[i].how.moment) / fps] for i in asked],
+        "announced": [[shown[i].begin / fps, shown[i].end / fps] for i in asked],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,7 +15,11 @@ from torch.utils.data import IterableDataset
 
 from datamodules.announced_needles import (
     ANNOUNCED,
+    EASY,
+    Announcement,
+    Difficulty,
     ask_coarse,
+    ask_count,
     ask_first,
     draw_announcements,
     draw_clip,
@@ -35,6 +40,7 @@ class Stage(NamedTuple):
     choice: float = 0.0  # share of multiple-choice batches
     false: int = 0  # false announcements at most
     coarse: int = 0  # units of the clips in small frames; 0: there are none, and needles are not announced
+    hard: bool = False  # whether shapes may be small and short, and false announcements have their colours
 
 
 # Multiple choice begins after words are learned, and takes most batches at first. If it is mixed in from the start, its
@@ -42,11 +48,24 @@ class Stage(NamedTuple):
 WORD_STAGES = (Stage(1, 1), Stage(1, 2), Stage(1, 3), Stage(2, 3), Stage(4, 4))
 LETTER_STAGES = (Stage(1, 1, 0.7), Stage(1, 3, 0.5), Stage(4, 4, 0.5), Stage(8, 4, 0.4))
 LONGER_WORD_STAGES = (Stage(8, 4), Stage(16, 4))
-ANNOUNCED_STAGES = (Stage(4, 2, 0.0, 1, 1), Stage(4, 4, 0.0, 3, 4), Stage(8, 4, 0.0, 4, 16), Stage(8, 4, 0.0, 4, 32))
-# Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. At first, one
-# small frame is shown, in which dots are hard to see: that is learned slowly, and alone.
-FIRST_FORMS = (("words", False, 0.35), ("coarse", True, 0.65))
-FORMS = (("words", False, 0.4), ("coarse", True, 0.4), ("first", False, 0.1), ("first", True, 0.1))
+ANNOUNCED_STAGES = (
+    Stage(4, 2, 0.0, 1, 1),
+    Stage(4, 4, 0.0, 2, 4),
+    Stage(8, 4, 0.0, 4, 16, hard=True),
+    Stage(8, 4, 0.0, 4, 32, hard=True),
+)
+# Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. A dot is hard
+# to see in a small frame, which is learned slowly, at first in clips of one unit.
+FIRST_FORMS = (("words", False, 0.3), ("coarse", True, 0.7))
+FORMS = (
+    ("words", False, 0.35),
+    ("coarse", True, 0.3),
+    ("first", False, 0.1),
+    ("first", True, 0.05),
+    ("count", False, 0.15),
+    ("count", True, 0.05),
+)
+SEEN = 0.5, 0.25  # share of shapes in small clips of one unit and of more: large figures are learned first
 
 
 class NeedleCurriculum(LightningDataModule):
@@ -62,7 +81,8 @@ class NeedleCurriculum(LightningDataModule):
         steps_per_epoch: steps between two checks of the accuracy.
         advance_at: accuracy at which the next stage begins.
         letters: whether to train multiple choice too; if not, clips are up to 16 seconds long.
-        announced: whether the last stages are about announced needles, a part of them in frames of one token.
+        announced: whether all stages are about announced needles, a part of them in frames of one token; for a model
+            that knows needles.
         seed: seed of all clips.
     """
 
@@ -83,8 +103,8 @@ class NeedleCurriculum(LightningDataModule):
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.advance_at = advance_at
-        last = LETTER_STAGES if letters else ANNOUNCED_STAGES if announced else LONGER_WORD_STAGES
-        self.stages = (*WORD_STAGES, *last)
+        of_words = (*WORD_STAGES, *(LETTER_STAGES if letters else LONGER_WORD_STAGES))
+        self.stages = ANNOUNCED_STAGES if announced else of_words
         self.seed = seed
         self.stage = 0
 
@@ -129,7 +149,8 @@ class _Clips(IterableDataset):
         for _ in range(self.steps):
             form, coarse = _form(rng, self.stage)  # one per batch, for less padding
             patches = self.stage.coarse if coarse else self.stage.patches
-            sampled = self.family.sample(2 * patches, 2.0)  # the frames that the family takes of this length
+            # the frames that the family takes of this length; a first look takes one frame of a unit, twice
+            sampled = np.repeat(np.arange(patches), 2) if coarse else self.family.sample(2 * patches, 2.0)
             frames, queries, answers = [], [], []
             for _ in range(self.batch_size):
                 rendered, asked = _draw(rng, self.stage, form, coarse)
@@ -174,19 +195,42 @@ def _draw(rng: np.random.Generator, stage: Stage, form: str, coarse: bool) -> tu
         return render(rng, needles, frames), asked
     false = int(rng.integers(0, stage.false + 1))
     if coarse:
-        frames, few = 2 * stage.coarse, 2 if form == "first" else 1
-        shown = draw_coarse_clip(rng, few if rng.random() < 0.4 else max(few, count + false), stage.coarse)
-        asked = ask_first(rng, shown, 0)[0] if form == "first" else ask_coarse(rng, shown)
-    elif form == "first":
+        frames = stage.coarse
+        shown, asked = _draw_coarse(rng, stage, form, count + false)
+    else:
+        shown, asked = _draw_announced(rng, stage, form, count, false)
+    return render_marks(rng, [mark for each in shown for mark in each.marks()], frames), asked
+
+
+def _draw_coarse(rng: np.random.Generator, stage: Stage, form: str, count: int) -> tuple[list[Announcement], Question]:
+    """Draw announcements as a first look sees them, and a question about them."""
+    few = 2 if form == "first" else 1
+    shown = draw_coarse_clip(
+        rng, few if rng.random() < 0.4 else max(few, count), stage.coarse, SEEN[stage.coarse > 1], form == "count"
+    )
+    if form == "first":
+        return shown, ask_first(rng, shown, 0)[0]
+    return shown, ask_count(shown, 0)[0] if form == "count" else ask_coarse(rng, shown)
+
+
+def _draw_announced(
+    rng: np.random.Generator, stage: Stage, form: str, count: int, false: int
+) -> tuple[list[Announcement], Question]:
+    """Draw announcements as a full look sees them, and a question about them."""
+    frames, how = 2 * stage.patches, EASY
+    if stage.hard:
+        moment = MOMENT if rng.random() < 0.5 else 1
+        how = Difficulty(moment, float(rng.uniform(0.7, 1)), form != "first" and rng.random() < 0.5)
+    if form == "first":
         count = max(2, min(count, frames // MOMENT))
         length = int(rng.integers(MOMENT, min(frames // count, ANNOUNCED) + 1))
-        shown = draw_announcements(rng, count, false, frames, length)
-        asked, _ = ask_first(rng, shown[:count], 0)
-    else:
-        shown = draw_clip(rng, count, false, frames)
-        needles = [each.needle for each in shown if each.needle]
-        asked = ask(rng, needles, 0, rng.random() < 0.5, choice=False)
-    return render_marks(rng, [mark for each in shown for mark in each.marks()], frames), asked
+        shown = draw_announcements(rng, count, false, frames, length, how=how)
+        return shown, ask_first(rng, shown[:count], 0)[0]
+    shown = draw_clip(rng, count, false, frames, replace(how, repeated=form == "count"))
+    if form == "count":
+        return shown, ask_count(shown[:count], int(rng.integers(count)))[0]
+    needles = [each.needle for each in shown if each.needle]
+    return shown, ask(rng, needles, 0, rng.random() < 0.5, choice=False)
 
 
 def _times(frames: int, patches: int, seconds_per_unit: float) -> Tensor:

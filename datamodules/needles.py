@@ -42,6 +42,7 @@ class Mark:
     spans: tuple[tuple[int, int], ...]
     row: int
     column: int
+    size: float = 1.0  # as a share of the usual size
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def render_marks(rng: np.random.Generator, marks: list[Mark], num_frames: int, c
     side = cells * CELL
     texture = _texture(rng, 2 * side)
     turn, phase = rng.uniform(0.02, 0.12, 2), rng.uniform(0, 2 * np.pi, 2)
-    masks = [_mask(mark.figure, *rng.uniform(-2, 2, 2)) for mark in marks]
+    masks = [_mask(mark.figure, rng.uniform(-2, 2, 2), mark.size) for mark in marks]
     for first in range(0, num_frames, CHUNK):
         time = np.arange(first, min(first + CHUNK, num_frames))
         corner = ((1 + np.sin(time[:, None] * turn + phase)) * side / 2).astype(int)
@@ -105,7 +106,7 @@ def render_marks(rng: np.random.Generator, marks: list[Mark], num_frames: int, c
 
 def paint(cell: np.ndarray, shape: str, colour: str, rng: np.random.Generator) -> None:
     """Draw a shape into a cell of a frame, uint8 [28, 28, 3]."""
-    cell[_mask(shape, *rng.uniform(-2, 2, 2))] = COLOURS[colour]
+    cell[_mask(shape, rng.uniform(-2, 2, 2))] = COLOURS[colour]
 
 
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -119,10 +120,10 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     return (rows[:, low] * (1 - part) + rows[:, low + 1] * part).astype(np.uint8)
 
 
-def _mask(figure: str, dy: float, dx: float) -> np.ndarray:
+def _mask(figure: str, middle: np.ndarray, size: float = 1.0) -> np.ndarray:
     """Return the pixels of a cell that a shape or a dot covers, bool [28, 28]."""
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
-    y, x, radius = y - dy, x - dx, CELL * 0.4
+    y, x, radius = y - middle[0], x - middle[1], CELL * 0.4 * size
     distance = np.hypot(y, x)
     inside = {
         "circle": distance < radius,

@@ -14,7 +14,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from flexselect.families import family_of
 from flexselect.families.base import VideoFamily
+from flexselect.loading.weights import LoadOptions
 from flexselect.running.merging import merge_embeddings
 from flexselect.structures.layout import Layout, lay_out
 from lightning_modules.schedule import warmup_cosine
@@ -33,12 +35,20 @@ class VideoLLMTraining(LightningModule):
         lr: AdamW's learning rate after warm-up.
         warmup_steps: number of linear warm-up steps.
         save_every: steps between writes of `checkpoints/last.ckpt`, from which a stopped training resumes.
+        start: folder of a checkpoint of the same shapes, whose weights are trained further; None: random ones.
 
     Raises:
-        ValueError: if `save_every` is below 1.
+        ValueError: if `save_every` is below 1, or `start` has other shapes.
     """
 
-    def __init__(self, family: VideoFamily, lr: float = 1e-3, warmup_steps: int = 50, save_every: int = 200) -> None:
+    def __init__(
+        self,
+        family: VideoFamily,
+        lr: float = 1e-3,
+        warmup_steps: int = 50,
+        save_every: int = 200,
+        start: str | None = None,
+    ) -> None:
         super().__init__()
         check_save_every(save_every)
         self.save_hyperparameters(ignore="family")
@@ -48,6 +58,12 @@ class VideoLLMTraining(LightningModule):
         for weight in self.model.parameters():
             if weight.ndim > 1:  # a narrow model hardly learns from the usual 0.02, which suits widths in the thousands
                 torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        if start is not None:
+            weights = family_of(start).load(LoadOptions(torch.float32)).model.state_dict()
+            try:
+                self.model.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ValueError(f"{start} cannot be the start of {family.path}, which has other shapes") from error
         self.lm = family.wrap(self.model)
 
     def training_step(self, batch: dict[str, Any]) -> Tensor:

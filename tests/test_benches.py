@@ -31,6 +31,7 @@ from bench import (
 from bench import ways as bench_ways
 from datamodules.announced_needles import write_announced_videos
 from flexselect.attention import probe as probe_of_layers
+from flexselect.storage.json_lines import read_json_lines
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_ways_to_ask_have_costs_and_a_front(tmp_path):
     results = {}
     for way in (look_twice.ways(40)[0], look_twice.ways(40)[1]):
         sent = Sent()
-        bench_ways._asked(way, annotations, "checkpoints/demo/video_llm", sent)
+        bench_ways._asked(way, annotations, "checkpoints/demo/video_llm", 2, sent)
         results[way.name] = sent.value
     full, twice = results.values()
     assert full["frames"] == full["decoded"] == 80 and len(full["right"]) == len(twice["right"]) == 4
@@ -155,6 +156,17 @@ def test_ways_to_ask_have_costs_and_a_front(tmp_path):
     assert row["frames"] <= look_twice.COST + 1 / 40 and row["decoded"] < 0.5 and row["tflop"] < 0.5
     names = [way.name for way in cost.ways(1000, "a")]
     assert len(set(names)) == len(names) and {"lite 0.5", "two looks 0.22", "random 0.1", "dense 0.05"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "announced"), [("hard", 1 / 3, 6), ("count", 1.5, 9), ("unannounced", 1.5, 1.5)]
+)
+def test_tasks_of_two_looks(name, seconds, announced, tmp_path):
+    rows = read_json_lines(bench_ways.TASKS[name].write(str(tmp_path), 1 / 30, 30, 3, 3, seed=1))[0]
+    spans = [pair for row in rows for pair in zip(row["moments"], row["announced"])]
+    assert len(rows) == 3 and (len(spans) == 3 or name == "count")
+    for moment, dot in spans:
+        assert moment[1] - moment[0] == pytest.approx(seconds) and dot[1] - dot[0] == pytest.approx(announced)
 
 
 def test_the_front_is_what_no_row_beats():

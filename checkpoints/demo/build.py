@@ -9,6 +9,7 @@ The files have the names and format of a released model of the family, but are s
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from datamodules.announced_needles import FIRST
-from datamodules.needles import CELL, COLOURS, DOT, LETTERS, SHAPES
+from datamodules.needles import CELL, COLOURS, LETTERS, SHAPES
 from flexselect.evaluation.questions import VideoQuestion
 from flexselect.families import internvl, llava_video, qwen2_5_vl, qwen3_vl
 
@@ -47,15 +47,9 @@ TEXT = {
 TOWER = {"hidden_size": 96, "intermediate_size": 192}
 
 
-def write_qwen2_5_vl(folder: Path, smallest: int = SIDE, more: Sequence[str] = ()) -> None:
-    """Write a small Qwen2.5-VL.
-
-    Args:
-        folder: where it is written.
-        smallest: side of the smallest frame in pixels.
-        more: texts that it reads or writes besides the questions of needles.
-    """
-    ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"], more)
+def write_qwen2_5_vl(folder: Path, smallest: int = SIDE) -> None:
+    """Write a small Qwen2.5-VL; `smallest` is the side of the smallest frame in pixels."""
+    ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"])
     rope = {**TEXT["rope_parameters"], "mrope_section": [4, 4, 4]}
     tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "fullatt_block_indexes": [0], "tokens_per_second": 2}
     config = Qwen2_5_VLConfig(
@@ -74,9 +68,9 @@ def write_qwen2_5_vl(folder: Path, smallest: int = SIDE, more: Sequence[str] = (
 
 
 def write_two_looks(folder: Path) -> None:
-    """Write a small Qwen2.5-VL that knows frames of one token too, and the questions about announced needles."""
-    questions = [FIRST.format(*pair) for pair in itertools.permutations(COLOURS, 2)]
-    write_qwen2_5_vl(folder, CELL, [*[qwen2_5_vl.QUERY.format(question=q) for q in questions], *[DOT] * 20])
+    """Write the demo's Qwen2.5-VL for frames of one token too; its weights fit: same shapes and tokenizer."""
+    write_qwen2_5_vl(folder, CELL)
+    shutil.copy(Path(__file__).parent / "video_llm" / "tokenizer.json", folder)
 
 
 def write_llava_video(folder: Path) -> None:

@@ -4,7 +4,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from datamodules.announced_needles import ANNOUNCED, ask_first, draw_announcements, write_announced_videos
+from datamodules.announced_needles import (
+    ANNOUNCED,
+    HARD,
+    NUMBERS,
+    Difficulty,
+    ask_first,
+    draw_announcements,
+    draw_coarse_clip,
+    write_announced_videos,
+)
 from datamodules.needles import COLOURS, MOMENT, SHAPES, render_marks
 from datamodules.video import read_video
 
@@ -34,6 +43,71 @@ def test_a_shape_stands_for_a_moment_in_place_of_its_dot():
         assert np.flatnonzero(size > 100).tolist() == list(range(start, start + MOMENT))
         frames[:, y : y + 28, x : x + 28] = 0
         assert not vivid(frames, shown.colour).any()
+
+
+def test_a_hard_shape_is_short_and_covers_a_quarter_of_its_cell():
+    areas = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        (shown,) = draw_announcements(rng, 1, 0, 60, how=HARD)
+        frames = np.concatenate(list(render_marks(rng, shown.marks(), 60)))
+        size = vivid(frames, shown.colour)
+        start = shown.needle.start
+        assert size[start] != size[start + 1] or shown.needle.shape == "cross"
+        assert np.flatnonzero(size).tolist() == list(range(shown.begin, shown.end))
+        others = {size[i] for i in range(shown.begin, shown.end) if i != start}
+        assert max(others) - min(others) < 5, "all others show the dot"
+        areas += [size[start]] if shown.needle.shape == "circle" else []
+    assert areas and all(abs(area - 28 * 28 / 4) < 20 for area in areas)
+
+
+def test_false_announcements_may_have_the_colours_of_shapes():
+    for seed in range(5):
+        shown = draw_announcements(np.random.default_rng(seed), 4, 20, 300, how=HARD)
+        assert {one.colour for one in shown[4:]} <= {one.colour for one in shown[:4]}
+
+
+def test_shapes_of_a_colour_are_counted(tmp_path):
+    how = Difficulty(repeated=True)
+    file = write_announced_videos(tmp_path, 4, 64, 6, 12, false=2, kinds=("count", "colour"), how=how)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    counts = [row for row in rows if row["kind"] == "count"]
+    assert len(counts) == 24 and {row["answer"] for row in counts} == {*NUMBERS}
+    for row in counts:
+        assert row["question"] == f"How many shapes are {row['needle']['colour']}?"
+        assert len(row["moments"]) == len(row["announced"]) == NUMBERS.index(row["answer"]) + 1
+        same = [r for r in rows if r["video"] == row["video"] and r["kind"] == "colour"]
+        assert sum(r["answer"] == row["needle"]["colour"] for r in same) == len(row["moments"])
+
+
+@pytest.mark.parametrize(
+    ("how", "kinds"),
+    [(Difficulty(repeated=True), ["shape"]), (Difficulty(repeated=True), ["first"]), (HARD, ["first"])],
+)
+def test_questions_with_several_answers_are_refused(how, kinds, tmp_path):
+    with pytest.raises(ValueError, match=r"ask for colour and count|do not ask for it"):
+        write_announced_videos(tmp_path / "a", kinds=kinds, how=how)
+    assert not (tmp_path / "a").exists()
+
+
+def test_times_follow_the_frame_rate(tmp_path):
+    file = write_announced_videos(tmp_path, 1, 64, 2, 2, false=0, how=HARD, fps=3)
+    row = json.loads(file.read_text().splitlines()[0])
+    assert row["moments"] == [
+        [pytest.approx(row["needle"]["start"] / 3), pytest.approx((row["needle"]["start"] + 1) / 3)]
+    ]
+    assert row["announced"][0][1] - row["announced"][0][0] == pytest.approx(6)
+    _, facts = read_video(tmp_path / "announced_000.mp4", lambda n, fps: range(n), lambda f: f)
+    assert facts[-1] == pytest.approx(127 / 3, abs=0.01)
+
+
+def test_a_first_look_sees_one_unit_of_each_announcement():
+    for seed in range(8):
+        shown = draw_coarse_clip(np.random.default_rng(seed), 6, 16, 0.5, repeated=seed % 2 == 1)
+        assert all(one.end - one.begin == 1 and one.end <= 16 for one in shown)
+        assert len({one.begin for one in shown}) == 6
+        assert all(one.needle is None or one.needle.start == one.begin for one in shown)
+        assert (len({one.colour for one in shown}) == 6) == (seed % 2 == 0)
 
 
 def test_every_eighth_unit_has_a_dot_or_shape_of_each_announcement():

@@ -54,6 +54,18 @@ def test_the_second_model_is_trained_by_its_recipe_at_two_resolutions(tmp_path, 
         assert session.ask("Which shape is red?", max_new_tokens=2).num_visual_tokens == 24 * tokens_per_unit
 
 
+def test_a_training_may_begin_with_the_weights_of_another_model(tmp_path, checkpoint):
+    write_two_looks(tmp_path)
+    family = Qwen25VL(str(tmp_path))
+    start = load_file("checkpoints/demo/video_llm/model.safetensors")
+    begun = VideoLLMTraining(family, start="checkpoints/demo/video_llm").model
+    begun.save_pretrained(tmp_path / "begun")
+    saved = load_file(tmp_path / "begun" / "model.safetensors")
+    assert saved.keys() == start.keys() and all(torch.equal(saved[name], start[name].float()) for name in start)
+    with pytest.raises(ValueError, match=r"video_llm cannot be the start of .*, which has other shapes"):
+        VideoLLMTraining(Qwen25VL(str(checkpoint)), start="checkpoints/demo/video_llm")
+
+
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(checkpoint, tmp_path, monkeypatch):
     """SIGTERM within an epoch: status 143, a checkpoint, and in the end the weights of an uninterrupted training."""
     short = ["--trainer.max_epochs", "2", "--data.steps_per_epoch", "4", "--data.batch_size", "2"]
