@@ -74,10 +74,18 @@ train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch 
 	@$(BIN)/python cli.py fit --config configs/demo/train_selector.yaml --family.path outputs/demo_video_llm \
 		$(CLIPS) --data.teacher_scores outputs/demo_teacher_scores --output_dir $(SELECTOR)
 
-train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, from scratch into outputs/ (CPU, about 40 minutes)
+TWICE := outputs/two_looks_selector
+BOTH_LOOKS := --data.annotations $(TWICE)/train/annotations.jsonl --data.val_annotations $(TWICE)/val/annotations.jsonl
+
+train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, and its selector, into outputs/ (CPU, under an hour)
 	@$(BIN)/python checkpoints/demo/build.py two_looks outputs/two_looks
 	@$(BIN)/python cli.py fit --config configs/demo/train_two_looks.yaml \
 		--family.path outputs/two_looks --output_dir outputs/two_looks
+	@$(BIN)/python checkpoints/demo/render.py $(TWICE) two_looks
+	@$(BIN)/python cli.py predict --config configs/demo/teacher_scores.yaml --family.path outputs/two_looks \
+		$(BOTH_LOOKS) --output_dir outputs/two_looks_scores
+	@$(BIN)/python cli.py fit --config configs/demo/train_selector.yaml --family.path outputs/two_looks \
+		$(BOTH_LOOKS) --data.teacher_scores outputs/two_looks_scores --output_dir $(TWICE)
 
 clean: ## Delete the environment and everything written
 	@rm -rf .venv outputs
