@@ -49,7 +49,7 @@ def measure(hours: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
             annotations = task.write(place, hours, PER_HOUR, options.needles, options.questions, seed)
-            for way in ways(round(1800 * hours * task.fps)):
+            for way in ways(round(1800 * hours * task.fps))[: options.ways]:
                 results.setdefault(way.name, []).append(ask(way, annotations, options.model, task.fps))
                 print(hours, seed, way.name, results[way.name][-1], file=sys.stderr, flush=True)
     names = list(results)
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="announced")
     parser.add_argument("--hours", type=float, nargs="+", default=[1, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--ways", type=int, default=5, help="the first so many; at least 2")
     parser.add_argument("--needles", type=int, default=6)
     parser.add_argument("--questions", type=int, default=12)
     options = parser.parse_args()

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import cli
+from datamodules.announced_needles import write_announced_videos
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.looks.first_look import Source
 from flexselect.looks.merged import cells
 from flexselect.looks.plan import plan_looks
+from flexselect.storage.json_lines import read_json_lines
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.sparse_video import SparseVideo
 from lightning_modules.video_qa import VideoQA
@@ -236,3 +238,18 @@ def test_a_run(checkpoint, videos, tmp_path):
     rows = read_predictions(tmp_path)
     assert len(rows) == 8 and all(row["error"] is None for row in rows)
     assert all(row["sampling"]["first_look"]["every"] == 2 for row in rows)
+
+
+def test_the_shipped_model_finds_what_was_announced(tmp_path):
+    """Two looks at 22 % of the frames are nearly as right as all of them; one look at as many frames is not."""
+    annotations = write_announced_videos(tmp_path, 2, 600, 3, 6, seed=22, false=1, key_distance=16)
+    rows, _ = read_json_lines(annotations)
+    how = {"selector": "self", "positions": "compact", "budget_split": "mass", "dtype": "float32", "device": "cpu"}
+    looks = {"cost": 0.22, "first_look_share": 1 / 3.52, "first_look_shrink": 3.0}
+    right = {}
+    for name, options in (("full", {}), ("two", looks), ("one", {"max_frames": 264})):
+        fs = FlexSelect.from_pretrained("checkpoints/demo/two_looks", **how, **options)
+        sessions = {video: fs.open(tmp_path / video, progress=False) for video in {row["video"] for row in rows}}
+        right[name] = sum(sessions[row["video"]].ask(row["question"], 4).text == row["answer"] for row in rows)
+    assert right["full"] >= 11 and right["two"] >= 11, right
+    assert right["one"] <= right["two"] - 2, right
