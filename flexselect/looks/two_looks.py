@@ -109,12 +109,7 @@ class TwoLooks:
 
     def _in_full(self, units: Sequence[int], first: EncodedVideo, clock: Clock) -> EncodedVideo:
         """Return some units in full, as a video of their own; encode those that were not seen yet."""
-        new = [unit for unit in units if unit not in self.parts]
-        if new:
-            seen = self.engine.encode_source(self.source.second(new), clock, self.progress)
-            both = [tensor for tensor in (seen.features, seen.selector_features) if tensor is not None]
-            for unit, part in zip(new, zip(*(tensor.chunk(len(new)) for tensor in both))):
-                self.parts[unit] = tuple(tensor.clone() for tensor in part)
+        self._see([unit for unit in units if unit not in self.parts], clock)
         for unit in units:
             self.parts.move_to_end(unit)
         features, *others = map(torch.cat, zip(*(self.parts[unit] for unit in units)))
@@ -131,6 +126,15 @@ class TwoLooks:
         )
         self._forget()
         return fine
+
+    def _see(self, units: Sequence[int], clock: Clock) -> None:
+        """Encode units in full and keep them one by one; what the encoder returned is gone afterwards."""
+        if not units:
+            return
+        seen = self.engine.encode_source(self.source.second(units), clock, self.progress)
+        both = [tensor for tensor in (seen.features, seen.selector_features) if tensor is not None]
+        for unit, part in zip(units, zip(*(tensor.chunk(len(units)) for tensor in both))):
+            self.parts[unit] = tuple(tensor.clone() for tensor in part)
 
     def _forget(self) -> None:
         """Delete the units that were not used for longest, until the others fit."""
