@@ -51,6 +51,7 @@ SIZES = {  # published parameters in billions, reference layer
     "Qwen3.5-122B-A10B": (125.086497008, 35),
     "Qwen3.5-397B-A17B": (403.397928944, 43),
     "InternVL3-1B": (0.938193024, 11),
+    "InternVL3-2B": (2.09, 13),
     "InternVL3-8B": (7.94, 13),
     "InternVL3-14B": (15.1, 22),
     "InternVL3-38B": (38.388164992, 30),
@@ -64,6 +65,7 @@ SIZES = {  # published parameters in billions, reference layer
 }
 OF_QWEN = {  # language models of InternVL3 and 3.5: width, of its MLP, layers, heads, heads of keys, vocabulary
     "InternVL3-1B": (896, 4864, 24, 14, 2, 151674),
+    "InternVL3-2B": (1536, 8960, 28, 12, 2, 151674),
     "InternVL3-8B": (3584, 18944, 28, 28, 4, 151674),
     "InternVL3-14B": (5120, 13824, 48, 40, 8, 151674),
     "InternVL3-38B": (5120, 27648, 64, 40, 8, 151674),
