@@ -77,7 +77,7 @@ train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch 
 TWICE := outputs/two_looks_selector
 BOTH_LOOKS := --data.annotations $(TWICE)/train/annotations.jsonl --data.val_annotations $(TWICE)/val/annotations.jsonl
 
-train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, and its selector, into outputs/ (CPU, under an hour)
+train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, and its selector, into outputs/ (CPU, about an hour)
 	@$(BIN)/python checkpoints/demo/build.py two_looks outputs/two_looks
 	@$(BIN)/python cli.py fit --config configs/demo/train_two_looks.yaml \
 		--family.path outputs/two_looks --output_dir outputs/two_looks

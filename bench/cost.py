@@ -74,12 +74,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=17)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
-    hours = options.minutes / 60
-    patches = round(3600 * hours)
+    patches = round(60 * options.minutes)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
-            annotations = TASKS["announced"].write(place, hours, false=6 / hours, needles=6, questions=12, seed=seed)
+            annotations = TASKS["announced"].write(place, patches, 6, 12, seed, false=6)
             for way in ways(patches, options.selector):
                 results.setdefault(way.name, []).append(ask(way, annotations, options.model))
     names = list(results)

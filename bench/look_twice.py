@@ -1,6 +1,6 @@
 """Two looks at hours of video, against the full look and against one look at the same cost.
 
-    python -m bench.look_twice                          (1 hour and 8 hours, five seeds: half an hour on two cores)
+    python -m bench.look_twice                          (1 hour and 8 hours, five seeds: most of an hour)
     python -m bench.look_twice --hours 1 --seeds 1      (minutes)
     python -m bench.look_twice --task hard
 
@@ -45,11 +45,12 @@ def ways(num_units: int) -> list[Way]:
 def measure(hours: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Ask about one video per seed in each way."""
     task = TASKS[options.task]
+    patches, false = round(1800 * hours * task.fps), round(PER_HOUR * hours)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
-            annotations = task.write(place, hours, PER_HOUR, options.needles, options.questions, seed)
-            for way in ways(round(1800 * hours * task.fps))[: options.ways]:
+            annotations = task.write(place, patches, options.needles, options.questions, seed, false)
+            for way in ways(patches)[: options.ways]:
                 results.setdefault(way.name, []).append(ask(way, annotations, options.model, task.fps))
                 print(hours, seed, way.name, results[way.name][-1], file=sys.stderr, flush=True)
     names = list(results)

@@ -40,11 +40,11 @@ class Task:
     fps: int = 2
     length: int = ANNOUNCED
 
-    def write(self, folder: str, hours: float, false: float, needles: int, questions: int, seed: int) -> Path:
-        """Write one video with `false` false announcements an hour; return its annotations."""
-        content = round(1800 * hours * self.fps), needles, questions, seed
+    def write(self, folder: str, patches: int, needles: int, questions: int, seed: int, false: int) -> Path:
+        """Write one video, see `write_announced_videos`; return its annotations."""
+        content = patches, needles, questions, seed, false
         more = {"how": self.how, "kinds": self.kinds, "fps": self.fps, "length": self.length}
-        return write_announced_videos(folder, 1, *content, false=round(false * hours), key_distance=GROUP, **more)
+        return write_announced_videos(folder, 1, *content, key_distance=GROUP, **more)
 
 
 TASKS = {

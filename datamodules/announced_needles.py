@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,10 +76,9 @@ class Announcement:
 def draw_colours(rng: np.random.Generator, needles: int, how: Difficulty) -> tuple[list[str], list[str]]:
     """Draw the colours of needles, and those that false announcements may have."""
     names = rng.permutation(list(COLOURS)).tolist()
-    kinds = np.repeat(np.arange(len(names)), rng.permutation(3)[np.arange(len(names)) % 3] + 1 if how.repeated else 1)
-    needle_colours = [names[kind] for kind in kinds[:needles]]
-    others = [name for name in names if name not in needle_colours]
-    return needle_colours, sorted({*needle_colours}) if how.alike else others
+    counts = (rng.permutation(3) + 1).tolist() if how.repeated else [1]  # shapes of the first colour, the second, ...
+    of_needles = [name for name, count in zip(names, cycle(counts)) for _ in range(count)][:needles]
+    return of_needles, sorted({*of_needles}) if how.alike else [name for name in names if name not in of_needles]
 
 
 def draw_announcements(

@@ -65,7 +65,7 @@ FORMS = (
     ("count", False, 0.15),
     ("count", True, 0.05),
 )
-SEEN = 0.5, 0.25  # share of shapes in small clips of one unit and of more: large figures are learned first
+SEEN_ALONE, SEEN = 0.5, 0.25  # share of shapes in small clips of one unit, and of more: large ones are learned first
 
 
 class NeedleCurriculum(LightningDataModule):
@@ -204,10 +204,9 @@ def _draw(rng: np.random.Generator, stage: Stage, form: str, coarse: bool) -> tu
 
 def _draw_coarse(rng: np.random.Generator, stage: Stage, form: str, count: int) -> tuple[list[Announcement], Question]:
     """Draw announcements as a first look sees them, and a question about them."""
-    few = 2 if form == "first" else 1
-    shown = draw_coarse_clip(
-        rng, few if rng.random() < 0.4 else max(few, count), stage.coarse, SEEN[stage.coarse > 1], form == "count"
-    )
+    few, seen = 2 if form == "first" else 1, SEEN_ALONE if stage.coarse == 1 else SEEN
+    count = few if rng.random() < 0.4 else max(few, count)
+    shown = draw_coarse_clip(rng, count, stage.coarse, seen, repeated=form == "count")
     if form == "first":
         return shown, ask_first(rng, shown, 0)[0]
     return shown, ask_count(shown, 0)[0] if form == "count" else ask_coarse(rng, shown)

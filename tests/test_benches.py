@@ -162,7 +162,7 @@ def test_ways_to_ask_have_costs_and_a_front(tmp_path):
     ("name", "seconds", "announced"), [("hard", 1 / 3, 6), ("count", 1.5, 9), ("unannounced", 1.5, 1.5)]
 )
 def test_tasks_of_two_looks(name, seconds, announced, tmp_path):
-    rows = read_json_lines(bench_ways.TASKS[name].write(str(tmp_path), 1 / 30, 30, 3, 3, seed=1))[0]
+    rows = read_json_lines(bench_ways.TASKS[name].write(str(tmp_path), 120, 3, 3, seed=1, false=1))[0]
     spans = [pair for row in rows for pair in zip(row["moments"], row["announced"])]
     assert len(rows) == 3 and (len(spans) == 3 or name == "count")
     for moment, dot in spans:

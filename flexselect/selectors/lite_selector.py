@@ -242,14 +242,15 @@ def check_made_for(path: str, config: LiteSelectorConfig, family: VideoFamily) -
     Raises:
         ValueError: if the family can have no selector, or its tower gives other features.
     """
-    inputs, seen, unseen = family.selector_inputs, config.vision_size, config.unseen_size
+    inputs = family.selector_inputs
     if inputs is None:
         raise ValueError(f"{path} is not for {family.path}: there are no trained selectors for {family.name}")
-    if (config.projector, seen, unseen) != (inputs["projector"], inputs["vision_size"], inputs.get("unseen_size", 0)):
-        takes = _features(config.projector, seen, unseen)
-        gives = _features(inputs["projector"], inputs["vision_size"], inputs.get("unseen_size", 0))
+    takes = config.projector, config.vision_size, config.unseen_size
+    gives = inputs["projector"], inputs["vision_size"], inputs.get("unseen_size", 0)
+    if takes != gives:
         raise ValueError(
-            f"{path} takes {takes}, but the tower of {family.path} gives {gives}: it was trained for another model"
+            f"{path} takes {_features(*takes)}, but the tower of {family.path} gives {_features(*gives)}: "
+            "it was trained for another model"
         )
 
 
