@@ -32,6 +32,7 @@ from flexselect.structures.prompt import EncodedVideo
 from flexselect.visualize.token_map import map_tokens
 from tests import tiny
 from tests.datamodules.test_video_files import write_at
+from tests.fixtures import in_two_families
 from tests.flexselect.test_visualize import moving
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
@@ -145,6 +146,7 @@ def test_the_likelihood_is_that_of_the_answers_tokens(load):
 
 
 @pytest.mark.parametrize("together", [1, 3])
+@in_two_families
 def test_what_was_computed_for_the_answer_is_used_again(load, together, monkeypatch):
     """Without some tokens, from the first place that changes: as if all were computed. Prompts of a batch are padded.
 
@@ -372,6 +374,7 @@ def test_several_questions_proven_with_a_budget(load):
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
     ],
 )
+@in_two_families
 def test_what_cannot_be_asked_is_named(load, arguments, why):
     session = load(selector="self", budget=9).open(tiny.frames(2, 56, 84))
     with pytest.raises(ValueError, match=why):
@@ -426,6 +429,7 @@ KINDS = {  # times of 48 frames in milliseconds, ending of the file, part that i
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@in_two_families
 def test_moments_of_real_files_are_at_their_own_seconds(load, tmp_path, kind):
     """A needle at known seconds, in every family: scores are how much each token changes with it."""
     times, ending, part, (start, end) = KINDS[kind]

@@ -17,6 +17,7 @@ from flexselect.selectors.lite_selector import selector_config
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
+from tests.fixtures import in_two_families
 from tests.near import assert_near
 
 QUESTIONS = ("Which shape is red?", "Why is the ring at the end of this long video not blue?", "Which shape is red?")
@@ -113,6 +114,7 @@ def test_a_stream_is_encoded_as_the_whole_clip(load):
 
 @pytest.mark.parametrize("keep", ["nothing", "features", "scores_kv"])
 @pytest.mark.parametrize("keep_on", [None, "cpu", "disk"])
+@in_two_families
 def test_what_is_kept_and_where_changes_no_answer(load, keep, keep_on):
     fs = load(selector="self", budget=6, units_per_set=2)
     frames, seconds = tiny.frames(5, 56, 84), range(5)
@@ -129,6 +131,7 @@ def test_what_is_kept_and_where_changes_no_answer(load, keep, keep_on):
 
 
 @pytest.mark.parametrize("keep_on", [None, "cpu", "disk"])
+@in_two_families
 def test_states_are_kept_by_themselves_if_they_fit(load, monkeypatch, keep_on, tmp_path):
     """Into a quarter of the free memory; their size is computed before they are."""
     fs = load(selector="self", budget=6, units_per_set=2)
@@ -181,6 +184,7 @@ def test_the_first_question_counts_the_seconds_of_what_is_kept(load, monkeypatch
     assert first > 0.3 and len(calls) == 1, "a later question computes none of it"
 
 
+@in_two_families
 def test_what_lies_on_disk_goes_with_the_session(load, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fs = load(selector="self", budget=6)
@@ -287,6 +291,7 @@ def test_options_may_be_asked_together(load):
     assert [a.text for a in together] == [a.text for a in alone]
 
 
+@in_two_families
 def test_questions_asked_together_are_answered_as_one_by_one(load):
     """Of several lengths, about videos of several lengths, dense and selected, ended early and not."""
     for selector in (None, "self"):

@@ -19,6 +19,7 @@ from flexselect.visualize.layers import principal_components
 from flexselect.visualize.report import _along, best_along, collect_evidence, mean_along
 from flexselect.visualize.style import HEAT, clock_time, length_text, round_times, shorten
 from flexselect.visualize.token_map import HEIGHT, TokenMap, stretch
+from tests.fixtures import in_two_families
 
 DEMO, SELECTOR = "checkpoints/demo/video_llm", "checkpoints/demo/selector"
 
@@ -151,6 +152,7 @@ def test_the_teacher_is_the_one_that_the_selector_was_trained_with(videos, train
     assert not torch.allclose(result, other, rtol=1e-2), "canary: the layer matters"
 
 
+@in_two_families
 def test_a_control_has_no_scores_to_draw(load, tmp_path):
     fs = load(selector="uniform", budget=4)
     session = fs.open(moving(56, 84, frames=6))
@@ -206,6 +208,7 @@ def test_where_frames_come_from(load, tmp_path):
     assert Image.open(tmp_path / "heat.png").size[0] > 800
 
 
+@in_two_families
 def test_a_long_video_is_drawn_frame_by_frame(load, tmp_path):
     """Only the units that a picture shows are asked for; the overlay asks for all, one after another."""
     fs = load(selector="random", budget=4)
