@@ -1,6 +1,6 @@
 """Accuracy over cost, in every way to ask: all tokens, fewer frames, controls, selection, two looks.
 
-    python -m bench.cost                    (videos of 17 minutes, three seeds: a quarter of an hour on two cores)
+    python -m bench.cost                    (videos of 17 minutes, three seeds: half an hour)
     python -m bench.cost --minutes 60
 
 The videos are those of `bench.look_twice`. A way's cost is the share of the full look's frames that it takes; the table
@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.measure import RESULTS, write_result
-from bench.ways import GROUP, MODEL, MOST_FRAMES, TASKS, Way, ask, at_cost, fewer_frames, line
+from bench.ways import GROUP, MODEL, MOST_FRAMES, SELECTOR, TASKS, Way, ask, at_cost, fewer_frames, line
 
 SHARES = (0.1, 0.22, 0.5)  # of the frames, also the costs of two looks
 ONE_LOOK = {"training-free": "self", "uniform": "uniform", "random": "random"}
@@ -34,6 +35,9 @@ def ways(num_units: int, selector: str | None) -> list[Way]:
         split = {} if name in ("training-free", "lite") else {"budget_split": "exact"}
         listed += [fewer_frames(name, share, num_units, selector=mode, **split) for share in SHARES]
     listed += [at_cost(share) for share in SHARES]
+    if selector is not None:
+        lite = [at_cost(share, selector=selector) for share in SHARES]
+        listed += [replace(way, name=way.name.replace("two looks", "two looks, lite")) for way in lite]
     return listed
 
 
@@ -70,7 +74,7 @@ def main() -> None:
     """Print a line per way; write them as JSON and as a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--selector", help="a trained selector of the model, for lite rows")
+    parser.add_argument("--selector", default=SELECTOR, help="a trained selector of the model, for lite rows")
     parser.add_argument("--minutes", type=float, default=17)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()

@@ -18,7 +18,7 @@ from datamodules.needles import MOMENT
 from flexselect import FlexSelect
 from flexselect.storage.json_lines import read_json_lines
 
-MODEL = "checkpoints/demo/two_looks"
+MODEL, SELECTOR = "checkpoints/demo/two_looks", "checkpoints/demo/two_looks_selector"
 GROUP = 16  # frames from one key frame to the next
 EVERY = 8  # units, of which the first look takes one: an announcement is longer
 TOGETHER = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
@@ -24,15 +24,18 @@ Sample = Callable[[int, float], Sequence[int]]  # (number of frames, frames per 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Frames of one video track, with the time at which each is shown."""
+    """Frames of one video track, with the time at which each is shown.
+
+    Its sequences are arrays of 8 bytes per number: hours of video have a million frames.
+    """
 
     path: str
     track: int  # number of the track among the file's video tracks, covers and stills included
     moving_tracks: int  # number of tracks that are moving pictures
-    times: list[int]  # id of each frame, ascending: its timestamp in units of `time_base`, or 0, 1, 2, ... if counted
-    seconds: list[float]  # when each frame is shown, from the start of the video as players count
+    times: Sequence[int]  # id of each frame, ascending: its timestamp in units of `time_base`, or 0, 1, ... if counted
+    seconds: Sequence[float]  # when each frame is shown, from the start of the video as players count
     starts_at: float  # timestamp of that start in the file, in seconds
-    key_times: list[int]  # the `times` of key frames, where decoding can begin
+    key_times: Sequence[int]  # the `times` of key frames, where decoding can begin
     has_timestamps: bool  # False: the timestamps are unusable, and frames are counted
     seekable: bool  # whether seeking reaches the key frame that was asked for
     codec: str
@@ -40,8 +43,8 @@ class FrameIndex:
     pixel_aspect: Fraction  # width over height of a stored pixel
     matrix: DisplayMatrix | None = None  # how to turn and mirror pictures to make them upright
     has_alpha: bool = False  # whether transparency is stored in a separate stream, as in WebM
-    positions: list[int] = field(default_factory=list)  # place of each frame in decoding order; empty: as shown
-    are_references: list[bool] = field(default_factory=list)  # whether frames are built on each frame; empty: all are
+    positions: Sequence[int] = ()  # place of each frame in decoding order; empty: as shown
+    are_references: Sequence[int] = ()  # 1 where other frames are built on a frame, else 0; empty: all are built on
     warnings: tuple[str, ...] = ()
     last_duration: float | None = None  # seconds that the last frame is shown; only if each picture has a duration
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+from array import array
 from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
@@ -29,10 +30,10 @@ log = logging.getLogger(__name__)
 
 Reading = tuple[FrameIndex | None, list[str]]  # the index, None if there is no video track; and warnings
 
-FORMAT = 1  # of the files; older ones are not read
+FORMAT = 2  # of the files; older ones are not read
 MAX_BYTES = 500_000_000  # of the folder: some thousand hours of video
 MIN_BYTES = 16_000_000  # of a video; smaller ones are read faster than an index is looked for
-LISTS = {"times": "i8", "seconds": "f8", "key_times": "i8", "positions": "i8", "are_references": "?"}
+ARRAYS = {"times": "q", "seconds": "d", "key_times": "q", "positions": "q", "are_references": "b"}  # of `array`
 
 
 def cached_index(file: Path, track: int | None, read: Callable[[], Reading]) -> Reading:
@@ -85,13 +86,13 @@ def _load(place: Path, file: Path) -> Reading | None:
             about = json.loads(str(stored["about"]))
             if about["hash"] != file_hash(file):
                 return None
-            lists = {name: stored[name].tolist() for name in LISTS}
+            arrays = {name: array(kind, stored[name].tobytes()) for name, kind in ARRAYS.items()}
         os.utime(place)  # mark as used now
         values: dict[str, Any] = about["index"]
         values["pixel_aspect"] = Fraction(values["pixel_aspect"])
         values["matrix"] = values["matrix"] and tuple(values["matrix"])
         values["warnings"] = tuple(values["warnings"])
-        return FrameIndex(**{**values, **lists, "path": str(file.absolute())}), about["warnings"]
+        return FrameIndex(**{**values, **arrays, "path": str(file.absolute())}), about["warnings"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
@@ -101,14 +102,14 @@ def _load(place: Path, file: Path) -> Reading | None:
 
 def _store(place: Path, file: Path, index: FrameIndex, warnings: list[str]) -> None:
     """Write an index in one step, and make room for it."""
-    values = {field.name: vars(index)[field.name] for field in fields(index) if field.name not in LISTS}
+    values = {field.name: vars(index)[field.name] for field in fields(index) if field.name not in ARRAYS}
     values["pixel_aspect"] = str(index.pixel_aspect)
     try:
         about = json.dumps({"hash": file_hash(file), "index": values, "warnings": warnings})
         place.parent.mkdir(parents=True, exist_ok=True)
-        lists: dict[str, Any] = {name: np.asarray(vars(index)[name], dtype=kind) for name, kind in LISTS.items()}
+        arrays: dict[str, Any] = {name: np.asarray(vars(index)[name], dtype=kind) for name, kind in ARRAYS.items()}
         with file_in_one_step(place) as temporary, temporary.open("wb") as output:
-            np.savez_compressed(output, about=np.asarray(about), **lists)
+            np.savez_compressed(output, about=np.asarray(about), **arrays)
         make_room(place, MAX_BYTES)
     except OSError as error:
         log.info("the frame index of %s is not kept (%s)", file, error)

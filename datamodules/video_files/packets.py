@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
+import numpy as np
 from av.stream import Disposition
 
 from datamodules.video_files.frame_index import FrameIndex
@@ -26,13 +28,38 @@ STILL_TRACK = Disposition.attached_pic | Disposition.timed_thumbnails | Disposit
 ANIMATIONS = ("gif", "apng")  # codecs in which each picture has a duration
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    is_key: bool
-    is_shown: bool  # False if an edit list hides it: later frames are built on it
-    is_reference: bool  # whether other frames are built on it
-    duration: int | None
+MISSING = -(2**63)  # a time that a packet lacks; FFmpeg's number for it
+
+
+class _Packets:
+    """The packets of a track, in the order of the file: a few bytes for each, since hours have a million."""
+
+    def __init__(self) -> None:
+        self.pts, self.dts, self.durations = array("q"), array("q"), array("q")
+        self.are_keys, self.are_references = array("b"), array("b")
+        self.are_shown = array("b")  # false where an edit list hides a packet: later frames are built on it
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def add(self, packet: av.Packet, is_reference: bool) -> None:
+        """Add a packet; `is_reference`: whether other frames are built on it."""
+        times = packet.pts, packet.dts, packet.duration
+        for column, time in zip((self.pts, self.dts, self.durations), times):
+            column.append(MISSING if time is None else time)
+        self.are_keys.append(packet.is_keyframe)
+        self.are_shown.append(not packet.is_discard)
+        self.are_references.append(is_reference)
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """The places of the packets that are shown, from the first key frame on."""
+        first_key = int(np.argmax(self.are_keys)) if len(self) else 0  # 0 if there is none
+        return first_key + np.flatnonzero(self.are_shown[first_key:])
+
+    def of_shown(self, column: array) -> np.ndarray:
+        """Return the entries of a column for the packets that are shown."""
+        return np.asarray(column)[self.shown]
 
 
 @dataclass
@@ -40,14 +67,13 @@ class _Track:
     """One video track while its packets are read."""
 
     stream: Any
-    packets: list[_Packet] = field(default_factory=list)
+    packets: _Packets = field(default_factory=_Packets)
     matrix: DisplayMatrix | None = None
     tried: int = 0  # packets decoded for `matrix`; set to the maximum once a frame was decoded
 
     def add(self, packet: av.Packet) -> None:
         """Add a packet; the first packets are decoded to read the display matrix of the first frame."""
-        facts = packet.is_keyframe, not packet.is_discard, self._is_reference(packet), packet.duration
-        self.packets.append(_Packet(packet.pts, packet.dts, *facts))
+        self.packets.add(packet, self._is_reference(packet))
         if self.tried < MAX_TRIED_PACKETS:
             self.tried += 1
             self._read_matrix(packet)
@@ -70,8 +96,8 @@ class _Track:
     @property
     def preference(self) -> tuple[bool, bool, bool]:
         """Sort key: has more than two packets, is the default track, is fast enough to be a moving picture."""
-        stamps = [packet.pts for packet in self.packets if packet.pts is not None]
-        span = float((max(stamps) - min(stamps)) * self.stream.time_base) if stamps else 0.0
+        stamps = _known(self.packets.pts)
+        span = float(int(np.ptp(stamps)) * self.stream.time_base) if len(stamps) else 0.0
         is_fast = span == 0 or (len(self.packets) - 1) / span > MIN_MOVING_RATE
         return len(self.packets) > 2, bool(self.stream.disposition & Disposition.default), is_fast
 
@@ -109,15 +135,15 @@ def read_index(container: av.container.InputContainer, track: int | None = None)
             if packet.size:
                 by_index[packet.stream_index].add(packet)
     except av.FFmpegError as error:
-        if not any(candidate.packets for candidate in tracks):
+        if not any(len(candidate.packets) for candidate in tracks):
             raise
         broken = f"reading it stopped before its end ({error.strerror})"
     finally:
         gc.collect(1)  # a frame with side data that was read is in a cycle, and holds threads that a fork would lack
-    moving = [candidate for candidate in tracks if candidate.packets and not candidate.is_still]
+    moving = [candidate for candidate in tracks if len(candidate.packets) and not candidate.is_still]
     wanted = None if track is None else by_index[all_streams[track].index]
     chosen = wanted or max(moving, key=lambda candidate: candidate.preference, default=None)  # the first of equals
-    if chosen is None or not any(packet.is_shown for packet in chosen.packets):
+    if chosen is None or not len(chosen.packets.shown):
         return None
     index = _index(container, chosen, sum(len(candidate.packets) > 2 for candidate in moving))
     return index if broken is None else replace(index, warnings=(*index.warnings, broken))
@@ -125,34 +151,31 @@ def read_index(container: av.container.InputContainer, track: int | None = None)
 
 def _index(container: av.container.InputContainer, track: _Track, moving_tracks: int) -> FrameIndex:
     """Index the frames of one track; `moving_tracks` is the number of moving tracks in the file."""
-    stream, packets = track.stream, track.packets
-    first_key = next((i for i, packet in enumerate(packets) if packet.is_key), 0)
-    keys = sorted(packet.pts for packet in packets if packet.is_key and packet.pts is not None)
-    packets, name = [packet for packet in packets[first_key:] if packet.is_shown], container.format.name
-    tick = float(stream.time_base)
-    place = {packet.pts: i for i, packet in enumerate(packets) if packet.pts is not None}  # in decoding order
-    decode_times = [packet.dts for packet in packets if packet.dts is not None]
-    in_order = all(earlier <= later for earlier, later in pairwise(decode_times))
-    has_timestamps = "avi" not in name and in_order and len(place) == len(packets) and bool(keys)
-    header_rate, warnings = float(stream.average_rate or 0) or None, tuple[str, ...]()
-    if has_timestamps:
-        times = [time for time in sorted(place) if time >= keys[0]]
-        clock, positions = [time * tick for time in times], [place[time] for time in times]
+    stream, packets, name = track.stream, track.packets, container.format.name
+    tick, header_rate, warnings = float(stream.time_base), float(stream.average_rate or 0) or None, tuple[str, ...]()
+    identified = None if "avi" in name else _by_time(packets)
+    has_timestamps = identified is not None
+    if identified is not None:
+        times, keys, positions = identified
+        clock = times * tick
     else:
-        times, keys, positions = list(range(len(packets))), [0], list(range(len(packets)))
-        clock = _repair_times([time * tick for time in decode_times], len(packets), header_rate)
-        if not place and "avi" not in name:
+        times = positions = np.arange(len(packets.shown))
+        keys = np.zeros(1, dtype=np.int64)
+        decoded = (_known(packets.of_shown(packets.dts)) * tick).tolist()
+        clock = np.asarray(_repair_times(decoded, len(times), header_rate))
+        if not len(_known(packets.of_shown(packets.pts))) and "avi" not in name:
             warnings = (_without_times(header_rate),)
-    start = clock[0] if container.start_time is None else container.start_time / av.time_base
-    origin = start if has_timestamps and clock[0] - start > LATE_START else clock[0]
+    first = float(clock[0])
+    start = first if container.start_time is None else container.start_time / av.time_base
+    origin = start if has_timestamps and first - start > LATE_START else first
     return FrameIndex(
         path=container.name,
         track=container.streams.video.index(stream),
         moving_tracks=moving_tracks,
-        times=times,
-        seconds=[second - origin for second in clock],
+        times=array("q", times.tobytes()),
+        seconds=array("d", (clock - origin).tobytes()),
         starts_at=origin,
-        key_times=keys,
+        key_times=array("q", keys.tobytes()),
         has_timestamps=has_timestamps,
         seekable=has_timestamps and ("mp4" in name or "matroska" in name),  # others lack a seek index
         codec=stream.codec_context.name,
@@ -160,11 +183,27 @@ def _index(container: av.container.InputContainer, track: _Track, moving_tracks:
         pixel_aspect=usable_aspect(stream.sample_aspect_ratio),
         matrix=track.matrix,
         has_alpha=stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9"),
-        positions=positions,
-        are_references=[packets[i].is_reference for i in positions],
+        positions=array("q", positions.tobytes()),
+        are_references=array("b", packets.of_shown(packets.are_references)[positions].tobytes()),
         warnings=warnings,
-        last_duration=_last_duration(stream, packets),
+        last_duration=_last_duration(stream, packets.durations[packets.shown[-1]]),
     )
+
+
+def _by_time(packets: _Packets) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Order packets by their timestamps; None if these cannot identify frames.
+
+    Returns:
+        Ascending timestamps of the frames, those of key frames, and the places of the frames in decoding order.
+    """
+    pts, decoded = packets.of_shown(packets.pts), _known(packets.of_shown(packets.dts))
+    keys = np.sort(_known(np.asarray(packets.pts)[np.asarray(packets.are_keys, dtype=bool)]))
+    in_order = bool((np.diff(decoded) >= 0).all())
+    if not in_order or not len(keys) or len(np.unique(_known(pts))) < len(pts):
+        return None
+    positions = np.argsort(pts)
+    positions = positions[pts[positions] >= keys[0]]
+    return pts[positions], keys, positions
 
 
 def _without_times(rate: float | None) -> str:
@@ -172,11 +211,17 @@ def _without_times(rate: float | None) -> str:
     return f"has no timestamps: {f'{rate:g} frames a second are assumed' if rate else 'its frames are only counted'}"
 
 
-def _last_duration(stream: av.VideoStream, packets: list[_Packet]) -> float | None:
+def _known(times: array | np.ndarray) -> np.ndarray:
+    """Leave out times that are missing: int64 [at most as many]."""
+    times = np.asarray(times)
+    return times[times != MISSING]
+
+
+def _last_duration(stream: av.VideoStream, duration: int) -> float | None:
     """Return how long an animation's last picture is shown, in seconds; None for a video, whose frames are even."""
-    if stream.codec_context.name not in ANIMATIONS or not packets[-1].duration:
+    if stream.codec_context.name not in ANIMATIONS or duration in (0, MISSING):
         return None
-    return float(packets[-1].duration * (stream.time_base or 0)) or None
+    return float(duration * (stream.time_base or 0)) or None
 
 
 def _repair_times(clock: list[float], count: int, rate: float | None) -> list[float]:

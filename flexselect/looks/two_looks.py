@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -109,12 +109,10 @@ class TwoLooks:
 
     def _in_full(self, units: Sequence[int], first: EncodedVideo, clock: Clock) -> EncodedVideo:
         """Return some units in full, as a video of their own; encode those that were not seen yet."""
-        self._see([unit for unit in units if unit not in self.parts], clock)
-        for unit in units:
-            self.parts.move_to_end(unit)
-        features, *others = map(torch.cat, zip(*(self.parts[unit] for unit in units)))
+        features, *others = self._encoded(units, clock)
+        self._keep(units, [features, *others])
         stream = self.source.second(units)
-        fine = replace(
+        return replace(
             first,
             features=features,
             selector_features=others[0] if others else None,
@@ -124,25 +122,44 @@ class TwoLooks:
             about=stream.about,
             tower_input=(stream.num_frames, *self.full.pixels.shape[1:3]),
         )
-        self._forget()
-        return fine
 
-    def _see(self, units: Sequence[int], clock: Clock) -> None:
-        """Encode units in full and keep them one by one; what the encoder returned is gone afterwards."""
-        if not units:
-            return
-        seen = self.engine.encode_source(self.source.second(units), clock, self.progress)
-        both = [tensor for tensor in (seen.features, seen.selector_features) if tensor is not None]
-        for unit, part in zip(units, zip(*(tensor.chunk(len(units)) for tensor in both))):
-            self.parts[unit] = tuple(tensor.clone() for tensor in part)
+    def _encoded(self, units: Sequence[int], clock: Clock) -> list[Tensor]:
+        """Return the features of some units in full, then their selector features if there are any: [V, D] each.
 
-    def _forget(self) -> None:
-        """Delete the units that were not used for longest, until the others fit."""
-        size = self.num_bytes
-        while size > self.most_bytes:
-            _, part = self.parts.popitem(last=False)
-            size -= _bytes(part)
+        Those that were not kept are encoded.
+        """
+        new, seen = [unit for unit in units if unit not in self.parts], list[Tensor]()
+        if new:
+            encoded = self.engine.encode_source(self.source.second(new), clock, self.progress)
+            seen = [tensor for tensor in (encoded.features, encoded.selector_features) if tensor is not None]
+        if len(new) == len(units):
+            return seen
+        parts = {**self.parts, **dict(zip(new, _by_unit(seen, len(new))))}
+        return [torch.cat(tensors) for tensors in zip(*(parts[unit] for unit in units))]
+
+    def _keep(self, units: Sequence[int], encoded: Sequence[Tensor]) -> None:
+        """Keep units for later questions, as many as fit; those that were not used for longest make room.
+
+        Args:
+            units: the units of a question.
+            encoded: their features, see `_encoded`.
+        """
+        room = int(self.most_bytes * len(units) // _bytes(encoded))
+        new = {unit for unit in units[:room] if unit not in self.parts}
+        for unit in units[:room]:
+            if unit not in new:
+                self.parts.move_to_end(unit)
+        while len(self.parts) > room - len(new):
+            self.parts.popitem(last=False)
+        for unit, part in zip(units, _by_unit(encoded, len(units))):
+            if unit in new:
+                self.parts[unit] = tuple(tensor.clone() for tensor in part)  # not a view of all
 
 
-def _bytes(part: tuple[Tensor, ...]) -> int:
+def _by_unit(tensors: Sequence[Tensor], count: int) -> Iterator[tuple[Tensor, ...]]:
+    """Divide tensors of equally long units into the parts of each."""
+    return zip(*(tensor.chunk(count) for tensor in tensors))
+
+
+def _bytes(part: Sequence[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in part)

@@ -1,8 +1,10 @@
 """Videos as they are: their clocks, their pixels, their tracks, their names."""
 
 import struct
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from datamodules.video import VideoError, open_video, probe, read_file, read_video
 from datamodules.video_files.decoding import Decoder
 from datamodules.video_files.geometry import make_upright, usable_aspect
+from datamodules.video_files.packets import MISSING, _Packets
 from datamodules.video_files.truncation import promised_size
 from flexselect.families.inputs import even_frames
 from flexselect.storage.video_paths import explain_unreadable, is_url, list_videos, resolve_path
@@ -580,3 +583,17 @@ def test_an_animations_last_picture_has_its_own_time(tmp_path, ending):
     if ending == "gif":
         pictures[0].save(tmp_path / "alike.gif", save_all=True, append_images=pictures[1:], duration=400)
         assert probe(tmp_path / "alike.gif").seconds == pytest.approx(1.6, abs=0.02)
+
+
+def test_the_index_of_hours_is_small():
+    """Eight hours have a million packets. As tuples of Python's numbers they took 400 MB."""
+    packets, count = _Packets(), 20_000
+    tracemalloc.start()
+    for i in range(count):
+        times = {"pts": None if i == 5 else 512 * i, "dts": 512 * i, "duration": 512}
+        packets.add(SimpleNamespace(**times, is_keyframe=i == 3, is_discard=i == 7), is_reference=i % 2 == 0)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 40 * count
+    assert packets.shown[:5].tolist() == [3, 4, 5, 6, 8] and packets.shown[-1] == count - 1
+    assert packets.of_shown(packets.pts)[:3].tolist() == [512 * 3, 512 * 4, MISSING]
