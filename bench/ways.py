@@ -24,11 +24,12 @@ EVERY = 8  # units, of which the first look takes one: an announcement is longer
 TOGETHER = {
     "dtype": "float32",
     "device": "cpu",
-    "positions": "compact",
+    "positions": "compact",  # the model never saw such long videos
     "budget_split": "mass",
-}  # the model never saw such long videos
+    "tokens_per_batch": 2048,  # a batch that an hour fills too, so that peaks of memory can be compared
+}
 MOST_FRAMES = 10**6  # of the full look: all
-SEEN_GB = 0.02  # of the second look, kept for later questions: the second look of one question about eight hours
+SEEN_GB = 0.004  # of the second look, kept for later questions: that of one question about two hours
 
 
 @dataclass(frozen=True)
