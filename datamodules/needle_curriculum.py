@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ class Stage(NamedTuple):
     false: int = 0  # false announcements at most
     coarse: int = 0  # units of the clips in small frames; 0: there are none, and needles are not announced
     hard: bool = False  # whether shapes may be small and short, and false announcements have their colours
+    kept: int = 0  # visual tokens that are left of half of the batches in full frames, as after selection; 0: all
 
 
 # Multiple choice begins after words are learned, and takes most batches at first. If it is mixed in from the start, its
@@ -54,6 +55,7 @@ ANNOUNCED_STAGES = (
     Stage(8, 4, 0.0, 4, 16, hard=True),
     Stage(8, 4, 0.0, 4, 32, hard=True),
 )
+SELECTED_STAGES = (Stage(16, 5, 0.0, 3, 48, hard=True, kept=60),)
 # Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. A dot is hard
 # to see in a small frame, which is learned slowly, at first in clips of one unit.
 FIRST_FORMS = (("words", False, 0.3), ("coarse", True, 0.7))
@@ -83,6 +85,8 @@ class NeedleCurriculum(LightningDataModule):
         letters: whether to train multiple choice too; if not, clips are up to 16 seconds long.
         announced: whether all stages are about announced needles, a part of them in frames of one token; for a model
             that knows needles.
+        selected: whether announced needles are at once in clips of 16 seconds, and half of the batches in full frames
+            have few of their tokens, in compact positions, as after selection; for a model that knows announced ones.
         seed: seed of all clips.
     """
 
@@ -94,6 +98,7 @@ class NeedleCurriculum(LightningDataModule):
         advance_at: float = 0.9,
         letters: bool = True,
         announced: bool = False,
+        selected: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -104,7 +109,8 @@ class NeedleCurriculum(LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.advance_at = advance_at
         of_words = (*WORD_STAGES, *(LETTER_STAGES if letters else LONGER_WORD_STAGES))
-        self.stages = ANNOUNCED_STAGES if announced else of_words
+        of_announced = SELECTED_STAGES if selected else ANNOUNCED_STAGES
+        self.stages = of_announced if announced else of_words
         self.seed = seed
         self.stage = 0
 
@@ -149,11 +155,13 @@ class _Clips(IterableDataset):
         for _ in range(self.steps):
             form, coarse = _form(rng, self.stage)  # one per batch, for less padding
             patches = self.stage.coarse if coarse else self.stage.patches
+            few = not coarse and self.stage.kept > 0 and rng.random() < 0.5
             # the frames that the family takes of this length; a first look takes one frame of a unit, twice
             sampled = np.repeat(np.arange(patches), 2) if coarse else self.family.sample(2 * patches, 2.0)
-            frames, queries, answers = [], [], []
+            frames, queries, answers, kept = [], [], [], []
             for _ in range(self.batch_size):
-                rendered, asked = _draw(rng, self.stage, form, coarse)
+                rendered, asked, shown = _draw(rng, self.stage, form, coarse)
+                kept += [_kept(rng, shown, patches, self.stage.kept)] if few else []
                 frames.append(np.concatenate(list(rendered))[sampled])
                 question = VideoQuestion("", "", asked.question, tuple(asked.options or ()))
                 queries.append(prompter.query_ids(question.text))
@@ -169,6 +177,7 @@ class _Clips(IterableDataset):
                 "prefix": prompter.prefix_ids,
                 "queries": queries,
                 "answers": answers,
+                "kept": kept if clip.grid[1:] == (3, 3) else [],
                 "seconds_per_unit": spacing,
                 "delimiters": [
                     prompter.clip(of_clip, _times(len(of_clip), patches, float(seconds))).delimiters
@@ -186,20 +195,37 @@ def _form(rng: np.random.Generator, stage: Stage) -> tuple[str, bool]:
     return name, coarse
 
 
-def _draw(rng: np.random.Generator, stage: Stage, form: str, coarse: bool) -> tuple[Iterator[np.ndarray], Question]:
-    """Draw a clip, to be rendered, and a question about it."""
+def _draw(
+    rng: np.random.Generator, stage: Stage, form: str, coarse: bool
+) -> tuple[Iterator[np.ndarray], Question, list[Announcement]]:
+    """Draw a clip, to be rendered, a question about it, and the announcements in it."""
     count, frames = int(rng.integers(1, stage.needles + 1)), 2 * stage.patches
     if not stage.coarse:
         needles = draw_needles(rng, count, frames)
         asked = ask(rng, needles, int(rng.integers(len(needles))), rng.random() < 0.5, form == "choice")
-        return render(rng, needles, frames), asked
+        return render(rng, needles, frames), asked, []
     false = int(rng.integers(0, stage.false + 1))
     if coarse:
         frames = stage.coarse
         shown, asked = _draw_coarse(rng, stage, form, count + false)
     else:
         shown, asked = _draw_announced(rng, stage, form, count, false)
-    return render_marks(rng, [mark for each in shown for mark in each.marks()], frames), asked
+    return render_marks(rng, [mark for each in shown for mark in each.marks()], frames), asked, shown
+
+
+def _kept(rng: np.random.Generator, shown: Sequence[Announcement], patches: int, count: int) -> Tensor:
+    """Draw the visual tokens that a selection may keep: int64 [count], ascending.
+
+    They are those of shapes, then of dots, then others at random. Each cell of a temporal patch is a token.
+    """
+    marked = np.zeros((patches, 3, 3))
+    for each in shown:
+        marked[max(0, each.begin) // 2 : (each.end + 1) // 2, each.row, each.column] = 1
+        if each.needle:
+            start = each.needle.start
+            marked[start // 2 : (start + each.how.moment + 1) // 2, each.row, each.column] = 2
+    order = np.argsort(rng.random(marked.size) - marked.flatten())
+    return torch.from_numpy(np.sort(order[:count]))
 
 
 def _draw_coarse(rng: np.random.Generator, stage: Stage, form: str, count: int) -> tuple[list[Announcement], Question]:

@@ -102,13 +102,13 @@ class VideoLLMTraining(LightningModule):
                 raise ValueError(
                     f"a {self.family.name} has deepstack features, and cannot be trained from scratch here"
                 )
-            embeddings.append(merged[0])
-            seconds = float(batch["seconds_per_unit"][i])
-            position_ids = self.lm.position_ids(layout, grid, seconds)
-            if torch.equal(position_ids, self.lm.position_ids(layout, grid, 2 * seconds + 1)):  # they ignore time
-                position_ids = position_ids + _spread(layout, position_ids[0], seconds)
+            position_ids, stays = self._positions(layout, grid, float(batch["seconds_per_unit"][i])), None
+            if batch["kept"]:
+                stays = layout.kept_mask(batch["kept"][i])
+                position_ids = torch.arange(int(stays.sum())).expand(len(position_ids), -1)  # compact
+            embeddings.append(merged[0] if stays is None else merged[0, stays])
             positions.append(position_ids.T)
-            ignored = torch.full((len(layout.ids) - len(answer),), IGNORED)
+            ignored = torch.full((position_ids.shape[1] - len(answer),), IGNORED)
             labels.append(torch.cat([ignored, answer.cpu()]))
         padded = pad_sequence(positions, batch_first=True).permute(2, 0, 1)  # [P, B, N]
         return (
@@ -116,6 +116,13 @@ class VideoLLMTraining(LightningModule):
             (padded if len(padded) > 1 else padded[0]).to(self.device),
             pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(self.device),
         )
+
+    def _positions(self, layout: Layout, grid: tuple[int, int, int], seconds: float) -> Tensor:
+        """Return the positions of a clip with so many seconds between its units: int64 [P, N]."""
+        position_ids = self.lm.position_ids(layout, grid, seconds)
+        if torch.equal(position_ids, self.lm.position_ids(layout, grid, 2 * seconds + 1)):  # they ignore time
+            position_ids = position_ids + _spread(layout, position_ids[0], seconds)
+        return position_ids
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build AdamW with linear warm-up and a cosine to a hundredth."""

@@ -1,12 +1,13 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from checkpoints.demo.build import write_two_looks
-from datamodules.announced_needles import NUMBERS
-from datamodules.needle_curriculum import FORMS, NeedleCurriculum
-from datamodules.needles import COLOURS, DOT, SHAPES
+from datamodules.announced_needles import NUMBERS, Announcement
+from datamodules.needle_curriculum import FORMS, NeedleCurriculum, _kept
+from datamodules.needles import COLOURS, DOT, SHAPES, Needle
 from flexselect.families import Qwen25VL
 from tests.datamodules.test_selector_training import process
 
@@ -94,6 +95,28 @@ def test_announced_needles_are_trained_in_frames_of_nine_tokens_and_of_one(annou
         assert tuple(batch["grid"]) == ((units, 1, 1) if small else (units, 3, 3))
         assert answers <= ({*NUMBERS} if batch["form"] == "count" else {*COLOURS, *SHAPES, DOT})
         assert DOT not in answers or small, "asked about large frames, a shape is always visible"
+
+
+def test_half_of_the_large_batches_have_few_tokens_as_after_selection(announced):
+    data = NeedleCurriculum(announced.family, 2, steps_per_epoch=64, letters=False, announced=True, selected=True)
+    data.trainer = trainer()
+    batches = list(data.train_dataloader())
+    large = [batch for batch in batches if batch["grid"][1] == 3]
+    pruned = [batch for batch in large if batch["kept"]]
+    assert 0.25 < len(pruned) / len(large) < 0.75
+    assert not any(batch["kept"] for batch in batches if batch["grid"][1] == 1)
+    for kept in (kept for batch in pruned for kept in batch["kept"]):
+        assert len(kept) == data.stages[0].kept and bool((kept.diff() > 0).all()) and kept[-1] < 16 * 9
+
+
+def test_shapes_are_kept_first_then_dots():
+    rng = np.random.default_rng(0)
+    needle = Needle("ring", "red", 20, 1, 2)
+    shown = [Announcement("red", 1, 2, 8, 26, needle), Announcement("blue", 0, 0, -4, 6, None)]
+    of_shape, of_dots = {9 * unit + 5 for unit in (10, 11)}, {9 * unit + 5 for unit in range(4, 13)} | {0, 9, 18}
+    assert {*_kept(rng, shown, 16, 2).tolist()} == of_shape
+    assert {*_kept(rng, shown, 16, 12).tolist()} == of_dots
+    assert len({*_kept(rng, shown, 16, 60).tolist()}) == 60 and of_dots <= {*_kept(rng, shown, 16, 60).tolist()}
 
 
 def test_a_stage_of_announced_needles_waits_for_both_resolutions(announced):

@@ -32,7 +32,7 @@ def internlm2():
     return InternLM2Tokenizer(folder / "tokenizer.model", special)
 
 
-@pytest.fixture(params=["demo", "qwen2.5", "internlm2"])
+@pytest.fixture(scope="module", params=["demo", "qwen2.5", "internlm2"])
 def tokenizer(request):
     if request.param == "internlm2":
         return request.getfixturevalue("internlm2")

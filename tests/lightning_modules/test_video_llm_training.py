@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from safetensors.torch import load_file
 import cli
 from checkpoints.demo.build import write_two_looks
 from datamodules.announced_needles import write_announced_videos
+from datamodules.needle_curriculum import NeedleCurriculum
 from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.families import Qwen25VL
 from flexselect.structures.layout import lay_out
-from lightning_modules.video_llm_training import VideoLLMTraining, _spread
+from lightning_modules.video_llm_training import IGNORED, VideoLLMTraining, _spread
+from tests.datamodules.test_selector_training import process
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ["fit", "--config", "configs/demo/train_video_llm.yaml", "--trainer.enable_progress_bar", "false"]
@@ -52,6 +55,25 @@ def test_the_second_model_is_trained_by_its_recipe_at_two_resolutions(tmp_path, 
         how = {"selector": "self", "budget": 9, "dtype": "float32", "device": "cpu", **numbers}
         session = FlexSelect.from_pretrained(str(tmp_path / "model"), **how).open(announced / "announced_000.mp4")
         assert session.ask("Which shape is red?", max_new_tokens=2).num_visual_tokens == 24 * tokens_per_unit
+
+
+def test_pruned_clips_are_trained_as_the_prompts_of_a_selection(tmp_path):
+    """The embeddings of the tokens that stay, in compact positions, and the answer after them."""
+    write_two_looks(tmp_path)
+    training = VideoLLMTraining(Qwen25VL(str(tmp_path)))
+    data = NeedleCurriculum(training.family, 2, steps_per_epoch=32, letters=False, announced=True, selected=True)
+    data.trainer = SimpleNamespace(**vars(process(had=0, limit=1.0)), current_epoch=0, callback_metrics={})
+    batch = next(batch for batch in data.train_dataloader() if batch["kept"])
+    embeddings, positions, labels = training._assemble(batch)
+    whole, _, _ = training._assemble({**batch, "kept": []})
+    prefix, kept = len(batch["prefix"]), batch["kept"]
+    for i, answer in enumerate(batch["answers"]):
+        length = prefix + len(kept[i]) + len(batch["queries"][i]) + len(answer)
+        assert torch.equal(embeddings[i, :prefix], whole[i, :prefix])
+        assert torch.equal(embeddings[i, prefix : prefix + len(kept[i])], whole[i, prefix + kept[i]])
+        assert positions[:, i, :length].tolist() == [list(range(length))] * 3
+        assert labels[i, length - len(answer) : length].tolist() == answer.tolist()
+        assert (labels[i, : length - len(answer)] == IGNORED).all() and (labels[i, length:] == IGNORED).all()
 
 
 def test_a_training_may_begin_with_the_weights_of_another_model(tmp_path, checkpoint):
