@@ -23,6 +23,7 @@ from flexselect.families.base import VideoLM
 from flexselect.loading import checkpoint_files
 from flexselect.selectors.lite_selector import selector_config
 from tests import tiny
+from tests.fixtures import in_two_families
 from tests.near import assert_near
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,7 @@ def test_the_demo_with_its_selector(tmp_path, capsys):
     assert all(f"{name}: " in shown for name in findings) and "81 tensors, 4.0 MB" in shown
 
 
+@in_two_families
 def test_every_family(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "NEEDLES", (2, 4))
     monkeypatch.setattr(check, "FRAMES", 4)

@@ -24,6 +24,14 @@ from tests.processes import TWO, Run, run_copy
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "configs" / "experiment").glob("*.yaml"))
 OTHERS = {ROOT / "configs" / "demo" / name for name in ("layers.yaml", "serve.yaml")}  # test_locating.py, test_page.py
+
+
+def slow_but_examples(file):
+    """Leave each benchmark and each model in the usual suite."""
+    usual = file.stem.startswith("videomme") or file.stem.endswith("internvl2_5_8b")
+    return file if usual else pytest.param(file, marks=pytest.mark.slow)
+
+
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - {*EXPERIMENTS, *OTHERS})
 
 
@@ -333,7 +341,7 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", map(slow_but_examples, EXPERIMENTS), ids=lambda file: file.stem)
 def test_every_experiment_is_made_of_configs_that_parse(file, capsys, tmp_path):
     """Every run of every published row, up to the point where a checkpoint is needed."""
     first_line = file.read_text().splitlines()[0]

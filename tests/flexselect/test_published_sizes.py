@@ -78,6 +78,7 @@ OF_QWEN = {  # language models of InternVL3 and 3.5: width, of its MLP, layers, 
     "InternVL3.5-38B": (5120, 25600, 64, 64, 8, 151936),
 }
 EXAMPLES = {"Qwen3-VL-30B-A3B", "Qwen3.5-2B", "Qwen3.5-9B", "Qwen3.5-35B-A3B", "InternVL3.5-8B"}  # of the newer ones
+LARGE = {"Qwen2.5-VL-72B", "LLaVA-Video-72B", "InternVL2.5-78B"}
 NEWER = {name for name in SIZES if name.startswith(("Qwen3", "InternVL3"))}
 
 
@@ -193,7 +194,7 @@ def shapes_alone(monkeypatch):
 
 
 def slow_but_examples(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in NEWER - EXAMPLES else name
+    return pytest.param(name, marks=pytest.mark.slow) if name in NEWER - EXAMPLES | LARGE else name
 
 
 @pytest.fixture(params=map(slow_but_examples, MODELS))

@@ -112,6 +112,7 @@ def test_a_released_selectors_shift_is_drawn(load):
     assert np.array_equal(map_tokens(session, selection).kept, lit.numpy()), "1 - 2 is text; the last two always stay"
 
 
+@in_two_families
 def test_all_pictures_in_every_family(load, tmp_path):
     fs = load(selector="self", budget=9)
     write_video(tmp_path / "clip.mp4", [moving(60, 100)], fps=2)
