@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="announced")
     parser.add_argument("--hours", type=float, nargs="+", default=[1, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--ways", type=int, default=5, help="the first so many; at least 2")
+    parser.add_argument("--ways", type=int, choices=range(2, 6), default=5, help="the first so many")
     parser.add_argument("--needles", type=int, default=6)
     parser.add_argument("--questions", type=int, default=12)
     options = parser.parse_args()

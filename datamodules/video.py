@@ -122,9 +122,12 @@ def open_video(
         reason = f"has no second {options.start:g}: it is {index.length:.1f} seconds long"
         raise VideoError(path, reason, about.warnings)
     chosen = _choose(index, sample, options, about)
-    seconds = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64)
+    seconds, opened = torch.tensor([index.seconds[i] for i in chosen], dtype=torch.float64), _state(path)
 
     def pick(positions: Sequence[int]) -> Iterator[Tensor]:
+        if _state(path) != opened:  # frames are read at any time later, for another look
+            reason = "was changed or deleted since it was opened: its frames are no longer there; open it again"
+            raise VideoError(path, reason, about.warnings)
         wanted = [index.times[chosen[position]] for position in positions]
         with _name_failed_frames(path, wanted, index, about.warnings):
             missing = yield from _decode(index, wanted, resize, min(max_threads, _threads()), options, make_source)
@@ -137,6 +140,15 @@ def open_video(
     skips, everything = make_source is Decoder, range(len(chosen))  # only it leaves out frames that nothing needs
     about.decoded = decoding(everything) if skips else None
     return FrameStream(len(chosen), seconds, lambda: pick(everything), about, pick, decoding if skips else None)
+
+
+def _state(path: str | Path) -> tuple[int, int] | None:
+    """Return what changes with a file's content: its size and the time of the last change; None: it is not there."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _choose(index: FrameIndex, sample: Sample, options: ReadOptions, about: VideoFacts) -> list[int]:

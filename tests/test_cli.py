@@ -374,10 +374,11 @@ def test_an_experiment_with_its_controls(tmp_path, capsys):
     words += ["--data.root", str(root), "--data.protocol", "plain", "--data.num_workers", "0", "--model.budget", "9"]
     assert cli.main(words) == 0
     output = capsys.readouterr().out
-    head = "| run | accuracy | 95 % interval | frames | tokens shown | TFLOP | against dense | p | errors | no letter |"
+    costs = "frames | decoded | megapixels | scored | kept | TFLOP | tokens shown"
+    head = f"| run | accuracy | 95 % interval | {costs} | against dense | p | errors | no letter |"
     assert head in output
     lines = {line.split(" | ")[0].strip("| "): line for line in output.splitlines() if line.startswith("| ")}
-    assert re.search(r"\| 144 \| [\d.e-]+ \| \| \|", lines["dense"])
+    assert re.search(r"\| 144 \| [\d.e-]+ \| 144 \| \| \|", lines["dense"])
     assert "| 9 | " in lines["uniform"] and "| 9 | " in lines["self"]
     answered = {run: (tmp_path / "out" / run / "predictions.jsonl").read_text() for run in plan["runs"]}
     assert cli.main(["validate", *words[1:]]) == 0  # the same
@@ -396,3 +397,11 @@ def test_forked_runs_import_nothing_large(tmp_path):
     code = "import sys; print(*(n in sys.modules for n in ('torchmetrics', 'lightning.pytorch.cli', 'jsonargparse')))"
     status, said = run_copy(code, tmp_path)
     assert status == 0 and said.split() == ["True"] * 3
+
+
+def test_a_wrong_value_and_an_option_of_other_verbs_are_named(capsys):
+    words = ["--config", "configs/demo/self.yaml", "--data.video", "x.mp4", "--data.question", "What?"]
+    assert cli.main(["predict", *words, "--model.cost="]) == 2
+    assert "error: --model.cost cannot be '': it is of type float" in capsys.readouterr().err
+    assert cli.main(["locate", "--config", "configs/demo/locate.yaml", "--model.cost", "0.2"]) == 2
+    assert capsys.readouterr().err.strip().endswith("there is no --model.cost"), "it is near to itself, but no advice"

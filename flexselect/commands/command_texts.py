@@ -62,6 +62,7 @@ def error_message(error: Exception) -> str:
 UNKNOWN_KEY = re.compile(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted")
 WRONG_VALUE = re.compile(r"(?P<expected>Expected a [^\n]*?)(?:\. Got value: |\n[\s\S]*?Given value: )(?P<value>[^\n]+)")
 REQUIRED_KEY = re.compile(r"given class_path '([\w.]+)':\s+the following arguments are required: ([\w, ]+)")
+PART_ALONE = re.compile(r"NestedArg\(key='(\w+)', val='([^\n]*?)'\)")
 PATH_ALONE = re.compile(r"NestedArg\(key='path', val='([^\n]+?)'\)")
 UNKNOWN_OPTION = re.compile(r"[Uu]nrecognized arguments: (--[\w.-]+)")
 
@@ -94,7 +95,7 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         if "--config" in options:
             return "a model is missing: give --config CONFIG, for example --config qwen2_5_vl_7b"
         return message
-    wrong = WRONG_VALUE.search(message)
+    wrong = WRONG_VALUE.search(PART_ALONE.sub(lambda part: f"{part[2]!r}", message))
     if wrong is None:
         return message
     *parts, key = re.findall(r'Parser key "([\w.]+)":', message)

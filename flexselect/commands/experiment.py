@@ -13,14 +13,15 @@ from typing import Any
 import yaml
 
 from flexselect.evaluation.comparison import pair_runs, read_run
-from flexselect.evaluation.costs import UNKNOWN, format_frames, format_tflop, mean_cost
+from flexselect.evaluation.costs import COLUMNS, UNKNOWN, mean_cost
 from flexselect.evaluation.results import format_interval, format_number
 from flexselect.storage.run_settings import UsageError, write_atomically
 from flexselect.validation import check_known
 
 HEAD = (
-    "| run | accuracy | 95 % interval | frames | tokens shown | TFLOP | against {} | p | errors | no letter |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    f"| run | accuracy | 95 % interval | {' | '.join(COLUMNS)} | tokens shown "
+    "| against {} | p | errors | no letter |\n"
+    f"|{'---|' * (8 + len(COLUMNS))}"
 )
 
 EXPERIMENT_KEYS = ("configs", "runs")
@@ -81,7 +82,7 @@ def names_experiment(words: Sequence[str]) -> bool:
 def table(folders: Sequence[str]) -> str:
     """Compare runs with the first one in a Markdown table; p is from McNemar's test on common questions.
 
-    Frames and TFLOP are means per question, tokens shown the most of all questions.
+    Costs are means per question, see `flexselect.evaluation.costs`; tokens shown are the most of all questions.
     """
     runs = [read_run(Path(folder)) for folder in folders]
     lines = [HEAD.format(runs[0]["name"])]
@@ -92,7 +93,7 @@ def table(folders: Sequence[str]) -> str:
         if run is not runs[0]:
             versus = _against(run, runs[0])
         accuracy, cost = f"{format_number(about['accuracy'])} | {format_interval(about['interval'])}", mean_cost(rows)
-        costs = f"{format_frames(cost)} | {shown} | {format_tflop(cost)}"
+        costs = " | ".join([*(form(cost) for form in COLUMNS.values()), str(shown)])
         lines.append(f"| {run['name']} | {accuracy} | {costs} {versus} | {about['errors']} | {about['unparsed']} |")
     return "\n".join(lines) + "\n"
 

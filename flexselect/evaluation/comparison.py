@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flexselect.evaluation.costs import format_frames, format_tflop, mean_cost
+from flexselect.evaluation.costs import COLUMNS, mean_cost
 from flexselect.evaluation.grounding import summarise_grounding
 from flexselect.evaluation.results import format_interval, prediction_key, read_predictions, short_key, shown_answer
 from flexselect.evaluation.statistics import interval, mcnemar, wilson
@@ -150,8 +150,7 @@ def _cost_rows(common: Sequence[list[dict[str, Any]]]) -> list[str]:
     costs = [mean_cost(rows) for rows in common]
     if costs == [None, None]:
         return []
-    forms = {"frames a question": format_frames, "TFLOP a question": format_tflop}
-    return [_row(name, *map(form, costs)) for name, form in forms.items()]
+    return [_row(f"{name} a question", *map(form, costs)) for name, form in COLUMNS.items()]
 
 
 def _list_flips(runs: list[dict[str, Any]], pair: PairedRuns, most: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from statistics import fmean
 from typing import Any
@@ -40,10 +40,15 @@ def cost_of(row: dict[str, Any]) -> dict[str, Any] | None:
 
 def cost_line(cost: dict[str, Any]) -> str:
     """Format a mean cost for a terminal."""
+    return f"cost of a question: {format_looked_at(cost)}, {format_tflop(cost)} TFLOP"
+
+
+def format_looked_at(cost: dict[str, Any]) -> str:
+    """Format all numbers of a cost but the operations."""
     decoded = "" if cost["decoded"] is None else f" ({format_count(cost['decoded'])} decoded)"
     scored = f", {format_count(cost['scored'])} tokens scored" if cost["scored"] else ""
-    shown = f"{format_count(cost['frames'])} frames{decoded}, {cost['pixels'] / 1e6:.3g} megapixels{scored}"
-    return f"cost of a question: {shown}, {format_count(cost['kept'])} kept, {format_tflop(cost)} TFLOP"
+    shown = f"{format_count(cost['frames'])} frames{decoded}, {format_pixels(cost)} megapixels{scored}"
+    return f"{shown}, {format_count(cost['kept'])} kept"
 
 
 def format_count(value: float | None) -> str:
@@ -51,11 +56,25 @@ def format_count(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def format_frames(cost: dict[str, Any] | None) -> str:
-    """Format the frames of a mean cost; a dash if it is unknown."""
-    return format_count(None if cost is None else cost["frames"])
+def format_pixels(cost: dict[str, Any] | None) -> str:
+    """Format the pixels of a cost in millions to three digits; a dash if it is unknown."""
+    return UNKNOWN if cost is None else f"{cost['pixels'] / 1e6:.3g}"
 
 
 def format_tflop(cost: dict[str, Any] | None) -> str:
     """Format the operations of a cost to three digits; a dash if it is unknown."""
     return UNKNOWN if cost is None else f"{cost['tflop']:.3g}"
+
+
+def _counts(name: str) -> Callable[[dict[str, Any] | None], str]:
+    return lambda cost: format_count(None if cost is None else cost[name])
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any] | None], str]] = {  # of tables, with what formats a mean cost
+    "frames": _counts("frames"),
+    "decoded": _counts("decoded"),
+    "megapixels": format_pixels,
+    "scored": _counts("scored"),
+    "kept": _counts("kept"),
+    "TFLOP": format_tflop,
+}

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flexselect.evaluation.costs import cost_of, format_frames, format_tflop, mean_cost
+from flexselect.evaluation.costs import cost_of, format_looked_at, format_tflop, mean_cost
 from flexselect.evaluation.results import evidence_lines, summarise_errors
 from flexselect.evidence.moments import player_offset
 from flexselect.session import VideoSession
@@ -101,7 +101,7 @@ def write_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["clock"] = clock_time
     environment.filters["length_text"] = length_text
-    environment.filters["frames"], environment.filters["tflop"] = format_frames, format_tflop
+    environment.filters["looked_at"], environment.filters["tflop"] = format_looked_at, format_tflop
     page = environment.from_string(template).render(
         title=title,
         rows=[_shown(row, evidence_by_row.get(i), path) for i, row in enumerate(rows)],

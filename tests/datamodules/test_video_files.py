@@ -597,3 +597,14 @@ def test_the_index_of_hours_is_small():
     assert size < 40 * count
     assert packets.shown[:5].tolist() == [3, 4, 5, 6, 8] and packets.shown[-1] == count - 1
     assert packets.of_shown(packets.pts)[:3].tolist() == [512 * 3, 512 * 4, MISSING]
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: write_at(path, range(0, 900, 40))])
+def test_a_file_that_changes_while_it_is_open_is_not_read_on(change, tmp_path):
+    """A session reads frames at any later question: those of another file would be answered from in silence."""
+    path = write_at(tmp_path / "a.mp4", range(0, 400, 40))
+    stream = open_video(path, everything, as_it_is)
+    assert sum(len(frames) for frames in stream.frames_at([1, 2])) == 2
+    change(path)
+    with pytest.raises(VideoError, match=r"a\.mp4.*changed or deleted since it was opened.*open it again"):
+        list(stream.frames_at([1, 2]))

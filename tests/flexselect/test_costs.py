@@ -223,11 +223,14 @@ def test_runs_are_compared_by_cost_too(tmp_path):
     dear = write_run(tmp_path / "dear", [row(i) for i in range(3)])
     lines = {line[:22].strip(): line[22:].split() for line in compare(cheap, dear).splitlines()}
     assert lines["frames a question"] == ["2", "4"] and lines["TFLOP a question"] == ["0.0123", "0.5"]
+    assert lines["decoded a question"] == ["7", "7"] and lines["megapixels a question"] == ["8", "8"]
+    assert lines["scored a question"] == ["9", "9"] and lines["kept a question"] == ["3", "3"]
     assert "TFLOP a question" in compare(cheap, old) and "–" in compare(cheap, old)
     assert "TFLOP" not in compare(old, old)
     cells = [line.split(" | ") for line in table([dear, cheap, old]).splitlines()]
-    assert cells[0][3:6] == ["frames", "tokens shown", "TFLOP"]
-    assert [each[3:6] for each in cells[2:]] == [["4", "3", "0.5"], ["2", "3", "0.0123"], ["–", "3", "–"]]
+    assert cells[0][3:10] == ["frames", "decoded", "megapixels", "scored", "kept", "TFLOP", "tokens shown"]
+    known = [["4", "7", "8", "9", "3", "0.5", "3"], ["2", "7", "8", "9", "3", "0.0123", "3"]]
+    assert [each[3:10] for each in cells[2:]] == [*known, [*"––––––", "3"]]
     assert len({len(re.findall(r"\|", line)) for line in table([dear, cheap, old]).splitlines()}) == 1
 
 
@@ -236,8 +239,8 @@ def test_a_report_of_old_and_damaged_rows(tmp_path):
     rows = [{**each, "timings": {}, "options": []} for each in rows]
     write_report(tmp_path / "report.html", "some", rows, lambda row: None, None, {})
     page = (tmp_path / "report.html").read_text()
-    assert page.count("4 frames, 8 megapixels, 9 tokens scored, 0.5 TFLOP") == 1
-    assert page.count("TFLOP per question") == 1 and page.count("megapixels") == 1
+    assert page.count("4 frames, 8 megapixels, 9 tokens scored, 3 kept, 0.5 TFLOP") == 1
+    assert page.count("TFLOP per question (mean): 4 frames, 8 megapixels, 9 tokens scored, 3 kept<") == 1
     write_report(tmp_path / "report.html", "some", rows[:2], lambda row: None, None, {})
     assert "TFLOP" not in (tmp_path / "report.html").read_text()
 
