@@ -72,9 +72,13 @@ class TwoLooks:
         return replace(first, seconds=None if first.seconds is None else first.seconds[::per_unit])
 
     def sampling(self, first: EncodedVideo) -> dict[str, Any]:
-        """Return how the video was sampled, see `EncodedVideo.sampling`: the full look, and the first one."""
-        whole = replace(first, grid=self.full.grid, seconds=self.full.seconds)
-        return {**whole.sampling, "first_look": {"every": self.source.plan.every, "grid": list(first.grid)}}
+        """Return how the video was sampled, see `EncodedVideo.sampling`: the full look, and the first one.
+
+        How many frames the full look would decode is left out: `Cost` has those of both looks.
+        """
+        whole = replace(first, grid=self.full.grid, seconds=self.full.seconds).sampling
+        whole = {name: value for name, value in whole.items() if not name.startswith("decoded")}
+        return {**whole, "first_look": {"every": self.source.plan.every, "grid": list(first.grid)}}
 
     def again(self, request: Request, budget: int | None = None) -> Request:
         """Look again at what stands out for a question.

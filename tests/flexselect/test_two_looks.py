@@ -155,16 +155,16 @@ def test_the_first_look_takes_what_is_cheap_to_decode():
 
 def test_key_frames_are_looked_at_first(checkpoint, video):
     """With sampling near: a file's first look decodes fewer frames than units at even distances do."""
-    looks = [
-        FlexSelect.from_pretrained(
-            str(checkpoint), selector="self", dtype="float32", device="cpu", cost=0.6, sampling=sampling
-        )
-        .open(video)
-        .looks.source
+    how = {"selector": "self", "dtype": "float32", "device": "cpu", "cost": 0.6}
+    sessions = [
+        FlexSelect.from_pretrained(str(checkpoint), **how, sampling=sampling).open(video)
         for sampling in ("exact", "near")
     ]
+    looks = [session.looks.source for session in sessions]
     decoded = [source.first().about.decoded for source in looks]
     assert decoded[1] < decoded[0] and len(looks[0].plan.coarse) == len(looks[1].plan.coarse)
+    sampling = sessions[1].looks.sampling(sessions[1].encode())
+    assert "moved" in sampling and not [name for name in sampling if "decoded" in name], "the cost has that of both"
 
 
 def test_the_second_look_is_around_what_stands_out():
