@@ -12,6 +12,7 @@ from flexselect import LiteSelector
 from flexselect.families import family_of
 from flexselect.loading.weights import LoadOptions
 from tests import tiny
+from tests.fixtures import TWO
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -32,7 +33,9 @@ def at_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in TWO else pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES]
+)
 def test_recipe_of_a_selector(kind, videos, tmp_path):
     """The YAMLs of the released sizes, on tiny models: scores stored, trained, exported."""
     for name in ("model", "small"):
