@@ -1,6 +1,6 @@
 """Accuracy over cost, in every way to ask: all tokens, fewer frames, controls, selection, two looks.
 
-    python -m bench.cost                    (videos of 17 minutes, three seeds: half an hour)
+    python -m bench.cost                    (videos of 17 minutes, three seeds: a quarter of an hour)
     python -m bench.cost --minutes 60
 
 The videos are those of `bench.look_twice`. A way's cost is the share of the full look's frames that it takes; the table
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,7 @@ def ways(num_units: int, selector: str | None) -> list[Way]:
         listed += [fewer_frames(name, share, num_units, selector=mode, **split) for share in SHARES]
     listed += [at_cost(share) for share in SHARES]
     if selector is not None:
-        lite = [at_cost(share, selector=selector) for share in SHARES]
-        listed += [replace(way, name=way.name.replace("two looks", "two looks, lite")) for way in lite]
+        listed += [at_cost(share, name="two looks, lite", selector=selector) for share in SHARES]
     return listed
 
 

@@ -64,12 +64,12 @@ class Way:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def at_cost(cost: float, shrink: float = 3.0, **options: Any) -> Way:
+def at_cost(cost: float, shrink: float = 3.0, name: str = "two looks", **options: Any) -> Way:
     """Look twice at this share of the frames; the first look takes one of every eight units, if it may."""
     share = min(0.9, 1 / (2 * EVERY * cost))
     looks = {"cost": cost, "first_look_share": share, "first_look_shrink": shrink, "second_look_gb": SEEN_GB}
     more = {"selector": "self", "max_frames": MOST_FRAMES, **looks, **options}
-    return Way(f"two looks {cost:g}", more)
+    return Way(f"{name} {cost:g}", more)
 
 
 def fewer_frames(name: str, share: float, num_units: int, **options: Any) -> Way:

@@ -39,17 +39,20 @@ def videos(tmp_path_factory) -> Path:
 SLOW = {"glm4v", "minicpm_v"}  # families whose turn it is in `make test-slow` only
 
 
+def slow_but(usual, names) -> list:
+    """Leave some cases of a test in the usual suite; the others have their turn in `make test-slow`."""
+    return [name if usual(name) else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 TWO = {"qwen2_5_vl", "qwen3_5"}  # with attention alone, and with recurrent layers
-in_two_families = pytest.mark.parametrize(  # for long tests: the others have their turn in `make test-slow`
-    "model_folder",
-    [name if name in TWO else pytest.param(name, marks=pytest.mark.slow) for name in tiny.BUILDERS],
-    indirect=True,
+in_two_families = pytest.mark.parametrize(  # for long tests
+    "model_folder", slow_but(TWO.__contains__, tiny.BUILDERS), indirect=True
 )
 
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in tiny.BUILDERS],
+    params=slow_but(lambda name: name not in SLOW, tiny.BUILDERS),
 )
 def model_folder(request, tmp_path_factory) -> Path:
     """A random model of each family, in the layout its authors released: being on that list is being tested."""

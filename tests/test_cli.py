@@ -19,6 +19,7 @@ from lightning_modules.callbacks import PredictionWriter
 from lightning_modules.video_qa import VideoQA
 from tests import miniature
 from tests.datamodules.test_video import BAD, bad_file, write
+from tests.fixtures import slow_but
 from tests.processes import TWO, Run, run_copy
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +27,9 @@ EXPERIMENTS = sorted((ROOT / "configs" / "experiment").glob("*.yaml"))
 OTHERS = {ROOT / "configs" / "demo" / name for name in ("layers.yaml", "serve.yaml")}  # test_locating.py, test_page.py
 
 
-def slow_but_examples(file):
-    """Leave each benchmark and each model in the usual suite."""
-    usual = file.stem.startswith("videomme") or file.stem.endswith("internvl2_5_8b")
-    return file if usual else pytest.param(file, marks=pytest.mark.slow)
+def each_once(file):
+    """Each benchmark and each model, not all pairs."""
+    return file.stem.startswith("videomme") or file.stem.endswith("internvl2_5_8b")
 
 
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - {*EXPERIMENTS, *OTHERS})
@@ -341,7 +341,7 @@ def test_two_runs_are_compared(videos, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", map(slow_but_examples, EXPERIMENTS), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", slow_but(each_once, EXPERIMENTS), ids=lambda file: file.stem)
 def test_every_experiment_is_made_of_configs_that_parse(file, capsys, tmp_path):
     """Every run of every published row, up to the point where a checkpoint is needed."""
     first_line = file.read_text().splitlines()[0]

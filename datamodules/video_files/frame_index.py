@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +21,20 @@ MAX_MOMENT_RATE = 1000  # moments per second among which frames of a variable ra
 # Codecs whose decoders obey `skip_frame` exactly, packet by packet, as tests show; libdav1d (AV1) reads it only once.
 SKIPPING_CODECS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 
+# The sequences of an index, and their type codes of `array`: hours of video have a million frames.
+ARRAYS = {"times": "q", "seconds": "d", "key_times": "q", "positions": "q", "are_references": "b"}
+
 Sample = Callable[[int, float], Sequence[int]]  # (number of frames, frames per second) -> indices, ascending
+
+
+def as_arrays(**sequences: np.ndarray) -> dict[str, Any]:
+    """Convert sequences of an index to arrays, which take a few bytes per number."""
+    return {name: array(ARRAYS[name], values.astype(ARRAYS[name]).tobytes()) for name, values in sequences.items()}
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Frames of one video track, with the time at which each is shown.
-
-    Its sequences are arrays of 8 bytes per number: hours of video have a million frames.
-    """
+    """Frames of one video track, with the time at which each is shown."""
 
     path: str
     track: int  # number of the track among the file's video tracks, covers and stills included

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-from array import array
 from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
@@ -21,7 +20,7 @@ from zipfile import BadZipFile
 import av
 import numpy as np
 
-from datamodules.video_files.frame_index import FrameIndex
+from datamodules.video_files.frame_index import ARRAYS, FrameIndex, as_arrays
 from flexselect.storage.bounded_folder import make_room
 from flexselect.storage.file_hash import file_hash
 from flexselect.storage.run_settings import file_in_one_step
@@ -33,7 +32,6 @@ Reading = tuple[FrameIndex | None, list[str]]  # the index, None if there is no 
 FORMAT = 2  # of the files; older ones are not read
 MAX_BYTES = 500_000_000  # of the folder: some thousand hours of video
 MIN_BYTES = 16_000_000  # of a video; smaller ones are read faster than an index is looked for
-ARRAYS = {"times": "q", "seconds": "d", "key_times": "q", "positions": "q", "are_references": "b"}  # of `array`
 
 
 def cached_index(file: Path, track: int | None, read: Callable[[], Reading]) -> Reading:
@@ -86,7 +84,7 @@ def _load(place: Path, file: Path) -> Reading | None:
             about = json.loads(str(stored["about"]))
             if about["hash"] != file_hash(file):
                 return None
-            arrays = {name: array(kind, stored[name].tobytes()) for name, kind in ARRAYS.items()}
+            arrays = as_arrays(**{name: stored[name] for name in ARRAYS})
         os.utime(place)  # mark as used now
         values: dict[str, Any] = about["index"]
         values["pixel_aspect"] = Fraction(values["pixel_aspect"])

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from datamodules.video_files.frame_index import FrameIndex
+from datamodules.video_files.frame_index import FrameIndex, as_arrays
 from datamodules.video_files.geometry import DisplayMatrix, read_display_matrix, usable_aspect
 from datamodules.video_files.reference_frames import reference_test
 
@@ -168,14 +168,14 @@ def _index(container: av.container.InputContainer, track: _Track, moving_tracks:
     first = float(clock[0])
     start = first if container.start_time is None else container.start_time / av.time_base
     origin = start if has_timestamps and first - start > LATE_START else first
+    sequences = {"times": times, "seconds": clock - origin, "key_times": keys, "positions": positions}
+    sequences["are_references"] = packets.of_shown(packets.are_references)[positions]
     return FrameIndex(
+        **as_arrays(**sequences),
         path=container.name,
         track=container.streams.video.index(stream),
         moving_tracks=moving_tracks,
-        times=array("q", times.tobytes()),
-        seconds=array("d", (clock - origin).tobytes()),
         starts_at=origin,
-        key_times=array("q", keys.tobytes()),
         has_timestamps=has_timestamps,
         seekable=has_timestamps and ("mp4" in name or "matroska" in name),  # others lack a seek index
         codec=stream.codec_context.name,
@@ -183,8 +183,6 @@ def _index(container: av.container.InputContainer, track: _Track, moving_tracks:
         pixel_aspect=usable_aspect(stream.sample_aspect_ratio),
         matrix=track.matrix,
         has_alpha=stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9"),
-        positions=array("q", positions.tobytes()),
-        are_references=array("b", packets.of_shown(packets.are_references)[positions].tobytes()),
         warnings=warnings,
         last_duration=_last_duration(stream, packets.durations[packets.shown[-1]]),
     )

@@ -62,8 +62,7 @@ def error_message(error: Exception) -> str:
 UNKNOWN_KEY = re.compile(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted")
 WRONG_VALUE = re.compile(r"(?P<expected>Expected a [^\n]*?)(?:\. Got value: |\n[\s\S]*?Given value: )(?P<value>[^\n]+)")
 REQUIRED_KEY = re.compile(r"given class_path '([\w.]+)':\s+the following arguments are required: ([\w, ]+)")
-PART_ALONE = re.compile(r"NestedArg\(key='(\w+)', val='([^\n]*?)'\)")
-PATH_ALONE = re.compile(r"NestedArg\(key='path', val='([^\n]+?)'\)")
+PART_ALONE = re.compile(r"NestedArg\(key='(?P<key>\w+)', val='(?P<value>[^\n]*?)'\)")
 UNKNOWN_OPTION = re.compile(r"[Uu]nrecognized arguments: (--[\w.-]+)")
 
 
@@ -76,9 +75,9 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         message: the parser's message.
         options: the parser's options, such as "--output_dir".
     """
-    alone = PATH_ALONE.search(message)
-    if alone is not None:
-        return f"--family.path alone names no family: {_family_option(alone[1])}"
+    alone = PART_ALONE.search(message)
+    if alone is not None and alone["key"] == "path" and alone["value"]:
+        return f"--family.path alone names no family: {_family_option(alone['value'])}"
     key, option, lacking = (pattern.search(message) for pattern in (UNKNOWN_KEY, UNKNOWN_OPTION, REQUIRED_KEY))
     part = message.partition('"')[2].partition('"')[0]  # Parser key "data":
     if key is not None:
@@ -95,7 +94,7 @@ def explain_mistake(message: str, options: Sequence[str]) -> str:
         if "--config" in options:
             return "a model is missing: give --config CONFIG, for example --config qwen2_5_vl_7b"
         return message
-    wrong = WRONG_VALUE.search(PART_ALONE.sub(lambda part: f"{part[2]!r}", message))
+    wrong = WRONG_VALUE.search(PART_ALONE.sub(lambda part: repr(part["value"]), message))
     if wrong is None:
         return message
     *parts, key = re.findall(r'Parser key "([\w.]+)":', message)

@@ -113,8 +113,9 @@ class TwoLooks:
 
     def _in_full(self, units: Sequence[int], first: EncodedVideo, clock: Clock) -> EncodedVideo:
         """Return some units in full, as a video of their own; encode those that were not seen yet."""
-        features, *others = self._encoded(units, clock)
-        self._keep(units, [features, *others])
+        encoded = self._encoded(units, clock)
+        self._keep(units, encoded)
+        features, *others = encoded
         stream = self.source.second(units)
         return replace(
             first,

@@ -129,7 +129,7 @@ def test_frames_are_those_of_decoding_everything(tmp_path, name):
     assert len(every) == 150 and not torch.equal(every[0], every[1]), "canary"
     index = indexed(path)
     for wanted in WANTED:
-        for threads in (1, 8):
+        for threads in (1, 2, 8):
             result = torch.cat(list(decode_frames(index, [index.times[i] for i in wanted], as_it_is, threads)))
             assert torch.equal(result, every[list(wanted)]), (wanted, threads)
 

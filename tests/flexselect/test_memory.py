@@ -22,6 +22,7 @@ from flexselect.scoring.reference_layer import ReferenceLayerScorer
 from flexselect.structures.prompt import VideoPrompt
 from tests import tiny
 from tests.dry_gpu import DryGPU
+from tests.fixtures import slow_but
 from tests.flexselect.test_published_sizes import MODELS, as_released, shapes_alone, write_sparse  # noqa: F401
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is here: see docs/first_gpu_run.md")
@@ -47,9 +48,7 @@ def family_and_prompter(name, kind, folder):
     return family, prompter
 
 
-@pytest.fixture(
-    params=[name if name.startswith("Qwen2.5") else pytest.param(name, marks=pytest.mark.slow) for name in SIZES]
-)
+@pytest.fixture(params=slow_but(lambda name: name.startswith("Qwen2.5"), SIZES))
 def published(request, tmp_path):
     """A model of published size on a GPU, without values, and a clip's shape."""
     kind, frames, height, width = SIZES[request.param]

@@ -25,6 +25,7 @@ from flexselect.loading.internvl_chat import internvl_config
 from flexselect.loading.llava_qwen import llava_config
 from flexselect.loading.weights import LoadOptions
 from tests import tiny
+from tests.fixtures import slow_but
 
 PUBLISHED = Path(__file__).parents[1] / "published"
 SIZES = {  # published parameters in billions, reference layer
@@ -193,11 +194,7 @@ def shapes_alone(monkeypatch):
     monkeypatch.setattr(core_model_loading, "_materialize_copy", shape_of)
 
 
-def slow_but_examples(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in NEWER - EXAMPLES | LARGE else name
-
-
-@pytest.fixture(params=map(slow_but_examples, MODELS))
+@pytest.fixture(params=slow_but(lambda name: name not in NEWER - EXAMPLES | LARGE, MODELS))
 def published(request, tmp_path):
     config, billions, layer = MODELS[request.param]
     (tmp_path / "config.json").write_text(json.dumps(config))

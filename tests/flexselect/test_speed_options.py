@@ -9,6 +9,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from flexselect import FlexSelect
 from tests import tiny
+from tests.fixtures import slow_but
 
 QUESTIONS = ("Which shape is red?", "Why?")
 
@@ -64,7 +65,7 @@ SOONER = {"qwen2_5_vl", "llava_video", "internvl", "qwen3_vl"}  # compiled withi
 
 @pytest.mark.parametrize(
     "model_folder",
-    [name if name in SOONER else pytest.param(name, marks=pytest.mark.slow) for name in tiny.BUILDERS],
+    slow_but(SOONER.__contains__, tiny.BUILDERS),
     indirect=True,
 )
 def test_compiled_layers(load, graphs):

@@ -12,7 +12,7 @@ from flexselect import LiteSelector
 from flexselect.families import family_of
 from flexselect.loading.weights import LoadOptions
 from tests import tiny
-from tests.fixtures import TWO
+from tests.fixtures import TWO, slow_but
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -33,9 +33,7 @@ def at_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind in TWO else pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES]
-)
+@pytest.mark.parametrize("kind", slow_but(TWO.__contains__, RECIPES))
 def test_recipe_of_a_selector(kind, videos, tmp_path):
     """The YAMLs of the released sizes, on tiny models: scores stored, trained, exported."""
     for name in ("model", "small"):

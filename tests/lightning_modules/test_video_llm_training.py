@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from flexselect import FlexSelect
 from flexselect.families import Qwen25VL
 from flexselect.structures.layout import lay_out
 from lightning_modules.video_llm_training import IGNORED, VideoLLMTraining, _spread
-from tests.datamodules.test_selector_training import process
+from tests.datamodules.test_needle_curriculum import trainer
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ["fit", "--config", "configs/demo/train_video_llm.yaml", "--trainer.enable_progress_bar", "false"]
@@ -62,7 +61,7 @@ def test_pruned_clips_are_trained_as_the_prompts_of_a_selection(tmp_path):
     write_two_looks(tmp_path)
     training = VideoLLMTraining(Qwen25VL(str(tmp_path)))
     data = NeedleCurriculum(training.family, 2, steps_per_epoch=32, letters=False, announced=True, selected=True)
-    data.trainer = SimpleNamespace(**vars(process(had=0, limit=1.0)), current_epoch=0, callback_metrics={})
+    data.trainer = trainer()
     batch = next(batch for batch in data.train_dataloader() if batch["kept"])
     embeddings, positions, labels = training._assemble(batch)
     whole, _, _ = training._assemble({**batch, "kept": []})
