@@ -29,6 +29,7 @@ from flexselect.storage.run_settings import UsageError, check_settings
 from flexselect.storage.shard import FILE as SHARD_FILE
 from lightning_modules.question_files import QuestionFiles
 from lightning_modules.video_qa import VideoQA
+from lightning_modules.waiting import wait_for_others
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class PredictionWriter(Callback):
         questions = {question.key: question for question in pl_module.data.questions}
         answers = read_answers(folder)
         kept = self._current_rows(answers, questions, pl_module.data.hash_of)
-        trainer.strategy.barrier("predictions are read")
+        wait_for_others(trainer)  # predictions are read
         if trainer.is_global_zero:
             merge_predictions(folder, kept)
             if len(kept) < len(answers):
@@ -86,7 +87,7 @@ class PredictionWriter(Callback):
         pl_module.data.skip(pl_module.answered)
         if pl_module.answered:
             log.info("%d of %d questions were answered by an earlier run", len(pl_module.answered), len(questions))
-        trainer.strategy.barrier("predictions are merged")
+        wait_for_others(trainer)  # predictions are merged
         self._file = folder / ("predictions.jsonl" if trainer.world_size == 1 else f"part-{trainer.global_rank}.jsonl")
 
     @staticmethod
@@ -155,7 +156,7 @@ class PredictionWriter(Callback):
         if self._file is None:
             return
         folder = self.folder(pl_module)
-        trainer.strategy.barrier("all answers are written")
+        wait_for_others(trainer)  # all answers are written
         if trainer.is_global_zero:
             rows = read_predictions(folder)
             merge_predictions(folder, rows)
@@ -175,7 +176,7 @@ class PredictionWriter(Callback):
                 self._write_shard(trainer.state.fn.value, pl_module, pl_module.data)
             if self.lost:
                 log.error("%d of %d questions have no row in %s: call again", self.lost, len(asked), folder)
-        trainer.strategy.barrier("predictions are merged")
+        wait_for_others(trainer)  # predictions are merged
 
     def _write_shard(self, verb: str, pl_module: VideoQA, data: QuestionSource) -> None:
         """Say that the shard's run has ended, with what `merge` writes into the results of all shards."""

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from flexselect.commands.export import export
+from lightning_modules.waiting import wait_for_others
 
 log = logging.getLogger(__name__)
 FOLDER, LAST, EXPORTED = "checkpoints", "last.ckpt", "selector"
@@ -133,4 +134,4 @@ class ExportSelector(Callback):
         if trainer.is_global_zero:
             chosen = self.best.best_model_path or str(self.root / FOLDER / LAST)
             log.info(export(chosen, str(self.root / EXPORTED), overwrite=True).strip())
-        trainer.strategy.barrier("the selector is exported")
+        wait_for_others(trainer)  # the selector is exported

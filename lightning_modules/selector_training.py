@@ -26,7 +26,7 @@ from flexselect.training.adapters import freeze as freeze_parts
 from flexselect.training.initialization import TEACHER, load_initial_weights, new_selector
 from flexselect.training.losses import LOSSES
 from flexselect.training.teacher import Teacher
-from lightning_modules.ranking_metrics import RankingMetrics, format_recall, metric_name
+from lightning_modules.metrics.ranking import RankingMetrics, format_recall, metric_name
 from lightning_modules.schedule import total_steps, warmup_cosine
 from lightning_modules.selector_checkpoints import check_save_every, selector_checkpoints
 from lightning_modules.teacher_scoring import check_store

@@ -16,6 +16,7 @@ from flexselect.storage.run_settings import UsageError
 from flexselect.storage.score_store import ScoreStore, ScoreWriter
 from flexselect.storage.shard import FILE as SHARD_FILE
 from flexselect.training.teacher import Teacher
+from lightning_modules.waiting import wait_for_others
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class TeacherScoring(LightningModule):
         if self.trainer.is_global_zero:
             ScoreStore.create(folder, settings)
             (folder / SHARD_FILE).unlink(missing_ok=True)  # until this run has ended too
-        self.trainer.strategy.barrier("the store is created")
+        wait_for_others(self.trainer)  # the store is created
         store = ScoreStore(folder)
         store.match(settings)
         data.skip(store.scored)
@@ -93,7 +94,7 @@ class TeacherScoring(LightningModule):
 
     def on_predict_end(self) -> None:
         """Log how many clips have scores."""
-        self.trainer.strategy.barrier("all scores are written")
+        wait_for_others(self.trainer)  # all scores are written
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             if self.data.shard is not None:

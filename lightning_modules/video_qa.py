@@ -27,7 +27,7 @@ from flexselect.storage.feature_cache import FeatureCache
 from flexselect.structures.answer import Answer
 from flexselect.structures.frames import ReadOptions
 from flexselect.validation import raise_if_lost
-from lightning_modules.grounding_metrics import GroundingMetrics
+from lightning_modules.metrics.grounding import GroundingMetrics
 
 
 class VideoQA(LightningModule):

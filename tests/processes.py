@@ -127,6 +127,9 @@ class Spare:
         if self.poll() is None:
             os.kill(self.pid, signum)
 
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
 
 def _launchers(spares):
     """Let Lightning's launcher and torchrun take spares instead of starting Python."""

@@ -13,6 +13,7 @@ import torch
 import cli
 from flexselect.session import VideoSession
 from flexselect.training.teacher import Teacher
+from lightning_modules.command_line.interruption import PATIENCE
 from lightning_modules.selector_training import SelectorTraining
 from tests.lightning_modules.test_selector_training import fit_words, words
 from tests.processes import TWO, Run
@@ -177,13 +178,18 @@ def test_fit_writes_a_checkpoint_first(qwen, clips, whole, tmp_path, caplog, sig
 # -- processes of their own
 
 
-def stopped(process, signum, when):
-    """What it said, having been told to stop once something holds."""
+def until(process, when):
+    """Wait until something holds, which must be before the process ends."""
     end = time.monotonic() + 120
     while not when():
         assert process.poll() is None, process.said()[1][-3000:]
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.02)
+
+
+def stopped(process, signum, when):
+    """What it said, having been told to stop once something holds."""
+    until(process, when)
     process.send_signal(signum)
     output = process.ended(128 + signum, timeout=60)
     assert "Traceback" not in output, output[-3000:]
@@ -198,6 +204,19 @@ def test_two_processes_end_together(qwen, clips, tmp_path):
     assert cli.main(ask("predict", qwen, clips, tmp_path)) == 0
     rows = lines(tmp_path, "predictions.jsonl")
     assert len(rows) == len({row["id"] for row in rows}) == 24 and not list(tmp_path.glob("part-*"))
+
+
+def test_a_process_that_waits_for_the_others_ends_too(qwen, clips, tmp_path):
+    """The second one has asked all its questions, and the first one is stopped within its own."""
+    process = Run(ask("predict", qwen, clips, tmp_path, *TWO))
+    until(process, lambda: lines(tmp_path, "part-0.jsonl"))
+    process.send_signal(signal.SIGSTOP)
+    until(process, lambda: len(lines(tmp_path, "part-1.jsonl")) == 12)
+    time.sleep(0.5)  # it waits now
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    assert "Traceback" not in process.ended(143, timeout=PATIENCE / 2)
+    assert len(lines(tmp_path, "part-*.jsonl")) < 24
 
 
 def test_slurm_is_asked_to_put_the_job_back(qwen, clips, tmp_path):

@@ -1,0 +1,1 @@
+"""Metrics of validation, as torchmetrics."""
