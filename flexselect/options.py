@@ -29,6 +29,7 @@ from flexselect.validation import (
     check_verify,
 )
 
+LOOKS = ("first_look_share", "first_look_shrink", "second_look_area", "second_look_gb")  # need `cost`
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,6 +148,8 @@ class Options(ScoringOptions):
             both looks take together, see docs/look_twice.md; 2: all frames, twice.
         first_look_share: share of the cost for the first look.
         first_look_shrink: how much smaller the sides of frames are in the first look, if the tower takes several sizes.
+        second_look_area: share of a frame's area that the second look takes, where scores of the first one are highest,
+            if the tower takes several sizes; 1: whole frames.
         second_look_gb: how much of what was seen in full a session keeps for later questions.
     """
 
@@ -163,6 +166,7 @@ class Options(ScoringOptions):
     cost: float | None = later(None)
     first_look_share: float = later(0.5)
     first_look_shrink: float = later(2.0)
+    second_look_area: float = later(1.0)
     second_look_gb: float = placement(1.0)
 
     def __post_init__(self) -> None:
@@ -174,7 +178,7 @@ class Options(ScoringOptions):
         check_budget_mass(self.budget_mass, self.budget_split)
         if self.scoring_only and self.selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
-        check_looks(self.cost, self.first_look_share, self.first_look_shrink, self.second_look_gb)
+        check_looks(self.cost, *({name: getattr(of, name) for name in LOOKS} for of in (type(self), self)))
         check_engine(self.engine, engine_url=self.engine_url, engine_options=self.engine_options)
 
 
@@ -242,6 +246,7 @@ class OptionNames(TypedDict, total=False):
     cost: float | None
     first_look_share: float
     first_look_shrink: float
+    second_look_area: float
     second_look_gb: float
     fps: float | None
     max_frames: int | None

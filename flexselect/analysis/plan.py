@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from flexselect.families.base import VideoFamily
 from flexselect.families.prompter import Prompter
 from flexselect.loading.checkpoint_files import weight_files
-from flexselect.looks.plan import first_size, plan_looks
+from flexselect.looks.plan import look_sizes, plan_looks
 from flexselect.options import Options
 from flexselect.scoring.factory import is_trained, ranks_content, reference_layer
 from flexselect.selectors.lite_selector import LiteSelector, LiteSelectorConfig, selector_at
@@ -92,8 +92,9 @@ class Plan:
         if options.cost is None:
             return [clip]
         plan = plan_looks(clip.num_units, per_unit, options.cost, options.first_look_share)
-        small = first_size(height, width, self.prompter.token_side, options.first_look_shrink)
-        return [self._shape(len(plan.coarse) * per_unit, *small), self._shape(plan.fine * per_unit, height, width)]
+        looks = options.first_look_shrink, options.second_look_area
+        small, region = look_sizes(height, width, self.prompter.token_side, *looks)
+        return [self._shape(len(plan.coarse) * per_unit, *small), self._shape(plan.fine * per_unit, *region)]
 
     def _shape(self, frames: int, height: int, width: int) -> VideoClip:
         return self.prompter.clip(torch.empty(frames, height, width, 3, dtype=torch.uint8, device="meta"))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from flexselect.families.base import VideoLM
 from flexselect.families.inputs import resize_to
-from flexselect.looks.plan import LookPlan, first_size, plan_looks
+from flexselect.looks.plan import LookPlan, Size, look_sizes, plan_looks
+from flexselect.looks.regions import View
 from flexselect.structures.frames import FrameStream, stream_of
 from flexselect.structures.prompt import VideoClip
 
@@ -26,6 +27,7 @@ class Source:
         cost: see `plan_looks`.
         first_share: see `plan_looks`.
         shrink: how much smaller the sides of frames are in the first look; 1 where the tower takes one size only.
+        area: share of a frame's area that the second look takes; 1 where the tower takes one size only.
     """
 
     stream: FrameStream
@@ -33,6 +35,7 @@ class Source:
     cost: float
     first_share: float
     shrink: float
+    area: float
     _size: tuple[int, int] = field(default=(0, 0), init=False)  # of a frame of the full look, known once one was read
 
     @cached_property
@@ -67,9 +70,26 @@ class Source:
 
         return replace(part, num_frames=part.num_frames * per_unit, seconds=seconds, read=read)
 
-    def second(self, units: Sequence[int]) -> FrameStream:
-        """Return the frames of some units in full."""
-        return self._part(self.frames_of(units))
+    @property
+    def region(self) -> Size:
+        """Height and width of what the second look takes of a frame, in pixels. The first look must have been read."""
+        return self._sizes[1]
+
+    def second(self, views: Sequence[View]) -> FrameStream:
+        """Return the frames of some units in full, or their regions."""
+        part = self._part(self.frames_of([view.unit for view in views]))
+        (height, width), side = self.region, self.lm.prompter.token_side
+        if (height, width) == self._size:
+            return part
+        assert side is not None
+        corners = [(view.row * side, view.column * side) for view in views for _ in self.frames_of([view.unit])]
+
+        def read() -> Iterator[Tensor]:
+            rest = iter(corners)
+            for frames in part.read():
+                yield torch.stack([frame[y : y + height, x : x + width] for frame, (y, x) in zip(frames, rest)])
+
+        return replace(part, read=read)
 
     def full_clip(self) -> VideoClip:
         """Return the shape of the full look, without pixels. The first look must have been read."""
@@ -87,7 +107,11 @@ class Source:
     def _shrunk(self, frames: Tensor) -> Tensor:
         """Make frames smaller."""
         self._size = frames.shape[1], frames.shape[2]
-        return resize_to(frames, *first_size(*self._size, self.lm.prompter.token_side, self.shrink))
+        return resize_to(frames, *self._sizes[0])
+
+    @property
+    def _sizes(self) -> tuple[Size, Size]:
+        return look_sizes(*self._size, self.lm.prompter.token_side, self.shrink, self.area)
 
 
 def stream_of_clip(clip: VideoClip) -> FrameStream:

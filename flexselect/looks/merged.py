@@ -63,18 +63,20 @@ def merge(
     fine: EncodedVideo,
     chosen: Selection,
     units: Sequence[int],
+    places: Tensor,
     plan: LookPlan,
     clip: VideoClip,
     context: Tensor,
 ) -> tuple[SparseVideo, Selection]:
-    """Merge both looks: a unit that was looked at twice has the tokens and scores of the second look alone.
+    """Merge both looks: what was looked at twice has the tokens and scores of the second look alone.
 
     Args:
         first: the video of the first look.
         seen: its scores.
         fine: the units of the second look, as a video of their own.
         chosen: the selection among their tokens.
-        units: their numbers in the full look, ascending.
+        units: their numbers in the full look, ascending: F of them.
+        places: where their tokens are within a unit of the full look, int64 [F, *].
         plan: the units of both looks.
         clip: the shape of the full look, with V tokens.
         context: the tokens of the first look that are kept, int64 [*].
@@ -91,21 +93,17 @@ def merge(
     scores = torch.full((clip.num_units, per_unit), least)
     rows[coarse[:, None], middle] = torch.arange(scores_by_unit.numel(), dtype=torch.int32).view(len(coarse), -1)
     scores[coarse] = scores_by_unit[:, covering]
-    rows[again] = len(first.features) + torch.arange(fine_scores.numel(), dtype=torch.int32).view(len(units), -1)
-    scores[again] = fine_scores
-
-    def in_full(tokens: Tensor, numbers: Tensor, places: Tensor) -> Tensor:
-        """Return where the tokens of some units, int64 [*], are in the full look."""
-        return numbers[tokens // len(places)] * per_unit + places[tokens % len(places)]
-
-    inside = torch.arange(per_unit)
-    kept = torch.cat([in_full(chosen.kept.cpu(), again, inside), in_full(context, coarse, middle)]).sort().values
+    rows[again[:, None], places] = len(first.features) + torch.arange(places.numel(), dtype=torch.int32).view_as(places)
+    scores[again[:, None], places] = fine_scores
+    fine_in_full = (again[:, None] * per_unit + places).flatten()  # where each token is in the full look
+    coarse_in_full = (coarse[:, None] * per_unit + middle).flatten()
+    kept = torch.cat([fine_in_full[chosen.kept.cpu()], coarse_in_full[context]]).sort().values
     once = ~torch.isin(coarse, again)
-    sets = [in_full(tokens.cpu(), again, inside) for tokens in chosen.sets]
+    sets = [fine_in_full[tokens.cpu()] for tokens in chosen.sets]
     for tokens in seen.sets:
-        places = tokens[:: len(middle)].cpu() // len(middle)
-        rest = coarse[places[once[places]]]
-        sets += [(rest[:, None] * per_unit + inside).flatten()] if len(rest) else []
+        numbers = tokens[:: len(middle)].cpu() // len(middle)
+        rest = coarse[numbers[once[numbers]]]
+        sets += [(rest[:, None] * per_unit + torch.arange(per_unit)).flatten()] if len(rest) else []
     video = SparseVideo(
         first.prefix_ids,
         first.features,

@@ -62,16 +62,29 @@ def plan_looks(
     return LookPlan(num_units, every, min(num_units, max(1, left)), coarse)
 
 
-def first_size(height: int, width: int, side: int | None, shrink: float) -> tuple[int, int]:
-    """Return the size of a frame in the first look, in multiples of a token's side.
+Size = tuple[int, int]  # height and width in pixels
+
+
+def look_sizes(height: int, width: int, side: int | None, shrink: float, area: float) -> tuple[Size, Size]:
+    """Return the size of a frame in the first look, and of what the second one takes of a frame.
+
+    If a frame of the first look is one token, it says nothing about regions, and the second one takes whole frames.
 
     Args:
         height: of a frame of the full look, in pixels.
         width: likewise.
         side: of a token, in pixels; None: the tower takes frames of one size only.
-        shrink: how much smaller the sides are.
+        shrink: see `first_look_shrink`.
+        area: see `second_look_area`.
     """
-    if side is None or shrink == 1:
-        return height, width
-    rows, columns = (max(1, round(length / shrink / side)) for length in (height, width))
+    whole = height, width
+    first = _scaled(whole, side, 1 / shrink)
+    return first, whole if first == (side, side) else _scaled(whole, side, math.sqrt(area))
+
+
+def _scaled(size: Size, side: int | None, scale: float) -> Size:
+    """Scale a size, to multiples of a token's side."""
+    if side is None or scale == 1:
+        return size
+    rows, columns = (max(1, round(length * scale / side)) for length in size)
     return rows * side, columns * side

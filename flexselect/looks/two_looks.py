@@ -18,6 +18,7 @@ from flexselect.engine.engine import Engine
 from flexselect.evidence.moments import prominence
 from flexselect.looks.first_look import Source, stream_of_clip
 from flexselect.looks.merged import merge, still_shown
+from flexselect.looks.regions import View, look_at, places_of
 from flexselect.structures.cost import add_costs
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
@@ -39,10 +40,11 @@ class TwoLooks:
         assert options.cost is not None
         stream = stream_of_clip(source) if isinstance(source, VideoClip) else source
         self.engine, self.progress = engine, progress
-        self.source = Source(stream, engine.lm, options.cost, options.first_look_share, options.first_look_shrink)
+        sizes = options.first_look_shrink, options.second_look_area
+        self.source = Source(stream, engine.lm, options.cost, options.first_look_share, *sizes)
         self.most_bytes = options.second_look_gb * 1e9
-        # features of each unit, then its selector features if there are any; the latest used last
-        self.parts: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
+        # features of each unit or region, then its selector features if there are any; the latest used last
+        self.parts: OrderedDict[View, tuple[Tensor, ...]] = OrderedDict()
 
     @property
     def num_bytes(self) -> int:
@@ -69,6 +71,11 @@ class TwoLooks:
         """Look at the whole video: its features at a low rate and resolution."""
         first = self.engine.encode_source(self.source.first(), clock, self.progress)
         per_unit = self.engine.family.frames_per_unit
+        if self.source.area < 1 and self._region == self.full.grid[1:]:
+            first.about.warnings.append(
+                "the second look takes whole frames, not second_look_area of them: "
+                + ("the tower takes frames of one size only" if self._side is None else "lower first_look_shrink")
+            )
         return replace(first, seconds=None if first.seconds is None else first.seconds[::per_unit])
 
     def sampling(self, first: EncodedVideo) -> dict[str, Any]:
@@ -94,13 +101,15 @@ class TwoLooks:
         assert seen is not None
         clock = Clock(self.engine.gpus, request.timings)
         distance, _ = prominence(seen, len(plan.coarse))
-        units = plan.choose(distance.tolist())
-        fine = self._in_full(units, request.encoded, clock)
+        units, size, full = plan.choose(distance.tolist()), self._region, self.full.grid[1:]
+        views = look_at(units, seen.scores, plan.coarse, request.encoded.grid[1:], full, size)
+        fine = self._in_full(views, request.encoded, clock)
         with clock("score"):
             most = self.engine.budget if budget is None else budget
             context = still_shown(seen, units, plan, most // CONTEXT)
             chosen = self.engine.select_encoded(fine, [request.query_ids], None, max(1, most - len(context)))[0]
-            video, selection = merge(request.encoded, seen, fine, chosen, units, plan, self.full, context)
+            places = places_of(views, full[1], size)
+            video, selection = merge(request.encoded, seen, fine, chosen, units, places, plan, self.full, context)
         cost = cost_of_selecting(self.engine.family, self.engine.scorer, fine, request.query_ids, chosen)
         both = add_costs([request.cost, cost])
         return replace(request, encoded=video, selection=selection, timings=clock.timings, cost=both)
@@ -111,54 +120,65 @@ class TwoLooks:
         assert selection is not None
         return selection
 
-    def _in_full(self, units: Sequence[int], first: EncodedVideo, clock: Clock) -> EncodedVideo:
-        """Return some units in full, as a video of their own; encode those that were not seen yet."""
-        encoded = self._encoded(units, clock)
-        self._keep(units, encoded)
+    @property
+    def _region(self) -> tuple[int, int]:
+        """Rows and columns of tokens of what the second look takes of a unit."""
+        (height, width), side = self.source.region, self._side
+        return self.full.grid[1:] if side is None else (height // side, width // side)
+
+    @property
+    def _side(self) -> int | None:
+        """Pixels that a token is wide; None: the tower takes frames of one size only."""
+        return self.engine.lm.prompter.token_side
+
+    def _in_full(self, views: Sequence[View], first: EncodedVideo, clock: Clock) -> EncodedVideo:
+        """Return what is seen in full, as a video of its own; encode what was not seen yet."""
+        encoded = self._encoded(views, clock)
+        self._keep(views, encoded)
         features, *others = encoded
-        stream = self.source.second(units)
+        stream, delimiters = self.source.second(views), self.full.delimiters
         return replace(
             first,
             features=features,
             selector_features=others[0] if others else None,
-            grid=(len(units), *self.full.grid[1:]),
-            delimiters=tuple(self.full.delimiters[unit] for unit in units) if self.full.delimiters else (),
+            grid=(len(views), *self._region),
+            delimiters=tuple(delimiters[view.unit] for view in views) if delimiters else (),
             seconds=stream.seconds,
             about=stream.about,
-            tower_input=(stream.num_frames, *self.full.pixels.shape[1:3]),
+            tower_input=(stream.num_frames, *self.source.region),
         )
 
-    def _encoded(self, units: Sequence[int], clock: Clock) -> list[Tensor]:
-        """Return the features of some units in full, then their selector features if there are any: [V, D] each.
+    def _encoded(self, views: Sequence[View], clock: Clock) -> list[Tensor]:
+        """Return the features of some views, then their selector features if there are any: [V, D] each.
 
         Those that were not kept are encoded.
         """
-        new, seen = [unit for unit in units if unit not in self.parts], list[Tensor]()
+        new, seen = [view for view in views if view not in self.parts], list[Tensor]()
         if new:
             encoded = self.engine.encode_source(self.source.second(new), clock, self.progress)
             seen = [tensor for tensor in (encoded.features, encoded.selector_features) if tensor is not None]
-        if len(new) == len(units):
+        if len(new) == len(views):
             return seen
         parts = {**self.parts, **dict(zip(new, _by_unit(seen, len(new))))}
-        return [torch.cat(tensors) for tensors in zip(*(parts[unit] for unit in units))]
+        return [torch.cat(tensors) for tensors in zip(*(parts[view] for view in views))]
 
-    def _keep(self, units: Sequence[int], encoded: Sequence[Tensor]) -> None:
-        """Keep units for later questions, as many as fit; those that were not used for longest make room.
+    def _keep(self, views: Sequence[View], encoded: Sequence[Tensor]) -> None:
+        """Keep what was seen for later questions, as many as fit; those that were not used for longest make room.
 
         Args:
-            units: the units of a question.
+            views: what a question needed.
             encoded: their features, see `_encoded`.
         """
-        room = int(self.most_bytes * len(units) // _bytes(encoded))
-        new = {unit for unit in units[:room] if unit not in self.parts}
-        for unit in units[:room]:
-            if unit not in new:
-                self.parts.move_to_end(unit)
+        room = int(self.most_bytes * len(views) // _bytes(encoded))
+        new = {view for view in views[:room] if view not in self.parts}
+        for view in views[:room]:
+            if view not in new:
+                self.parts.move_to_end(view)
         while len(self.parts) > room - len(new):
             self.parts.popitem(last=False)
-        for unit, part in zip(units, _by_unit(encoded, len(units))):
-            if unit in new:
-                self.parts[unit] = tuple(tensor.clone() for tensor in part)  # not a view of all
+        for view, part in zip(views, _by_unit(encoded, len(views))):
+            if view in new:
+                self.parts[view] = tuple(tensor.clone() for tensor in part)  # not a view of all
 
 
 def _by_unit(tensors: Sequence[Tensor], count: int) -> Iterator[tuple[Tensor, ...]]:

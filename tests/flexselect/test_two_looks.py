@@ -11,7 +11,8 @@ from datamodules.needles import write_needle_videos
 from flexselect import FlexSelect
 from flexselect.looks.first_look import Source
 from flexselect.looks.merged import cells
-from flexselect.looks.plan import plan_looks
+from flexselect.looks.plan import look_sizes, plan_looks
+from flexselect.looks.regions import look_at, places_of
 from flexselect.storage.json_lines import read_json_lines
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.sparse_video import SparseVideo
@@ -104,6 +105,50 @@ def test_a_part_is_looked_at_in_full(load, video, frames_read):
     assert frames_read[0] not in frames_read[1:], "the first look is taken once"
 
 
+def test_only_a_region_is_looked_at_in_full(load, video):
+    """A quarter of each frame, where the first look has its highest score; its tokens have their places."""
+    fs = load(selector="self", budget=12, cost=1, first_look_shrink=1, second_look_area=0.25)
+    session = fs.open(video)
+    (request,) = session.requests([QUESTION])
+    encoded, source, side = request.encoded, session.looks.source, fs.lm.prompter.token_side
+    views, (_, rows, columns) = list(session.looks.parts), session.grid
+    fine = (encoded.rows >= len(encoded.features)).view(-1, rows, columns)
+    if side is None:
+        assert "the tower takes frames of one size only" in session.warnings[-1]
+        assert fine.sum() == len(views) * rows * columns
+        return
+    height, width = (max(1, round(length / 2)) for length in (rows, columns))
+    assert height * width < rows * columns and not session.warnings
+    read, first = source.second(views).all_frames(), session.encode()
+    whole = torch.cat(list(source.stream.frames_at(source.frames_of([view.unit for view in views]))))
+    seen = session.engine.select_encoded(first, [request.query_ids], None, 12)[0].scores.view(-1, rows, columns)
+    frames = {frame: i for i, frame in enumerate(source.frames_of([view.unit for view in views]))}
+    for unit, row, column in views:
+        inside = slice(row, row + height), slice(column, column + width)
+        assert fine[unit].sum() == fine[unit][inside].sum() == height * width
+        place = min(range(len(source.plan.coarse)), key=lambda i: abs(source.plan.coarse[i] - unit))
+        regions = seen[place].unfold(0, height, 1).unfold(1, width, 1).sum((-2, -1))
+        assert regions[row, column] == pytest.approx(float(regions.max()), abs=1e-6)
+        for frame in source.frames_of([unit]):
+            shown = whole[frames[frame]][row * side :, column * side :][: height * side, : width * side]
+            assert torch.equal(read[frames[frame]], shown)
+    cost = session.ask(QUESTION, max_new_tokens=2).cost
+    per_frame = height * width * side**2
+    assert cost.pixels == len(read) * per_frame + first.tower_input[0] * rows * columns * side**2
+    assert cost.scored == len(first.features) + len(views) * height * width
+
+
+def test_regions():
+    scores = torch.tensor([[[0.0, 1], [0, 0]], [[0, 0], [5, 0]]]).flatten()  # of two units of the first look
+    views = look_at([0, 2, 3, 9], scores, (1, 5), (2, 2), (4, 6), (2, 3))
+    assert views == [(0, 0, 3), (2, 0, 3), (3, 0, 3), (9, 2, 0)]
+    assert places_of(views[-1:], 6, (2, 3)).tolist() == [[12, 13, 14, 18, 19, 20]]
+    assert look_at([7], scores, (1, 5), (2, 2), (4, 6), (4, 6)) == [(7, 0, 0)], "all of it"
+    assert look_sizes(84, 168, 28, 2, 0.25) == ((56, 84), (56, 84)), "sides of multiples of 28 pixels"
+    assert look_sizes(84, 84, 28, 3, 0.25) == ((28, 28), (84, 84)), "one token says nothing about regions"
+    assert look_sizes(384, 384, None, 2, 0.25) == ((384, 384), (384, 384))
+
+
 @in_two_families
 def test_proof_and_pictures(load, video, tmp_path):
     from flexselect.visualize.all import draw_all
@@ -193,7 +238,7 @@ def test_an_odd_last_frame(checkpoint):
     clip = fs.lm.prompter.clip(frames, torch.arange(9) / 2)  # with a copy of the last frame
     decoded = fs.open_source(clip).ask(QUESTION, max_new_tokens=2)
     assert torch.equal(decoded.ids, two.ids) and decoded.cost.frames == 9 + 5, "one frame of each unit, then all"
-    source = Source(fs.open(frames).source, fs.lm, 2, 0.5, 1.0)
+    source = Source(fs.open(frames).source, fs.lm, 2, 0.5, 1.0, 1.0)
     assert source.frames_of([3, 4]) == [6, 7, 8]
 
 
@@ -206,6 +251,8 @@ def test_an_odd_last_frame(checkpoint):
         ({"cost": 0.5, "first_look_share": 0}, "first_look_share must be a number above 0 and at most 1"),
         ({"cost": 0.5, "first_look_shrink": 0.5}, "first_look_shrink must be a number of at least 1"),
         ({"cost": 0.5, "second_look_gb": 0}, "second_look_gb must be a number above 0"),
+        ({"cost": 0.5, "second_look_area": 1.5}, "second_look_area must be a number above 0 and at most 1, got 1.5"),
+        ({"first_look_share": 0.2, "second_look_gb": 2}, "first_look_share, second_look_gb: for two looks only"),
         ({"cost": 0.5, "selector": None}, "cost needs scores to look again by"),
         ({"cost": 0.5, "selector": "uniform"}, "cost needs scores to look again by"),
     ],
