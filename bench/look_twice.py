@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--needles", type=int, default=6)
     parser.add_argument("--questions", type=int, default=12)
     options = parser.parse_args()
+    if min(options.hours) <= 0:
+        parser.error("--hours must be above 0")
     rows = []
     print(
         f"{'hours':>5} {'way':<20}{'accuracy':>9}{'frames':>8}{'decoded':>8}{'pixels':>8}{'tflop':>7}{'MB':>6}{'p':>9}"

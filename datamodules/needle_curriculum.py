@@ -104,6 +104,8 @@ class NeedleCurriculum(LightningDataModule):
         super().__init__()
         if letters and announced:
             raise ValueError("multiple choice is not trained with announced needles: set letters or announced to false")
+        if selected and not announced:
+            raise ValueError("selected: for announced needles only, set announced too")
         self.family = family
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch

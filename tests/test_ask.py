@@ -92,6 +92,8 @@ def test_a_folder_is_asked_with_its_family(video, checkpoint, capfd):
         (["VIDEO", "a?", "--model", "demo/slef"], "did you mean demo/self?"),
         (["nowhere.mp4", "a?"], "nowhere.mp4: no such video"),
         (["VIDEO", "a?", "--modle", "x"], "ask has no option --modle; did you mean --model?"),
+        (["VIDEO", "a?", "--first_look_share", "0.3"], "no option --first_look_share; give --model.first_look_share"),
+        (["VIDEO", "a?", "--tolerance=1"], "ask has no option --tolerance; give --family.tolerance"),
         (["VIDEO", "a?", "--budget"], "--budget has no value"),
         (["VIDEO", "a?", "--model", "qwen2_5_vl_7"], "did you mean qwen2_5_vl_7b?"),
         (["VIDEO", "a?", "--model", "family/qwen3_5"], "--model family/qwen3_5 is only a part of a config"),

@@ -355,7 +355,7 @@ def test_internvl_from_pixels(tmp_path):
 
 def test_a_model_that_does_not_fit_the_gpu(checkpoint, tmp_path, monkeypatch):
     """Refused before loading, with the option that makes it fit."""
-    gpus = [GPU("small", total=2 * 10**9, free=int(1.56e9))]
+    gpus = [GPU("small", total=2 * 10**9, free=int(1.55e9))]
     monkeypatch.setattr(before_loading, "find_gpus", lambda: gpus)
     monkeypatch.setattr(Plan, "weights", 10**9)
     monkeypatch.setattr("flexselect.pipeline.load_lm", lambda *_: pytest.fail("loaded"))

@@ -12,7 +12,7 @@ import cli
 from flexselect.commands.help import mistakes, source, texts
 from flexselect.commands.help.at_once import answer_at_once
 from flexselect.commands.verbs import SHARED, SHORT, VERBS
-from flexselect.options import AskingOptions, option_names
+from flexselect.options import LOOKS, AskingOptions, option_names
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "transformers", "numpy", "yaml", "jsonargparse")
@@ -240,3 +240,10 @@ def test_ask_says_that_it_selects_without_being_told_to(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert '"self": training-free; "dense": all tokens;' in shown and "trained selector (default: self)" in shown
     assert "not given: all tokens" not in shown
+
+
+def test_serve_hides_what_it_refuses(capsys):
+    assert cli.main(["serve", "--help-all"]) == 0
+    out = capsys.readouterr().out
+    assert "--budget_split" in out and "--cost" not in out
+    assert VERBS["serve"].refuses == ("cost", *LOOKS)

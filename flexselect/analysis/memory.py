@@ -83,13 +83,13 @@ def _scoring(plan: Plan, clip: VideoClip, size: int) -> tuple[int, int]:
     longest = max(len(tokens_of_set) for tokens_of_set in sets) + QUESTION
     together = options.tokens_per_batch or STORED_TOGETHER  # by default; fewer if a GPU has no room for them
     batch = min(max(1, together // longest) * longest, len(sets) * longest)
-    passes = _pass(scoring, batch, size) + _probe(scoring, batch // longest)
+    passes = _pass(scoring, batch, size) + _probe(scoring, batch // longest, longest)
     return passes, states_bytes(scoring, layers, tokens, len(sets), size)
 
 
 def most_frames(plan: Plan, available: float) -> int:
-    """Return the most frames of a video whose memory fits into `available` bytes, at most `LONGEST`; 0: none."""
-    unit = plan.family.frames_per_unit
+    """Return the most frames whose memory fits into `available` bytes, at most `LONGEST` or the config's; 0: none."""
+    unit, most = plan.family.frames_per_unit, max(LONGEST, plan.max_frames)
     one = plan.clip(unit)
 
     def fits(units: int) -> bool:
@@ -97,7 +97,7 @@ def most_frames(plan: Plan, available: float) -> int:
         clip = replace(one, pixels=pixels, grid=(units, *one.grid[1:]))
         return estimate(plan, clip).peak <= available
 
-    return unit * bisect_left(range(1, LONGEST // unit + 1), True, key=lambda units: not fits(units))
+    return unit * bisect_left(range(1, most // unit + 1), True, key=lambda units: not fits(units))
 
 
 def _pass(text: Any, tokens: int, size: int) -> int:
@@ -109,9 +109,9 @@ def _pass(text: Any, tokens: int, size: int) -> int:
     return tokens * (size * WIDTHS * text.hidden_size + inner)
 
 
-def _probe(text: Any, batch: int) -> int:
-    """Return the bytes of the probe: float32 logits of all heads and query rows to 1,024 keys, three times."""
-    return 3 * batch * text.num_attention_heads * QUESTION * 1024 * 4
+def _probe(text: Any, batch: int, keys: int) -> int:
+    """Return the bytes of the probe: float32 logits of all heads and query rows to at most 1,024 keys, three times."""
+    return 3 * batch * text.num_attention_heads * QUESTION * min(1024, keys) * 4
 
 
 def _at_once(clip: VideoClip) -> int:

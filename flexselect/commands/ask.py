@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexselect.commands.help.source import options_of_part
 from flexselect.commands.verbs import SHORT
 from flexselect.nearest import did_you_mean
 from flexselect.shipped import config_file, config_names
@@ -31,7 +32,7 @@ def predict_words(words: Sequence[str]) -> list[str]:
             texts.append(f"{name}{equals}{value}")
             continue
         if name not in SHORT and "." not in name:
-            raise ValueError(f"ask has no option {name}{did_you_mean(name, SHORT)}")
+            raise ValueError(f"ask has no option {name}{_whole_name(name) or did_you_mean(name, SHORT)}")
         if name in FLAGS and not equals:
             options[name] = "true"
             continue
@@ -116,3 +117,10 @@ def _model(name: str) -> list[str]:
     (family,) = [file for file in families if line in Path(file).read_text(encoding="utf-8")]
     configs = [family, config_file("model/self"), config_file("data/video_qa")]
     return [*(word for config in configs for word in ("--config", config)), "--family.path", name]
+
+
+def _whole_name(name: str) -> str:
+    """Return under which name `predict` and `ask` take an option; empty if they do not."""
+    parts = ("family", "data", "model", "trainer")  # of the parts that list an option, the first one takes it
+    whole = (f"--{part}.{name[2:]}" for part in parts if name[2:] in options_of_part(part))
+    return next((f"; give {option}" for option in whole), "")

@@ -72,6 +72,7 @@ class Verb:
     words: dict[str, str] = field(default_factory=dict)  # words without a name, and their meanings
     function: str = ""  # of a verb without a Trainer: returns text, or nothing; its arguments are the options
     takes: str = ""  # the class whose fields the function takes as options too
+    refuses: tuple[str, ...] = ()  # fields of that class that it does not take
     classes: dict[str, str] = field(default_factory=dict)  # where --model., --data. and --family. options are defined
 
 
@@ -155,6 +156,7 @@ VERBS = {
         ),
         function="flexselect.serving.serve.serve",
         takes="flexselect.options:Options",
+        refuses=("cost", "first_look_share", "first_look_shrink", "second_look_area", "second_look_gb"),
     ),
     "locate": Verb(
         "find the reference layer of a model: recall of needles by layer",

@@ -130,6 +130,10 @@ def test_a_stage_of_announced_needles_waits_for_both_resolutions(announced):
     assert announced.stage == len(announced.stages) - 1
 
 
-def test_letters_of_announced_needles_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="set letters or announced to false"):
-        NeedleCurriculum(Qwen25VL(str(checkpoint)), announced=True)
+def test_options_that_do_not_fit(checkpoint):
+    for options, message in (
+        ({"letters": True, "announced": True}, "set letters or announced to false"),
+        ({"letters": False, "selected": True}, "for announced needles only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NeedleCurriculum(Qwen25VL(str(checkpoint)), **options)

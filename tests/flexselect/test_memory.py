@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from bench.roofline import MODELS as MODELS_OF_ROOFLINE
 from bench.roofline import computed
 from flexselect import FlexSelect
-from flexselect.analysis.memory import estimate, most_frames
+from flexselect.analysis.memory import LONGEST, estimate, most_frames
 from flexselect.analysis.operations import operations
 from flexselect.analysis.plan import Plan
 from flexselect.families import family_of
@@ -174,3 +174,6 @@ def test_the_most_frames_that_fit(tmp_path, monkeypatch):
     assert estimate(plan, plan.clip(most)).peak <= 22e9 < estimate(plan, plan.clip(most + 2)).peak
     assert most_frames(plan, 16e9) == 0
     assert most_frames(Plan(family, Options()), 22e9) < most, "dense needs more"
+    assert most_frames(plan, 1e15) == LONGEST, "no config asks for more"
+    family.max_frames = 2 * LONGEST
+    assert most_frames(Plan(family, Options(selector="self")), 1e15) == 2 * LONGEST

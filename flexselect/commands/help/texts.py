@@ -57,7 +57,7 @@ def describe_all(verb: str) -> str:
         lines += ["", f"Of {part or 'loading a model'}:", ""]
         for key, option in options.items():
             name = f"--{part}.{key}" if part else f"--{key}"
-            if name not in about.options and key not in SET_BY_US:
+            if name not in about.options and key not in (*SET_BY_US, *about.refuses):
                 kind, meaning = _shown(*option)
                 lines += _formatted(f"{name} {kind}", meaning)
     if "data" in about.classes:
