@@ -178,7 +178,8 @@ class Options(ScoringOptions):
         check_budget_mass(self.budget_mass, self.budget_split)
         if self.scoring_only and self.selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
-        check_looks(self.cost, *({name: getattr(of, name) for name in LOOKS} for of in (type(self), self)))
+        defaults: dict[str, Any] = {option.name: option.default for option in fields(self)}
+        check_looks(self.cost, *({name: values[name] for name in LOOKS} for values in (defaults, vars(self))))
         check_engine(self.engine, engine_url=self.engine_url, engine_options=self.engine_options)
 
 

@@ -1,4 +1,4 @@
-"""Where in its frames the second look looks."""
+"""Regions: the parts of frames that the second look sees."""
 
 from __future__ import annotations
 
