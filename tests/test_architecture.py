@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -20,9 +21,14 @@ OURS = {*ROOMS, "cli", "bench", "tests"}
 FILES = [*sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py")), ROOT / "cli.py"]
 
 
+@lru_cache(400)
+def nodes(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
 def imported(source: str) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -64,7 +70,7 @@ MOST = 12  # files in a room
 def rooms_imported(source: str) -> set[str]:
     """Modules of flexselect that a file imports, for type checkers alone or inside a function too: "scoring.lite"."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "flexselect":
             inside = node.module.partition(".")[2]
             names |= {inside} if inside else {alias.name for alias in node.names}
@@ -97,7 +103,7 @@ def test_no_import_is_relative():
     files = [file for folder in ("flexselect", *sorted(OURS)) for file in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     for file in files:
-        levels = [node.level for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        levels = [node.level for node in nodes(file.read_text()) if isinstance(node, ast.ImportFrom)]
         assert not any(levels), file
 
 
@@ -174,7 +180,7 @@ def test_importing_flexselect_loads_no_trainer_decoder_or_data_sets():
 def test_house_limits(file):
     source = file.read_text()
     assert len(source.splitlines()) <= 300
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             length = body[-1].end_lineno - body[0].lineno + 1 if body else 0

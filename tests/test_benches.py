@@ -84,6 +84,7 @@ def run_small(module, monkeypatch, *words, **constants):
     module.main()
 
 
+@pytest.mark.slow
 def test_selection_is_measured_beside_the_plain_version(results, monkeypatch):
     monkeypatch.setattr(probe_of_layers, "visual_attention", probe_of_layers.visual_attention)  # the bench replaces it
     words = ("--tokens", "880", "--batches", "880")

@@ -36,17 +36,24 @@ def chat(tokenizer, content):
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize(
-    ("name", "before", "placeholder", "after"),
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         ("Qwen2.5-VL-7B", "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"),
         ("LLaVA-Video-7B", "", "<|video_pad|>", "\n"),  # its own placeholder is in no text
     ],
+    ids=lambda param: param[0],
 )
-def test_qwen_and_llava(name, before, placeholder, after, question, tmp_path):
-    made = prompter(name, REAL, tmp_path)
-    whole = AutoTokenizer.from_pretrained(REAL)
+def of_qwen(request, tmp_path_factory):
+    """A prompter, the published tokenizer, and the text around a placeholder."""
+    name, *around = request.param
+    made = prompter(name, REAL, tmp_path_factory.mktemp("model"))
+    return made, AutoTokenizer.from_pretrained(REAL), around
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_qwen_and_llava(of_qwen, question):
+    made, whole, (before, placeholder, after) = of_qwen
     text = chat(whole, f"{before}{placeholder * 3}{after}{question}")
     ids = whole(text).input_ids
     visual = whole.convert_tokens_to_ids(placeholder)

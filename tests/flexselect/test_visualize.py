@@ -37,6 +37,7 @@ def moving(height, width, box=None, shown=range(0), frames=12):
 
 @pytest.mark.parametrize("size", [(96, 352), (320, 112), (90, 130)], ids=["wide", "tall", "odd"])
 @pytest.mark.parametrize("corner", [(0.05, 0.6), (0.65, 0.1)])
+@in_two_families
 def test_the_maximum_of_the_heat_map_covers_a_needle(load, model_folder, tmp_path, size, corner):
     """Scores are how much each token changes with the needle: file, resizing, tower, projection and layout are real."""
     fine = {"min_pixels": 224 * 224, "max_pixels": 336 * 336} if model_folder.name[:4] in ("qwen", "glm4") else {}
@@ -167,8 +168,11 @@ def test_a_control_has_no_scores_to_draw(load, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "frames"),
-    [((640, 96), 2), ((96, 640), 24), ((48, 48), 2)],
-    ids=["tall, short", "wide, long", "small, short"],
+    [
+        pytest.param((640, 96), 2, id="tall, short"),
+        pytest.param((96, 640), 24, id="wide, long", marks=pytest.mark.slow),
+        pytest.param((48, 48), 2, id="small, short"),
+    ],
 )
 def test_pictures_of_any_form_are_of_a_size_to_look_at(tmp_path, size, frames):
     fs = FlexSelect.from_pretrained(DEMO, selector=SELECTOR, dtype="float32", device="cpu", budget=12)

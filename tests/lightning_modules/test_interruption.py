@@ -159,7 +159,7 @@ def assert_same(one, other):
     [
         pytest.param("training_step", 3, 3, id="in an epoch"),
         pytest.param("training_step", 6, 5, id="in its last step", marks=pytest.mark.slow),
-        pytest.param("validation_step", 4, 5, id="in its validation"),
+        pytest.param("validation_step", 4, 5, id="in its validation", marks=pytest.mark.slow),
         pytest.param("training_step", 8, 8, id="in the next", marks=pytest.mark.slow),
     ],
 )

@@ -132,6 +132,7 @@ def accuracies(tmp_path, videos, patches, seed):
     return result["reference_layer"], [json.loads(file.read_text())["accuracy"] for file in files]
 
 
+@pytest.mark.slow
 def test_the_layer_that_is_found_answers_well(tmp_path, monkeypatch):
     """On 24 questions the best two may change places by one question; the worst is far behind."""
     monkeypatch.chdir(ROOT)

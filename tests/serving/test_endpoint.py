@@ -65,7 +65,14 @@ def predictions(folder, tmp_path, mode):
     return [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("mode", "selector"), [("dense", "none"), ("self", "self"), ("lite", "lite")])
+@pytest.mark.parametrize(
+    ("mode", "selector"),
+    [
+        pytest.param("dense", "none", marks=pytest.mark.slow),
+        pytest.param("self", "self", marks=pytest.mark.slow),
+        ("lite", "lite"),
+    ],
+)
 def test_answers_are_those_of_predict(client, needles, tmp_path, mode, selector):
     """Whole and streamed, with moments, tokens and likelihood; for a benchmark's questions with options too."""
     folder, rows = needles
