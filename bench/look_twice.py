@@ -3,6 +3,7 @@
     python -m bench.look_twice                          (1 hour and 8 hours, five seeds: most of an hour)
     python -m bench.look_twice --hours 1 --seeds 1      (minutes)
     python -m bench.look_twice --task hard
+    python -m bench.look_twice --hours 1 --ways 2 --shrink 1.5 --area 0.45     (the second look takes regions of frames)
 
 The videos have announced needles: a dot is visible for nine seconds, and the shape that stands in its place for one and
 a half. The first look sees every eighth second in frames of one token: dots, but no shapes. Each way has a process of
@@ -12,7 +13,7 @@ tower takes, operations in all.
 Other tasks: "hard": a dot for six seconds at three frames per second, a shape for one of its frames (a third of a
 second), a circle as large as a quarter of its cell, false announcements in the colours of the shapes. "count": how many
 shapes have a colour, one to three of six. "unannounced": no dot says where a shape will be. Their results are in files
-of their own, look_twice_TASK.json.
+of their own, look_twice_TASK.json; so are those of other sizes of the looks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import tempfile
 from typing import Any
 
 from bench.measure import write_result
-from bench.ways import GROUP, MODEL, MOST_FRAMES, TASKS, Way, ask, at_cost, fewer_frames, line
+from bench.ways import GROUP, MODEL, MOST_FRAMES, SHRINK, TASKS, Way, ask, at_cost, fewer_frames, line
 from flexselect.evaluation.statistics import mcnemar
 
 COST = 0.22
@@ -31,11 +32,11 @@ PER_HOUR = 6  # false announcements
 SAME_TOKENS = 24  # frames that have as many tokens, 108, as the other ways keep
 
 
-def ways(num_units: int) -> list[Way]:
+def ways(num_units: int, shrink: float = SHRINK, area: float = 1.0) -> list[Way]:
     """List the ways that are compared; the first one is the full look."""
     return [
         Way("full look", {"selector": "self", "max_frames": MOST_FRAMES}),
-        at_cost(COST),
+        at_cost(COST, shrink, second_look_area=area),
         fewer_frames("one look", COST, num_units, selector="self"),
         fewer_frames("uniform tokens", COST, num_units, selector="uniform", budget_split="exact"),
         Way("uniform frames", {"selector": None, "max_frames": SAME_TOKENS, "budget_split": "exact"}),
@@ -50,7 +51,7 @@ def measure(hours: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as place:
             annotations = task.write(place, patches, options.needles, options.questions, seed, false)
-            for way in ways(patches)[: options.ways]:
+            for way in ways(patches, options.shrink, options.area)[: options.ways]:
                 results.setdefault(way.name, []).append(ask(way, annotations, options.model, task.fps))
                 print(hours, seed, way.name, results[way.name][-1], file=sys.stderr, flush=True)
     names = list(results)
@@ -70,6 +71,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, nargs="+", default=[1, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--ways", type=int, choices=range(2, 6), default=5, help="the first so many")
+    parser.add_argument("--shrink", type=float, default=SHRINK, help="first_look_shrink")
+    parser.add_argument("--area", type=float, default=1.0, help="second_look_area")
     parser.add_argument("--needles", type=int, default=6)
     parser.add_argument("--questions", type=int, default=12)
     options = parser.parse_args()
@@ -88,8 +91,9 @@ def main() -> None:
                 f"{row['mcnemar_of_two_looks']:>9.2g}",
                 flush=True,
             )
-    name = "look_twice" if options.task == "announced" else f"look_twice_{options.task}"
-    write_result(name, {"seeds": options.seeds, "cost": COST, "key_distance": GROUP}, rows)
+    parts = [] if options.task == "announced" else [options.task]
+    parts += [] if options.area == 1 and options.shrink == SHRINK else [f"{options.shrink:g}_{options.area:g}"]
+    write_result("_".join(["look_twice", *parts]), {"seeds": options.seeds, "cost": COST, "key_distance": GROUP}, rows)
 
 
 if __name__ == "__main__":

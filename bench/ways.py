@@ -20,6 +20,7 @@ from flexselect.storage.json_lines import read_json_lines
 
 MODEL, SELECTOR = "checkpoints/demo/two_looks", "checkpoints/demo/two_looks_selector"
 GROUP = 16  # frames from one key frame to the next
+SHRINK = 3.0  # of the first look: a frame is one token
 EVERY = 8  # units, of which the first look takes one: an announcement is longer
 TOGETHER = {
     "dtype": "float32",
@@ -64,7 +65,7 @@ class Way:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def at_cost(cost: float, shrink: float = 3.0, name: str = "two looks", **options: Any) -> Way:
+def at_cost(cost: float, shrink: float = SHRINK, name: str = "two looks", **options: Any) -> Way:
     """Look twice at this share of the frames; the first look takes one of every eight units, if it may."""
     share = min(0.9, 1 / (2 * EVERY * cost))
     looks = {"cost": cost, "first_look_share": share, "first_look_shrink": shrink, "second_look_gb": SEEN_GB}
