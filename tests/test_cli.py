@@ -72,7 +72,7 @@ def test_every_yaml_parses_and_says_how_to_run_it(file, capsys):
 
 
 @pytest.mark.parametrize("question", ["?", "What is it: a cat?", "null", "- a", "2", "[what?", '"quoted" #1'])
-@pytest.mark.parametrize("way", ["--data.question {}", "--data.question={}"])
+@pytest.mark.parametrize("way", ["--data.question {}", pytest.param("--data.question={}", marks=pytest.mark.slow)])
 def test_a_question_is_text_and_not_yaml(question, way, run, videos, tmp_path):
     words = [word.format(question) for word in way.split()]
     assert run("predict", "--data.video", sorted(videos.glob("*.mp4"))[0], *words) == 0

@@ -37,6 +37,7 @@ def config_keys():
     return module
 
 
+@cache
 def options() -> set[str]:
     """All keys, "model.budget" for one."""
     script = config_keys()
