@@ -255,8 +255,8 @@ def test_the_tower_runs_once_a_step(model):
         ("qwen2_5_vl", "question", "32-true"),
         pytest.param("qwen2_5_vl", "question_and_answer", "bf16-mixed", marks=pytest.mark.slow),
         pytest.param("llava_video", "question_and_answer", "32-true", marks=pytest.mark.slow),
-        pytest.param("llava_video", "question", "bf16-mixed", marks=pytest.mark.slow),
-        ("internvl", "question", "32-true"),
+        ("llava_video", "question", "bf16-mixed"),
+        pytest.param("internvl", "question", "32-true", marks=pytest.mark.slow),
     ],
     indirect=["model"],
 )
