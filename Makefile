@@ -77,10 +77,13 @@ train-demo: $(ENV) ## Train the demo's VideoLLM, and its selector, from scratch 
 TWICE := outputs/two_looks_selector
 BOTH_LOOKS := --data.annotations $(TWICE)/train/annotations.jsonl --data.val_annotations $(TWICE)/val/annotations.jsonl
 
-train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, and its selector, into outputs/ (CPU, about an hour)
-	@$(BIN)/python checkpoints/demo/build.py two_looks outputs/two_looks
+train-two-looks: $(ENV) ## Train the demo's second VideoLLM, which can look twice, and its selector, into outputs/ (CPU, about two hours)
+	@$(BIN)/python checkpoints/demo/build.py two_looks outputs/two_looks_whole
 	@$(BIN)/python cli.py fit --config configs/demo/train_two_looks.yaml \
-		--family.path outputs/two_looks --output_dir outputs/two_looks
+		--family.path outputs/two_looks_whole --output_dir outputs/two_looks_whole
+	@$(BIN)/python cli.py fit --config configs/demo/train_two_looks_selected.yaml \
+		--family.path outputs/two_looks_whole --output_dir outputs/two_looks_selected
+	@$(BIN)/python checkpoints/demo/average.py outputs/two_looks_whole outputs/two_looks_selected 0.75 outputs/two_looks
 	@$(BIN)/python checkpoints/demo/render.py $(TWICE) two_looks
 	@$(BIN)/python cli.py predict --config configs/demo/teacher_scores.yaml --family.path outputs/two_looks \
 		$(BOTH_LOOKS) --output_dir outputs/two_looks_scores

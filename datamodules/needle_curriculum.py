@@ -55,7 +55,7 @@ ANNOUNCED_STAGES = (
     Stage(8, 4, 0.0, 4, 16, hard=True),
     Stage(8, 4, 0.0, 4, 32, hard=True),
 )
-SELECTED_STAGES = (Stage(16, 5, 0.0, 3, 48, hard=True, kept=60),)
+SELECTED_STAGES = (Stage(24, 5, 0.0, 3, 48, hard=True, kept=90),)
 # Of announced needles: the form of a batch, whether its frames are one token of 28 pixels, and its share. A dot is hard
 # to see in a small frame, which is learned slowly, at first in clips of one unit.
 FIRST_FORMS = (("words", False, 0.3), ("coarse", True, 0.7))
@@ -66,6 +66,14 @@ FORMS = (
     ("first", True, 0.05),
     ("count", False, 0.15),
     ("count", True, 0.05),
+)
+SELECTED_FORMS = (
+    ("words", False, 0.25),
+    ("coarse", True, 0.4),
+    ("first", False, 0.15),
+    ("first", True, 0.05),
+    ("count", False, 0.12),
+    ("count", True, 0.03),
 )
 SEEN_ALONE, SEEN = 0.5, 0.25  # share of shapes in small clips of one unit, and of more: large ones are learned first
 
@@ -85,7 +93,7 @@ class NeedleCurriculum(LightningDataModule):
         letters: whether to train multiple choice too; if not, clips are up to 16 seconds long.
         announced: whether all stages are about announced needles, a part of them in frames of one token; for a model
             that knows needles.
-        selected: whether announced needles are at once in clips of 16 seconds, and half of the batches in full frames
+        selected: whether announced needles are at once in clips of 24 seconds, and half of the batches in full frames
             have few of their tokens, in compact positions, as after selection; for a model that knows announced ones.
         seed: seed of all clips.
     """
@@ -192,7 +200,7 @@ def _form(rng: np.random.Generator, stage: Stage) -> tuple[str, bool]:
     """Draw the form of a batch, and whether its frames are small."""
     if not stage.coarse:
         return "choice" if rng.random() < stage.choice else "words", False
-    forms = FORMS if stage.coarse > 1 else FIRST_FORMS
+    forms = SELECTED_FORMS if stage.kept else FORMS if stage.coarse > 1 else FIRST_FORMS
     name, coarse, _ = forms[rng.choice(len(forms), p=[share for *_, share in forms])]
     return name, coarse
 

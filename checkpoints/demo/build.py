@@ -47,8 +47,8 @@ TEXT = {
 TOWER = {"hidden_size": 96, "intermediate_size": 192}
 
 
-def write_qwen2_5_vl(folder: Path, smallest: int = SIDE, layer: int = 1) -> None:
-    """Write a small Qwen2.5-VL; `smallest` is the side of the smallest frame in pixels, `layer` the reference layer."""
+def write_qwen2_5_vl(folder: Path, smallest: int = SIDE) -> None:
+    """Write a small Qwen2.5-VL; `smallest` is the side of the smallest frame in pixels."""
     ids = build_tokenizer(folder, qwen2_5_vl, ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"])
     rope = {**TEXT["rope_parameters"], "mrope_section": [4, 4, 4]}
     tower = {"depth": 1, "num_heads": 4, "out_hidden_size": 96, "fullatt_block_indexes": [0], "tokens_per_second": 2}
@@ -62,14 +62,14 @@ def write_qwen2_5_vl(folder: Path, smallest: int = SIDE, layer: int = 1) -> None
         tie_word_embeddings=False,
         architectures=["Qwen2_5_VLForConditionalGeneration"],
     )
-    config.flexselect = {"min_pixels": smallest**2, "max_pixels": SIDE**2, "reference_layer": layer, "budget": 112}
+    config.flexselect = {"min_pixels": smallest**2, "max_pixels": SIDE**2, "reference_layer": 1, "budget": 112}
     config.save_pretrained(folder)
     Qwen2VLVideoProcessor(min_pixels=smallest**2, max_pixels=SIDE**2).save_pretrained(folder)
 
 
 def write_two_looks(folder: Path) -> None:
     """Write the demo's Qwen2.5-VL for frames of one token too; its weights fit: same shapes and tokenizer."""
-    write_qwen2_5_vl(folder, CELL, layer=3)
+    write_qwen2_5_vl(folder, CELL)
     shutil.copy(Path(__file__).parent / "video_llm" / "tokenizer.json", folder)
 
 

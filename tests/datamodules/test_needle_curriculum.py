@@ -6,7 +6,7 @@ import torch
 
 from checkpoints.demo.build import write_two_looks
 from datamodules.announced_needles import NUMBERS, Announcement
-from datamodules.needle_curriculum import FORMS, NeedleCurriculum, _kept
+from datamodules.needle_curriculum import FORMS, SELECTED_FORMS, NeedleCurriculum, _kept
 from datamodules.needles import COLOURS, DOT, SHAPES, Needle
 from flexselect.families import Qwen25VL
 from tests.datamodules.test_selector_training import process
@@ -104,9 +104,11 @@ def test_half_of_the_large_batches_have_few_tokens_as_after_selection(announced)
     large = [batch for batch in batches if batch["grid"][1] == 3]
     pruned = [batch for batch in large if batch["kept"]]
     assert 0.25 < len(pruned) / len(large) < 0.75
+    drawn = {(batch["form"], batch["grid"][1] == 1) for batch in batches}
+    assert drawn == {(form, small) for form, small, _ in SELECTED_FORMS}
     assert not any(batch["kept"] for batch in batches if batch["grid"][1] == 1)
     for kept in (kept for batch in pruned for kept in batch["kept"]):
-        assert len(kept) == data.stages[0].kept and bool((kept.diff() > 0).all()) and kept[-1] < 16 * 9
+        assert len(kept) == data.stages[0].kept and bool((kept.diff() > 0).all()) and kept[-1] < 24 * 9
 
 
 def test_shapes_are_kept_first_then_dots():

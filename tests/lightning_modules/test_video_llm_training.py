@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import cli
+from checkpoints.demo.average import WEIGHTS, average
 from checkpoints.demo.build import write_two_looks
 from datamodules.announced_needles import write_announced_videos
 from datamodules.needle_curriculum import NeedleCurriculum
@@ -46,10 +47,17 @@ def test_fit_writes_a_checkpoint_that_answers(checkpoint, tmp_path, videos):
 
 def test_the_second_model_is_trained_by_its_recipe_at_two_resolutions(tmp_path, announced):
     write_two_looks(tmp_path / "untrained")
-    words = ["fit", "--config", "configs/demo/train_two_looks.yaml", "--trainer.enable_progress_bar", "false"]
+    words = ["--trainer.enable_progress_bar", "false", "--family.path", str(tmp_path / "untrained")]
     words += ["--trainer.max_epochs", "1", "--data.steps_per_epoch", "2", "--data.batch_size", "2"]
-    words += ["--model.warmup_steps", "1", "--family.path", str(tmp_path / "untrained")]
-    assert cli.main([*words, "--output_dir", str(tmp_path / "model")]) == 0
+    words += ["--model.warmup_steps", "1"]
+    for name, start in (("train_two_looks", []), ("train_two_looks_selected", ["--model.start", tmp_path / "whole"])):
+        out = tmp_path / ("selected" if start else "whole")
+        config = f"configs/demo/{name}.yaml"
+        assert cli.main(["fit", "--config", config, *words, *map(str, start), "--output_dir", str(out)]) == 0
+    average(tmp_path / "whole", tmp_path / "selected", 0.75, tmp_path / "model")
+    whole, selected, mixed = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "selected", "model"))
+    assert any(not torch.equal(whole[name], selected[name]) for name in whole)
+    torch.testing.assert_close(mixed, {name: whole[name] + 0.75 * (selected[name] - whole[name]) for name in whole})
     for tokens_per_unit, numbers in ((9, {}), (1, {"max_pixels": 28 * 28})):
         how = {"selector": "self", "budget": 9, "dtype": "float32", "device": "cpu", **numbers}
         session = FlexSelect.from_pretrained(str(tmp_path / "model"), **how).open(announced / "announced_000.mp4")
