@@ -10,10 +10,10 @@ a half. The first look sees every eighth second in frames of one token: dots, bu
 its own. Shares are of the full look: frames shown, frames decoded (a key frame every eight seconds), pixels that the
 tower takes, operations in all.
 
-Other tasks: "hard": a dot for six seconds at three frames per second, a shape for one of its frames (a third of a
-second), a circle as large as a quarter of its cell, false announcements in the colours of the shapes. "count": how many
-shapes have a colour, one to three of six. "unannounced": no dot says where a shape will be. Their results are in files
-of their own, look_twice_TASK.json; so are those of other sizes of the looks.
+Other tasks: "first": which of two colours came first. "hard": a dot for six seconds at three frames per second, a shape
+for one of its frames (a third of a second), a circle as large as a quarter of its cell, false announcements in the
+colours of the shapes. "count": how many shapes have a colour, one to three of six. "unannounced": no dot says where a
+shape will be. Their results are in files of their own, look_twice_TASK.json; so are those of other sizes of the looks.
 """
 
 from __future__ import annotations

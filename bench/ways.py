@@ -20,6 +20,7 @@ from flexselect.storage.json_lines import read_json_lines
 
 MODEL, SELECTOR = "checkpoints/demo/two_looks", "checkpoints/demo/two_looks_selector"
 GROUP = 16  # frames from one key frame to the next
+FIRST_LAYER = 3  # of the first look, for training-free selection; the second one has the model's, 1
 SHRINK = 3.0  # of the first look: a frame is one token
 EVERY = 8  # units, of which the first look takes one: an announcement is longer
 TOGETHER = {
@@ -52,6 +53,7 @@ class Task:
 TASKS = {
     "announced": Task(),
     "hard": Task(HARD, fps=3),
+    "first": Task(kinds=("first",)),
     "count": Task(Difficulty(repeated=True), ("count",)),
     "unannounced": Task(length=MOMENT),
 }
@@ -70,6 +72,7 @@ def at_cost(cost: float, shrink: float = SHRINK, name: str = "two looks", **opti
     share = min(0.9, 1 / (2 * EVERY * cost))
     looks = {"cost": cost, "first_look_share": share, "first_look_shrink": shrink, "second_look_gb": SEEN_GB}
     more = {"selector": "self", "max_frames": MOST_FRAMES, **looks, **options}
+    more |= {"first_look_layer": FIRST_LAYER} if more["selector"] == "self" else {}
     return Way(f"{name} {cost:g}", more)
 
 

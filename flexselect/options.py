@@ -29,7 +29,13 @@ from flexselect.validation import (
     check_verify,
 )
 
-LOOKS = ("first_look_share", "first_look_shrink", "second_look_area", "second_look_gb")  # need `cost`
+LOOKS = (
+    "first_look_share",
+    "first_look_shrink",
+    "first_look_layer",
+    "second_look_area",
+    "second_look_gb",
+)  # need `cost`
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -148,6 +154,7 @@ class Options(ScoringOptions):
             both looks take together, see docs/look_twice.md; 2: all frames, twice.
         first_look_share: share of the cost for the first look.
         first_look_shrink: how much smaller the sides of frames are in the first look, if the tower takes several sizes.
+        first_look_layer: reference layer of the first look, for training-free selection; None: that of the second.
         second_look_area: share of a frame's area that the second look takes, where scores of the first one are highest,
             if the tower takes several sizes; 1: whole frames.
         second_look_gb: how much of what was seen in full a session keeps for later questions.
@@ -166,6 +173,7 @@ class Options(ScoringOptions):
     cost: float | None = later(None)
     first_look_share: float = later(0.5)
     first_look_shrink: float = later(2.0)
+    first_look_layer: int | None = later(None)
     second_look_area: float = later(1.0)
     second_look_gb: float = placement(1.0)
 
@@ -247,6 +255,7 @@ class OptionNames(TypedDict, total=False):
     cost: float | None
     first_look_share: float
     first_look_shrink: float
+    first_look_layer: int | None
     second_look_area: float
     second_look_gb: float
     fps: float | None

@@ -52,8 +52,9 @@ class VideoSession:
         timings: dict[str, float] | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.engine, self.source, self.progress = engine, source, progress
+        self.source, self.progress = source, progress
         self.looks = None if engine.options.cost is None else TwoLooks.at(engine, source, progress)
+        self.engine = engine if self.looks is None else self.looks.scout
         self.timings = self._spent_before = dict(timings or {})
         self.keep: str = "auto"
         self.video: str | Path | Tensor | None = None  # a file or frames [T, h, w, 3], from which pictures are drawn

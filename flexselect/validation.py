@@ -16,6 +16,13 @@ from torch import Tensor
 from flexselect.nearest import did_you_mean
 
 OWN_ENGINE = "transformers"  # the engine that needs no other package
+LOOKS = (  # options that need `cost`
+    "first_look_share",
+    "first_look_shrink",
+    "first_look_layer",
+    "second_look_area",
+    "second_look_gb",
+)
 
 
 class EngineLostError(RuntimeError):
@@ -222,26 +229,25 @@ def check_engine(engine: str, **options: Any) -> None:
         raise ValueError(f"{', '.join(others)}: for another engine only, such as engine=vllm")
 
 
-def check_looks(cost: float | None, defaults: Mapping[str, float], looks: Mapping[str, float]) -> None:
+def check_looks(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuse numbers of the two looks that are out of range, and those that only two looks have without `cost`.
 
     Args:
-        cost: of both looks; None: one look.
-        defaults: of the other options.
-        looks: the other options.
+        options: all options by name.
+        defaults: their defaults.
 
     Raises:
         ValueError: naming the option, the value and the range.
     """
-    others = [name for name, value in looks.items() if value != defaults[name]]
-    if cost is None and others:
+    others = [name for name in LOOKS if options[name] != defaults[name]]
+    if options["cost"] is None and others:
         raise ValueError(f"{', '.join(others)}: for two looks only, give cost too")
-    shrink = looks["first_look_shrink"]
+    shrink = options["first_look_shrink"]
     if not isinstance(shrink, int | float) or not shrink >= 1:
         raise ValueError(f"first_look_shrink must be a number of at least 1, got {shrink!r}")
     for name, most in {"cost": 2, "first_look_share": 1, "second_look_area": 1, "second_look_gb": math.inf}.items():
-        value = {"cost": 1 if cost is None else cost, **looks}[name]
-        if not _is_above_0(value, most):
+        value = options[name]
+        if value is not None and not _is_above_0(value, most):
             limits = "above 0" if math.isinf(most) else f"above 0 and at most {most}"
             raise ValueError(f"{name} must be a number {limits}, got {value!r}")
 

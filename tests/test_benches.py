@@ -160,12 +160,13 @@ def test_ways_to_ask_have_costs_and_a_front(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds", "announced"), [("hard", 1 / 3, 6), ("count", 1.5, 9), ("unannounced", 1.5, 1.5)]
+    ("name", "seconds", "announced"),
+    [("hard", 1 / 3, 6), ("first", 1.5, 9), ("count", 1.5, 9), ("unannounced", 1.5, 1.5)],
 )
 def test_tasks_of_two_looks(name, seconds, announced, tmp_path):
     rows = read_json_lines(bench_ways.TASKS[name].write(str(tmp_path), 120, 3, 3, seed=1, false=1))[0]
     spans = [pair for row in rows for pair in zip(row["moments"], row["announced"])]
-    assert len(rows) == 3 and (len(spans) == 3 or name == "count")
+    assert len(rows) == 3 and (len(spans) == {"first": 6}.get(name, 3) or name == "count")
     for moment, dot in spans:
         assert moment[1] - moment[0] == pytest.approx(seconds) and dot[1] - dot[0] == pytest.approx(announced)
 

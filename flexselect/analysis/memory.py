@@ -55,13 +55,13 @@ def estimate(plan: Plan, clip: VideoClip) -> Memory:
     weights = held = held + plan.selector_weights * size
     levels = 1 + len(vars(config.vision_config).get("deepstack_visual_indexes") or ())
     encode, score, kept = 0, 0, list[int]()
-    for look in plan.looks(clip):
+    for part, look in plan.scored(clip):
         features = math.prod(look.grid) * text.hidden_size * levels * size
         if plan.selector is not None:
             features += math.prod(look.grid) * plan.selector.text_config.hidden_size * size
         held += features
         encode = max(encode, held + 2 * features * _at_once(look) // look.num_units + _tower(plan.family, look, size))
-        passes, states = _scoring(plan, look, size)
+        passes, states = _scoring(part, look, size)
         score = max(score, held + passes)
         kept.append(states)
     prompt = plan.kept(math.prod(clip.grid)) + QUESTION

@@ -19,7 +19,7 @@ def operations(plan: Plan, clip: VideoClip) -> dict[str, float]:
     towers = (Tower.of(config.vision_config, *look.pixels.shape[1:3]).operations(look.num_units) for look in looks)
     stages = {"encode": sum(towers)}
     if plan.ranks_content:
-        stages["score"] = sum(_of_scoring(plan, decoder, look) for look in looks)
+        stages["score"] = sum(_of_scoring(part, decoder, look) for part, look in plan.scored(clip))
     stages["answer"] = decoder.operations(plan.kept(math.prod(clip.grid)) + QUESTION, decoder.layers)
     return stages
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -95,6 +95,12 @@ class Plan:
         looks = options.first_look_shrink, options.second_look_area
         small, region = look_sizes(height, width, self.prompter.token_side, *looks)
         return [self._shape(len(plan.coarse) * per_unit, *small), self._shape(plan.fine * per_unit, *region)]
+
+    def scored(self, clip: VideoClip) -> list[tuple[Plan, VideoClip]]:
+        """Return `looks`, each with a plan that has its reference layer."""
+        looks, layer = self.looks(clip), self.options.first_look_layer
+        first = self if layer is None else replace(self, options=replace(self.options, reference_layer=layer))
+        return list(zip([first, self][-len(looks) :], looks))
 
     def _shape(self, frames: int, height: int, width: int) -> VideoClip:
         return self.prompter.clip(torch.empty(frames, height, width, 3, dtype=torch.uint8, device="meta"))

@@ -75,7 +75,7 @@ def states_bytes(config: Any, layers: int, tokens: int, prompts: int, size: int)
     return growing + (layers - attention) * prompts * (sizes.inputs * sizes.kernel * size + sizes.memory * 4)
 
 
-def check_layer(layer: int, layers: Sequence[int]) -> None:
+def check_layer(layer: int, layers: Sequence[int], name: str = "reference_layer") -> None:
     """Refuse a reference layer that is none of these layers.
 
     Raises:
@@ -83,7 +83,7 @@ def check_layer(layer: int, layers: Sequence[int]) -> None:
     """
     if layer not in layers:
         what = "" if _are_all(layers) else ", the layers with attention,"
-        raise ValueError(f"reference_layer must be {choices_of(layers)}{what} for this model, got {layer}")
+        raise ValueError(f"{name} must be {choices_of(layers)}{what} for this model, got {layer}")
 
 
 def choices_of(layers: Sequence[int]) -> str:

@@ -156,7 +156,14 @@ VERBS = {
         ),
         function="flexselect.serving.serve.serve",
         takes="flexselect.options:Options",
-        refuses=("cost", "first_look_share", "first_look_shrink", "second_look_area", "second_look_gb"),
+        refuses=(
+            "cost",
+            "first_look_share",
+            "first_look_shrink",
+            "first_look_layer",
+            "second_look_area",
+            "second_look_gb",
+        ),
     ),
     "locate": Verb(
         "find the reference layer of a model: recall of needles by layer",

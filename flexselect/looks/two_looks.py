@@ -19,6 +19,7 @@ from flexselect.evidence.moments import prominence
 from flexselect.looks.first_look import Source, stream_of_clip
 from flexselect.looks.merged import merge, still_shown
 from flexselect.looks.regions import View, look_at, places_of
+from flexselect.scoring.factory import make_scorer
 from flexselect.structures.cost import add_costs
 from flexselect.structures.frames import FrameStream
 from flexselect.structures.prompt import EncodedVideo, Selection, VideoClip
@@ -45,6 +46,15 @@ class TwoLooks:
         self.most_bytes = options.second_look_gb * 1e9
         # features of each unit or region, then its selector features if there are any; the latest used last
         self.parts: OrderedDict[View, tuple[Tensor, ...]] = OrderedDict()
+
+    @cached_property
+    def scout(self) -> Engine:
+        """The engine that scores the first look, which may have a reference layer of its own."""
+        layer = self.engine.options.first_look_layer
+        if layer is None:
+            return self.engine
+        options = replace(self.engine.options, reference_layer=layer)
+        return self.engine.with_scorer(make_scorer(self.engine.lm, options))
 
     @property
     def num_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeGuard
 
+from flexselect.attention.layers import attention_layers, check_layer
 from flexselect.families.base import VideoFamily, VideoLM
 from flexselect.loading.checkpoint_files import read_config
 from flexselect.loading.weights import LoadOptions
@@ -60,6 +61,11 @@ def check_options(family: VideoFamily, options: Options, evidence: str | None = 
     if options.cost is not None and options.selector_alignment == "released":
         raise ValueError("cost needs selector_alignment=exact: shifted scores belong to tokens that were never seen")
     reference_layer(family, options)
+    if options.first_look_layer is not None:
+        if selector != "self":
+            raise ValueError(f"first_look_layer is for training-free selection, selector=self, not {selector!r}")
+        layers = attention_layers(family.model_config.get_text_config())
+        check_layer(options.first_look_layer, layers, "first_look_layer")
 
 
 def check_trained(selector: str) -> None:
