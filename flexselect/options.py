@@ -29,13 +29,6 @@ from flexselect.validation import (
     check_verify,
 )
 
-LOOKS = (
-    "first_look_share",
-    "first_look_shrink",
-    "first_look_layer",
-    "second_look_area",
-    "second_look_gb",
-)  # need `cost`
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -186,8 +179,7 @@ class Options(ScoringOptions):
         check_budget_mass(self.budget_mass, self.budget_split)
         if self.scoring_only and self.selector != "self":
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
-        defaults: dict[str, Any] = {option.name: option.default for option in fields(self)}
-        check_looks(self.cost, *({name: values[name] for name in LOOKS} for values in (defaults, vars(self))))
+        check_looks(vars(self), {option.name: option.default for option in fields(self)})
         check_engine(self.engine, engine_url=self.engine_url, engine_options=self.engine_options)
 
 

@@ -12,7 +12,8 @@ import cli
 from flexselect.commands.help import mistakes, source, texts
 from flexselect.commands.help.at_once import answer_at_once
 from flexselect.commands.verbs import SHARED, SHORT, VERBS
-from flexselect.options import LOOKS, AskingOptions, option_names
+from flexselect.options import AskingOptions, option_names
+from flexselect.validation import LOOKS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "transformers", "numpy", "yaml", "jsonargparse")
