@@ -11,6 +11,7 @@ rows that no other row beats in accuracy at as few operations.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from bench.ways import GROUP, MODEL, MOST_FRAMES, SELECTOR, TASKS, Way, ask, at_
 SHARES = (0.1, 0.22, 0.5)  # of the frames, also the costs of two looks
 ONE_LOOK = {"training-free": "self", "uniform": "uniform", "random": "random"}
 DENSE = (0.01, 0.05)  # more would take hours: attention is quadratic
-PICTURE = "cost.png"
+PICTURE, TICKS = "cost.png", (0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
 def ways(num_units: int, selector: str | None) -> list[Way]:
@@ -64,6 +65,8 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     best = [row for row in rows if row["front"]]
     axes.plot([row["tflop"] for row in best], [row["accuracy"] for row in best], "ko", mfc="none", ms=12, label="front")
     axes.set(xscale="log", xlabel="operations, as a share of the full look", ylabel="accuracy", ylim=(-0.03, 1.03))
+    axes.set_xticks(TICKS, map(str, TICKS))  # as numbers: powers of ten need fonts that are not everywhere
+    axes.minorticks_off()
     axes.legend(fontsize="small")
     figure.savefig(file, dpi=110)
 
@@ -83,6 +86,7 @@ def main() -> None:
             annotations = TASKS["announced"].write(place, patches, 6, 12, seed, false=6)
             for way in ways(patches, options.selector):
                 results.setdefault(way.name, []).append(ask(way, annotations, options.model))
+                print(seed, way.name, f"{results[way.name][-1]['seconds']:.0f} s", file=sys.stderr, flush=True)
     names = list(results)
     rows = [line(name, results[name], results[names[0]]) for name in names]
     rows = [{**row, "front": on_front} for row, on_front in zip(rows, front(rows))]
