@@ -143,8 +143,8 @@ class Options(ScoringOptions):
         engine_url: address of a server that runs the engine; None: it runs on this machine.
         engine_options: arguments of vLLM, such as `tensor_parallel_size`.
         cost: None: one look at all frames in full. A number up to 2: look twice, first at few small frames of the whole
-            video, then in full at what stands out there for the question. It is the share of the video's frames that
-            both looks take together, see docs/look_twice.md; 2: all frames, twice.
+            video, then in full at what stands out there for the question. It is the share that both looks take of the
+            frames of one look, see docs/look_twice.md; 2: all of them, twice.
         first_look_share: share of the cost for the first look.
         first_look_shrink: how much smaller the sides of frames are in the first look, if the tower takes several sizes.
         first_look_layer: reference layer of the first look, for training-free selection; None: that of the second.

@@ -241,7 +241,7 @@ def check_looks(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
     """
     others = [name for name in LOOKS if options[name] != defaults[name]]
     if options["cost"] is None and others:
-        raise ValueError(f"{', '.join(others)}: for two looks only, give cost too")
+        raise ValueError(f"{', '.join(others)}: for two looks only: give cost, or leave them out")
     shrink = options["first_look_shrink"]
     if not isinstance(shrink, int | float) or not shrink >= 1:
         raise ValueError(f"first_look_shrink must be a number of at least 1, got {shrink!r}")

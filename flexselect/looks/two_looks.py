@@ -116,7 +116,7 @@ class TwoLooks:
         fine = self._in_full(views, request.encoded, clock)
         with clock("score"):
             most = self.engine.budget if budget is None else budget
-            context = still_shown(seen, units, plan, most // CONTEXT)
+            context = still_shown(seen, units, plan, max(most // CONTEXT, most - fine.num_tokens))
             chosen = self.engine.select_encoded(fine, [request.query_ids], None, max(1, most - len(context)))[0]
             places = places_of(views, full[1], size)
             video, selection = merge(request.encoded, seen, fine, chosen, units, places, plan, self.full, context)

@@ -63,7 +63,9 @@ def check_options(family: VideoFamily, options: Options, evidence: str | None = 
     reference_layer(family, options)
     if options.first_look_layer is not None:
         if selector != "self":
-            raise ValueError(f"first_look_layer is for training-free selection, selector=self, not {selector!r}")
+            raise ValueError(
+                f"first_look_layer is for selector=self, got {selector!r}: leave it out (null in a YAML file)"
+            )
         layers = attention_layers(family.model_config.get_text_config())
         check_layer(options.first_look_layer, layers, "first_look_layer")
 

@@ -62,6 +62,15 @@ def test_all_looked_at_twice_is_the_full_look(load, video):
     assert twice.grid == once.grid and torch.equal(twice.seconds, once.seconds)
 
 
+def test_a_budget_that_the_second_look_cannot_fill_is_filled_from_the_first(load, video):
+    fs = load(selector="self", budget=10**6, cost=0.5, first_look_shrink=1)
+    (request,) = fs.open(video).requests([QUESTION])
+    shown = int((request.encoded.rows >= 0).sum())
+    assert len(request.selection.kept) == shown, "all tokens, but those of the first look that were seen again in full"
+    tight = load(selector="self", budget=request.encoded.fine.shape[0] + 2, cost=0.5, first_look_shrink=1)
+    assert len(tight.open(video).select(QUESTION).kept) == request.encoded.fine.shape[0] + 2
+
+
 def test_the_first_look_may_have_a_layer_of_its_own(load, video):
     """Its scores are those of that layer, in cost and choice; the second look has the model's."""
     common = {"selector": "self", "budget": 20, "reference_layer": 2, "cost": 1, "first_look_shrink": 1}
