@@ -82,10 +82,9 @@ class TwoLooks:
         first = self.engine.encode_source(self.source.first(), clock, self.progress)
         per_unit = self.engine.family.frames_per_unit
         if self.source.area < 1 and self._region == self.full.grid[1:]:
-            first.about.warnings.append(
-                "the second look takes whole frames, not second_look_area of them: "
-                + ("the tower takes frames of one size only" if self._side is None else "lower first_look_shrink")
-            )
+            reason = "the tower takes frames of one size only" if self._side is None else "lower first_look_shrink"
+            warning = f"the second look takes whole frames, not second_look_area of them: {reason}"
+            first.about.warnings.extend([] if warning in first.about.warnings else [warning])
         return replace(first, seconds=None if first.seconds is None else first.seconds[::per_unit])
 
     def sampling(self, first: EncodedVideo) -> dict[str, Any]:
