@@ -7,7 +7,7 @@ A Literal lists the choices of an option; `__post_init__` has the other checks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
@@ -181,6 +181,11 @@ class Options(ScoringOptions):
             raise ValueError(f'scoring_only needs selector="self", got {self.selector!r}')
         check_looks(vars(self), {option.name: option.default for option in fields(self)})
         check_engine(self.engine, engine_url=self.engine_url, engine_options=self.engine_options)
+
+    @property
+    def of_first_look(self) -> Options:
+        """Options of the first look, which may have a reference layer of its own."""
+        return self if self.first_look_layer is None else replace(self, reference_layer=self.first_look_layer)
 
 
 @dataclass(frozen=True, kw_only=True)

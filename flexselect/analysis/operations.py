@@ -14,12 +14,12 @@ QUESTION = 128  # text tokens after the video
 
 def operations(plan: Plan, clip: VideoClip) -> dict[str, float]:
     """Count the operations of the first question about a clip, by stage: encode, score (if it ranks), answer."""
-    config, looks = plan.family.model_config, plan.looks(clip)
+    config, scored = plan.family.model_config, plan.scored(clip)
     decoder = Decoder.of(config.get_text_config())
-    towers = (Tower.of(config.vision_config, *look.pixels.shape[1:3]).operations(look.num_units) for look in looks)
+    towers = (Tower.of(config.vision_config, *look.pixels.shape[1:3]).operations(look.num_units) for _, look in scored)
     stages = {"encode": sum(towers)}
     if plan.ranks_content:
-        stages["score"] = sum(_of_scoring(part, decoder, look) for part, look in plan.scored(clip))
+        stages["score"] = sum(_of_scoring(part, decoder, look) for part, look in scored)
     stages["answer"] = decoder.operations(plan.kept(math.prod(clip.grid)) + QUESTION, decoder.layers)
     return stages
 

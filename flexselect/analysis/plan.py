@@ -98,8 +98,8 @@ class Plan:
 
     def scored(self, clip: VideoClip) -> list[tuple[Plan, VideoClip]]:
         """Return `looks`, each with a plan that has its reference layer."""
-        looks, layer = self.looks(clip), self.options.first_look_layer
-        first = self if layer is None else replace(self, options=replace(self.options, reference_layer=layer))
+        looks, options = self.looks(clip), self.options.of_first_look
+        first = self if options is self.options else replace(self, options=options)
         return list(zip([first, self][-len(looks) :], looks))
 
     def _shape(self, frames: int, height: int, width: int) -> VideoClip:

@@ -50,10 +50,9 @@ class TwoLooks:
     @cached_property
     def scout(self) -> Engine:
         """The engine that scores the first look, which may have a reference layer of its own."""
-        layer = self.engine.options.first_look_layer
-        if layer is None:
+        options = self.engine.options.of_first_look
+        if options is self.engine.options:
             return self.engine
-        options = replace(self.engine.options, reference_layer=layer)
         return self.engine.with_scorer(make_scorer(self.engine.lm, options))
 
     @property
