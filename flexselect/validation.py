@@ -247,7 +247,7 @@ def check_looks(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
         raise ValueError(f"first_look_shrink must be a number of at least 1, got {shrink!r}")
     for name, most in {"cost": 2, "first_look_share": 1, "second_look_area": 1, "second_look_gb": math.inf}.items():
         value = options[name]
-        if value is not None and not _is_above_0(value, most):
+        if not (name == "cost" and value is None) and not _is_above_0(value, most):
             limits = "above 0" if math.isinf(most) else f"above 0 and at most {most}"
             raise ValueError(f"{name} must be a number {limits}, got {value!r}")
 

@@ -274,6 +274,8 @@ def test_an_odd_last_frame(checkpoint):
         ({"cost": 3}, "at most 2, got 3"),
         ({"cost": "a"}, "cost must be a number"),
         ({"cost": 0.5, "first_look_share": 0}, "first_look_share must be a number above 0 and at most 1"),
+        ({"cost": 0.5, "first_look_share": None}, "first_look_share must be a number above 0 and at most 1, got None"),
+        ({"cost": 0.5, "second_look_gb": None}, "second_look_gb must be a number above 0, got None"),
         ({"cost": 0.5, "first_look_shrink": 0.5}, "first_look_shrink must be a number of at least 1"),
         ({"cost": 0.5, "second_look_gb": 0}, "second_look_gb must be a number above 0"),
         ({"cost": 0.5, "second_look_area": 1.5}, "second_look_area must be a number above 0 and at most 1, got 1.5"),
