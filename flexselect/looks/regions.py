@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ class View(NamedTuple):
 
 
 def look_at(
-    units: Iterable[int],
+    units: Sequence[int],
     scores: Tensor,
     coarse: Sequence[int],
     grid: Sequence[int],
@@ -44,9 +44,9 @@ def look_at(
     maps = scores.float().cpu().view(len(coarse), -1)[:, covering].view(len(coarse), 1, *full)
     inside = avg_pool2d(maps, size, stride=1)  # [C, 1, rows, columns]: of each region that a frame has
     best, columns = inside.flatten(1).argmax(1).tolist(), inside.shape[-1]
-    places = torch.tensor(coarse)
-    nearest = {unit: int((places - unit).abs().argmin()) for unit in units}
-    return [View(unit, *divmod(best[place], columns)) for unit, place in nearest.items()]
+    places = torch.tensor(coarse, dtype=torch.float64)
+    nearest = torch.bucketize(torch.tensor(units, dtype=torch.float64), (places[1:] + places[:-1]) / 2).tolist()
+    return [View(unit, *divmod(best[place], columns)) for unit, place in zip(units, nearest)]
 
 
 def places_of(views: Sequence[View], columns: int, size: tuple[int, int]) -> Tensor:
