@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 
 import cli
 from flexselect.session import VideoSession
 from flexselect.training.teacher import Teacher
 from lightning_modules.command_line.interruption import PATIENCE
 from lightning_modules.selector_training import SelectorTraining
+from lightning_modules.waiting import wait_for_others
 from tests.lightning_modules.test_selector_training import fit_words, words
 from tests.processes import TWO, Run
 
@@ -217,6 +219,13 @@ def test_a_process_that_waits_for_the_others_ends_too(qwen, clips, tmp_path):
     process.send_signal(signal.SIGCONT)
     assert "Traceback" not in process.ended(143, timeout=PATIENCE / 2)
     assert len(lines(tmp_path, "part-*.jsonl")) < 24
+
+
+def test_a_run_of_one_process_waits_for_no_other_programs(monkeypatch):
+    """As within a harness that has started a group of its own, whose other processes run something else."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda **_: pytest.fail("it waits"))
+    wait_for_others(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 
 
 def test_slurm_is_asked_to_put_the_job_back(qwen, clips, tmp_path):
